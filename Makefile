@@ -1,0 +1,47 @@
+# Everything from a fresh clone: `make demo` and `make test` set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint acceptance rabbitmq clean
+
+help:
+	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
+	@echo "make test        every check: ruff, mypy, pytest"
+	@echo "make lint        ruff and mypy alone"
+	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
+	@echo "make clean       remove what make made"
+
+# The stamps are made anew whenever a requirement changes.
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	touch $@
+
+# RabbitMQ where it can be had: Debian's package, when root. Without it the demo runs exit 2 locally.
+rabbitmq:
+	@sh offload/install-rabbitmq.sh
+
+demo: $(VENV)/installed rabbitmq
+	$(BIN)/python offload/demo.py --output-folder demo-output
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+test: lint rabbitmq
+	$(BIN)/python -m pytest
+
+acceptance: $(VENV)/installed-dev rabbitmq
+	$(BIN)/python evaluations/measure-acceptance.py
+
+clean:
+	rm -rf $(VENV) demo-output acceptance-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
