@@ -1,0 +1,1 @@
+"""What two or more stages agree on: schema, errors, files, the decision rule, metrics."""

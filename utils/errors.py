@@ -1,0 +1,91 @@
+"""The toolkit's exceptions.
+
+::
+
+    ToolkitError                  exit code 2
+    ├── InputFileError            a file or folder that cannot be read, written, or understood
+    │   ├── DatasetError          a dataset CSV that breaks the data contract
+    │   ├── CheckpointError       a .pth file that is damaged, hostile, or of another network
+    │   └── ResultFileError       an evaluation CSV or NSGA-II result file that is not one
+    ├── DeviceError               a compute device that is not there
+    ├── InfeasibleError           no thresholds satisfy what was asked for
+    ├── DownloadError             a file that could not be fetched whole (exit code 3)
+    │   └── UnreachableError      its server does not answer at all (exit code 3)
+    └── CloudError                the far side of the edge-cloud link
+        ├── MessageError          a message that breaks the protocol
+        ├── CloudUnavailableError no broker, no worker, or no answer in time (exit code 3)
+        └── BrokerRefusedError    user, password, virtual host or certificate refused (exit code 4)
+
+Every message is one sentence that names the offending thing and the remedy; the scripts print it on
+one line and leave with ``exit_code``.
+"""
+
+
+class ToolkitError(Exception):
+    """Root of everything this toolkit raises on purpose."""
+
+    exit_code = 2
+
+
+class InputFileError(ToolkitError):
+    """A file or folder that cannot be read, written, or understood."""
+
+
+class DatasetError(InputFileError):
+    """A dataset CSV that breaks the data contract."""
+
+
+class CheckpointError(InputFileError):
+    """A .pth file that is damaged, hostile, or of another network."""
+
+
+class ResultFileError(InputFileError):
+    """An evaluation CSV or NSGA-II result file that is not one."""
+
+
+class DeviceError(ToolkitError):
+    """A compute device that is not there."""
+
+
+class InfeasibleError(ToolkitError):
+    """No thresholds satisfy what was asked for."""
+
+
+class DownloadError(ToolkitError):
+    """A file that could not be fetched whole."""
+
+    exit_code = 3
+
+
+class UnreachableError(DownloadError):
+    """Nothing answers at that address: no use asking it for another file."""
+
+
+class CloudError(ToolkitError):
+    """The far side of the edge-cloud link failed."""
+
+
+class MessageError(CloudError):
+    """A message that breaks the protocol.
+
+    Args:
+        code: one short word for programs and counters, such as ``malformed`` or ``wrong-model``.
+        text: what is wrong, for people.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+
+class CloudUnavailableError(CloudError):
+    """No broker, no worker, or no answer in time."""
+
+    exit_code = 3
+
+
+class BrokerRefusedError(CloudError):
+    """The broker refused the user, the password, the virtual host or the certificate."""
+
+    exit_code = 4

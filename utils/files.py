@@ -1,0 +1,93 @@
+"""Files that are read whole or not at all, and written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import InputFileError
+
+
+def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> Path:
+    """Return ``path`` if it is a non-empty file that this process may read.
+
+    Raises:
+        InputFileError: (or the given child of it) naming the path and what is wrong with it.
+    """
+    if not path.exists():
+        raise error(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise error(f"{path}: is a folder; name a file in it")
+    try:
+        with path.open("rb") as stream:
+            if not stream.read(1):
+                raise error(f"{path}: is empty; it may be an interrupted copy, fetch or make it again")
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror}") from problem
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """Return ``path`` if it is a folder.
+
+    Raises:
+        InputFileError: it is missing, or is not a folder.
+    """
+    if not path.is_dir():
+        problem = "is a file, not a folder" if path.exists() else "no such folder"
+        raise InputFileError(f"{path}: {problem}; name a folder")
+    return path
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` with its parents if need be and show that files can be made in it.
+
+    Raises:
+        InputFileError: the folder cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as problem:
+        raise InputFileError(f"{path}: cannot be written to: {problem.strerror}; choose another folder") from problem
+    return path
+
+
+def check_writable(path: Path) -> Path:
+    """Return ``path`` if a file of that name can be written; its folder is made if need be.
+
+    Call it before a long computation, so that a mistyped name costs nothing.
+
+    Raises:
+        InputFileError: the path is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise InputFileError(f"{path}: is a folder; name the file to write in it")
+    make_folder(path.parent)
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; it takes the place of ``path`` if the block succeeds.
+
+    A reader sees the old file or the whole new one. On an exception the temporary file is removed. The
+    suffix is kept, because writers such as matplotlib choose the format by it.
+
+    Raises:
+        InputFileError: the file cannot be written, for example because the disk is full.
+    """
+    path = Path(path)
+    check_writable(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as problem:
+        raise InputFileError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,64 @@
+"""Rates of a binary classifier, with defined values where a denominator is zero."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+ECE_BINS: Final = 15
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Return numerator / denominator, or NaN where the denominator is zero: a rate of nothing is unknown."""
+    return numerator / denominator if denominator else float("nan")
+
+
+def certainty(logits: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the predicted class (N,) int64 and its softmax probability (N,) float64 for logits (N, C)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    prediction = shifted.argmax(axis=1)
+    return prediction, 1.0 / np.exp(shifted).sum(axis=1)
+
+
+def accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
+    """Return the share of predictions (N,) that equal their labels (N,); NaN for none."""
+    return ratio(int((predictions == labels).sum()), len(labels))
+
+
+def reliability_bins(
+    certainties: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = ECE_BINS
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sort predictions into equal-width bins of certainty, (i/B, (i+1)/B].
+
+    Args:
+        certainties: (N,) within [0, 1].
+        correct: (N,) whether each prediction is right.
+        bins: B.
+
+    Returns:
+        counts (B,), mean certainty (B,) and accuracy (B,) of each bin; 0 where a bin is empty.
+    """
+    index = np.clip(np.ceil(certainties * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    filled = np.maximum(counts, 1)
+    mean_certainty = np.bincount(index, weights=certainties, minlength=bins) / filled
+    mean_correct = np.bincount(index, weights=correct, minlength=bins) / filled
+    return counts, mean_certainty, mean_correct
+
+
+def expected_calibration_error(
+    certainties: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = ECE_BINS
+) -> float:
+    """Return the mean gap between certainty and accuracy over bins, weighted by their counts; NaN for no rows.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
+    """
+    counts, mean_certainty, mean_correct = reliability_bins(certainties, correct, bins)
+    return ratio(float((counts * np.abs(mean_certainty - mean_correct)).sum()), int(counts.sum()))
+
+
+def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Return the mean cross-entropy, in nats, of logits (N, C) against labels (N,); NaN for no rows."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    return ratio(float((log_sum - shifted[np.arange(len(labels)), labels]).sum()), len(labels))

@@ -1,0 +1,43 @@
+"""Figures without global state: made, drawn on, and saved whole."""
+
+from pathlib import Path
+from typing import Any, Final
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from utils.errors import InputFileError
+from utils.files import replacing
+
+FORMATS: Final = (".png", ".pdf", ".svg")
+
+
+def new_figure(columns: int = 1, width: float = 5.2, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row of axes, each ``width`` by ``height`` inches."""
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(1, columns, squeeze=False)
+    return figure, list(axes[0])
+
+
+def check_format(path: Path) -> Path:
+    """Return ``path`` if its ending names a picture format.
+
+    Raises:
+        InputFileError: it does not.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputFileError(f"{path}: the ending must say the picture's format, one of {', '.join(FORMATS)}")
+    return path
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Save a figure in the format that the ending of ``path`` names; return the path.
+
+    Raises:
+        InputFileError: the ending is no picture format, or the file cannot be written.
+    """
+    with replacing(check_format(path)) as partial:
+        figure.savefig(partial, dpi=150)
+    return path

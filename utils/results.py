@@ -1,0 +1,249 @@
+"""Result files: the CSV tables that stages write, the evaluation CSV, and the NSGA-II result file."""
+
+import io
+import math
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from utils.errors import ResultFileError
+from utils.files import check_readable, replacing
+from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, Thresholds
+
+_LARGEST_RESULT_FILE: Final = 64 * 2**20
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, whole or not at all.
+
+    Raises:
+        InputFileError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        # pandas would guess a compression from the temporary name's ending as from the final one's: they are the same.
+        table.to_csv(partial, index=False)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What two exits answered on N labelled rows, and what it cost.
+
+    Attributes:
+        labels: (N,) int64.
+        prediction_1, prediction_2: (N,) int64, of each exit.
+        certainty_1, certainty_2: (N,) float64 within [0, 1].
+        time_segment_1, time_exit_1, time_segment_2, time_exit_2: (N,) float64, seconds per event of each part.
+    """
+
+    labels: NDArray[np.int64]
+    prediction_1: NDArray[np.int64]
+    certainty_1: NDArray[np.float64]
+    time_segment_1: NDArray[np.float64]
+    time_exit_1: NDArray[np.float64]
+    prediction_2: NDArray[np.int64]
+    certainty_2: NDArray[np.float64]
+    time_segment_2: NDArray[np.float64]
+    time_exit_2: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_evaluation(paths: Sequence[Path]) -> Evaluation:
+    """Read evaluation CSVs of a network with two exits as one.
+
+    Raises:
+        ResultFileError: a file is missing, is not an evaluation CSV, or holds a value out of range.
+    """
+    columns = [_evaluation_columns(path) for path in paths]
+    return Evaluation(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
+
+
+def _evaluation_columns(path: Path) -> list[NDArray[Any]]:
+    check_readable(path, ResultFileError)
+    try:
+        table = pd.read_csv(path, index_col=False)
+    except (ValueError, OSError, EOFError) as problem:
+        raise ResultFileError(f"{path}: is not a CSV file: {problem}") from problem
+    missing = [name for name in EVALUATION_COLUMNS if name not in table]
+    if missing:
+        raise ResultFileError(
+            f"{path}: is not an evaluation CSV of two exits, it lacks {', '.join(missing[:3])}; "
+            "write one with evaluations/generate-model-evaluation-csv.py"
+        )
+    if table.empty:
+        raise ResultFileError(f"{path}: has a header but no rows; evaluate a dataset that has some")
+    return [_evaluation_column(table, name, path) for name in EVALUATION_COLUMNS]
+
+
+def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[Any]:
+    values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+    if name.startswith("y"):
+        wrong, allowed = ~np.isin(values, np.arange(CLASS_COUNT)), "0 or 1"
+    elif name.startswith("cnf"):
+        wrong, allowed = ~((values >= 0) & (values <= 1)), "a certainty between 0 and 1"
+    else:
+        wrong, allowed = ~(np.isfinite(values) & (values >= 0)), "a time in seconds, 0 or more"
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ResultFileError(
+            f"{path}: row {row + 1} (line {row + 2}), column {name!r} holds {str(table[name].iloc[row])[:40]!r}, "
+            f"not {allowed}"
+        )
+    return values.astype(np.int64) if name.startswith("y") else values
+
+
+@dataclass(frozen=True)
+class Front:
+    """A Pareto front of thresholds: the content of an NSGA-II result file.
+
+    Attributes:
+        thresholds: (k, 4) float64: normal and attack at exit 1, normal and attack at exit 2.
+        objectives: (k, 2) float64: error rate of accepted events, normalised time.
+        min_time, max_time: µs per event, all decided at exit 1, all at exit 2.
+        accuracy_1, acceptance_1: of all events at exit 1 alone, nothing rejected.
+        accuracy_2, acceptance_2: of all events at exit 2 alone, nothing rejected.
+    """
+
+    thresholds: NDArray[np.float64]
+    objectives: NDArray[np.float64]
+    min_time: float
+    max_time: float
+    accuracy_1: float
+    acceptance_1: float
+    accuracy_2: float
+    acceptance_2: float
+
+    def __len__(self) -> int:
+        return len(self.thresholds)
+
+    def point(self, index: int) -> Thresholds:
+        """Return the thresholds of one point."""
+        return Thresholds(*(float(value) for value in self.thresholds[index]))
+
+
+def write_front(front: Front, path: Path) -> None:
+    """Write an NSGA-II result file, whole or not at all.
+
+    Raises:
+        InputFileError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        partial.write_bytes(pickle.dumps(list(vars(front).values()), protocol=4))
+
+
+def read_front(path: Path) -> Front:
+    """Read an NSGA-II result file, published or ours. Nothing in it is executed.
+
+    Raises:
+        ResultFileError: the file is missing, damaged, hostile, or not such a list; a value is out of range.
+    """
+    if check_readable(path, ResultFileError).stat().st_size > _LARGEST_RESULT_FILE:
+        raise ResultFileError(
+            f"{path}: is larger than any NSGA-II result file; write one with nsga2/nsga2_2variables.py"
+        )
+    try:
+        content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except _ForbiddenError as problem:
+        raise ResultFileError(
+            f"{path}: asks to load {problem}, which a result file never needs; do not trust it"
+        ) from None
+    except Exception as problem:  # a damaged pickle surfaces as almost any type
+        raise ResultFileError(f"{path}: is not an NSGA-II result file, or is cut off; write it again") from problem
+    if not isinstance(content, list) or len(content) != len(Front.__dataclass_fields__):
+        raise ResultFileError(f"{path}: is not the list of 8 items that an NSGA-II result file holds")
+    thresholds, objectives = (_matrix(content[index], columns, path) for index, columns in ((0, 4), (1, 2)))
+    if len(thresholds) != len(objectives):
+        raise ResultFileError(f"{path}: {len(thresholds)} sets of thresholds but {len(objectives)} of objectives")
+    if not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ResultFileError(f"{path}: holds a threshold outside [0, 1]")
+    return Front(thresholds, objectives, *(_scalar(value, path) for value in content[2:]))
+
+
+def _matrix(value: object, columns: int, path: Path) -> NDArray[np.float64]:
+    array = value.to_numpy() if isinstance(value, _PickledArray) else None
+    if array is None or array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != columns:
+        raise ResultFileError(f"{path}: does not hold a table of {columns} columns where it should")
+    if not len(array) or not np.isfinite(array).all():
+        raise ResultFileError(f"{path}: holds an empty table, or NaN or infinity in one")
+    return array.astype(np.float64)
+
+
+def _scalar(value: object, path: Path) -> float:
+    array = value.to_numpy() if isinstance(value, _PickledArray) else None
+    number = array.item() if array is not None and array.size == 1 else value
+    if not isinstance(number, int | float) or not np.isfinite(number) or number < 0:
+        raise ResultFileError(f"{path}: holds {str(number)[:40]!r} where a time or a rate should stand")
+    return float(number)
+
+
+class _ForbiddenError(Exception):
+    """A pickle asked for something other than arrays and plain values."""
+
+
+class _PickledDtype:
+    """What a pickle says of a number type; plain text until it is checked."""
+
+    def __init__(self, code: object = "", *_flags: object) -> None:
+        self.code = code
+        self.byte_order: object = "<"
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) > 1:
+            self.byte_order = state[1]
+
+    def to_numpy(self) -> "np.dtype[Any] | None":
+        if self.code not in {"f4", "f8", "i4", "i8", "u1", "b1"} or self.byte_order not in {
+            "<",
+            ">",
+            "|",
+            "=",
+        }:
+            return None
+        return np.dtype(f"{self.byte_order}{self.code}")
+
+
+class _PickledArray:
+    """What a pickle says of an array or scalar. NumPy itself sees only the checked bytes, never the pickle's state."""
+
+    def __init__(self, shape: object = (), dtype: object = None, data: object = b"", fortran: object = False) -> None:
+        self.parts = (shape, dtype, data, fortran)
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) == 5:
+            _version, shape, dtype, fortran, data = state
+            self.parts = (shape, dtype, data, fortran)
+
+    def to_numpy(self) -> NDArray[Any] | None:
+        shape, pickled, data, fortran = self.parts
+        dtype = pickled.to_numpy() if isinstance(pickled, _PickledDtype) else None
+        if dtype is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
+            return None
+        if not all(isinstance(length, int) and length >= 0 for length in shape):
+            return None
+        if math.prod(shape) * dtype.itemsize != len(data):
+            return None
+        return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits numpy arrays and scalars, as inert descriptions, and the built-in plain values; looks nothing else up."""
+
+    _ADMITTED: Final[dict[str, Callable[..., object]]] = {
+        "dtype": _PickledDtype,
+        "ndarray": _PickledArray,
+        "_reconstruct": lambda *_: _PickledArray(),
+        "scalar": lambda dtype, data: _PickledArray((), dtype, data),
+        "_frombuffer": lambda data, dtype, shape, order: _PickledArray(shape, dtype, data, order == "F"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "numpy" and name in self._ADMITTED:
+            return self._ADMITTED[name]
+        raise _ForbiddenError(f"{module}.{name}")

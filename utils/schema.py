@@ -1,0 +1,89 @@
+"""Names that the stages agree on: feature, label and result columns, and the four thresholds.
+
+Standard library only, so that every script can build its ``--help`` without waiting for a heavy import.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+_STATISTICS: Final = ("minimum", "quartileFirst", "median", "avg", "quartileThird", "maximum", "variance")
+_QUANTITIES: Final = ("InterArrivalTime", "DataWire")
+_PACKET_SETS: Final = ("", "_a_b", "_b_a")
+_COUNTERS: Final = (
+    "total_packets",
+    "ack_pkts_sent",
+    "pure_acks_sent",
+    "pushed_pkts_sent",
+    "syn_pkts_sent",
+    "fin_pkts_sent",
+    "urgent_pkts_sent",
+    "throughput",
+)
+
+FEATURES: Final[tuple[str, ...]] = tuple(
+    f"MOORE_{statistic}{quantity}{packets}"
+    for quantity in _QUANTITIES
+    for packets in _PACKET_SETS
+    for statistic in _STATISTICS
+) + tuple(f"MOORE_{counter}{direction}" for counter in _COUNTERS for direction in _PACKET_SETS[1:])
+"""The 58 feature columns, in the order of the published CSVs."""
+
+FEATURE_COUNT: Final = len(FEATURES)
+
+IMAGE_SIDE: Final = 8
+"""The features, zero-padded to 64 values, enter a network as a row-major 8x8 image."""
+
+CLASS: Final = "class"
+NORMAL: Final = 0
+ATTACK: Final = 1
+CLASS_NAMES: Final = ("normal", "attack")
+CLASS_COUNT: Final = len(CLASS_NAMES)
+
+EVALUATION_COLUMNS: Final = (
+    "y",
+    "y_exit_1",
+    "cnf_exit_1",
+    "bb_time_exit_1",
+    "exit_time_exit_1",
+    "y_exit_2",
+    "cnf_exit_2",
+    "bb_time_exit_2",
+    "exit_time_exit_2",
+)
+"""Evaluation CSV of a network with two exits; times in seconds per event."""
+
+SINGLE_EXIT_EVALUATION_COLUMNS: Final = ("y", "y_pred", "cnf", "avg_time")
+"""Evaluation CSV of a single-exit baseline; ``avg_time`` in seconds per event."""
+
+INFERENCE_COLUMNS: Final = (
+    "exit_1_certainty",
+    "exit_1_prediction",
+    "exit_2_certainty",
+    "exit_2_prediction",
+)
+
+OFFLOAD_COLUMNS: Final = (*INFERENCE_COLUMNS, "final_certainty", "final_prediction", CLASS)
+
+NOT_ASKED: Final = "N/A"
+"""Cell of an offload CSV where exit 2 was not asked, or the class is unknown."""
+
+REJECTED: Final = "rejected"
+"""Final prediction of an event whose certainty at exit 2 is under the threshold."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Least certainties at which an exit's answer is accepted, by the class it predicts.
+
+    The order of the fields is that of the columns of X in an NSGA-II result file.
+    """
+
+    normal_exit_1: float
+    attack_exit_1: float
+    normal_exit_2: float
+    attack_exit_2: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"threshold {name} is {value}; a certainty lies between 0 and 1")
