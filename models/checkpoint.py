@@ -1,0 +1,225 @@
+"""Read and write checkpoints (.pth): the published plain state dicts, and ours, which say what they are.
+
+A file of ours is a table of plain values and tensors::
+
+    format_version   1
+    architecture     class name, as in models.ARCHITECTURES
+    input_transform  see models/preprocessing.py
+    training         facts: data, seed, epoch, accuracies on held-back rows
+    state_dict       the published keys; under ``model.`` with ``temperature.N`` where calibrated
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+import models
+from models import Architecture, preprocessing
+from models.calibrated import CalibratedNetwork, CalibratedSingleExit, calibrated
+from models.early_exit import TwoExits
+from utils.errors import CheckpointError
+from utils.files import check_readable, replacing
+
+FORMAT_VERSION: Final = 1
+_CALIBRATED_PREFIX: Final = "model."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network as read from a file, in evaluation mode on the CPU.
+
+    Attributes:
+        network: the network, wrapped in its temperatures if the file is calibrated.
+        architecture: which of ``models.ARCHITECTURES`` it is.
+        calibrated: whether it carries temperatures.
+        training: facts about its training; empty for a published file.
+    """
+
+    network: nn.Module
+    architecture: Architecture
+    calibrated: bool
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
+    """Read a checkpoint without running any code in it, and check every tensor of it.
+
+    Args:
+        path: a .pth file, published or ours.
+        family: ``--model`` as given: the network family that the file must hold.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, hostile, of an unknown or another network, or its weights are not
+            finite.
+    """
+    content = _load(check_readable(path, CheckpointError))
+    if "state_dict" in content:
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path}: checkpoint format {version!r} is not {FORMAT_VERSION}; update the toolkit")
+        state, facts, entry = content["state_dict"], content.get("training", {}), content.get("input_transform")
+        named = content.get("architecture")
+    else:
+        state, facts, entry, named = content, {}, None, None
+    state = _check_tensors(state, path)
+    is_calibrated = any(key.startswith(_CALIBRATED_PREFIX) for key in state)
+    architecture = _recognise(state, path)
+    if named not in {None, architecture.name}:
+        raise CheckpointError(f"{path}: says {named!r} but holds the weights of {architecture.name}; it is damaged")
+    if family is not None and family != architecture.family:
+        raise CheckpointError(
+            f"{path}: holds {architecture.name}, but --model is {family}; use --model {architecture.family}"
+        )
+    with torch.device("meta"):
+        network = architecture.create()
+        whole = calibrated(network) if is_calibrated else network
+    _check_shapes(whole, state, path)
+    whole.load_state_dict(state, strict=True, assign=True)
+    try:
+        network.transform = preprocessing.from_entry(entry)
+    except ValueError as problem:
+        raise CheckpointError(f"{path}: {problem}; the file is damaged") from problem
+    return Checkpoint(whole.eval().requires_grad_(False), architecture, is_calibrated, facts)
+
+
+def read_two_exits(path: Path, family: str | None = None) -> tuple[TwoExits, Checkpoint]:
+    """Read a checkpoint that must hold a network with two exits.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``, or the network has one exit.
+    """
+    checkpoint = read_checkpoint(path, family)
+    if not isinstance(checkpoint.network, TwoExits):
+        raise CheckpointError(
+            f"{path}: holds {checkpoint.architecture.name}, which has one exit; this stage needs a network with two"
+        )
+    return checkpoint.network, checkpoint
+
+
+def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]) -> None:
+    """Write a network with its architecture, input transform and training facts; whole or not at all.
+
+    Args:
+        path: the file to write.
+        network: any network of ``models.ARCHITECTURES``, calibrated or not.
+        training: plain values only (text, numbers, lists, tables).
+
+    Raises:
+        InputFileError: the file cannot be written.
+    """
+    inner = network.model if isinstance(network, CalibratedNetwork | CalibratedSingleExit) else network
+    content = {
+        "format_version": FORMAT_VERSION,
+        "architecture": type(inner).__name__,
+        "input_transform": inner.transform.to_entry(),  # type: ignore[union-attr, operator]
+        "training": dict(training),
+        "state_dict": {key: value.detach().cpu() for key, value in network.state_dict().items()},
+    }
+    save_tensors(path, content)
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a table of plain values and tensors with torch, whole or not at all.
+
+    Raises:
+        InputFileError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        try:
+            torch.save(dict(content), partial)
+        except RuntimeError as problem:  # what torch's own writer raises on a full disk
+            raise OSError(0, str(problem).splitlines()[0]) from problem
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read a table of plain values and tensors; never runs code from the file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or hostile, or not a table with text keys.
+    """
+    return _load(check_readable(path, CheckpointError))
+
+
+def fingerprint(network: TwoExits) -> str:
+    """Return the SHA-256 (hex) of all that decides exit 2's answer: input transform, weights, temperatures.
+
+    Client and worker compare it, so that an answer never comes from another network. Exit 1's head is left out: the
+    cloud never computes it.
+    """
+    inner = network.model if isinstance(network, CalibratedNetwork) else network
+    digest = hashlib.sha256(type(inner).__name__.encode())
+    entry = inner.transform.to_entry()  # type: ignore[union-attr, operator]
+    tensors: dict[str, Tensor] = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
+    tensors |= {
+        key: value for key, value in network.state_dict().items() if "exits.0." not in key and key != "temperature.0"
+    }
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as problem:
+        raise CheckpointError(
+            f"{path}: is damaged, or holds more than tensors and plain values and is not run; fetch or train it again"
+        ) from problem
+    except Exception as problem:  # a damaged archive surfaces as any of a dozen types
+        raise CheckpointError(f"{path}: is not a checkpoint, or is cut off; fetch or train it again") from problem
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise CheckpointError(f"{path}: holds no table of tensors; it is not a checkpoint")
+    return content
+
+
+def _check_tensors(state: object, path: Path) -> dict[str, Tensor]:
+    if not isinstance(state, dict) or not state:
+        raise CheckpointError(f"{path}: holds no weights; it is not a checkpoint of a network")
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.layout != torch.strided:
+            raise CheckpointError(f"{path}: {key!r} is not a float32 tensor; it is not a checkpoint of a network")
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {key!r} holds NaN or infinity; train again with a lower learning rate")
+        if key.startswith("temperature") and not bool((value > 0).all()):
+            raise CheckpointError(f"{path}: {key!r} is not positive; calibrate again")
+    # A calibrated single-exit network may name its only temperature without a number.
+    return {"temperature.0" if key == "temperature" else key: value for key, value in state.items()}
+
+
+def _recognise(state: Mapping[str, Tensor], path: Path) -> Architecture:
+    keys = {key.removeprefix(_CALIBRATED_PREFIX) for key in state if not key.startswith("temperature.")}
+    closest, most = None, -1
+    for architecture in models.ARCHITECTURES.values():
+        with torch.device("meta"):
+            expected = set(architecture.create().state_dict())
+        if keys == expected:
+            return architecture
+        if len(keys & expected) > most:
+            closest, most = (architecture, expected), len(keys & expected)
+    assert closest is not None
+    architecture, expected = closest
+    odd = sorted(keys ^ expected)[0]
+    verb = "lacks" if odd in expected else "has besides"
+    raise CheckpointError(
+        f"{path}: holds none of the networks {', '.join(models.ARCHITECTURES)}; closest is {architecture.name}, but it "
+        f"{verb} {odd!r}"
+    )
+
+
+def _check_shapes(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = network.state_dict()
+    for key in sorted(expected.keys() ^ state.keys()):
+        raise CheckpointError(f"{path}: {'lacks' if key in expected else 'has besides'} {key!r}; it is damaged")
+    for key, value in expected.items():
+        if state[key].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: {key!r} has shape {tuple(state[key].shape)}, not {tuple(value.shape)}; it is damaged"
+            )

@@ -1,0 +1,61 @@
+"""Run a whole dataset through a network in batches."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.early_exit import TwoExits
+from utils.dataset import to_images
+from utils.errors import DeviceError
+
+Progress = Callable[[int], object]
+"""Called with the number of rows just done."""
+
+
+def no_progress(_rows: int) -> None:
+    """Show nothing."""
+
+
+def select_device(name: str) -> torch.device:
+    """Return the device of that name.
+
+    Raises:
+        DeviceError: the name is not cpu, cuda or cuda:N, or this machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+        if device.type not in {"cpu", "cuda"} or (device.type == "cpu" and device.index):
+            raise RuntimeError
+    except RuntimeError as problem:
+        raise DeviceError(f"--device {name!r} is unknown; use cpu, cuda or cuda:N") from problem
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise DeviceError(f"--device {name}: this machine shows {count} CUDA devices to torch; use --device cpu")
+    return device
+
+
+def batches(features: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+    """Yield features (N, 58) as images (at most batch_size, 1, 8, 8) float32 on the device, in order."""
+    for start in range(0, len(features), batch_size):
+        yield torch.from_numpy(to_images(features[start : start + batch_size])).to(device)
+
+
+def predict(
+    network: TwoExits,
+    features: NDArray[np.float32],
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the logits of both exits, each (N, 2) float32, for features (N, 58)."""
+    collected: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    with torch.inference_mode():
+        for images in batches(features, batch_size, device):
+            logits_1, logits_2 = network(images)
+            collected.append((logits_1.float().cpu().numpy(), logits_2.float().cpu().numpy()))
+            progress(len(images))
+    first, second = zip(*collected, strict=True)
+    return np.concatenate(first), np.concatenate(second)

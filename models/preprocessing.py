@@ -1,0 +1,126 @@
+"""The input transform: the first layer of a network, saved in its checkpoint.
+
+Flow features span seven orders of magnitude and most of their mass sits on a few values, so a network that
+reads them as they are trains slowly and badly (72 % after eight epochs against 91 %). Mapping each feature to its rank
+among the training rows removes the scale. The published networks have no such layer: theirs is ``Identity``.
+"""
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from utils.schema import FEATURE_COUNT
+
+MAX_KNOTS: Final = 1000
+
+
+class Identity(nn.Module):
+    """The transform of a network without one: features pass as they are."""
+
+    kind = "identity"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images (N, 1, 8, 8) unchanged."""
+        return images
+
+    def to_entry(self) -> dict[str, object]:
+        """Return what a checkpoint stores of this transform."""
+        return {"kind": self.kind}
+
+
+class QuantileTransform(nn.Module):
+    """Maps each feature to its rank among the training rows, within [-1, 1].
+
+    Each feature has K knots (value, level), ascending in value and constant at the end where a feature
+    has fewer distinct values; between knots the level is interpolated, outside it is clamped.
+
+    Args:
+        knots: (58, K) float32, feature values.
+        levels: (58, K) float32, levels within [-1, 1].
+
+    Raises:
+        ValueError: the two differ in shape, are not (58, K), not finite, or not ascending.
+    """
+
+    kind = "quantile"
+
+    def __init__(self, knots: Tensor, levels: Tensor) -> None:
+        super().__init__()
+        if knots.shape != levels.shape or knots.dim() != 2 or knots.shape[0] != FEATURE_COUNT:
+            raise ValueError(f"knots {tuple(knots.shape)} and levels {tuple(levels.shape)} are not both (58, K)")
+        if not 1 <= knots.shape[1] <= MAX_KNOTS or knots.dtype != torch.float32 or levels.dtype != torch.float32:
+            raise ValueError(f"expected 1 to {MAX_KNOTS} float32 knots a feature")
+        for name, table in (("knots", knots), ("levels", levels)):
+            if not bool(torch.isfinite(table).all()) or bool((table.diff(dim=1) < 0).any()):
+                raise ValueError(f"the {name} are not finite and ascending")
+        if float(levels.abs().max()) > 1:
+            raise ValueError("a level lies outside [-1, 1]")
+        # Not persistent: the state dict keeps exactly the keys of the published checkpoints.
+        self.register_buffer("knots", knots.contiguous(), persistent=False)
+        self.register_buffer("levels", levels.contiguous(), persistent=False)
+        self.knots: Tensor
+        self.levels: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images (N, 1, 8, 8) with their 58 features replaced by ranks; the padding stays 0."""
+        flat = images.flatten(start_dim=1)  # (N, 64)
+        values = flat[:, :FEATURE_COUNT].T.contiguous()  # (58, N)
+        last = self.knots.shape[1] - 1
+        upper = torch.searchsorted(self.knots, values).clamp_(1, max(last, 1)).clamp_(max=last)
+        lower = (upper - 1).clamp_(min=0)
+        x0, x1 = self.knots.gather(1, lower), self.knots.gather(1, upper)
+        y0, y1 = self.levels.gather(1, lower), self.levels.gather(1, upper)
+        share = ((values - x0) / (x1 - x0)).nan_to_num_(0.0, 1.0, 0.0).clamp_(0.0, 1.0)
+        ranks = torch.lerp(y0, y1, share).T  # (N, 58)
+        return torch.cat((ranks, flat[:, FEATURE_COUNT:]), dim=1).reshape(images.shape)
+
+    def to_entry(self) -> dict[str, object]:
+        """Return what a checkpoint stores of this transform."""
+        return {"kind": self.kind, "knots": self.knots.cpu(), "levels": self.levels.cpu()}
+
+
+def fit_quantile_transform(features: NDArray[np.float32]) -> QuantileTransform:
+    """Fit a QuantileTransform to training rows.
+
+    A value's level is its mid-rank, the share of rows below it plus half the share of rows equal to it, mapped to
+    [-1, 1]: equal rows fall on one level, wherever a sort would have put them.
+
+    Args:
+        features: (N, 58) float32, N >= 1.
+    """
+    per_feature = [_knots_of(column) for column in features.T]
+    width = max(len(values) for values, _ in per_feature)
+    knots = np.stack([np.pad(values, (0, width - len(values)), mode="edge") for values, _ in per_feature])
+    levels = np.stack([np.pad(ranks, (0, width - len(ranks)), mode="edge") for _, ranks in per_feature])
+    return QuantileTransform(torch.from_numpy(knots), torch.from_numpy(levels))
+
+
+def _knots_of(column: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    values, counts = np.unique(column, return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(column)
+    if len(values) > MAX_KNOTS:
+        # Keep the knots that stand at even ranks, and both ends.
+        kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], MAX_KNOTS)))
+        values, ranks = values[kept], ranks[kept]
+    return values, (2 * ranks - 1).astype(np.float32)
+
+
+def from_entry(entry: object) -> nn.Module:
+    """Rebuild a transform from its checkpoint entry; None, as in a published file, means identity.
+
+    Raises:
+        ValueError: the entry is not one that ``to_entry`` makes.
+    """
+    if entry is None:
+        return Identity()
+    if not isinstance(entry, dict):
+        raise ValueError("the input transform is not a table")
+    if entry.get("kind") == Identity.kind:
+        return Identity()
+    knots, levels = entry.get("knots"), entry.get("levels")
+    if entry.get("kind") != QuantileTransform.kind or not (isinstance(knots, Tensor) and isinstance(levels, Tensor)):
+        raise ValueError(f"the input transform {entry.get('kind')!r} is unknown to this version")
+    return QuantileTransform(knots, levels)
