@@ -1,0 +1,1 @@
+"""Stage: train the networks, and run a trained one over a dataset."""

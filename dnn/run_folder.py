@@ -1,0 +1,114 @@
+"""The files of one training run: a checkpoint an epoch, and the state that an interrupted run is resumed from."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dnn.training import EpochResult, Trainer
+from models.checkpoint import load_tensors, save_tensors, write_checkpoint
+from utils.errors import CheckpointError, InputFileError
+
+# The state holds each weight three times: itself and AdamW's two moments. While it is replaced, two states lie there.
+_STATE_COPIES = 2 * 3
+
+
+@dataclass
+class RunFolder:
+    """Where a run's files go.
+
+    Attributes:
+        folder: an existing folder.
+        class_name: of the network; begins every file name.
+        keep: how many of the best epochs to keep; None keeps all.
+        timestamp: of the run's start, part of every checkpoint's name.
+        epochs: the results so far, by checkpoint name.
+    """
+
+    folder: Path
+    class_name: str
+    keep: int | None = None
+    timestamp: str = field(default_factory=lambda: time.strftime("%Y%m%d-%H%M%S"))
+    epochs: dict[str, EpochResult] = field(default_factory=dict)
+
+    @property
+    def state_path(self) -> Path:
+        """The file to resume from; there only while a run is unfinished."""
+        return self.folder / f"{self.class_name}_unfinished.state"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the least held-back loss."""
+        return self.folder / self._ranked()[0]
+
+    def _ranked(self) -> list[str]:
+        return sorted(self.epochs, key=lambda name: self.epochs[name].held_back_loss)
+
+    def check_space(self, network: nn.Module, epochs: int) -> None:
+        """Check that the disk holds the checkpoints to come.
+
+        Raises:
+            InputFileError: it does not.
+        """
+        one = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+        kept = epochs if self.keep is None else min(self.keep + 1, epochs)
+        needed, free = (kept + _STATE_COPIES) * one, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise InputFileError(
+                f"{self.folder}: {needed / 1e6:.0f} MB are needed, for {kept} checkpoints of {one / 1e6:.0f} MB and "
+                f"the state to resume from, but only {free / 1e6:.0f} MB are free; use --keep 1 or another --output-folder"
+            )
+
+    def save(self, trainer: Trainer, result: EpochResult, facts: Mapping[str, Any]) -> Path:
+        """Save an epoch and the state behind it, drop what ``keep`` leaves out, and return the checkpoint's path.
+
+        Raises:
+            InputFileError: a file cannot be written.
+        """
+        accuracies = "_".join(f"{100 * value:.2f}" for value in result.accuracies)
+        path = self.folder / f"{self.class_name}_{self.timestamp}_epoch_{result.epoch}_{accuracies}.pth"
+        write_checkpoint(path, trainer.network, {**facts, **asdict(result)})
+        self.epochs[path.name] = result
+        dropped = [] if self.keep is None else self._ranked()[self.keep :]
+        history = {name: astuple(kept) for name, kept in self.epochs.items() if name not in dropped}
+        save_tensors(
+            self.state_path,
+            {
+                "timestamp": self.timestamp,
+                "history": history,
+                "facts": dict(facts),
+                "trainer": trainer.state(),
+            },
+        )
+        for name in dropped:
+            (self.folder / name).unlink(missing_ok=True)
+            del self.epochs[name]
+        return path
+
+    def resume(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
+        """Take up the unfinished run in the folder.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it was started with other options or data.
+        """
+        if not self.state_path.exists():
+            raise CheckpointError(f"{self.folder}: holds no unfinished run of {self.class_name}; leave out --resume")
+        state = load_tensors(self.state_path)
+        try:
+            if state["facts"] != dict(facts):
+                raise ValueError("data differ")
+            trainer.restore(state["trainer"])
+            self.timestamp = state["timestamp"]
+            self.epochs = {name: EpochResult(*result) for name, result in state["history"].items()}
+        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+            raise CheckpointError(
+                f"{self.state_path}: was started with other options or data; give the same, or leave out --resume"
+            ) from problem
+
+    def finish(self) -> None:
+        """Remove the state of the run, which is complete."""
+        self.state_path.unlink(missing_ok=True)

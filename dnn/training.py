@@ -1,0 +1,220 @@
+"""Train a network, both exits jointly: the loop, its recipe, and what it hands back after each epoch.
+
+The recipe: inputs replaced by their ranks (models/preprocessing.py), He initialisation, AdamW under a one-cycle
+learning rate, gradients clipped, labels smoothed a little, and rows that repeat within a batch computed once and
+weighted by their count, which gives the same gradient for less work.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.prediction import Progress, batches, no_progress
+from utils.dataset import to_images
+from utils.metrics import accuracy, negative_log_likelihood
+from utils.schema import CLASS_COUNT, FEATURE_COUNT
+
+LEAST_STEPS_AN_EPOCH = 25
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a training run, besides the network and the data.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: rows a step.
+        learning_rate: peak of the one-cycle schedule.
+        weight_decay: AdamW's.
+        label_smoothing: share of each label spread over both classes.
+        gradient_clip: largest norm of a step's gradient.
+        seed: of the weights, the order of rows, and dropout.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.05
+    gradient_clip: float = 1.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch led to.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean training loss, summed over the exits, nats.
+        held_back_loss: the same on the held-back rows, without label smoothing. Epochs are ranked by it: a few hundred
+            rows tell losses apart where accuracies differ by a row or two.
+        accuracies: of each exit on the held-back rows, within [0, 1].
+    """
+
+    epoch: int
+    loss: float
+    held_back_loss: float
+    accuracies: tuple[float, ...]
+
+
+def split_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return row numbers to train on and to hold back, both classes held back in proportion.
+
+    Args:
+        labels: (N,) int64.
+        share: of the rows to hold back, within (0, 1).
+        seed: of the draw.
+
+    Raises:
+        ValueError: nothing would be left to train on, or to hold back.
+    """
+    generator = np.random.default_rng(seed)
+    held_back = []
+    for label in range(CLASS_COUNT):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        held_back.append(rows[: round(share * len(rows))])
+    validation = np.sort(np.concatenate(held_back))
+    training = np.setdiff1d(np.arange(len(labels)), validation)
+    if len(training) == 0 or len(validation) == 0:
+        raise ValueError(f"{len(labels)} rows with {share:g} of them held back leave {len(training)} to train on")
+    return training, validation
+
+
+def effective_batch_size(batch_size: int, rows: int) -> int:
+    """Return ``batch_size``, lowered where an epoch would otherwise have fewer than 25 steps."""
+    return max(1, min(batch_size, rows // LEAST_STEPS_AN_EPOCH))
+
+
+class Trainer:
+    """A training run that can be left after any epoch and taken up again, to the same end.
+
+    Every random choice of an epoch follows from the seed and the epoch's number alone.
+
+    Args:
+        network: to train, in place.
+        settings: the run's.
+        rows: how many training rows there are; the schedule depends on it.
+    """
+
+    def __init__(self, network: nn.Module, settings: Settings, rows: int) -> None:
+        self.network = network
+        self.settings = settings
+        self.epoch = 0
+        self._rows = rows
+        self._device = next(network.parameters()).device
+        self._optimiser = torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        steps = settings.epochs * math.ceil(rows / settings.batch_size)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser, settings.learning_rate, total_steps=max(steps, 2)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that ``restore`` needs: plain values and tensors."""
+        return {
+            "settings": asdict(self.settings),
+            "rows": self._rows,
+            "epoch": self.epoch,
+            "network": self.network.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": {key: value for key, value in self._schedule.state_dict().items() if not callable(value)},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up the run that ``state`` was taken from.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: the state is of another run, network or version.
+        """
+        if state["settings"] != asdict(self.settings) or state["rows"] != self._rows:
+            raise ValueError("settings or data differ")
+        self.network.load_state_dict(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.epoch = state["epoch"]
+
+    def train_one_epoch(
+        self, features: NDArray[np.float32], labels: NDArray[np.int64], progress: Progress = no_progress
+    ) -> float:
+        """Train on every row once and return the mean loss.
+
+        Args:
+            features: (N, 58) float32.
+            labels: (N,) int64.
+            progress: called with the number of rows of each step.
+        """
+        self.epoch += 1
+        torch.manual_seed(self.settings.seed * 100_003 + self.epoch)
+        order = np.random.default_rng((self.settings.seed, self.epoch)).permutation(len(features))
+        self.network.train()
+        total = 0.0
+        for start in range(0, len(order), self.settings.batch_size):
+            rows = order[start : start + self.settings.batch_size]
+            total += self._step(*distinct_rows(features[rows], labels[rows])) * len(rows)
+            progress(len(rows))
+        return total / len(order)
+
+    def _step(self, features: NDArray[np.float32], counts: NDArray[np.float32]) -> float:
+        images = torch.from_numpy(to_images(features)).to(self._device)
+        weights = torch.from_numpy(counts / counts.sum()).to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16_is_fast(self._device)):
+            outputs = self.network(images)
+        exits = outputs if isinstance(outputs, tuple) else (outputs,)
+        smoothing = self.settings.label_smoothing
+        loss = torch.stack([weighted_cross_entropy(logits, weights, smoothing) for logits in exits]).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
+        self._optimiser.step()
+        self._schedule.step()
+        return float(loss.detach())
+
+
+def distinct_rows(
+    features: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the distinct vectors (U, 58) of a batch (N, 58) and their counts in each class (U, 2), float32."""
+    keys = np.ascontiguousarray(features).view(np.dtype((np.void, features.dtype.itemsize * FEATURE_COUNT)))
+    _, first, inverse = np.unique(keys.ravel(), return_index=True, return_inverse=True)
+    counts = np.zeros((len(first), CLASS_COUNT), dtype=np.float32)
+    np.add.at(counts, (inverse, labels), 1.0)
+    return features[first], counts
+
+
+def weighted_cross_entropy(logits: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy in nats of logits (U, 2) against the weight of each class in each row (U, 2)."""
+    smooth = weights.sum(dim=1, keepdim=True) * (label_smoothing / CLASS_COUNT)
+    targets = weights * (1.0 - label_smoothing) + smooth
+    return -(targets * functional.log_softmax(logits.float(), dim=1)).sum()
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Return whether matrix products in bfloat16 are faster than in float32 there."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def evaluate(
+    network: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64]
+) -> tuple[float, tuple[float, ...]]:
+    """Return the loss summed over the exits, in nats, and each exit's accuracy, on features (N, 58), labels (N,)."""
+    network.eval()
+    device = next(network.parameters()).device
+    batch_logits: list[tuple[Tensor, ...]] = []
+    with torch.inference_mode():
+        for images in batches(features, 1000, device):
+            outputs = network(images)
+            batch_logits.append(outputs if isinstance(outputs, tuple) else (outputs,))
+    exits = [torch.cat(parts).cpu().numpy() for parts in zip(*batch_logits, strict=True)]
+    loss = sum(negative_log_likelihood(logits, labels) for logits in exits)
+    return loss, tuple(accuracy(logits.argmax(axis=1), labels) for logits in exits)
