@@ -1,0 +1,1 @@
+"""Stage: make certainties mean what they say, by temperature scaling of each exit."""
