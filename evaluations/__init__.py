@@ -1,0 +1,1 @@
+"""Stage: what each exit answers on a dataset, how certain it is, and what it costs."""

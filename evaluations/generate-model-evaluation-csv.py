@@ -1,0 +1,76 @@
+r"""Write what each exit of a network answers on a labelled dataset, how certain it is, and what it costs.
+
+Run:
+    python evaluations/generate-model-evaluation-csv.py --trained-model saves/M_calibrated.pth \
+        --dataset dataset/sample/2016_02.csv --savefile saves/M_2016_02_evaluation.csv
+
+One row for each dataset row, in order; times in seconds per event. A single-exit network gets the columns
+y, y_pred, cnf, avg_time.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+import models
+from utils import cli
+from utils.files import check_writable
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    cli.add_trained_model(parser, models.FAMILIES)
+    cli.add_dataset(parser)
+    cli.add_batch_size(parser)
+    parser.add_argument("--savefile", required=True, type=Path, metavar="CSV", help="evaluation CSV to write")
+    parser.add_argument(
+        "--clock",
+        choices=("cpu", "wall"),
+        default="cpu",
+        help="cpu: the process's CPU time, the paper's proxy for energy; wall: time that passes (default: %(default)s)",
+    )
+    cli.add_device(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate as the arguments say."""
+    from tqdm import tqdm
+
+    from evaluations.measurement import measure_single_exit, measure_two_exits
+    from models.checkpoint import read_checkpoint
+    from models.early_exit import TwoExits
+    from models.prediction import select_device
+    from utils.dataset import read_labelled
+    from utils.results import write_table
+
+    device = select_device(args.device)
+    savefile = check_writable(args.savefile)
+    checkpoint = read_checkpoint(args.trained_model, args.model)
+    dataset, labels = read_labelled(args.dataset)
+    network = checkpoint.network.to(device)
+    with tqdm(total=len(dataset), desc="evaluation", unit="row", disable=None) as bar:
+        common = (dataset.features, labels, args.batch_size, device, args.clock, bar.update)
+        if isinstance(network, TwoExits):
+            table = measure_two_exits(network, *common)
+        else:
+            table = measure_single_exit(network, *common)
+    write_table(table, savefile)
+    columns = [str(name) for name in table]
+    times = [name for name in columns if "time" in name]
+    for name in (name for name in columns if name.startswith("y_")):
+        print(f"{name}: accuracy {100 * (table[name] == table['y']).mean():.2f} %")
+    print("  ".join(f"{name} {1e6 * table[name].mean():.1f} µs" for name in times) + f"  ({args.clock} time an event)")
+    print(f"{len(table)} rows -> {savefile}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
