@@ -1,0 +1,1 @@
+"""Stage: choose the four thresholds, by multi-objective search on error and cost."""
