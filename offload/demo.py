@@ -1,0 +1,200 @@
+"""Run the whole pipeline on the bundled sample: train, calibrate, evaluate, optimise, chart, infer, offload.
+
+Run:
+    python offload/demo.py --output-folder demo-output
+
+Each stage is the script a user would call, and its command line is shown. The edge client and the cloud worker meet over
+a private RabbitMQ node, which is started and stopped here; without RabbitMQ the client runs exit 2 itself.
+"""
+
+import argparse
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+import models
+from utils import cli, schema
+from utils.errors import CloudUnavailableError, ToolkitError
+from utils.files import make_folder
+
+if TYPE_CHECKING:
+    from offload.private_broker import PrivateBroker
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER_START = 60.0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--output-folder", type=Path, default=Path("demo-output"), metavar="D", help="(default: %(default)s)")
+    add("--dataset-folder", type=Path, default=ROOT / "dataset" / "sample", metavar="D", help="(default: the sample)")
+    add(
+        "--model",
+        type=cli.one_of(models.FAMILIES),
+        default="mobilenet",
+        metavar="{" + ",".join(models.FAMILIES) + "}",
+        help="(default: %(default)s)",
+    )
+    add("--epochs", type=cli.whole_number(1), default=8, metavar="N", help="(default: %(default)s)")
+    add("--min-acceptance", type=cli.real_number(0, 1), default=0.9, metavar="SHARE", help="(default: %(default)s)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the pipeline as the arguments say."""
+    from nsga2.chart import front_table, thresholds_of
+    from utils.dataset import find_datasets
+    from utils.results import read_front
+
+    start = time.monotonic()
+    output, data = make_folder(args.output_folder), args.dataset_folder
+    train, choose, operate = (find_datasets(data, month)[0] for month in ("2016_01", "2016_02", "2016_03"))
+    saves = make_folder(output / "saves")
+    for stale in saves.glob("*WithExits_*"):
+        stale.unlink()
+    trained, calibrated = saves, output / "calibrated.pth"
+    evaluation, front_file = output / "evaluation.csv", output / "front.sav"
+    inference, verdicts = output / "inference.csv", output / "verdicts.csv"
+
+    _stage(
+        f"train both exits on {train.name}", "dnn/train-early-exit-network.py", "--dataset-folder", data,
+        "--glob", "2016_01", "--model", args.model, "--epochs", args.epochs, "--keep", 1, "--output-folder", saves,
+    )  # fmt: skip
+    trained = next(saves.glob("*.pth"))
+    _stage(
+        f"calibrate on {choose.name}", "calibration/Calibrate2exits.py", "--trained-model", trained,
+        "--calibrated-model-savefile", calibrated, "--dataset", choose, "--savefolder", output,
+    )  # fmt: skip
+    _stage(
+        f"evaluate on {choose.name}", "evaluations/generate-model-evaluation-csv.py", "--trained-model", calibrated,
+        "--dataset", choose, "--savefile", evaluation,
+    )  # fmt: skip
+    _stage(
+        "search the thresholds", "nsga2/nsga2_2variables.py", "--min-acceptance", args.min_acceptance,
+        "--eval-file", evaluation, "--savefile", front_file, "--gen", 300,
+    )  # fmt: skip
+    _stage(
+        "choose the operation point", "nsga2/gen-op-point-chart.py", "--datafile", front_file,
+        "--savefile", output / "front.png", "--operation-point", "knee",
+    )  # fmt: skip
+    _stage(
+        f"infer on {operate.name}", "dnn/inference.py", "--trained-model", calibrated, "--dataset", operate,
+        "--savefile", inference,
+    )  # fmt: skip
+    table = front_table(read_front(front_file))
+    chosen = thresholds_of(table, int(table["quality"].to_numpy().argmax()))
+    _offload(args.model, calibrated, operate, chosen, verdicts)
+    _summary(inference, verdicts, operate.name)
+    print(f"written to {output} in {time.monotonic() - start:.0f} s:")
+    for path in sorted(output.glob("*.*")):
+        print(f"  {path}")
+
+
+def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
+    from offload.private_broker import PrivateBroker
+
+    client = [
+        "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
+        "--normal-exit1-min-certainty", thresholds.normal_exit_1,
+        "--attack-exit1-min-certainty", thresholds.attack_exit_1,
+        "--normal-exit2-min-certainty", thresholds.normal_exit_2,
+        "--attack-exit2-min-certainty", thresholds.attack_exit_2,
+        "--savefile", verdicts,
+    ]  # fmt: skip
+    title = f"decide {dataset.name} at the edge"
+    try:
+        broker = PrivateBroker()
+    except CloudUnavailableError as problem:
+        print(f"\nno RabbitMQ, so the edge runs exit 2 itself: {problem}")
+        _stage(title, "offload/ee-processor-client.py", *client, "--process-exit2-locally")
+        return
+    with broker:
+        link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
+        with _worker(broker, link, calibrated, model):
+            _stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *link, broker=broker)
+
+
+def _stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
+    """Run a stage's script and let it print; its failure is ours."""
+    command = [script, *map(_shown, options)]
+    print(f"\n== {title}\n$ python {' '.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, ROOT / script, *map(str, options)], env=_environment(broker)).returncode
+    if code:
+        raise ToolkitError(f"{script} ended with exit code {code}; its own message stands above")
+
+
+def _shown(option: object) -> str:
+    text = str(option)
+    return text.removeprefix(f"{ROOT}{os.sep}")
+
+
+def _environment(broker: "PrivateBroker | None") -> dict[str, str]:
+    from offload.options import PASSWORD_VARIABLE
+
+    return dict(os.environ) if broker is None else {**os.environ, PASSWORD_VARIABLE: broker.password}
+
+
+@contextmanager
+def _worker(broker: "PrivateBroker", link: list[object], calibrated: Path, model: str) -> Iterator[None]:
+    """Run a cloud worker and wait until it takes requests; stop it at the end."""
+    script = "offload/ee-processor-server.py"
+    options = [*link, "--trained-network-file", calibrated, "--network", model, "--quiet"]
+    print(f"\n== start a cloud worker\n$ python {script} {' '.join(map(_shown, options))} &", flush=True)
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, options)],
+        env=_environment(broker),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C at the terminal reaches it through us alone
+    ) as process:
+        assert process.stdout is not None
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                line = process.stdout.readline() if selector.select(WORKER_START) else ""
+            if not line.startswith("ready:"):
+                raise CloudUnavailableError("the cloud worker did not start; its own message stands above")
+            print(line, end="", flush=True)
+            yield
+        finally:
+            process.terminate()
+            print(f"cloud worker {process.communicate()[0].strip()}")
+
+
+def _summary(inference: Path, verdicts: Path, name: str) -> None:
+    import pandas as pd
+
+    answers = pd.read_csv(inference)
+    final = pd.read_csv(verdicts, keep_default_na=False)
+    rejected = final["final_prediction"] == schema.REJECTED
+    accepted = final[~rejected]
+    wrong = accepted["final_prediction"].astype(int) != accepted[schema.CLASS]
+    rows = {
+        "exit 1 alone, accuracy": (answers["exit_1_prediction"] == answers[schema.CLASS]).mean(),
+        "exit 2 alone, accuracy": (answers["exit_2_prediction"] == answers[schema.CLASS]).mean(),
+        "at the operation point: acceptance": 1 - rejected.mean(),
+        "at the operation point: offloaded share": (final["exit_2_prediction"].astype(str) != schema.NOT_ASKED).mean(),
+        "at the operation point: error of the accepted": wrong.mean(),
+    }
+    print(f"\n== summary, {len(final)} events of {name} (synthetic, where it is the bundled sample)")
+    for text, value in rows.items():
+        print(f"{text:48}{100 * value:7.2f} %")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
