@@ -1,0 +1,1 @@
+"""From packets to flow records: the 58 features, their scaling, and where the data comes from."""

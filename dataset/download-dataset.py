@@ -1,0 +1,95 @@
+"""Download the published dataset: real backbone traffic of 2016, a sample of each month, or the whole of it.
+
+    python dataset/download-dataset.py
+    python dataset/download-dataset.py --months 2016_01 2016_02 --full
+
+What is there already, whole, is left alone. A download that broke off goes on where it stopped. A file takes
+its name only after its header and rows have been checked.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+from utils import cli
+
+if TYPE_CHECKING:
+    from utils.download import Progress
+
+MONTHS: Final = tuple(f"2016_{month:02}" for month in range(1, 13))
+
+
+def month(text: str) -> str:
+    """Return a published month; an argparse type."""
+    if re.fullmatch("2016_(0[1-9]|1[0-2])", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a month from {MONTHS[0]} to {MONTHS[-1]}")
+    return text
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = cli.new_parser(__doc__)
+    parser.add_argument(
+        "--months",
+        type=month,
+        action="extend",
+        nargs="+",
+        metavar="2016_MM",
+        help=f"months to fetch (default: all, {MONTHS[0]} to {MONTHS[-1]})",
+    )
+    parser.add_argument("--full", action="store_true", help="whole months (.csv.bz2) in place of samples (.csv)")
+    parser.add_argument(
+        "--output-folder",
+        type=Path,
+        default=Path("dataset/published"),
+        metavar="FOLDER",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--base-url",
+        default="https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main",
+        metavar="URL",
+        help="the repository's files, branch last, or a mirror of them (default: %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="fetch also what is there already")
+    return parser
+
+
+@contextmanager
+def progress_bar(name: str) -> "Iterator[Progress]":
+    """Draw a progress bar on a terminal; nothing elsewhere."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:
+
+        def show(received: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(received - bar.n)
+
+        yield show
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch the months asked for and print what became of them."""
+    from dataset.fetch import job_for
+    from utils.download import fetch_all
+
+    months = dict.fromkeys(args.months or MONTHS)
+    jobs = [job_for(name, args.output_folder, args.base_url, full=args.full) for name in months]
+    totals = fetch_all(jobs, force=args.force, show=progress_bar, say=print)
+    print(totals)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
