@@ -1,0 +1,135 @@
+"""Simulated months of labelled flow records, for a dataset that may be handed on.
+
+A month is a mix of conversations on one link during a quarter of an hour. Which kinds there are, how often,
+and how reliable the labels are, follows what was measured on the published months; no row is taken from them.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset import conversations as talk
+from dataset.conversations import SECOND, Behaviour
+from dataset.flow_features import Packets, Records, flow_features
+from dataset.scaling import scale
+from utils.schema import ATTACK, CLASS, FEATURES, NORMAL
+
+MONTHS: Final = 12
+
+_ICMP, _TCP, _UDP = 1, 6, 17
+_CAPTURE_SECONDS: Final = 900
+_HOUR_OF_CAPTURE: Final = 5  # UTC
+_SURGE_FROM: Final = 11
+_FIRST_A: Final = 0xC612_0000  # 198.18.0.0/15, set aside for tests of networks
+_HOSTS_A: Final = 1 << 16
+_FIRST_B: Final = 0x0A00_0000  # 10.0.0.0/8
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of conversation: what it is, and how many of each thousand it is.
+
+    Attributes:
+        protocol: of the IPv4 header.
+        truth: NORMAL or ATTACK, before the labelling errs.
+        behaviour: draws one conversation.
+        january: of a thousand conversations in January.
+        december: the same in December; the months between lie on a line.
+        surge: what November and December have on top of that.
+    """
+
+    protocol: int
+    truth: int
+    behaviour: Behaviour
+    january: float
+    december: float
+    surge: float = 0
+
+    def share(self, month: int) -> float:
+        """Return how many of about a thousand conversations of a month (1 to 12) are of this kind."""
+        along = (month - 1) / (MONTHS - 1)
+        usual = (1 - along) * self.january + along * self.december
+        return usual + self.surge if month >= _SURGE_FROM else usual
+
+
+KINDS: Final = (
+    Kind(_ICMP, NORMAL, talk.ping, 475, 455, -70),
+    Kind(_UDP, NORMAL, talk.padded_datagram, 20, 20),
+    Kind(_UDP, NORMAL, talk.lookup, 4, 6),
+    Kind(_TCP, NORMAL, talk.browsing, 4, 8, 85),
+    Kind(_TCP, NORMAL, talk.seen_one_way(talk.browsing), 4, 6, 30),
+    Kind(_TCP, NORMAL, talk.unanswered_connection, 6, 8),
+    Kind(_TCP, ATTACK, talk.syn_scan, 165, 170, -30),
+    Kind(_TCP, ATTACK, talk.unanswered_connection, 62, 105),
+    Kind(_TCP, ATTACK, talk.syn_flood, 8, 8),
+    Kind(_TCP, ATTACK, talk.backscatter, 22, 14),
+    Kind(_TCP, ATTACK, talk.tcp_keepalive, 16, 8),
+    Kind(_UDP, ATTACK, talk.udp_scan, 95, 60),
+    Kind(_UDP, ATTACK, talk.padded_datagram, 4, 6, 35),
+    Kind(_UDP, ATTACK, talk.udp_burst, 30, 20),
+    Kind(_UDP, ATTACK, talk.amplification, 8, 12),
+    Kind(_TCP, ATTACK, talk.login_attempts, 14, 22),
+    Kind(_TCP, ATTACK, talk.bulk_transfer, 12, 14),
+    Kind(_TCP, ATTACK, talk.seen_one_way(talk.login_attempts), 30, 18),
+    Kind(_TCP, ATTACK, talk.seen_one_way(talk.bulk_transfer), 14, 10),
+)
+
+# The published labels come from detectors of anomalies, which err both ways, and not equally in every month.
+_FALSE_ALARMS: Final = (0.04, 0.07, 0.06, 0.04, 0.07, 0.13, 0.08, 0.03, 0.06, 0.07, 0.13, 0.11)
+_MISSED_ATTACKS: Final = (0.05, 0.06, 0.05, 0.05, 0.06, 0.09, 0.07, 0.06, 0.07, 0.08, 0.12, 0.12)
+
+
+def simulate_month(month: int, rows: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return scaled features (rows, 58) and labels (rows,) of one month (1 to 12), in order of time."""
+    random = Random(f"{seed}/{month}")
+    kinds = random.choices(KINDS, [kind.share(month) for kind in KINDS], k=rows)
+    records, truth = _records(kinds, month, random)
+    # A conversation that goes on into the next window makes another record, so there are some to spare.
+    kept = sorted(random.sample(range(len(records)), rows))
+    labels = [_label(int(truth[row]), month, random) for row in kept]
+    return scale(records.features[kept]).astype(np.float32), np.array(labels, dtype=np.int64)
+
+
+def to_csv(features: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
+    """Return a dataset CSV of scaled features (N, 58) and labels (N,).
+
+    Nine significant digits identify a float32, so a reader gets exactly the numbers that were written.
+    """
+    lines = [",".join((*FEATURES, CLASS))]
+    for row, label in zip(features.tolist(), labels.tolist(), strict=True):
+        lines.append(",".join(f"{value:.9g}" for value in row) + f",{label}")
+    return "\n".join(lines) + "\n"
+
+
+def repeated_share(features: NDArray[np.float32]) -> float:
+    """Return the share of rows (N, 58) whose vector stands in an earlier row."""
+    return 1 - len(np.unique(features, axis=0)) / len(features)
+
+
+def _records(kinds: list[Kind], month: int, random: Random) -> tuple[Records, NDArray[np.int64]]:
+    """Return the records of one conversation of each of some kinds, and the truth about each record."""
+    start = int(datetime(2016, month, 1, _HOUR_OF_CAPTURE, tzinfo=UTC).timestamp()) * SECOND
+    rows = []
+    for number, kind in enumerate(kinds):
+        begin = start + random.randrange(_CAPTURE_SECONDS * SECOND)
+        a = _FIRST_A + random.randrange(_HOSTS_A)
+        b = _FIRST_B + number  # a host of its own: conversations never share a record
+        for packet in kind.behaviour(random):
+            ends = (b, a) if packet.by_b else (a, b)
+            rows.append((begin + packet.at, *ends, packet.size, kind.protocol, packet.flags, kind.truth))
+    rows.sort()
+    *columns, truth = (np.array(column) for column in zip(*rows, strict=True))
+    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8)
+    packets = Packets(*(column.astype(dtype) for column, dtype in zip(columns, dtypes, strict=True)))
+    records = flow_features(packets)
+    return records, truth[records.first_packet]
+
+
+def _label(truth: int, month: int, random: Random) -> int:
+    """Return what the labelling of a month says of a record: mostly the truth."""
+    rate = (_MISSED_ATTACKS if truth == ATTACK else _FALSE_ALARMS)[month - 1]
+    return 1 - truth if random.random() < rate else truth

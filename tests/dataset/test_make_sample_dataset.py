@@ -1,0 +1,181 @@
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dataset.conversations import Sent
+from dataset.scaling import unscale
+from dataset.simulation import KINDS, MONTHS, Kind, repeated_share, simulate_month, to_csv
+from utils.dataset import Dataset, find_datasets, read_labelled
+from utils.schema import ATTACK, FEATURES, NORMAL
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "dataset" / "make-sample-dataset.py"
+SAMPLE = ROOT / "dataset" / "sample"
+NAMES = [f"2016_{month:02d}.csv" for month in range(1, MONTHS + 1)]
+
+LabelledMonth = tuple[Dataset, NDArray[np.int64]]
+
+
+def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def make_into(folder: Path, *arguments: str) -> dict[str, bytes]:
+    done = make("--output-folder", str(folder), *arguments, folder=folder.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def months() -> list[LabelledMonth]:
+    return [read_labelled(SAMPLE / name) for name in NAMES]
+
+
+def exact_match_bound(months: list[LabelledMonth]) -> float:
+    """Return the share of rows that the best answer to each distinct vector of these months gets right."""
+    features = np.concatenate([dataset.features for dataset, _ in months])
+    labels = np.concatenate([labels for _, labels in months])
+    _, vector, count = np.unique(features, axis=0, return_inverse=True, return_counts=True)
+    attacks = np.bincount(vector, weights=labels)
+    return float(np.maximum(attacks, count - attacks).sum() / len(labels))
+
+
+def raw(name: str, dataset: Dataset) -> NDArray[np.float64]:
+    """Return one feature (N,), unscaled, as the whole number it was."""
+    return np.rint(unscale(dataset.features.astype(np.float64))[:, FEATURES.index("MOORE_" + name)])
+
+
+def accuracy_of_one_rule(month: LabelledMonth) -> float:
+    """Return how often it is right to call a record normal iff its frames are 60 bytes and a sent no SYN or ACK."""
+    dataset, labels = month
+    small = raw("maximumDataWire", dataset) == 60
+    quiet = (raw("syn_pkts_sent_a_b", dataset) == 0) & (raw("ack_pkts_sent_a_b", dataset) == 0)
+    return float((np.where(small & quiet, NORMAL, ATTACK) == labels).mean())
+
+
+def test_the_bundled_sample_is_what_the_script_makes_byte_for_byte(tmp_path: Path) -> None:
+    made = make_into(tmp_path / "sample")
+    assert made == {name: (SAMPLE / name).read_bytes() for name in NAMES}
+
+
+def test_the_bundled_sample_is_small_and_says_what_it_is() -> None:
+    files = sorted(path.name for path in SAMPLE.iterdir())
+    assert files == [*NAMES, "README.md"]
+    assert sum((SAMPLE / name).stat().st_size for name in NAMES) < 2_500_000
+    assert "**not real traffic**" in (SAMPLE / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_bundled_sample_is_found_and_read_as_any_dataset(months: list[LabelledMonth]) -> None:
+    assert find_datasets(SAMPLE, "2016_01") == [SAMPLE / "2016_01.csv"]
+    assert [len(dataset) for dataset, _ in months] == [700] * 12
+
+
+def test_the_bundled_sample_has_about_as_many_attacks_as_normal_records(months: list[LabelledMonth]) -> None:
+    assert all(0.45 < labels.mean() < 0.55 for _, labels in months)
+
+
+def test_two_thirds_of_the_bundled_sample_repeat_an_earlier_vector(months: list[LabelledMonth]) -> None:
+    assert all(0.5 < repeated_share(dataset.features) < 0.75 for dataset, _ in months)
+    assert 0.62 < repeated_share(np.concatenate([dataset.features for dataset, _ in months])) < 0.72
+
+
+def test_a_lone_packet_and_a_lone_syn_are_about_half_of_the_bundled_sample(months: list[LabelledMonth]) -> None:
+    shares = []
+    for dataset, _ in months:
+        packets = raw("total_packets_a_b", dataset) + raw("total_packets_b_a", dataset)
+        lone = (packets == 1) & (raw("maximumDataWire", dataset) == 60)
+        shares.append((lone & (raw("ack_pkts_sent_a_b", dataset) == 0)).mean())
+    assert 0.42 < np.mean(shares) < 0.52
+
+
+def test_equal_vectors_of_the_bundled_sample_carry_both_labels(months: list[LabelledMonth]) -> None:
+    bounds = [exact_match_bound([month]) for month in months]
+    assert all(0.88 < bound < 0.98 for bound in bounds)
+    assert 0.92 < exact_match_bound(months) < 0.96
+    assert bounds[5] == min(bounds[:10])  # June
+
+
+def test_the_bundled_sample_drifts_in_november_and_december(months: list[LabelledMonth]) -> None:
+    accuracies = [accuracy_of_one_rule(month) for month in months]
+    assert all(0.86 < accuracy < 0.96 for accuracy in accuracies[:10])
+    assert min(accuracies[:10]) == accuracies[5]  # June
+    assert max(accuracies[10:]) < min(accuracies[:10]) - 0.05
+
+
+def test_one_seed_gives_the_same_bytes_twice_and_another_seed_others(tmp_path: Path) -> None:
+    arguments = ("--rows", "40", "--months", "2")
+    first = make_into(tmp_path / "first", *arguments, "--seed", "7")
+    assert sorted(first) == NAMES[:2]
+    assert make_into(tmp_path / "second", *arguments, "--seed", "7") == first
+    other = make_into(tmp_path / "other", *arguments, "--seed", "8")
+    assert all(other[name] != first[name] for name in first)
+
+
+def test_the_script_ends_with_one_line_a_month(tmp_path: Path) -> None:
+    done = make("--output-folder", "made", "--rows", "30", "--months", "3", folder=tmp_path)
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"made/{name}" for name in NAMES[:3]]
+    size = (tmp_path / "made" / NAMES[0]).stat().st_size
+    assert lines[0].startswith("made/2016_01.csv: 30 rows, ")
+    assert lines[0].endswith(f" repeated, {size:,} bytes")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--rows", "0"], "--rows"),
+        (["--rows", "many"], "--rows"),
+        (["--months", "13"], "--months"),
+        (["--seed", "-1"], "--seed"),
+        (["--output-folder", "a-file/sample"], "a-file/sample"),
+        (["--output-folder", "a-file"], "a-file"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], named: str) -> None:
+    (tmp_path / "a-file").write_text("in the way")
+    done = make(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert named in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 50])
+def test_a_month_has_as_many_rows_as_were_asked_for(rows: int) -> None:
+    features, labels = simulate_month(12, rows, seed=3)
+    assert features.shape == (rows, 58)
+    assert features.dtype == np.float32
+    assert labels.shape == (rows,)
+
+
+def test_cells_are_read_as_the_very_numbers_that_were_written(tmp_path: Path) -> None:
+    features, labels = simulate_month(11, 300, seed=5)
+    (tmp_path / "month.csv").write_text(to_csv(features, labels))
+    dataset, read = read_labelled(tmp_path / "month.csv")
+    np.testing.assert_array_equal(dataset.features, features)
+    np.testing.assert_array_equal(read, labels)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.behaviour.__name__)
+def test_a_conversation_begins_with_a_and_runs_forward_in_possible_frames(kind: Kind) -> None:
+    for seed in range(60):
+        packets: list[Sent] = kind.behaviour(Random(seed))
+        assert packets
+        assert not packets[0].by_b
+        assert all(later.at > earlier.at for earlier, later in pairwise(packets))
+        assert packets[0].at >= 0
+        assert all(60 <= packet.size <= 1514 for packet in packets)
+        assert all((packet.flags != 0) == (kind.protocol == 6) for packet in packets)
+
+
+@pytest.mark.parametrize("month", range(1, MONTHS + 1))
+def test_no_kind_of_conversation_has_a_negative_share(month: int) -> None:
+    assert all(kind.share(month) > 0 for kind in KINDS)
