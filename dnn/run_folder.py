@@ -60,7 +60,7 @@ class RunFolder:
         if needed > free:
             raise InputFileError(
                 f"{self.folder}: {needed / 1e6:.0f} MB are needed, for {kept} checkpoints of {one / 1e6:.0f} MB and "
-                f"the state to resume from, but only {free / 1e6:.0f} MB are free; use --keep 1 or another --output-folder"
+                f"the state to resume from, but {free / 1e6:.0f} MB are free; use --keep 1 or another --output-folder"
             )
 
     def save(self, trainer: Trainer, result: EpochResult, facts: Mapping[str, Any]) -> Path:

@@ -3,8 +3,8 @@
 Run:
     python offload/demo.py --output-folder demo-output
 
-Each stage is the script a user would call, and its command line is shown. The edge client and the cloud worker meet over
-a private RabbitMQ node, which is started and stopped here; without RabbitMQ the client runs exit 2 itself.
+Each stage is the script a user would call, and its command line is shown. The edge client and the cloud worker meet
+over a private RabbitMQ node, which is started and stopped here; without RabbitMQ the client runs exit 2 itself.
 """
 
 import argparse

@@ -145,9 +145,7 @@ def _parse(path: Path) -> pd.DataFrame:
     try:
         # Blank lines are kept, as rows of empty cells, so that row numbers in messages are those of the file.
         # Text is inspected only where a column turns out not to be numeric.
-        return pd.read_csv(
-            path, index_col=False, skip_blank_lines=False, low_memory=False, float_precision="round_trip"
-        )
+        return pd.read_csv(path, index_col=False, skip_blank_lines=False, low_memory=False)
     except (UnicodeDecodeError, pd.errors.ParserError, OSError, EOFError) as problem:
         raise DatasetError(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
 

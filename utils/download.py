@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from requests import Response
 
-from utils.errors import DownloadError, InputFileError, ToolkitError
+from utils.errors import DownloadError, InputFileError, ToolkitError, UnreachableError
 from utils.files import check_writable
 from utils.partial_file import PartialFile
 from utils.web import (
@@ -23,7 +23,6 @@ from utils.web import (
     Page,
     Patience,
     TransientError,
-    UnreachableError,
     refuse_page,
     status_text,
 )

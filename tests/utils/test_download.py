@@ -7,8 +7,8 @@ import pytest
 
 from tests.download_server import DownloadServer, Fault, Served, running_server
 from utils.download import Job, Progress, fetch, fetch_all
-from utils.errors import DatasetError, DownloadError, InputFileError, ToolkitError
-from utils.web import Page, Patience, UnreachableError, join_url
+from utils.errors import DatasetError, DownloadError, InputFileError, ToolkitError, UnreachableError
+from utils.web import Page, Patience, join_url
 
 BODY = bytes(range(256)) * 4000  # larger than one read of the network or the disk
 CHUNK = 1 << 14  # what is read at once

@@ -1,0 +1,44 @@
+"""What all tests stand on: the shared data folder, small trained networks, and a private RabbitMQ node."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from models.checkpoint import write_checkpoint
+from offload.private_broker import PrivateBroker, find_server
+from tests.networks import calibrated_network
+
+# Two cores serve the tests, the worker and the client at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[PrivateBroker]:
+    """A RabbitMQ node for the whole run; where it is not installed, skip, but fail under CI."""
+    if find_server() is None:
+        reason = "RabbitMQ is not installed (on Debian: apt install rabbitmq-server)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with PrivateBroker() as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated MobileNetV2 with two exits, untrained but with certainties all over [0.5, 1]."""
+    path = tmp_path_factory.mktemp("checkpoint") / "calibrated.pth"
+    write_checkpoint(path, calibrated_network("MobileNetV2WithExits"), {"data": "none"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The folder of the bundled synthetic months."""
+    return ROOT / "dataset" / "sample"
