@@ -15,7 +15,10 @@ help:
 
 # The stamps are made anew whenever a requirement changes.
 $(VENV)/installed: requirements.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	    || { [ "$$(id -u)" -eq 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; } \
+	    || { echo "Python's venv module is missing; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
@@ -40,7 +43,7 @@ test: lint rabbitmq
 	$(BIN)/python -m pytest
 
 acceptance: $(VENV)/installed-dev rabbitmq
-	$(BIN)/python evaluations/measure-acceptance.py
+	$(BIN)/python tests/acceptance.py
 
 clean:
 	rm -rf $(VENV) demo-output acceptance-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,17 +10,12 @@ its name only after its header and rows have been checked.
 import argparse
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from utils import cli
-
-if TYPE_CHECKING:
-    from utils.download import Progress
 
 MONTHS: Final = tuple(f"2016_{month:02}" for month in range(1, 13))
 
@@ -61,20 +56,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def progress_bar(name: str) -> "Iterator[Progress]":
-    """Draw a progress bar on a terminal; nothing elsewhere."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:
-
-        def show(received: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(received - bar.n)
-
-        yield show
-
-
 def run(args: argparse.Namespace) -> None:
     """Fetch the months asked for and print what became of them."""
     from dataset.fetch import job_for
@@ -82,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
     months = dict.fromkeys(args.months or MONTHS)
     jobs = [job_for(name, args.output_folder, args.base_url, full=args.full) for name in months]
-    totals = fetch_all(jobs, force=args.force, show=progress_bar, say=print)
+    totals = fetch_all(jobs, force=args.force, show=cli.byte_bar, say=print)
     print(totals)
 
 
@@ -92,4 +73,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -25,7 +25,7 @@ def new_network(class_name: str, seed: int = 0) -> EarlyExitNetwork | SingleExit
 
 
 def calibrated_network(class_name: str, seed: int = 0) -> CalibratedNetwork:
-    """Return a network with two exits whose logits are centred and scaled so that both classes and all certainties occur."""
+    """Return a network with two exits calibrated so that both classes and all certainties occur."""
     network = new_network(class_name, seed)
     assert isinstance(network, EarlyExitNetwork)
     features = read_dataset(SAMPLE).features

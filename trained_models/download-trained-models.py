@@ -9,18 +9,12 @@ its name only after it has been loaded and found to be the network that its name
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from trained_models.catalog import CATALOG, Published, find
 from utils import cli
-
-if TYPE_CHECKING:
-    from utils.download import Progress
 
 
 def published(text: str) -> Published:
@@ -58,20 +52,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def progress_bar(name: str) -> "Iterator[Progress]":
-    """Draw a progress bar on a terminal; nothing elsewhere."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:
-
-        def show(received: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(received - bar.n)
-
-        yield show
-
-
 def run(args: argparse.Namespace) -> None:
     """Fetch the checkpoints asked for and print what became of them."""
     from trained_models.fetch import job_for
@@ -79,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     entries = dict.fromkeys(args.model or CATALOG)
     jobs = [job_for(entry, args.output_folder, args.base_url) for entry in entries]
-    totals = fetch_all(jobs, force=args.force, show=progress_bar, say=print)
+    totals = fetch_all(jobs, force=args.force, show=cli.byte_bar, say=print)
     print(totals)
 
 
@@ -89,4 +69,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,16 +14,21 @@ from utils.errors import ToolkitError
 EXIT_INTERRUPTED: Final = 130
 
 
-def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None], argv: list[str] | None) -> int:
+def run(
+    parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], int | None], argv: list[str] | None
+) -> int:
     """Parse ``argv``, call ``body`` and turn the way it ends into an exit code.
 
-    A ToolkitError becomes one line on stderr and its own exit code; an interrupt, 130. Anything else is
-    a fault of ours and keeps its traceback.
+    What ``body`` returns is the code, None being 0. A ToolkitError becomes one line on stderr and its own exit code; an
+    interrupt or SIGTERM, 130. Anything else is a fault of ours and keeps its traceback.
     """
     args = parser.parse_args(argv)
+    # As an interrupt, SIGTERM too lets every open `with` block clean up.
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        body(args)
+        code = body(args)
         sys.stdout.flush()
+        return code or 0
     except ToolkitError as error:
         line = " ".join(str(error).split())
         print(f"{parser.prog}: error: {line}", file=sys.stderr)
@@ -32,7 +39,9 @@ def run(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], No
     except BrokenPipeError:
         # The reader of our output left (`... | head`); nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def new_parser(docstring: str | None) -> argparse.ArgumentParser:
@@ -129,3 +138,21 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="repeats a run exactly (default: %(default)s)",
     )
+
+
+@contextmanager
+def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Draw a progress bar of bytes on a terminal, nothing elsewhere.
+
+    Yields:
+        what to call with the bytes that are here and those that there will be, None where that is unknown.
+    """
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:
+
+        def show(received: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(received - bar.n)
+
+        yield show

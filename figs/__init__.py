@@ -1,0 +1,1 @@
+"""Stage: the paper's figures."""
