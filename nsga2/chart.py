@@ -67,11 +67,8 @@ def front_figure(table: pd.DataFrame, point: int, title: str) -> Figure:
         color="tab:red",
         label=f"operation point {point}: error {100 * chosen['error']:.2f} %, time {chosen['time']:.3f}",
     )
-    ax.set(
-        xlabel="normalised time (0: all at exit 1, 1: all at exit 2)",
-        ylabel="error of accepted events, %",
-        title=title,
-    )
+    ax.set(xlabel="normalised time (0: all at exit 1, 1: all at exit 2)", ylabel="error of accepted events, %")
+    ax.set_title(title, parse_math=False)  # it holds a file's name, in which a $ is only a $
     ax.margins(0.05)
     ax.grid(alpha=0.3)
     ax.legend()

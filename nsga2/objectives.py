@@ -53,9 +53,9 @@ class Objectives:
         cost_2 = evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2
         if cost_model == "full":
             cost_2 = cost_2 + evaluation.time_exit_1
-        self._saved = 1e6 * (cost_2 - cost_1)[order]
+        self._extra = 1e6 * (cost_2 - cost_1)[order]
         self.min_time = 1e6 * float(cost_1.mean())
-        self.max_time = 1e6 * float(cost_2.mean())
+        self.max_time = float(self._mean_time(np.ones((1, self.rows), dtype=np.bool_))[0])
 
     @property
     def accuracies(self) -> tuple[float, float]:
@@ -65,7 +65,8 @@ class Objectives:
     def normalise(self, time: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return times (P,) in µs as shares of the way from all at exit 1 (0) to all at exit 2 (1)."""
         span = self.max_time - self.min_time
-        return (time - self.min_time) / span if span else np.zeros_like(time)
+        # Where exit 2's path is the cheaper one, span is negative; + 0.0 makes a zero then 0, not -0.
+        return (time - self.min_time) / span + 0.0 if span else np.zeros_like(time)
 
     def scores(self, thresholds: NDArray[np.float64]) -> Scores:
         """Judge thresholds (P, 4): normal and attack at exit 1, normal and attack at exit 2."""
@@ -81,5 +82,9 @@ class Objectives:
         accepted = np.count_nonzero(at_1, axis=1) + np.count_nonzero(at_2, axis=1)
         wrong = np.count_nonzero(at_1 & self._wrong_1, axis=1) + np.count_nonzero(at_2 & self._wrong_2, axis=1)
         error = np.where(accepted > 0, wrong / np.maximum(accepted, 1), 1.0)
-        time = self.max_time - at_1 @ self._saved / self.rows
-        return error, time, accepted / self.rows
+        return error, self._mean_time(~at_1), accepted / self.rows
+
+    def _mean_time(self, offloaded: NDArray[np.bool_]) -> NDArray[np.float64]:
+        # Not a matrix product: that rounds by a row's place in it, and equal points would come to dominate each other.
+        extra: NDArray[np.float64] = np.einsum("pn,n->p", offloaded, self._extra)
+        return self.min_time + extra / self.rows

@@ -32,10 +32,16 @@ class ThresholdsProblem(Problem):  # type: ignore[misc]
         self._least = max(math.ceil(min_acceptance * objectives.rows - 1e-9), 1) / objectives.rows
         # Acceptance never grows with a threshold, so the lowest ones accept the most.
         reachable = float(objectives.scores(np.full((1, 4), LEAST_THRESHOLD)).acceptance[0])
+        if reachable == 0:
+            raise InfeasibleError(
+                f"no event of these rows is accepted even with all thresholds at {LEAST_THRESHOLD}; "
+                "the certainties are wrong, evaluate the network again"
+            )
         if reachable < self._least:
+            named = math.floor(1e4 * reachable) / 1e4  # rounded up, it could not be reached either
             raise InfeasibleError(
                 f"an acceptance of {min_acceptance:g} cannot be reached on these rows: thresholds of "
-                f"{LEAST_THRESHOLD} accept {reachable:.4f}; lower --min-acceptance to that or less"
+                f"{LEAST_THRESHOLD} accept {named:.4f}; lower --min-acceptance to that or less"
             )
 
     def _evaluate(self, x: NDArray[np.float64], out: dict[str, Any], *_args: object, **_kwargs: object) -> None:

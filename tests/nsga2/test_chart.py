@@ -1,0 +1,209 @@
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from nsga2.chart import COLUMNS, client_command, front_figure, front_table, quality, thresholds_of
+from tests.captures import SHARED, needs_shared
+from tests.scripts import call, load_script
+from utils.plotting import save_figure
+from utils.results import Front, read_front, write_front
+from utils.schema import Thresholds
+
+SCRIPT = "nsga2/gen-op-point-chart.py"
+CLIENT = "offload/ee-processor-client.py"
+PUBLISHED = sorted((SHARED / "data" / "nsga2").glob("*.sav"))
+SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-", ".svg": b"<?xml"}
+
+
+def front_of(*points: tuple[float, float], thresholds: NDArray[np.float64] | None = None) -> Front:
+    """Return a front with these errors and times."""
+    if thresholds is None:
+        thresholds = np.random.default_rng(0).uniform(0.5, 1.0, (len(points), 4))
+    return Front(thresholds, np.array(points, dtype=np.float64), 100.0, 1000.0, 0.8, 1.0, 0.9, 1.0)
+
+
+FRONT = front_of((0.02, 0.9), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5))
+
+
+@pytest.fixture
+def datafile(tmp_path: Path) -> Path:
+    write_front(FRONT, tmp_path / "front.sav")
+    return tmp_path / "front.sav"
+
+
+def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -> None:
+    table = front_table(FRONT)
+    assert tuple(table.columns) == COLUMNS == ("quality", "error", "time", "n_1", "a_1", "n_2", "a_2")
+    assert table["time"].tolist() == [0.0, 0.2, 0.5, 0.9]
+    order = [1, 2, 3, 0]
+    assert table[["error", "time"]].to_numpy().tolist() == FRONT.objectives[order].tolist()
+    assert table[["n_1", "a_1", "n_2", "a_2"]].to_numpy().tolist() == FRONT.thresholds[order].tolist()
+
+
+def test_equal_points_are_one_row_and_none_of_them_is_lost() -> None:
+    table = front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
+    assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
+
+
+def test_quality_is_1_at_the_ideal_and_0_at_its_opposite() -> None:
+    assert quality(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
+    assert quality(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
+
+
+def test_the_quality_of_a_front_that_is_a_single_point_is_1() -> None:
+    assert quality(np.array([[0.1, 0.4]])).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        Thresholds(0.7809917642575541, 0.5000557706241202, 0.976443298420323, 0.7070060197581168),
+        Thresholds(0.0, 1.0, 5e-324, 1 - 2**-53),
+        Thresholds(0.1 + 0.2, 1 / 3, 1e-7, 0.5),
+    ],
+)
+def test_the_client_reads_exactly_the_thresholds_of_the_printed_command(thresholds: Thresholds) -> None:
+    python, script, *arguments = shlex.split(client_command(thresholds).replace("NETWORK", "mobilenet"))
+    assert (python, script) == ("python", CLIENT)
+    args = load_script(script).make_parser().parse_args(arguments)
+    exits = (args.normal_exit1_min_certainty, args.attack_exit1_min_certainty)
+    assert Thresholds(*exits, args.normal_exit2_min_certainty, args.attack_exit2_min_certainty) == thresholds
+
+
+def test_the_script_prints_the_command_of_the_point_it_names(
+    capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
+) -> None:
+    for point, source in enumerate((1, 2, 3, 0)):
+        ended = call(
+            capsys, SCRIPT, "--datafile", datafile, "--savefile", tmp_path / "p.svg", "--operation-point", point
+        )
+        assert (ended.code, ended.err) == (0, "")
+        assert f"operation point {point}:" in ended.out
+        assert client_command(FRONT.point(source)) in ended.out.splitlines()
+
+
+def test_without_an_operation_point_it_is_5_or_the_last_there_is(
+    capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many.sav"
+    write_front(front_of(*((1 / (time + 2), time / 10) for time in range(9))), many)
+    for path, point in ((many, 5), (datafile, 3)):
+        ended = call(capsys, SCRIPT, "--datafile", path, "--savefile", tmp_path / "p.svg")
+        assert f"operation point {point}:" in ended.out
+
+
+def test_the_knee_is_the_point_of_best_quality(
+    capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
+) -> None:
+    arguments = ("--datafile", datafile, "--savefile", tmp_path / "p.svg", "--operation-point", "knee")
+    ended = call(capsys, SCRIPT, *arguments)
+    best = int(front_table(FRONT)["quality"].to_numpy().argmax())
+    assert f"operation point {best}:" in ended.out
+
+
+def test_an_operation_point_beyond_the_end_is_one_line_and_no_picture(
+    capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "p.png"
+    ended = call(capsys, SCRIPT, "--datafile", datafile, "--savefile", picture, "--operation-point", 4)
+    (line,) = ended.err.splitlines()
+    assert ended.code == 2
+    assert line.endswith(f"{datafile}: has no operation point 4; its front has the points 0 to 3")
+    assert not picture.exists()
+
+
+@needs_shared
+@pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
+def test_a_published_result_file_gives_table_and_picture(
+    capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "front.png"
+    ended = call(capsys, SCRIPT, "--datafile", path, "--savefile", picture)
+    assert (ended.code, ended.err) == (0, "")
+    table = front_table(read_front(path))
+    assert ended.out.splitlines()[0].split() == list(COLUMNS)
+    assert len(re.findall(r"^\d+ +[01]\.\d{4} ", ended.out, re.MULTILINE)) == len(table) > 20
+    assert client_command(thresholds_of(table, 5)) in ended.out.splitlines()
+    assert picture.read_bytes().startswith(SIGNATURES[".png"])
+
+
+@needs_shared
+@pytest.mark.parametrize("path", PUBLISHED, ids=[path.stem for path in PUBLISHED])
+def test_a_published_result_file_has_no_point_beyond_its_end(
+    capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path
+) -> None:
+    last = len(front_table(read_front(path))) - 1
+    arguments = ("--datafile", path, "--savefile", tmp_path / "p.svg", "--operation-point")
+    assert call(capsys, SCRIPT, *arguments, last).code == 0
+    ended = call(capsys, SCRIPT, *arguments, last + 1)
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg", ".PNG"])
+def test_a_picture_has_the_format_that_its_name_says(
+    capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path, ending: str
+) -> None:
+    picture = tmp_path / f"front{ending}"
+    ended = call(capsys, SCRIPT, "--datafile", datafile, "--savefile", picture)
+    assert (ended.code, ended.out.splitlines()[-1]) == (0, f"picture -> {picture}")
+    assert picture.read_bytes().startswith(SIGNATURES[ending.lower()])
+
+
+@pytest.mark.parametrize("name", ["front.jpg", "front", "png", "front.png.", "front.sav"])
+def test_another_ending_is_refused_by_name(
+    capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path, name: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    ended = call(capsys, SCRIPT, "--datafile", datafile, "--savefile", tmp_path / name)
+    (line,) = ended.err.splitlines()
+    assert ended.code == 2
+    assert f"{tmp_path / name}: the ending must say the picture's format, one of .png, .pdf, .svg" in line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def marked(figure: Figure) -> list[tuple[float, float]]:
+    """Return every drawn point that lies within the axes."""
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    points = [(float(x), float(y)) for line in axes.lines for x, y in np.asarray(line.get_xydata())]
+    return [point for point in points if axes.bbox.contains(*axes.transData.transform(point))]
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        FRONT,
+        front_of((0.1, 0.4)),
+        front_of((0.0, 1.0), (1.0, 0.0)),
+        front_of((0.2, -3.0), (1e-9, 250.0)),
+        front_of((0.2, 0.5), (0.2, 0.5 + 1e-13)),
+    ],
+    ids=["usual", "one point", "from end to end", "far outside", "hardly apart"],
+)
+def test_the_axes_hold_every_point(front: Front) -> None:
+    table = front_table(front)
+    expected = list(zip(table["time"], 100 * table["error"], strict=True))
+    expected.append(expected[0])  # the operation point is drawn once more
+    assert sorted(marked(front_figure(table, 0, "front"))) == sorted(expected)
+
+
+def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
+    (axes,) = front_figure(front_table(FRONT), 1, "a file.sav").axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "Pareto front",
+        "operation point 1: error 5.00 %, time 0.200",
+    ]
+    assert (axes.get_title(), axes.get_ylabel()) == ("a file.sav", "error of accepted events, %")
+    assert "normalised time" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("name", ["$", r"$\nothing$", "a_{$_{$", "50% $5_{"])
+def test_a_file_name_that_reads_as_a_formula_is_drawn_as_it_is(tmp_path: Path, name: str) -> None:
+    save_figure(front_figure(front_table(FRONT), 0, name), tmp_path / "p.png")

@@ -1,0 +1,77 @@
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nsga2.objectives import Objectives
+from nsga2.problem import ThresholdsProblem
+from tests.nsga2.test_objectives import random_evaluation
+from utils.errors import InfeasibleError
+from utils.results import Evaluation
+
+
+def with_certainties(*certainties: float) -> Objectives:
+    """Return objectives on rows that both exits answer rightly, as normal, with these certainties."""
+    rows = len(certainties)
+    labels, certain, time = np.zeros(rows, dtype=np.int64), np.array(certainties), np.full(rows, 0.001)
+    return Objectives(Evaluation(labels, labels, certain, time, time, labels, certain, time, time))
+
+
+def judged(problem: ThresholdsProblem, *candidates: list[float]) -> dict[str, NDArray[np.float64]]:
+    out: dict[str, Any] = problem.evaluate(np.array(candidates), return_as_dictionary=True)
+    return out
+
+
+def test_the_two_objectives_are_error_and_normalised_time() -> None:
+    objectives = Objectives(random_evaluation(300))
+    candidates = np.random.default_rng(3).uniform(0.5, 1.0, (20, 4))
+    scores = objectives.scores(candidates)
+    objective = judged(ThresholdsProblem(objectives, 0.7), *candidates.tolist())["F"]
+    assert objective[:, 0].tolist() == scores.error.tolist()
+    assert objective[:, 1].tolist() == objectives.normalise(scores.time).tolist()
+
+
+def test_a_candidate_is_feasible_from_the_least_acceptance_on() -> None:
+    problem = ThresholdsProblem(with_certainties(0.5, 0.6, 0.7, 0.8, 0.9), 0.6)
+    violation = judged(problem, [0.9] * 4, [0.8] * 4, [0.7] * 4, [0.6] * 4)["G"].ravel()
+    assert (violation <= 0).tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.55, 0.56, 0.57, 0.58, 0.7])
+def test_a_share_that_no_float_holds_exactly_asks_for_the_rows_it_says(share: float) -> None:
+    wanted = round(100 * share)
+    certainties = np.full(100, 0.6)
+    certainties[:wanted] = 0.9
+    problem = ThresholdsProblem(with_certainties(*certainties), share)
+    assert judged(problem, [0.9] * 4)["G"].item() <= 0
+    certainties[0] = 0.6
+    problem = ThresholdsProblem(with_certainties(*certainties), share)
+    assert judged(problem, [0.9] * 4)["G"].item() > 0
+
+
+def test_even_without_a_least_acceptance_something_must_be_accepted() -> None:
+    problem = ThresholdsProblem(with_certainties(0.6, 0.7), 0.0)
+    assert (judged(problem, [0.8] * 4, [0.7] * 4)["G"].ravel() <= 0).tolist() == [False, True]
+
+
+def test_an_acceptance_out_of_reach_is_refused_with_the_one_in_reach() -> None:
+    objectives = with_certainties(0.4, 0.6, 0.7, 0.8, 0.9)
+    with pytest.raises(InfeasibleError, match=r"acceptance of 0\.9 cannot .* accept 0\.8000; lower --min-acceptance"):
+        ThresholdsProblem(objectives, 0.9)
+    ThresholdsProblem(objectives, 0.8)
+
+
+@pytest.mark.parametrize("accepted", [1, 2, 5, 6])
+def test_the_acceptance_named_as_in_reach_is_in_reach_as_printed(accepted: int) -> None:
+    objectives = with_certainties(*[0.9] * accepted, *[0.4] * (7 - accepted))  # sevenths have no end of digits
+    with pytest.raises(InfeasibleError) as refused:
+        ThresholdsProblem(objectives, 1.0)
+    (named,) = re.findall(r"accept (0\.\d+);", str(refused.value))
+    ThresholdsProblem(objectives, float(named))
+
+
+def test_rows_of_which_nothing_can_be_accepted_are_refused_whatever_is_asked_for() -> None:
+    with pytest.raises(InfeasibleError, match="no event of these rows is accepted"):
+        ThresholdsProblem(with_certainties(0.1, 0.2), 0.0)

@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from nsga2.objectives import Objectives
+from nsga2.problem import ThresholdsProblem
+from nsga2.search import search
+from tests.captures import SHARED, needs_shared
+from tests.nsga2.plain_objectives import plain_normalised, plain_scores, plain_table
+from tests.nsga2.test_objectives import EXACT, random_evaluation
+from tests.nsga2.test_problem import with_certainties
+from utils.errors import InfeasibleError
+from utils.results import Evaluation, Front, read_evaluation
+
+LEAST = 0.8
+PUBLISHED = SHARED / "data" / "evaluations" / "mobilenet_pc_2016_02.csv"
+
+
+def dominated(points: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether each point (k, 2) is beaten by one of the others (m, 2): no worse in both, better in one."""
+    return np.array([bool(((by <= point).all(axis=1) & (by < point).any(axis=1)).any()) for point in points])
+
+
+def found(evaluation: Evaluation, cost_model: str = "paper", least: float = LEAST, generations: int = 15) -> Front:
+    problem = ThresholdsProblem(Objectives(evaluation, cost_model), least)
+    return search(problem, population=40, offspring=30, generations=generations, seed=4)
+
+
+def assert_front_holds(front: Front, table: pd.DataFrame, cost_model: str) -> None:
+    """Check each point by the plain objectives: feasible, and of the error and time that the front says."""
+    for thresholds, (error, time) in zip(front.thresholds, front.objectives, strict=True):
+        plain = plain_scores(table, thresholds, cost_model)
+        assert plain.acceptance >= LEAST - EXACT
+        assert error == pytest.approx(plain.error, abs=EXACT)
+        assert time == pytest.approx(plain_normalised(table, plain.time, cost_model), abs=EXACT)
+    assert not dominated(front.objectives, front.objectives).any()
+
+
+@pytest.mark.parametrize("cost_model", ["paper", "full"])
+def test_every_point_of_a_front_is_feasible_and_undominated_and_the_plain_objectives_agree(cost_model: str) -> None:
+    evaluation = random_evaluation(400)
+    front = found(evaluation, cost_model)
+    assert len(front) > 5
+    assert_front_holds(front, plain_table(evaluation), cost_model)
+
+
+@needs_shared
+def test_a_front_of_a_published_evaluation_holds_too_and_runs_from_all_at_exit_1_on() -> None:
+    front = found(read_evaluation([PUBLISHED]))
+    assert_front_holds(front, pd.read_csv(PUBLISHED), "paper")
+    assert front.objectives[0, 1] < 0.01
+    assert front.objectives[:, 0].min() < front.objectives[0, 0] - 0.01
+
+
+def test_a_front_is_sorted_by_time_and_carries_both_ends() -> None:
+    evaluation = random_evaluation(400)
+    front, objectives = found(evaluation), Objectives(evaluation)
+    assert (np.diff(front.objectives[:, 1]) >= 0).all()
+    assert (front.min_time, front.max_time) == (objectives.min_time, objectives.max_time)
+    assert (front.accuracy_1, front.accuracy_2) == objectives.accuracies
+    assert (front.acceptance_1, front.acceptance_2) == (1.0, 1.0)
+
+
+def test_on_few_rows_the_search_finds_the_exact_front() -> None:
+    evaluation = random_evaluation(8, seed=5)
+    objectives = Objectives(evaluation)
+    problem = ThresholdsProblem(objectives, LEAST)
+    # Only thresholds at a certainty, or above all of them, can make a difference.
+    exit_1, exit_2 = ([0.5, *column, 1.0] for column in (evaluation.certainty_1, evaluation.certainty_2))
+    every = np.array(list(itertools.product(exit_1, exit_1, exit_2, exit_2)))
+    scores = objectives.scores(every)
+    points = np.column_stack((scores.error, objectives.normalise(scores.time)))[scores.acceptance >= LEAST - EXACT]
+    exact = points[~dominated(points, points)]
+    front = search(problem, population=100, offspring=80, generations=60, seed=1)
+    assert len(np.unique(exact, axis=0)) > 2
+    assert {tuple(point) for point in front.objectives} == {tuple(point) for point in exact}
+
+
+def test_a_seed_repeats_a_front_to_the_bit_and_another_seed_gives_another() -> None:
+    problem = ThresholdsProblem(Objectives(random_evaluation(200)), LEAST)
+
+    def front(seed: int) -> tuple[bytes, bytes]:
+        result = search(problem, population=20, offspring=20, generations=5, seed=seed)
+        return result.thresholds.tobytes(), result.objectives.tobytes()
+
+    assert front(7) == front(7)
+    assert front(7) != front(8)
+
+
+def test_equal_points_do_not_delete_each_other() -> None:
+    front = search(
+        ThresholdsProblem(with_certainties(0.9, 0.9), 1.0), population=20, offspring=20, generations=5, seed=1
+    )
+    best = [tuple(point) for point in front.objectives if tuple(point) == (0.0, 0.0)]
+    assert len(best) == len(front) > 1
+    assert len(np.unique(front.thresholds, axis=0)) == len(front)
+
+
+def test_progress_is_told_each_generation() -> None:
+    told: list[int] = []
+    search(ThresholdsProblem(Objectives(random_evaluation(50)), 0.5), 10, 10, 6, 1, told.append)
+    assert told == [1] * 6
+
+
+def test_a_search_too_short_to_meet_the_constraint_says_so() -> None:
+    # Both rows are accepted only by thresholds that are 0.5 exactly, which two random candidates are not.
+    problem = ThresholdsProblem(with_certainties(0.5, 0.5), 1.0)
+    with pytest.raises(InfeasibleError, match="raise --gen or --population"):
+        search(problem, population=2, offspring=1, generations=1, seed=1)
