@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
             path = folder.save(trainer, result, facts)
             print(f"epoch {result.epoch}: training loss {loss:.3f}, {_held_back(result)} -> {path}", flush=True)
     except KeyboardInterrupt:
-        if trainer.epoch > 1 or args.resume:
+        if folder.epochs and folder.state_path.exists():
             print(
                 "the last complete epoch is saved; the same command with --resume goes on from it",
                 file=sys.stderr,

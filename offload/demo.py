@@ -57,12 +57,11 @@ def run(args: argparse.Namespace) -> None:
     from utils.results import read_front
 
     start = time.monotonic()
+    # A folder of this run's own, so that the only checkpoint in it is the one just trained.
+    saves = make_folder(args.output_folder / time.strftime("training-%Y%m%d-%H%M%S"))
     output, data = make_folder(args.output_folder), args.dataset_folder
     train, choose, operate = (find_datasets(data, month)[0] for month in ("2016_01", "2016_02", "2016_03"))
-    saves = make_folder(output / "saves")
-    for stale in saves.glob("*WithExits_*"):
-        stale.unlink()
-    trained, calibrated = saves, output / "calibrated.pth"
+    calibrated = output / "calibrated.pth"
     evaluation, front_file = output / "evaluation.csv", output / "front.sav"
     inference, verdicts = output / "inference.csv", output / "verdicts.csv"
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
         f"train both exits on {train.name}", "dnn/train-early-exit-network.py", "--dataset-folder", data,
         "--glob", "2016_01", "--model", args.model, "--epochs", args.epochs, "--keep", 1, "--output-folder", saves,
     )  # fmt: skip
-    trained = next(saves.glob("*.pth"))
+    (trained,) = saves.glob("*.pth")
     _stage(
         f"calibrate on {choose.name}", "calibration/Calibrate2exits.py", "--trained-model", trained,
         "--calibrated-model-savefile", calibrated, "--dataset", choose, "--savefolder", output,
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     _stage(
         "search the thresholds", "nsga2/nsga2_2variables.py", "--min-acceptance", args.min_acceptance,
-        "--eval-file", evaluation, "--savefile", front_file, "--gen", 300,
+        "--eval-file", evaluation, "--savefile", front_file, "--gen", 300, "--cost-model", "full",
     )  # fmt: skip
     _stage(
         "choose the operation point", "nsga2/gen-op-point-chart.py", "--datafile", front_file,

@@ -9,14 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+# Two cores serve the tests, the worker and the client at once. Read when torch is imported, here and in scripts run.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker, find_server
 from tests.networks import calibrated_network
-
-# Two cores serve the tests, the worker and the client at once.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:

@@ -1,0 +1,341 @@
+"""Every script, given every bad file and number: one line that names it, exit code 2, and nothing changed on disk."""
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bad_files import (
+    CHECKPOINTS,
+    DATASET_FOLDERS,
+    DATASETS,
+    EVALUATIONS,
+    FRONTS,
+    INPUT_FOLDERS,
+    OUTPUT_FOLDERS,
+    OUTPUTS,
+    ROWS,
+    SINGLE_EXIT,
+    UNLABELLED,
+    Fault,
+    files_below,
+    good_evaluation,
+    good_front,
+    month,
+    write_cells,
+)
+from tests.scripts import ROOT, SCRIPTS, call, load_script
+from utils.results import write_front
+
+TRAIN = "dnn/train-early-exit-network.py"
+CALIBRATE = "calibration/Calibrate2exits.py"
+EVALUATE = "evaluations/generate-model-evaluation-csv.py"
+SEARCH = "nsga2/nsga2_2variables.py"
+CHART = "nsga2/gen-op-point-chart.py"
+INFER = "dnn/inference.py"
+SERVER = "offload/ee-processor-server.py"
+CLIENT = "offload/ee-processor-client.py"
+DEMO = "offload/demo.py"
+MAKE_SAMPLE = "dataset/make-sample-dataset.py"
+FETCH_DATASET = "dataset/download-dataset.py"
+FETCH_MODELS = "trained_models/download-trained-models.py"
+
+Faults = Mapping[str, Fault]
+LABELLED: Faults = {**DATASETS, **UNLABELLED}
+TWO_EXITS: Faults = {**CHECKPOINTS, **SINGLE_EXIT}
+PATHS: dict[str, dict[str, Faults]] = {
+    TRAIN: {"--dataset-folder": DATASET_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
+    CALIBRATE: {
+        "--trained-model": TWO_EXITS,
+        "--dataset": LABELLED,
+        "--calibrated-model-savefile": OUTPUTS,
+        "--savefolder": OUTPUT_FOLDERS,
+    },
+    EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": OUTPUTS},
+    SEARCH: {"--eval-file": EVALUATIONS, "--savefile": OUTPUTS},
+    CHART: {"--datafile": FRONTS, "--savefile": OUTPUTS},
+    INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
+    SERVER: {"--trained-network-file": TWO_EXITS},
+    CLIENT: {"--trained-network-file": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
+    DEMO: {"--dataset-folder": INPUT_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
+    MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
+    FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
+    FETCH_MODELS: {"--output-folder": OUTPUT_FOLDERS},
+}
+CASES = [
+    pytest.param(script, option, fault, id=f"{Path(script).stem} {option} {name}")
+    for script, options in PATHS.items()
+    for option, faults in options.items()
+    for name, fault in faults.items()
+]
+NOWHERE = "http://127.0.0.1:1"
+
+# Options that take a number, and what is out of their range.
+NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
+    TRAIN: {
+        "--batch_size": ("0", "-5", "1.5"),
+        "--epochs": ("0", "1e3"),
+        "--validation-split": ("0", "1", "nan", "-0.1"),
+        "--learning-rate": ("0", "1", "inf"),
+        "--keep": ("0", "-1"),
+        "--seed": ("-1", "4294967296"),
+    },
+    CALIBRATE: {"--batch-size": ("0",), "--max-iter": ("0", "-1"), "--epochs": ("0",)},
+    EVALUATE: {"--batch-size": ("0", "")},
+    SEARCH: {
+        "--min-acceptance": ("-0.01", "1.01", "nan", "inf"),
+        "--offspring": ("0", "1000000000"),
+        "--gen": ("0", "-3"),
+        "--population": ("1", "1000000000"),
+        "--seed": ("-1", "4294967296", "0.5"),
+    },
+    CHART: {"--operation-point": ("-1", "2.5", "nan")},
+    INFER: {"--batch-size": ("0",)},
+    SERVER: {"--mq-port": ("0", "65536", "-1")},
+    CLIENT: {
+        "--batch-size": ("0",),
+        "--mq-port": ("0", "65536"),
+        "--request-timeout": ("0", "nan", "inf"),
+        "--normal-exit1-min-certainty": ("-0.1", "1.1", "nan"),
+        "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
+        "--normal-exit2-min-certainty": ("-1", "95"),
+        "--attack-exit2-min-certainty": ("-1", "98"),
+    },
+    DEMO: {"--epochs": ("0",), "--min-acceptance": ("1.5", "nan")},
+    MAKE_SAMPLE: {"--rows": ("0", "100001"), "--months": ("0", "13"), "--seed": ("-1",)},
+}
+NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    TRAIN: {"--model": ("resnet", "")},
+    CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
+    EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
+    SEARCH: {"--cost-model": ("free",)},
+    INFER: {"--model": ("resnet",)},
+    SERVER: {"--network": ("resnet", "")},
+    CLIENT: {"--network": ("resnet",), "--payload": ("pickle",)},
+    DEMO: {"--model": ("resnet",)},
+    FETCH_DATASET: {"--months": ("2016_13", "january")},
+    FETCH_MODELS: {"--model": ("resnet",)},
+}
+ASKS_FOR_DEVICE = (TRAIN, CALIBRATE, EVALUATE, INFER, SERVER, CLIENT)
+
+
+@pytest.fixture(scope="module")
+def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    """Arguments of every script that would do, but for the outputs, which each test adds."""
+    folder = tmp_path_factory.mktemp("good")
+    dataset = write_cells(month(), folder / "2016_01.csv")
+    good_evaluation().to_csv(folder / "evaluation.csv", index=False)
+    write_front(good_front(), folder / "front.sav")
+    model = {"--trained-model": checkpoint, "--model": "mobilenet", "--dataset": dataset}
+    network = {"--trained-network-file": checkpoint, "--network": "mobilenet"}
+    no_broker = {"--mq-hostname": "127.0.0.1", "--mq-port": 1}
+    return {
+        TRAIN: {"--dataset-folder": folder, "--model": "mobilenet", "--epochs": 1},
+        CALIBRATE: model,
+        EVALUATE: model,
+        SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2},
+        CHART: {"--datafile": folder / "front.sav"},
+        INFER: model,
+        SERVER: {**network, **no_broker},
+        CLIENT: {**network, **no_broker, "--dataset": dataset},
+        DEMO: {"--dataset-folder": folder, "--epochs": 1},
+        MAKE_SAMPLE: {"--rows": 5, "--months": 1},
+        FETCH_DATASET: {"--base-url": NOWHERE},
+        FETCH_MODELS: {"--base-url": NOWHERE},
+    }
+
+
+def with_outputs(script: str, options: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return the options, each output of the script being a file or folder of an earlier run."""
+    complete = dict(options)
+    for option, faults in PATHS[script].items():
+        if faults in (OUTPUTS, OUTPUT_FOLDERS):
+            complete[option] = path = folder / ("out.png" if script == CHART else f"out{option}")
+            if faults is OUTPUT_FOLDERS:
+                path.mkdir()
+                path /= "earlier"
+            path.write_bytes(b"of an earlier run")
+    return complete
+
+
+def flat(options: Mapping[str, object]) -> list[object]:
+    return [part for pair in options.items() for part in pair]
+
+
+def actions(script: str) -> dict[str, argparse.Action]:
+    """Return what a script's parser does for each option, by its first name."""
+    parser: argparse.ArgumentParser = load_script(script).make_parser()
+    return {action.option_strings[0]: action for action in parser._actions if action.dest != "help"}
+
+
+def test_every_script_is_tried() -> None:
+    assert set(PATHS) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_file_and_number_and_name_that_a_script_takes_is_tried(script: str) -> None:
+    taken = actions(script)
+    assert {name for name, action in taken.items() if action.type is Path} == set(PATHS[script])
+    checked = {name for name, action in taken.items() if action.choices or action.type not in {None, Path}}
+    assert checked == set(NUMBERS.get(script, {})) | set(NAMES.get(script, {}))
+    assert ("--device" in taken) == (script in ASKS_FOR_DEVICE)
+
+
+@pytest.mark.parametrize(("script", "option", "fault"), CASES)
+def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    good: Mapping[str, Mapping[str, object]],
+    tmp_path: Path,
+    script: str,
+    option: str,
+    fault: Fault,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = with_outputs(script, good[script], tmp_path)
+    (tmp_path / "bad").mkdir()
+    bad = fault.make(tmp_path / "bad")
+    before = files_below(tmp_path)
+    ended = call(capsys, script, *flat({**options, option: bad}))
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended.err
+    line = ended.err.rstrip("\n")
+    assert line.startswith(f"{Path(script).name}: error: ")
+    assert str(bad) in line or str(bad.parent) in line  # of an output, what could not be made
+    assert [words for words in fault.says if words not in line] == []
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("script", [TRAIN, CALIBRATE, EVALUATE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(
+    capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path, script: str
+) -> None:
+    options = flat(with_outputs(script, good[script], tmp_path))
+    if script == CLIENT:
+        options.append("--process-exit2-locally")
+    before = files_below(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes; a longer file fails as on a full disk
+    try:
+        ended = call(capsys, script, *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended.err
+    assert f"{tmp_path}/out" in ended.err
+    assert "cannot be written" in ended.err
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "value"),
+    [
+        (script, option, value)
+        for table in (NUMBERS, NAMES)
+        for script, options in table.items()
+        for option, values in options.items()
+        for value in (*values, "nonsense")
+    ],
+)
+def test_a_number_out_of_range_or_an_unknown_name_is_a_usage_error_that_quotes_it(
+    capsys: pytest.CaptureFixture[str], script: str, option: str, value: str
+) -> None:
+    ended = call(capsys, script, f"{option}={value}")
+    first, *_, last = ended.err.splitlines()
+    assert (ended.code, ended.out) == (2, "")
+    assert first.startswith(f"usage: {Path(script).name} ")
+    assert last.startswith(f"{Path(script).name}: error: argument {option}")
+    assert repr(value) in last
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unknown_option_or_one_that_is_missing_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], script: str
+) -> None:
+    savefiles = {option: "out" for option in PATHS[script] if "save" in option}
+    ended = call(capsys, script, *flat({**good[script], **savefiles}), "--nonsense")
+    assert (ended.code, ended.err.splitlines()[-1].endswith("error: unrecognized arguments: --nonsense")) == (2, True)
+    required = [name for name, action in actions(script).items() if action.required]
+    if required:
+        ended = call(capsys, script)
+        assert (ended.code, ended.out) == (2, "")
+        assert all(option in ended.err.splitlines()[-1] for option in required)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "cpu:1", "meta", "nonsense", ""])
+@pytest.mark.parametrize("script", ASKS_FOR_DEVICE)
+def test_a_device_that_is_not_there_is_one_line_with_the_remedy(
+    capsys: pytest.CaptureFixture[str],
+    good: Mapping[str, Mapping[str, object]],
+    tmp_path: Path,
+    script: str,
+    device: str,
+) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    options = with_outputs(script, good[script], tmp_path)
+    before = files_below(tmp_path)
+    ended = call(capsys, script, *flat(options), "--device", device)
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert f"--device {device}" in ended.err or f"--device {device!r}" in ended.err
+    assert "use --device cpu" in ended.err or "use cpu" in ended.err
+    assert files_below(tmp_path) == before
+
+
+def test_of_several_evaluation_files_the_bad_one_is_named(
+    capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path
+) -> None:
+    bad = EVALUATIONS["NaN"].make(tmp_path)
+    ended = call(capsys, SEARCH, *flat(good[SEARCH]), "--eval-file", bad, "--savefile", tmp_path / "out.sav")
+    assert (ended.code, f"error: {bad}: row 4" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("certainties", "says"),
+    [([0.1, 0.1], "no event of these rows is accepted"), ([0.1, 0.9], "accept 0.5000; lower --min-acceptance")],
+)
+def test_an_acceptance_out_of_reach_is_one_line_and_no_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, certainties: list[float], says: str
+) -> None:
+    table = good_evaluation().assign(cnf_exit_1=0.1, cnf_exit_2=certainties * (ROWS // 2))
+    table.to_csv(tmp_path / "evaluation.csv", index=False)
+    before = files_below(tmp_path)
+    ended = call(capsys, SEARCH, "--eval-file", tmp_path / "evaluation.csv", "--savefile", tmp_path / "out.sav")
+    (line,) = ended.err.splitlines()
+    assert (ended.code, says in line) == (2, True)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["text", "cut off", "a bomb, pickled", "a bomb, in torch's archive", "a list", "empty"]
+)
+def test_a_bad_file_to_resume_from_is_one_line_and_stays_as_it_is(
+    capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path, name: str
+) -> None:
+    state = tmp_path / "MobileNetV2WithExits_unfinished.state"
+    CHECKPOINTS[name].make(tmp_path).rename(state)
+    before = files_below(tmp_path)
+    ended = call(capsys, TRAIN, *flat(good[TRAIN]), "--output-folder", tmp_path, "--resume")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert str(state) in ended.err
+    assert files_below(tmp_path) == before
+
+
+def test_resuming_where_nothing_was_interrupted_is_one_line(
+    capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path
+) -> None:
+    ended = call(capsys, TRAIN, *flat(good[TRAIN]), "--output-folder", tmp_path, "--resume")
+    (line,) = ended.err.splitlines()
+    assert (ended.code, line.endswith("leave out --resume")) == (2, True)
+    assert files_below(tmp_path) == {}
+
+
+def test_a_hostile_file_given_by_a_user_is_one_line_and_does_nothing(tmp_path: Path) -> None:
+    bad = FRONTS["a bomb"].make(tmp_path)
+    arguments = ("--datafile", bad, "--savefile", tmp_path / "out.png")
+    ended = subprocess.run([sys.executable, ROOT / CHART, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (2, "", 1)
+    assert set(files_below(tmp_path)) == {str(bad)}
