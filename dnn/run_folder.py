@@ -101,10 +101,12 @@ class RunFolder:
         try:
             if state["facts"] != dict(facts):
                 raise ValueError("data differ")
+            if any(Path(name).name != name for name in (state["timestamp"], *state["history"])):
+                raise ValueError("a name leads out of the folder")
             trainer.restore(state["trainer"])
             self.timestamp = state["timestamp"]
             self.epochs = {name: EpochResult(*result) for name, result in state["history"].items()}
-        except (KeyError, TypeError, ValueError, RuntimeError) as problem:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as problem:
             raise CheckpointError(
                 f"{self.state_path}: was started with other options or data; give the same, or leave out --resume"
             ) from problem

@@ -84,7 +84,8 @@ def measure_single_exit(
         for images in batches(features, batch_size, device):
             watch = Stopwatch(clock, device)
             logits = network(images)
-            values = (*certainty(logits.cpu().numpy()), watch.lap() / len(images))
+            seconds = watch.lap() / len(images)
+            values = (*certainty(logits.cpu().numpy()), seconds)
             tables.append(pd.DataFrame(dict(zip(SINGLE_EXIT_EVALUATION_COLUMNS[1:], values, strict=True))))
             progress(len(images))
     table = pd.concat(tables, ignore_index=True)

@@ -11,6 +11,7 @@ A file of ours is a table of plain values and tensors::
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,9 +61,7 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
     """
     content = _load(check_readable(path, CheckpointError))
     if "state_dict" in content:
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{path}: checkpoint format {version!r} is not {FORMAT_VERSION}; update the toolkit")
+        _check_header(content, path)
         state, facts, entry = content["state_dict"], content.get("training", {}), content.get("input_transform")
         named = content.get("architecture")
     else:
@@ -80,6 +79,7 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
         network = architecture.create()
         whole = calibrated(network) if is_calibrated else network
     _check_shapes(whole, state, path)
+    _check_values(state, path)
     whole.load_state_dict(state, strict=True, assign=True)
     try:
         network.transform = preprocessing.from_entry(entry)
@@ -168,7 +168,9 @@ def fingerprint(network: TwoExits) -> str:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's guesses at what an odd file may be
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise CheckpointError(
             f"{path}: is damaged, or holds more than tensors and plain values and is not run; fetch or train it again"
@@ -180,16 +182,23 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
+def _check_header(content: Mapping[str, Any], path: Path) -> None:
+    version = content.get("format_version")
+    named, facts = content.get("architecture"), content.get("training", {})
+    if not isinstance(version, int) or not isinstance(named, str | None) or not isinstance(facts, dict):
+        raise CheckpointError(f"{path}: its format version, architecture or training facts are damaged; train it again")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: checkpoint format {version} is not {FORMAT_VERSION}; update the toolkit")
+
+
 def _check_tensors(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path}: holds no weights; it is not a checkpoint of a network")
     for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.layout != torch.strided:
+        if not isinstance(key, str):
+            raise CheckpointError(f"{path}: holds weights without names; it is not a checkpoint of a network")
+        if not preprocessing.is_plain(value):
             raise CheckpointError(f"{path}: {key!r} is not a float32 tensor; it is not a checkpoint of a network")
-        if not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{path}: {key!r} holds NaN or infinity; train again with a lower learning rate")
-        if key.startswith("temperature") and not bool((value > 0).all()):
-            raise CheckpointError(f"{path}: {key!r} is not positive; calibrate again")
     # A calibrated single-exit network may name its only temperature without a number.
     return {"temperature.0" if key == "temperature" else key: value for key, value in state.items()}
 
@@ -223,3 +232,12 @@ def _check_shapes(network: nn.Module, state: Mapping[str, Tensor], path: Path) -
             raise CheckpointError(
                 f"{path}: {key!r} has shape {tuple(state[key].shape)}, not {tuple(value.shape)}; it is damaged"
             )
+
+
+def _check_values(state: Mapping[str, Tensor], path: Path) -> None:
+    """Look at every number; only once the shapes are known, for a file of 100 bytes can claim a tensor of any."""
+    for key, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {key!r} holds NaN or infinity; train again with a lower learning rate")
+        if key.startswith("temperature") and not bool((value > 0).all()):
+            raise CheckpointError(f"{path}: {key!r} is not positive; calibrate again")

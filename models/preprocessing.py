@@ -5,7 +5,7 @@ reads them as they are trains slowly and badly (72 % after eight epochs against 
 among the training rows removes the scale. The published networks have no such layer: theirs is ``Identity``.
 """
 
-from typing import Final
+from typing import Final, TypeGuard
 
 import numpy as np
 import torch
@@ -15,6 +15,13 @@ from torch import Tensor, nn
 from utils.schema import FEATURE_COUNT
 
 MAX_KNOTS: Final = 1000
+
+
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """Return whether something read from a file is a float32 tensor of the ordinary kind: dense, and with its data."""
+    if not isinstance(value, Tensor) or value.is_nested or value.is_neg():
+        return False
+    return (value.dtype, value.layout, value.device.type) == (torch.float32, torch.strided, "cpu")
 
 
 class Identity(nn.Module):
@@ -121,6 +128,8 @@ def from_entry(entry: object) -> nn.Module:
     if entry.get("kind") == Identity.kind:
         return Identity()
     knots, levels = entry.get("knots"), entry.get("levels")
-    if entry.get("kind") != QuantileTransform.kind or not (isinstance(knots, Tensor) and isinstance(levels, Tensor)):
-        raise ValueError(f"the input transform {entry.get('kind')!r} is unknown to this version")
+    if entry.get("kind") != QuantileTransform.kind:
+        raise ValueError("the input transform is of a kind unknown to this version")
+    if not is_plain(knots) or not is_plain(levels):
+        raise ValueError("the input transform lacks its knots or levels, float32 tensors")
     return QuantileTransform(knots, levels)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from utils.errors import DatasetError
 from utils.files import check_folder, check_readable
 from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IMAGE_SIDE
+from utils.tables import found, place, read_csv
 
 SUFFIXES: Final = (".csv", ".csv.bz2", ".csv.gz")
 
@@ -53,7 +54,8 @@ def read_dataset(path: Path, *, labelled: bool = False) -> Dataset:
     """
     columns = _header(check_readable(path, DatasetError))
     _check_columns(columns, path, labelled=labelled)
-    frame = _parse(path)
+    # Text is inspected only where a column turns out not to be numeric; bytes that are not UTF-8 become such text.
+    frame = read_csv(path, DatasetError, low_memory=False, encoding_errors="backslashreplace")
     if frame.empty:
         raise DatasetError(f"{path}: has a header but no rows; it needs at least one record")
     features = _finite_numbers(frame, path)
@@ -110,16 +112,7 @@ def read_all_labelled(paths: Sequence[Path]) -> tuple[Dataset, NDArray[np.int64]
 
 
 def _header(path: Path) -> list[str]:
-    try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
-    except (
-        UnicodeDecodeError,
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        OSError,
-        EOFError,
-    ) as problem:
-        raise DatasetError(f"{path}: is not a CSV file: {problem}; export it again") from problem
+    first = read_csv(path, DatasetError, header=None, nrows=1, dtype=str, keep_default_na=False)
     return [str(name) for name in first.iloc[0]]
 
 
@@ -141,19 +134,6 @@ def _check_columns(columns: list[str], path: Path, *, labelled: bool) -> None:
         raise DatasetError(f"{path}: has no {CLASS!r} column; this stage needs a labelled dataset")
 
 
-def _parse(path: Path) -> pd.DataFrame:
-    try:
-        # Blank lines are kept, as rows of empty cells, so that row numbers in messages are those of the file.
-        # Text is inspected only where a column turns out not to be numeric.
-        return pd.read_csv(path, index_col=False, skip_blank_lines=False, low_memory=False)
-    except (UnicodeDecodeError, pd.errors.ParserError, OSError, EOFError) as problem:
-        raise DatasetError(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
-
-
-def _place(row: int) -> str:
-    return f"row {row + 1} (line {row + 2})"
-
-
 def _finite_numbers(frame: pd.DataFrame, path: Path) -> NDArray[np.float32]:
     values = np.empty((len(frame), FEATURE_COUNT), dtype=np.float32)
     for index, name in enumerate(FEATURES):
@@ -164,10 +144,9 @@ def _finite_numbers(frame: pd.DataFrame, path: Path) -> NDArray[np.float32]:
         wrong = ~np.isfinite(values[:, index])
         if wrong.any():
             row = int(np.argmax(wrong))
-            cell = column.iloc[row]
-            found = "is empty" if pd.isna(cell) else f"holds {str(cell)[:40]!r}"
             raise DatasetError(
-                f"{path}: {_place(row)}, column {name!r} {found}; a finite number is needed, mend or drop the row"
+                f"{path}: {place(row)}, column {name!r} {found(column.iloc[row])}; "
+                "a finite number is needed, mend or drop the row"
             )
     return values
 
@@ -182,7 +161,7 @@ def _labels(column: "pd.Series[Any]", path: Path) -> NDArray[np.int64]:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DatasetError(
-            f"{path}: {_place(row)}, column {CLASS!r} holds {str(column.iloc[row])[:40]!r}; "
+            f"{path}: {place(row)}, column {CLASS!r} {found(column.iloc[row])}; "
             f"the classes are 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}"
         )
     return numbers.astype(np.int64)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import InputFileError
@@ -15,17 +15,25 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
     Raises:
         InputFileError: (or the given child of it) naming the path and what is wrong with it.
     """
-    if not path.exists():
-        raise error(f"{path}: no such file; check the path")
-    if path.is_dir():
+    if _is_folder(path):
         raise error(f"{path}: is a folder; name a file in it")
     try:
         with path.open("rb") as stream:
             if not stream.read(1):
                 raise error(f"{path}: is empty; it may be an interrupted copy, fetch or make it again")
+    except (FileNotFoundError, NotADirectoryError) as problem:
+        raise error(f"{path}: no such file; check the path") from problem
     except OSError as problem:
-        raise error(f"{path}: cannot be read: {problem.strerror}") from problem
+        raise error(f"{path}: cannot be read: {problem.strerror}; check the path and its permissions") from problem
     return path
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether ``path`` is a folder; False where it cannot be looked at, for its use will then say why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def check_folder(path: Path) -> Path:
@@ -34,8 +42,8 @@ def check_folder(path: Path) -> Path:
     Raises:
         InputFileError: it is missing, or is not a folder.
     """
-    if not path.is_dir():
-        problem = "is a file, not a folder" if path.exists() else "no such folder"
+    if not _is_folder(path):
+        problem = "is a file, not a folder" if os.access(path, os.F_OK) else "no such folder"
         raise InputFileError(f"{path}: {problem}; name a folder")
     return path
 
@@ -63,7 +71,11 @@ def check_writable(path: Path) -> Path:
     Raises:
         InputFileError: the path is a folder, or its folder cannot be written to.
     """
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as problem:
+        raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
+    if is_folder:
         raise InputFileError(f"{path}: is a folder; name the file to write in it")
     make_folder(path.parent)
     return path
@@ -90,4 +102,5 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as problem:
         raise InputFileError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()

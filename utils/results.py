@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import pickletools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from utils.errors import ResultFileError
 from utils.files import check_readable, replacing
 from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, Thresholds
+from utils.tables import COMPRESSIONS, found, place, read_csv
 
-_LARGEST_RESULT_FILE: Final = 64 * 2**20
+_LARGEST_RESULT_FILE: Final = 4 * 2**20
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -26,8 +28,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         InputFileError: the file cannot be written.
     """
     with replacing(path) as partial:
-        # pandas would guess a compression from the temporary name's ending as from the final one's: they are the same.
-        table.to_csv(partial, index=False)
+        table.to_csv(partial, index=False, compression=COMPRESSIONS.get(path.suffix))
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,7 @@ def read_evaluation(paths: Sequence[Path]) -> Evaluation:
 
 def _evaluation_columns(path: Path) -> list[NDArray[Any]]:
     check_readable(path, ResultFileError)
-    try:
-        table = pd.read_csv(path, index_col=False)
-    except (ValueError, OSError, EOFError) as problem:
-        raise ResultFileError(f"{path}: is not a CSV file: {problem}") from problem
+    table = read_csv(path, ResultFileError)
     missing = [name for name in EVALUATION_COLUMNS if name not in table]
     if missing:
         raise ResultFileError(
@@ -93,8 +91,7 @@ def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[An
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ResultFileError(
-            f"{path}: row {row + 1} (line {row + 2}), column {name!r} holds {str(table[name].iloc[row])[:40]!r}, "
-            f"not {allowed}"
+            f"{path}: {place(row)}, column {name!r} {found(table[name].iloc[row])}; it must be {allowed}"
         )
     return values.astype(np.int64) if name.startswith("y") else values
 
@@ -149,11 +146,9 @@ def read_front(path: Path) -> Front:
             f"{path}: is larger than any NSGA-II result file; write one with nsga2/nsga2_2variables.py"
         )
     try:
-        content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        content = _plain_load(path.read_bytes())
     except _ForbiddenError as problem:
-        raise ResultFileError(
-            f"{path}: asks to load {problem}, which a result file never needs; do not trust it"
-        ) from None
+        raise ResultFileError(f"{path}: asks for {problem}, which a result file never needs; do not trust it") from None
     except Exception as problem:  # a damaged pickle surfaces as almost any type
         raise ResultFileError(f"{path}: is not an NSGA-II result file, or is cut off; write it again") from problem
     if not isinstance(content, list) or len(content) != len(Front.__dataclass_fields__):
@@ -170,17 +165,30 @@ def _matrix(value: object, columns: int, path: Path) -> NDArray[np.float64]:
     array = value.to_numpy() if isinstance(value, _PickledArray) else None
     if array is None or array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != columns:
         raise ResultFileError(f"{path}: does not hold a table of {columns} columns where it should")
-    if not len(array) or not np.isfinite(array).all():
-        raise ResultFileError(f"{path}: holds an empty table, or NaN or infinity in one")
+    if not np.isfinite(array).all():
+        raise ResultFileError(f"{path}: holds NaN or infinity")
     return array.astype(np.float64)
 
 
 def _scalar(value: object, path: Path) -> float:
     array = value.to_numpy() if isinstance(value, _PickledArray) else None
     number = array.item() if array is not None and array.size == 1 else value
-    if not isinstance(number, int | float) or not np.isfinite(number) or number < 0:
-        raise ResultFileError(f"{path}: holds {str(number)[:40]!r} where a time or a rate should stand")
+    if not isinstance(number, int | float):
+        raise ResultFileError(f"{path}: holds no number where a time or a rate should stand")
+    if not math.isfinite(number) or number < 0:
+        raise ResultFileError(f"{path}: holds {number} where a time or a rate should stand")
     return float(number)
+
+
+# What arrays, numbers, text, lists and tuples are pickled as. The rest is refused before anything is loaded: ten bytes
+# of it fill the memory (LONG_BINPUT), or keep the processor busy for years (a table keyed by nested tuples).
+_OPCODES: Final = (
+    *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BYTEARRAY8"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+)
 
 
 class _ForbiddenError(Exception):
@@ -195,16 +203,15 @@ class _PickledDtype:
         self.byte_order: object = "<"
 
     def __setstate__(self, state: object) -> None:
-        if isinstance(state, tuple) and len(state) > 1:
+        # version, byte order, sub-array, field names, fields, size, alignment, flags
+        if isinstance(state, tuple) and len(state) == 8 and all(part is None for part in state[2:5]):
             self.byte_order = state[1]
+        else:
+            self.byte_order = None
 
     def to_numpy(self) -> "np.dtype[Any] | None":
-        if self.code not in {"f4", "f8", "i4", "i8", "u1", "b1"} or self.byte_order not in {
-            "<",
-            ">",
-            "|",
-            "=",
-        }:
+        # As tuples, not sets: what a file put here may have no hash, or one that takes for ever.
+        if self.code not in ("f4", "f8", "i4", "i8", "u1", "b1") or self.byte_order not in ("<", ">", "|", "="):
             return None
         return np.dtype(f"{self.byte_order}{self.code}")
 
@@ -225,11 +232,18 @@ class _PickledArray:
         dtype = pickled.to_numpy() if isinstance(pickled, _PickledDtype) else None
         if dtype is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
             return None
-        if not all(isinstance(length, int) and length >= 0 for length in shape):
+        if len(shape) > 2 or not all(isinstance(length, int) and length > 0 for length in shape):
             return None
         if math.prod(shape) * dtype.itemsize != len(data):
             return None
         return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _plain_load(data: bytes) -> object:
+    for opcode, _argument, _position in pickletools.genops(data):
+        if opcode.name not in _OPCODES:
+            raise _ForbiddenError(f"the pickle operation {opcode.name}")
+    return _PlainUnpickler(io.BytesIO(data)).load()
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -246,4 +260,4 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.partition(".")[0] == "numpy" and name in self._ADMITTED:
             return self._ADMITTED[name]
-        raise _ForbiddenError(f"{module}.{name}")
+        raise _ForbiddenError(f"{module}.{name}"[:80])

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from models.calibrated import CalibratedNetwork
+from models.prediction import batches, predict, select_device
+from tests.networks import SAMPLE, calibrated_network
+from utils.dataset import read_dataset, to_images
+from utils.errors import DeviceError
+
+FEATURES = read_dataset(SAMPLE).features[:23]
+
+
+@pytest.fixture(scope="module")
+def network() -> CalibratedNetwork:
+    return calibrated_network("MobileNetV2WithExits")
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 23), (10, [10, 10, 3]), (23, [23]), (1000, [23])])
+def test_batches_are_all_rows_in_order_as_images(batch_size: int, sizes: list[int]) -> None:
+    parts = list(batches(FEATURES, batch_size))
+    assert [len(part) for part in parts] == sizes
+    np.testing.assert_array_equal(torch.cat(parts).numpy(), to_images(FEATURES))
+
+
+def test_the_logits_are_those_of_the_whole_network_in_order_whatever_the_batch_size(network: CalibratedNetwork) -> None:
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(to_images(FEATURES)))
+    for batch_size in (1, 10, 1000):
+        for found, logits in zip(predict(network, FEATURES, batch_size), expected, strict=True):
+            assert found.shape == (23, 2)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, logits.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_progress_is_told_the_rows_of_every_batch(network: CalibratedNetwork) -> None:
+    told = list[int]()
+    predict(network, FEATURES, 10, progress=told.append)
+    assert told == [10, 10, 3]
+
+
+def test_a_device_that_is_there_is_selected() -> None:
+    assert select_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "CPU", "cpu:1", "mps", "meta", "cuda:-1", "cuda:x", "cuda:999999999999"])
+def test_an_unknown_device_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(DeviceError, match=f"--device '{name}' is unknown; use cpu, cuda or cuda:N"):
+        select_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DeviceError, match=r"--device cuda:99: this machine shows .* use --device cpu"):
+        select_device("cuda:99")

@@ -1,0 +1,357 @@
+import bz2
+import csv
+import gzip
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.captures import SHARED, needs_shared
+from utils.dataset import Dataset, find_datasets, read_all_labelled, read_dataset, read_labelled, to_images
+from utils.errors import DatasetError, InputFileError
+from utils.schema import CLASS, FEATURES
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {".bz2": bz2.compress, ".gz": gzip.compress}
+
+HEADER = (*FEATURES, CLASS)
+LABELS = [0, 1, 1, 0]
+VALUES = np.random.default_rng(1).uniform(-0.5, 3, (len(LABELS), len(FEATURES))).round(6)
+ROWS = [[*map(str, values), str(label)] for values, label in zip(VALUES.tolist(), LABELS, strict=True)]
+
+COLUMN, ROW = FEATURES[40], 2
+PLACE = f"row {ROW + 1} (line {ROW + 2}), column {COLUMN!r}"
+"""What a message says of a bad cell made by ``with_cell``; row 1 is the first under the header."""
+
+
+def text_of(header: Sequence[str] = HEADER, rows: Sequence[Sequence[str]] = ROWS) -> str:
+    return "".join(",".join(line) + "\n" for line in [header, *rows])
+
+
+def with_cell(cell: str, column: str = COLUMN) -> str:
+    rows = [list(row) for row in ROWS]
+    rows[ROW][HEADER.index(column)] = cell
+    return text_of(rows=rows)
+
+
+def refusal(path: Path, content: str | bytes, *, labelled: bool = False) -> str:
+    """Return the message with which a file of that content is refused, less the file's name."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(path, labelled=labelled)
+    name, colon, reason = str(caught.value).partition(": ")
+    assert (name, colon) == (str(path), ": ")
+    return reason
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "month.csv"
+
+
+# What is read
+
+
+def test_features_labels_and_source_are_those_of_the_file(path: Path) -> None:
+    path.write_text(text_of())
+    dataset, labels = read_labelled(path)
+    np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32))
+    assert dataset.features.dtype == np.float32
+    assert labels.tolist() == LABELS
+    assert labels.dtype == np.int64
+    assert (dataset.source, len(dataset)) == ("month.csv", 4)
+
+
+@needs_shared
+@pytest.mark.parametrize("month", range(1, 9))
+def test_a_published_month_is_read_exactly_as_its_digits_say(month: int) -> None:
+    path = SHARED / "data" / "dataset" / f"2016_{month:02d}.csv"
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    dataset, labels = read_labelled(path)
+    expected = np.array([[float(row[name]) for name in FEATURES] for row in rows]).astype(np.float32)
+    np.testing.assert_array_equal(dataset.features, expected)
+    assert labels.tolist() == [int(row[CLASS]) for row in rows]
+
+
+def test_columns_in_any_order_give_the_same_dataset(path: Path) -> None:
+    order = np.random.default_rng(2).permutation(len(HEADER))
+    path.write_text(text_of([HEADER[i] for i in order], [[row[i] for i in order] for row in ROWS]))
+    dataset, labels = read_labelled(path)
+    np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32))
+    assert labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize("words", [("normal", "attack"), ("0", "attack"), ("0.0", "1.0"), (" normal", "1 ")])
+def test_classes_may_be_words_or_numbers(path: Path, words: tuple[str, str]) -> None:
+    path.write_text(text_of(rows=[[*row[:-1], words[int(row[-1])]] for row in ROWS]))
+    assert read_labelled(path)[1].tolist() == LABELS
+
+
+def test_a_file_without_the_class_column_is_read_as_unlabelled(path: Path) -> None:
+    path.write_text(text_of(FEATURES, [row[:-1] for row in ROWS]))
+    dataset = read_dataset(path)
+    assert dataset.labels is None
+    np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32))
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_a_compressed_file_is_read_like_a_plain_one(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"month.csv{ending}"
+    path.write_bytes(COMPRESS[ending](text_of().encode()))
+    np.testing.assert_array_equal(read_dataset(path).features, VALUES.astype(np.float32))
+
+
+@pytest.mark.parametrize("change", [("\n", "\r\n"), ("MOORE_min", "\ufeffMOORE_min")], ids=["crlf", "byte order mark"])
+def test_what_spreadsheets_add_to_a_file_does_not_matter(path: Path, change: tuple[str, str]) -> None:
+    old, new = change
+    path.write_bytes(text_of().replace(old, new, -1 if old == "\n" else 1).encode())
+    np.testing.assert_array_equal(read_dataset(path).features, VALUES.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["month.zip", "month.xz", "month.zst", "month"])
+def test_a_files_name_does_not_make_plain_text_anything_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(text_of())
+    assert len(read_dataset(tmp_path / name)) == 4
+
+
+# What is refused: the file as a whole
+
+
+def test_a_missing_file_is_refused(path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"^{re.escape(str(path))}: no such file"):
+        read_dataset(path)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"^{re.escape(str(tmp_path))}: is a folder"):
+        read_dataset(tmp_path)
+
+
+def test_an_empty_file_is_refused(path: Path) -> None:
+    assert refusal(path, "").startswith("is empty")
+
+
+def test_a_header_without_rows_is_refused(path: Path) -> None:
+    assert refusal(path, text_of(rows=[])).startswith("has a header but no rows")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tobytes(),
+        b"\x89PNG\r\n\x1a\n" + bytes(5000),
+        bytes(5000),
+        text_of().encode("utf-16"),
+        b"\n" + text_of().encode(),
+        b"\n\n\n",
+        b'"' + text_of().encode(),
+        text_of().replace(",", ";").encode(),
+        "".join(text_of().splitlines(keepends=True)[1:]).encode(),
+        b"{}",
+    ],
+    ids=[
+        *("noise", "picture", "zeros", "utf-16", "blank first line", "only blank lines"),
+        *("open quote", "semicolons", "no header", "json"),
+    ],
+)
+def test_what_is_no_csv_with_the_58_features_is_refused(path: Path, content: bytes) -> None:
+    assert re.match(r"is not a well-formed CSV|row 0: none of the 58 feature columns", refusal(path, content))
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path, ending: str) -> None:
+    whole = COMPRESS[ending](text_of().encode())
+    middle = len(whole) // 2
+    for content in (whole[:-20], whole[:middle] + b"\xff" * 20 + whole[middle + 20 :], text_of().encode()):
+        assert refusal(tmp_path / f"month.csv{ending}", content).startswith("is not a well-formed CSV")
+
+
+# What is refused: a column
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ([name for name in HEADER if name != COLUMN], f"missing column {COLUMN!r}"),
+        ([*HEADER, "port"], "unknown column 'port'"),
+        ([COLUMN if name == FEATURES[3] else name for name in HEADER], f"missing column {FEATURES[3]!r}"),
+        ([*HEADER, COLUMN], f"repeated column {COLUMN!r}"),
+        ([*HEADER, CLASS], f"repeated column {CLASS!r}"),
+        ([name.lower() if name == COLUMN else name for name in HEADER], f"missing column {COLUMN!r}"),
+        (["" if name == CLASS else name for name in HEADER], "unknown column ''"),
+        ([*FEATURES[5:], CLASS], f"missing column {FEATURES[0]!r}, {FEATURES[1]!r}, {FEATURES[2]!r} and 2 more;"),
+    ],
+)
+def test_a_header_with_other_columns_is_refused_naming_them(path: Path, header: list[str], named: str) -> None:
+    rows = [["0"] * len(header)] * 3
+    assert refusal(path, text_of(header, rows)).startswith(f"row 0: {named}")
+
+
+def test_a_file_without_classes_is_refused_where_they_are_needed(path: Path) -> None:
+    reason = refusal(path, text_of(FEATURES, [row[:-1] for row in ROWS]), labelled=True)
+    assert reason.startswith("has no 'class' column")
+
+
+# What is refused: a cell
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("text", "holds 'text'"),
+        ("1;5", "holds '1;5'"),
+        ("0x10", "holds '0x10'"),
+        ("1_0", "holds '1_0'"),
+        ("1+2j", "holds '1+2j'"),
+        ("True", "holds 'True'"),
+        ("inf", "holds 'inf'"),
+        ("-inf", "holds '-inf'"),
+        ("1e300", "holds '1e+300'"),
+        ("-1e39", "holds '-1e+39'"),
+        ("9" * 400, "holds 'inf'"),
+        ("x" * 400, f"holds '{'x' * 40}'"),
+        ("\0", r"holds '\x00'"),
+        ("nan", "is empty or NaN"),
+        ("NA", "is empty or NaN"),
+        ("", "is empty or NaN"),
+    ],
+)
+def test_a_cell_that_is_no_finite_number_is_refused_with_its_row_and_column(path: Path, cell: str, found: str) -> None:
+    assert refusal(path, with_cell(cell)).startswith(f"{PLACE} {found}; a finite number is needed")
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [
+        ("2", "holds '2'"),
+        ("-1", "holds '-1'"),
+        ("0.5", "holds '0.5'"),
+        ("evil", "holds 'evil'"),
+        ("Normal!", "holds 'Normal!'"),
+        ("True", "holds 'True'"),
+        ("inf", "holds 'inf'"),
+        ("", "is empty or NaN"),
+    ],
+)
+def test_an_unknown_class_is_refused_with_its_row(path: Path, cell: str, found: str) -> None:
+    reason = refusal(path, with_cell(cell, CLASS))
+    assert reason.startswith(f"row {ROW + 1} (line {ROW + 2}), column 'class' {found}; the classes are 0 or normal")
+
+
+@pytest.mark.parametrize(("column", "cell"), [(COLUMN, "1é"), (CLASS, "attaqué")])
+def test_a_byte_of_another_encoding_is_refused_with_its_row_and_column(path: Path, column: str, cell: str) -> None:
+    reason = refusal(path, with_cell(cell, column).encode("latin-1"))
+    found = repr(cell.replace("é", r"\xe9"))
+    assert reason.startswith(f"row {ROW + 1} (line {ROW + 2}), column {column!r} holds {found}")
+
+
+def test_a_blank_line_in_the_middle_is_refused_with_its_line(path: Path) -> None:
+    lines = text_of().splitlines(keepends=True)
+    lines.insert(ROW + 1, "\n")
+    assert refusal(path, "".join(lines)).startswith(f"row {ROW + 1} (line {ROW + 2}), column {FEATURES[0]!r} is empty")
+
+
+def test_a_row_that_is_too_short_is_refused_with_its_first_missing_column(path: Path) -> None:
+    rows = [row[: HEADER.index(COLUMN)] if number == ROW else row for number, row in enumerate(ROWS)]
+    assert refusal(path, text_of(rows=rows)).startswith(f"{PLACE} is empty")
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)))
+def test_a_row_that_is_too_long_is_refused_with_its_line(path: Path, number: int) -> None:
+    rows = [[*row, "5"] if number == index else row for index, row in enumerate(ROWS)]
+    assert f"line {number + 2}" in refusal(path, text_of(rows=rows))
+
+
+def test_cells_beyond_the_header_in_every_row_are_not_dropped_in_silence(path: Path) -> None:
+    assert refusal(path, text_of(rows=[[*row, "5", ""] for row in ROWS])).startswith("row 1 (line 2) has more cells")
+
+
+# Several files
+
+
+@pytest.fixture
+def months(tmp_path: Path) -> Path:
+    """A folder of months, each with the label of its number's parity in all rows, and other things."""
+    folder = tmp_path / "months"
+    (folder / "2016_09.csv").mkdir(parents=True)
+    for name in ("2016_01.csv", "2016_02.csv", "2016_03.csv.bz2", "2016_10.csv.gz", "2017_01.csv"):
+        content = text_of(rows=[[*row[:-1], str(int(name[6]) % 2)] for row in ROWS]).encode()
+        (folder / name).write_bytes(COMPRESS.get(Path(name).suffix, bytes)(content))
+    (folder / "2016_01.txt").write_text("notes")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("2016_01", ["2016_01.csv"]),
+        ("2016_01.csv", ["2016_01.csv"]),
+        ("2016_03", ["2016_03.csv.bz2"]),
+        ("2016_0[1-3]", ["2016_01.csv", "2016_02.csv", "2016_03.csv.bz2"]),
+        ("2016_*", ["2016_01.csv", "2016_02.csv", "2016_03.csv.bz2", "2016_10.csv.gz"]),
+        ("*_01", ["2016_01.csv", "2017_01.csv"]),
+        ("*.csv", ["2016_01.csv", "2016_02.csv", "2017_01.csv"]),
+        ("201?_01", ["2016_01.csv", "2017_01.csv"]),
+    ],
+)
+def test_a_pattern_finds_the_datasets_that_it_names_sorted(months: Path, pattern: str, names: list[str]) -> None:
+    assert [path.name for path in find_datasets(months, pattern)] == names
+
+
+@pytest.mark.parametrize("pattern", ["2018_*", "2016_09", "2016_01.txt", "2016"])
+def test_a_pattern_that_matches_no_dataset_is_refused_with_what_there_is(months: Path, pattern: str) -> None:
+    with pytest.raises(DatasetError, match=r"no dataset matches .*; it holds 2016_01\.csv, 2016_02\.csv"):
+        find_datasets(months, pattern)
+
+
+def test_a_folder_without_datasets_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="it holds no dataset CSV"):
+        find_datasets(tmp_path, "2016_01")
+
+
+@pytest.mark.parametrize("pattern", ["", "/etc/passwd", "**x"])
+def test_what_is_no_pattern_is_refused(months: Path, pattern: str) -> None:
+    with pytest.raises(DatasetError):
+        find_datasets(months, pattern)
+
+
+def test_a_missing_dataset_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="none: no such folder"):
+        find_datasets(tmp_path / "none", "2016_01")
+
+
+def test_several_files_are_read_as_one_in_the_order_given(months: Path) -> None:
+    dataset, labels = read_all_labelled([months / "2016_02.csv", months / "2016_03.csv.bz2"])
+    np.testing.assert_array_equal(dataset.features, np.tile(VALUES.astype(np.float32), (2, 1)))
+    assert labels.tolist() == [0] * 4 + [1] * 4
+    assert dataset.source == "2016_02.csv 2016_03.csv.bz2"
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == labels.tolist()
+
+
+# Network input
+
+
+def plain_images(features: NDArray[np.float32]) -> list[list[list[list[float]]]]:
+    """The images as the data contract words it: 58 values, six zeros, read row by row."""
+    padded = [[*row, *[0.0] * 6] for row in features.tolist()]
+    return [[[row[start : start + 8] for start in range(0, 64, 8)]] for row in padded]
+
+
+def test_images_are_the_features_padded_with_zeros_row_by_row() -> None:
+    features = VALUES.astype(np.float32)
+    images = to_images(features)
+    assert images.shape == (4, 1, 8, 8)
+    assert images.dtype == np.float32
+    assert images.tolist() == plain_images(features)
+
+
+def test_no_features_give_no_images() -> None:
+    assert to_images(np.empty((0, 58), np.float32)).shape == (0, 1, 8, 8)
+
+
+def test_a_dataset_is_as_long_as_its_rows() -> None:
+    assert len(Dataset(np.zeros((7, 58), np.float32), None, "x")) == 7

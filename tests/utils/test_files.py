@@ -1,0 +1,159 @@
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from utils.errors import CheckpointError, InputFileError
+from utils.files import check_folder, check_readable, check_writable, make_folder, replacing
+
+TOO_LONG = "a" * 300
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file with the text ``old``, alone in its folder."""
+    path = tmp_path / "folder" / "file.csv"
+    path.parent.mkdir()
+    path.write_text("old")
+    return path
+
+
+def names_beside(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def write(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("new")
+
+
+# Writing whole or not at all
+
+
+def test_a_file_is_replaced_once_the_block_is_through(file: Path) -> None:
+    with replacing(file) as partial:
+        partial.write_text("new")
+        assert file.read_text() == "old"
+        assert (partial.parent, partial.suffix) == (file.parent, file.suffix)
+    assert file.read_text() == "new"
+    assert names_beside(file) == ["file.csv"]
+
+
+@pytest.mark.parametrize("problem", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_block_that_raises_leaves_the_old_file_whole_and_nothing_beside_it(
+    file: Path, problem: BaseException
+) -> None:
+    with pytest.raises(type(problem)), replacing(file) as partial:
+        partial.write_text("half of the n")
+        raise problem
+    assert file.read_text() == "old"
+    assert names_beside(file) == ["file.csv"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_old_one(file: Path) -> None:
+    with (
+        pytest.raises(InputFileError, match=r"file\.csv: cannot be written: No space left"),
+        replacing(file) as partial,
+    ):
+        partial.write_text("half of the n")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert file.read_text() == "old"
+    assert names_beside(file) == ["file.csv"]
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(file: Path) -> None:
+    with pytest.raises(InputFileError, match=r"file\.csv"), replacing(file):
+        pass
+    assert file.read_text() == "old"
+
+
+def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b" / "c.csv")
+    assert (tmp_path / "a" / "b" / "c.csv").read_text() == "new"
+
+
+WRITERS = pytest.mark.parametrize("use", [check_writable, write], ids=["check_writable", "replacing"])
+
+
+@WRITERS
+def test_a_folder_in_place_of_the_file_is_refused(file: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(InputFileError, match="folder: is a folder; name the file to write in it"):
+        use(file.parent)
+
+
+@WRITERS
+def test_a_file_in_place_of_the_folder_is_refused_and_left_alone(file: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(InputFileError, match=r"file\.csv: cannot be written to: .*; choose another folder"):
+        use(file / "new.csv")
+    assert file.read_text() == "old"
+
+
+@WRITERS
+def test_a_folder_that_takes_no_files_is_refused(use: Callable[[Path], object]) -> None:
+    with pytest.raises(InputFileError, match="/proc: cannot be written to"):
+        use(Path("/proc/new.csv"))
+
+
+@WRITERS
+def test_a_name_too_long_to_write_is_refused(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(InputFileError, match="cannot be written: File name too long"):
+        use(tmp_path / TOO_LONG)
+
+
+def test_a_name_that_leaves_no_room_for_the_temporary_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match="cannot be written: File name too long"):
+        write(tmp_path / ("a" * 250))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_that_a_file_can_be_written_leaves_nothing_there(tmp_path: Path) -> None:
+    assert check_writable(tmp_path / "new" / "file.csv") == tmp_path / "new" / "file.csv"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+# Reading
+
+
+def test_a_readable_file_is_handed_back(file: Path) -> None:
+    assert check_readable(file) == file
+
+
+def test_what_cannot_be_read_is_refused_by_its_name_with_the_error_asked_for(file: Path) -> None:
+    (empty := file.with_name("empty.pth")).touch()
+    for path, reason in [
+        (file.with_name("none.pth"), "no such file"),
+        (file / "none.pth", "no such file"),
+        (file.parent, "is a folder"),
+        (empty, "is empty"),
+        (file.with_name(TOO_LONG), "cannot be read: File name too long"),
+    ]:
+        with pytest.raises(CheckpointError) as caught:
+            check_readable(path, CheckpointError)
+        assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+# Folders
+
+
+def test_a_folder_is_handed_back(tmp_path: Path) -> None:
+    assert check_folder(tmp_path) == tmp_path
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_what_is_no_folder_is_refused(file: Path) -> None:
+    for path, reason in [
+        (file, "is a file, not a folder"),
+        (file.with_name("none"), "no such folder"),
+        (file.with_name(TOO_LONG), "no such folder"),
+    ]:
+        with pytest.raises(InputFileError) as caught:
+            check_folder(path)
+        assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(file: Path) -> None:
+    for path in (file, file / "folder", Path("/proc/folder"), file.with_name(TOO_LONG)):
+        with pytest.raises(InputFileError, match="cannot be written to"):
+            make_folder(path)

@@ -1,0 +1,47 @@
+"""CSV tables, read so that nothing is guessed from a file's name and no cell is dropped."""
+
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pandas as pd
+
+from utils.errors import InputFileError
+
+COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
+"""By a file name's ending; a file of any other name is plain text."""
+
+
+def read_csv(path: Path, error: type[InputFileError], **options: Any) -> pd.DataFrame:
+    """Read a CSV file. Blank lines are kept, as rows of empty cells, so that row numbers are those of the file.
+
+    Args:
+        path: plain or compressed.
+        error: what to raise for a file that is no CSV.
+        options: pandas's own.
+
+    Raises:
+        InputFileError: (the given child of it) the file is damaged, is not UTF-8 text, or a row has too many cells.
+    """
+    options |= {"skip_blank_lines": False, "compression": COMPRESSIONS.get(path.suffix)}
+    try:
+        with warnings.catch_warnings():
+            # pandas drops what row 1 holds beyond the header, and only warns; a later row it refuses itself.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame: pd.DataFrame = pd.read_csv(path, index_col=False, **options)
+    except pd.errors.ParserWarning as problem:
+        raise error(f"{path}: {place(0)} has more cells than the header; mend or drop the row") from problem
+    except (ValueError, OSError, EOFError, zlib.error) as problem:
+        raise error(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
+    return frame
+
+
+def place(row: int) -> str:
+    """Return how messages name a row, counted from 0 here and from 1 there."""
+    return f"row {row + 1} (line {row + 2})"
+
+
+def found(cell: Any) -> str:
+    """Return how messages quote a cell."""
+    return "is empty or NaN" if pd.isna(cell) else f"holds {str(cell)[:40]!r}"
