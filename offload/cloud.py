@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,6 +69,8 @@ class Cloud:
         with torch.inference_mode():
             logits = exit_2(self._network, request, self._device)
             result = logits.float().cpu().numpy()
+        if not np.isfinite(result).all():
+            raise MessageError("not-finite", "the network finds no finite answer; are the features scaled?")
         milliseconds = 1000 * (time.perf_counter() - start)
         return Answer(request.request_id, self.limits.fingerprint, self._name, milliseconds, result)
 

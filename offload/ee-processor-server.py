@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import read_two_exits
     from models.prediction import select_device
     from offload.cloud import Cloud
-    from offload.rabbitmq import Worker
+    from offload.worker import Worker
 
     broker = options.broker(args)
     device = select_device(args.device)

@@ -14,16 +14,17 @@ echo "installing RabbitMQ (package rabbitmq-server) ..."
 # Without this, the package would start a broker on all interfaces as soon as it is unpacked.
 policy=/usr/sbin/policy-rc.d
 made_policy=no
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made_policy=yes
-fi
 log=$(mktemp)
+trap '[ "$made_policy" = no ] || rm -f "$policy"; rm -f "$log"' EXIT
+trap 'exit 130' INT TERM
+if [ ! -e "$policy" ]; then
+    made_policy=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
+fi
 export DEBIAN_FRONTEND=noninteractive
 if apt-get update -qq >"$log" 2>&1 && apt-get install -y -qq --no-install-recommends rabbitmq-server >>"$log" 2>&1; then
     echo "RabbitMQ is installed."
 else
     echo "RabbitMQ could not be installed: $(tail -n 1 "$log")"
 fi
-rm -f "$log"
-[ "$made_policy" = yes ] && rm -f "$policy"
 exit 0

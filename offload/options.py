@@ -3,14 +3,12 @@
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import models
+from offload.broker import Broker
 from utils import cli
 from utils.errors import InputFileError
-
-if TYPE_CHECKING:
-    from offload.rabbitmq import Broker
 
 PASSWORD_VARIABLE: Final = "EE_MQ_PASSWORD"
 
@@ -50,15 +48,14 @@ def add_broker(parser: argparse.ArgumentParser, *, required: bool) -> None:
     add("--mq-queue", default="ee-processor", metavar="Q", help="request queue (default: %(default)s)")
 
 
-def broker(args: argparse.Namespace) -> "Broker":
+def broker(args: argparse.Namespace) -> Broker:
     """Return where the arguments say RabbitMQ is.
 
     Raises:
-        InputFileError: the queue's name is empty or too long.
+        InputFileError: the name of the queue or of the virtual host is empty or too long.
     """
-    from offload.rabbitmq import Broker
-
-    if not 0 < len(args.mq_queue.encode()) <= 255:
-        raise InputFileError(f"--mq-queue {args.mq_queue[:40]!r}: a queue's name has 1 to 255 bytes")
+    for option, name in (("--mq-queue", args.mq_queue), ("--mq-vhost", args.mq_vhost)):
+        if not 0 < len(name.encode(errors="replace")) <= 255:
+            raise InputFileError(f"{option} {name[:40]!r}: such a name has 1 to 255 bytes")
     password = args.mq_password if args.mq_password is not None else os.environ.get(PASSWORD_VARIABLE, "guest")
     return Broker(args.mq_hostname, args.mq_port, args.mq_username, password, args.mq_vhost)

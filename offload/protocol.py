@@ -35,6 +35,7 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dt
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
+_DECIMAL: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 def new_id() -> str:
@@ -195,12 +196,11 @@ def decode_reply(body: bytes, request: Request) -> Answer | Refusal:
     if metadata["fingerprint"] != request.fingerprint:
         raise MessageError("wrong-model", f"network {_printable(metadata['fingerprint'])[:12]} answered")
     _check_form("worker", metadata["worker"], _NAME)
-    try:
-        milliseconds = float(metadata["milliseconds"])
-    except ValueError as problem:
-        raise MessageError("malformed", "milliseconds is not a number") from problem
+    _check_form("milliseconds", metadata["milliseconds"], _DECIMAL)
     logits = _tensor(body, start, header, LOGITS, (CLASS_COUNT,), events)
-    return Answer(request.request_id, metadata["fingerprint"], metadata["worker"], milliseconds, logits)
+    return Answer(
+        request.request_id, metadata["fingerprint"], metadata["worker"], float(metadata["milliseconds"]), logits
+    )
 
 
 def _save(tensors: Mapping[str, NDArray[np.floating]], metadata: Mapping[str, str]) -> bytes:
@@ -252,7 +252,8 @@ def _tensor(
     entry = header.get(name)
     if not isinstance(entry, dict) or len(header) != 2:
         raise MessageError("malformed", f"the body does not hold the tensor {name!r} alone")
-    dtype = _DTYPES.get(str(entry.get("dtype")))
+    kind = entry.get("dtype")
+    dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
         raise MessageError("wrong-shape", f"{name} is neither float32 nor float16")
     shape = entry.get("shape")
@@ -261,7 +262,8 @@ def _tensor(
     if not 1 <= shape[0] <= MAX_EVENTS or (count is not None and shape[0] != count):
         raise MessageError("wrong-shape", f"{name} holds {shape[0]} events, not {count or f'1 to {MAX_EVENTS}'}")
     size = int(np.prod(shape)) * dtype.itemsize
-    if entry.get("data_offsets") != [0, size] or len(body) != start + size:
+    offsets = entry.get("data_offsets")
+    if offsets != [0, size] or not all(type(offset) is int for offset in offsets) or len(body) != start + size:
         raise MessageError("malformed", f"{name} does not fill the body")
     tensor: NDArray[np.float32] = np.frombuffer(body, dtype=dtype, offset=start).reshape(shape).astype(np.float32)
     if not np.isfinite(tensor).all():

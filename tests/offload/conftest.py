@@ -1,0 +1,25 @@
+"""The session's private RabbitMQ node as the link sees it, and a queue of each test's own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from offload.broker import Broker
+from offload.private_broker import PrivateBroker
+from offload.protocol import new_id
+from tests.offload.link import connected
+
+
+@pytest.fixture(scope="session")
+def link(broker: PrivateBroker) -> Broker:
+    """Where the session's node is, and its user."""
+    return Broker("127.0.0.1", broker.port, broker.username, broker.password)
+
+
+@pytest.fixture
+def queue(link: Broker) -> Iterator[str]:
+    """The name of a request queue that is not there yet, and is not there any more afterwards."""
+    name = f"requests.{new_id()}"
+    yield name
+    with connected(link) as channel:
+        channel.queue_delete(name)
