@@ -73,7 +73,7 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
         raise CheckpointError(f"{path}: says {named!r} but holds the weights of {architecture.name}; it is damaged")
     if family is not None and family != architecture.family:
         raise CheckpointError(
-            f"{path}: holds {architecture.name}, but --model is {family}; use --model {architecture.family}"
+            f"{path}: holds {architecture.name}, but {family} was asked for; ask for {architecture.family}"
         )
     with torch.device("meta"):
         network = architecture.create()

@@ -138,10 +138,14 @@ def _no_progress(received: int, total: int | None) -> None:
 
 
 def _is_there(job: Job, say: Callable[[str], None]) -> bool:
-    if not job.target.is_file():
-        return False
     try:
+        if not job.target.is_file():
+            return False
         job.verify(job.target)
+    except OSError as problem:
+        raise InputFileError(
+            f"{job.target}: cannot be looked at: {problem.strerror}; choose another folder"
+        ) from problem
     except ToolkitError as problem:
         say(f"{problem} (there, but not whole: fetching it)")
         return False

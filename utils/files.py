@@ -71,14 +71,21 @@ def check_writable(path: Path) -> Path:
     Raises:
         InputFileError: the path is a folder, or its folder cannot be written to.
     """
-    try:
-        is_folder = path.is_dir()
-    except OSError as problem:
-        raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
-    if is_folder:
+    if _is_folder(path):
         raise InputFileError(f"{path}: is a folder; name the file to write in it")
     make_folder(path.parent)
+    partial = _partial(path)
+    try:
+        # The longer name of the two, so that a name which is too long is found now and not after the computation.
+        partial.touch()
+        partial.unlink()
+    except OSError as problem:
+        raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
     return path
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 @contextmanager
@@ -93,14 +100,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    partial = _partial(path)
     try:
         yield partial
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         partial.replace(path)
     except OSError as problem:
-        raise InputFileError(f"{path}: cannot be written: {problem.strerror or problem}") from problem
+        raise InputFileError(
+            f"{path}: cannot be written: {problem.strerror or problem}; make room or choose another folder"
+        ) from problem
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -1,10 +1,8 @@
 """Result files: the CSV tables that stages write, the evaluation CSV, and the NSGA-II result file."""
 
-import io
 import math
 import pickle
-import pickletools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from utils import plain_pickle
 from utils.errors import ResultFileError
 from utils.files import check_readable, replacing
 from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, Thresholds
 from utils.tables import COMPRESSIONS, found, place, read_csv
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
+_REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -142,122 +142,39 @@ def read_front(path: Path) -> Front:
         ResultFileError: the file is missing, damaged, hostile, or not such a list; a value is out of range.
     """
     if check_readable(path, ResultFileError).stat().st_size > _LARGEST_RESULT_FILE:
-        raise ResultFileError(
-            f"{path}: is larger than any NSGA-II result file; write one with nsga2/nsga2_2variables.py"
-        )
+        raise ResultFileError(f"{path}: is larger than any NSGA-II result file; {_REMEDY}")
     try:
-        content = _plain_load(path.read_bytes())
-    except _ForbiddenError as problem:
+        content = plain_pickle.load(path.read_bytes())
+    except plain_pickle.ForbiddenError as problem:
         raise ResultFileError(f"{path}: asks for {problem}, which a result file never needs; do not trust it") from None
     except Exception as problem:  # a damaged pickle surfaces as almost any type
-        raise ResultFileError(f"{path}: is not an NSGA-II result file, or is cut off; write it again") from problem
+        raise ResultFileError(f"{path}: is not an NSGA-II result file, or is cut off; {_REMEDY}") from problem
     if not isinstance(content, list) or len(content) != len(Front.__dataclass_fields__):
-        raise ResultFileError(f"{path}: is not the list of 8 items that an NSGA-II result file holds")
+        raise ResultFileError(f"{path}: is not the list of 8 items that an NSGA-II result file holds; {_REMEDY}")
     thresholds, objectives = (_matrix(content[index], columns, path) for index, columns in ((0, 4), (1, 2)))
     if len(thresholds) != len(objectives):
-        raise ResultFileError(f"{path}: {len(thresholds)} sets of thresholds but {len(objectives)} of objectives")
+        raise ResultFileError(
+            f"{path}: {len(thresholds)} sets of thresholds but {len(objectives)} of objectives; {_REMEDY}"
+        )
     if not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise ResultFileError(f"{path}: holds a threshold outside [0, 1]")
+        raise ResultFileError(f"{path}: holds a threshold outside [0, 1]; {_REMEDY}")
     return Front(thresholds, objectives, *(_scalar(value, path) for value in content[2:]))
 
 
 def _matrix(value: object, columns: int, path: Path) -> NDArray[np.float64]:
-    array = value.to_numpy() if isinstance(value, _PickledArray) else None
+    array = value.to_numpy() if isinstance(value, plain_pickle.PickledArray) else None
     if array is None or array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != columns:
-        raise ResultFileError(f"{path}: does not hold a table of {columns} columns where it should")
+        raise ResultFileError(f"{path}: does not hold a table of {columns} columns where it should; {_REMEDY}")
     if not np.isfinite(array).all():
-        raise ResultFileError(f"{path}: holds NaN or infinity")
+        raise ResultFileError(f"{path}: holds NaN or infinity; {_REMEDY}")
     return array.astype(np.float64)
 
 
 def _scalar(value: object, path: Path) -> float:
-    array = value.to_numpy() if isinstance(value, _PickledArray) else None
+    array = value.to_numpy() if isinstance(value, plain_pickle.PickledArray) else None
     number = array.item() if array is not None and array.size == 1 else value
     if not isinstance(number, int | float):
-        raise ResultFileError(f"{path}: holds no number where a time or a rate should stand")
+        raise ResultFileError(f"{path}: holds no number where a time or a rate should stand; {_REMEDY}")
     if not math.isfinite(number) or number < 0:
-        raise ResultFileError(f"{path}: holds {number} where a time or a rate should stand")
+        raise ResultFileError(f"{path}: holds {number} where a time or a rate should stand; {_REMEDY}")
     return float(number)
-
-
-# What arrays, numbers, text, lists and tuples are pickled as. The rest is refused before anything is loaded: ten bytes
-# of it fill the memory (LONG_BINPUT), or keep the processor busy for years (a table keyed by nested tuples).
-_OPCODES: Final = (
-    *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "BINGET"),
-    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT"),
-    *("SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BYTEARRAY8"),
-    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
-    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
-)
-
-
-class _ForbiddenError(Exception):
-    """A pickle asked for something other than arrays and plain values."""
-
-
-class _PickledDtype:
-    """What a pickle says of a number type; plain text until it is checked."""
-
-    def __init__(self, code: object = "", *_flags: object) -> None:
-        self.code = code
-        self.byte_order: object = "<"
-
-    def __setstate__(self, state: object) -> None:
-        # version, byte order, sub-array, field names, fields, size, alignment, flags
-        if isinstance(state, tuple) and len(state) == 8 and all(part is None for part in state[2:5]):
-            self.byte_order = state[1]
-        else:
-            self.byte_order = None
-
-    def to_numpy(self) -> "np.dtype[Any] | None":
-        # As tuples, not sets: what a file put here may have no hash, or one that takes for ever.
-        if self.code not in ("f4", "f8", "i4", "i8", "u1", "b1") or self.byte_order not in ("<", ">", "|", "="):
-            return None
-        return np.dtype(f"{self.byte_order}{self.code}")
-
-
-class _PickledArray:
-    """What a pickle says of an array or scalar. NumPy itself sees only the checked bytes, never the pickle's state."""
-
-    def __init__(self, shape: object = (), dtype: object = None, data: object = b"", fortran: object = False) -> None:
-        self.parts = (shape, dtype, data, fortran)
-
-    def __setstate__(self, state: object) -> None:
-        if isinstance(state, tuple) and len(state) == 5:
-            _version, shape, dtype, fortran, data = state
-            self.parts = (shape, dtype, data, fortran)
-
-    def to_numpy(self) -> NDArray[Any] | None:
-        shape, pickled, data, fortran = self.parts
-        dtype = pickled.to_numpy() if isinstance(pickled, _PickledDtype) else None
-        if dtype is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
-            return None
-        if len(shape) > 2 or not all(isinstance(length, int) and length > 0 for length in shape):
-            return None
-        if math.prod(shape) * dtype.itemsize != len(data):
-            return None
-        return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _plain_load(data: bytes) -> object:
-    for opcode, _argument, _position in pickletools.genops(data):
-        if opcode.name not in _OPCODES:
-            raise _ForbiddenError(f"the pickle operation {opcode.name}")
-    return _PlainUnpickler(io.BytesIO(data)).load()
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and scalars, as inert descriptions, and the built-in plain values; looks nothing else up."""
-
-    _ADMITTED: Final[dict[str, Callable[..., object]]] = {
-        "dtype": _PickledDtype,
-        "ndarray": _PickledArray,
-        "_reconstruct": lambda *_: _PickledArray(),
-        "scalar": lambda dtype, data: _PickledArray((), dtype, data),
-        "_frombuffer": lambda data, dtype, shape, order: _PickledArray(shape, dtype, data, order == "F"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy" and name in self._ADMITTED:
-            return self._ADMITTED[name]
-        raise _ForbiddenError(f"{module}.{name}"[:80])

@@ -173,7 +173,7 @@ def test_a_checkpoint_of_the_other_network_is_refused_naming_both(
     written: Written, content: Table, *, ours: bool
 ) -> None:
     reason = written.refusal(content if ours else content["state_dict"], "alexnet")
-    assert reason == "holds MobileNetV2WithExits, but --model is alexnet; use --model mobilenet"
+    assert reason == "holds MobileNetV2WithExits, but alexnet was asked for; ask for mobilenet"
 
 
 def test_a_single_exit_is_refused_where_two_are_needed(written: Written) -> None:
