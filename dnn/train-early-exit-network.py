@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=cli.whole_number(1),
         metavar="N",
-        help=f"rows a step (default: {BATCH_SIZE}, lowered on small data so that an epoch has 25 steps)",
+        help=f"rows a step (default: {BATCH_SIZE}, lowered on small data so that an epoch has 36 steps)",
     )
     add("--epochs", type=cli.whole_number(1), default=5, metavar="N", help="(default: %(default)s)")
     add(

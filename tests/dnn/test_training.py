@@ -255,7 +255,7 @@ def test_a_split_that_leaves_nothing_is_refused(rows: int, share: float) -> None
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "rows", "expected"), [(1000, 45_000, 1000), (1000, 25_000, 1000), (1000, 630, 25), (10, 630, 10)]
+    ("batch_size", "rows", "expected"), [(1000, 45_000, 1000), (1000, 36_000, 1000), (1000, 630, 17), (10, 630, 10)]
 )
 def test_the_batch_is_lowered_where_an_epoch_would_have_too_few_steps(
     batch_size: int, rows: int, expected: int
