@@ -119,10 +119,10 @@ def test_training_takes_the_steps_of_a_plain_loop_with_the_recipe_written_out() 
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=0.5)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.05, total_steps=6)
     images, labels = torch.from_numpy(to_images(FEATURES)), torch.from_numpy(LABELS)
-    expected, norms = [], []
+    expected, norms, smoothing = [], [], recipe.label_smoothing
     for _ in range(6):
         optimiser.zero_grad()
-        loss = sum(nn.functional.cross_entropy(logits, labels, label_smoothing=0.05) for logits in network(images))
+        loss = sum(nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing) for logits in network(images))
         assert isinstance(loss, torch.Tensor)
         loss.backward()  # type: ignore[no-untyped-call]
         norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), 0.2)))
@@ -138,7 +138,8 @@ def test_training_takes_the_steps_of_a_plain_loop_with_the_recipe_written_out() 
 def test_the_loss_falls_and_both_exits_learn_the_sample() -> None:
     trainer = small_trainer(replace(SHORT, epochs=8))
     losses = train(trainer, 8)
-    assert losses[-1] < 0.7 * losses[0]
+    # Smoothed labels keep the loss of two exits above 0.53.
+    assert losses[-1] < 0.8 * losses[0]
     loss, accuracies = evaluate(trainer.network, FEATURES, LABELS)
     assert loss < losses[0]
     assert min(accuracies) > 0.05 + np.bincount(LABELS).max() / len(LABELS)
