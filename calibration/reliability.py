@@ -26,6 +26,7 @@ def reliability_figure(
         predictions, certainties = certainty(logits / value)
         draw_reliability(ax, certainties, predictions == labels)
         ax.set_title(f"{name} (temperature {value:.3f})")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -46,11 +47,10 @@ def draw_reliability(ax: Axes, certainties: NDArray[np.floating], correct: NDArr
     )
     ax.plot(mean_certainty[filled], mean_correct[filled], marker="o", color="tab:blue", label="accuracy")
     error = expected_calibration_error(certainties, correct)
-    ax.text(0.97, 0.03, f"ECE {error:.4f}", ha="right", va="bottom", transform=ax.transAxes)
+    ax.text(0.03, 0.97, f"ECE {error:.4f}", ha="left", va="top", transform=ax.transAxes)
     ax.set(
         xlabel="certainty",
         ylabel="accuracy, share of rows",
         xlim=(0.5 - 0.5 / len(counts), 1),
         ylim=(0, 1.02),
     )
-    ax.legend(loc="upper left", fontsize="small")
