@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     from models.prediction import select_device
     from offload.edge import decide, tally, verdict_table
     from utils.dataset import read_dataset
+    from utils.tables import COMPRESSIONS
 
     if args.debug:
         logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
@@ -106,7 +107,8 @@ def run(args: argparse.Namespace) -> None:
             total = counted if total is None else total + counted
             if partial_csv is not None:
                 table = verdict_table(verdicts, labels)
-                table.to_csv(partial_csv, mode="a", header=start == 0, index=False)
+                compression = COMPRESSIONS.get(args.savefile.suffix)
+                table.to_csv(partial_csv, mode="a", header=start == 0, index=False, compression=compression)
             bar.write(f"batch {number}: {counted.summary()}\n{counted.table()}", file=sys.stdout)
             bar.update(counted.events)
     assert total is not None  # a dataset has rows

@@ -14,7 +14,7 @@ from offload.rabbitmq import Delivery, RequestQueue
 from utils.errors import CloudUnavailableError
 
 SHORTEST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 4.0  # so that a worker is back within 5 s of its broker
 DRAIN_TIMEOUT: Final = 25.0
 _JOIN_TIMEOUT: Final = 2.0
 _POLL: Final = 0.2

@@ -1,6 +1,7 @@
 """What all tests stand on: the shared data folder, small trained networks, and a private RabbitMQ node."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# As an interrupt, SIGTERM ends the nodes and workers that the tests started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.path.insert(0, str(ROOT))
 # Two cores serve the tests, the worker and the client at once. Read when torch is imported, here and in scripts run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker, find_server
 from tests.networks import calibrated_network
+
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:

@@ -106,6 +106,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as stream:
             os.fsync(stream.fileno())
         partial.replace(path)
+    except BrokenPipeError:
+        raise  # of something printed in the block, not of this file
     except OSError as problem:
         raise InputFileError(
             f"{path}: cannot be written: {problem.strerror or problem}; make room or choose another folder"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pika
 
@@ -120,7 +120,7 @@ class Program:
         """Return the exit code once it ended."""
         return self._process.wait(seconds)
 
-    def __enter__(self) -> "Program":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -143,7 +143,8 @@ from offload.worker import Worker
 
 def answer(body, request_id):
     print("computing", body.decode(), flush=True)
-    time.sleep(float(sys.argv[4]))
+    while not os.path.exists(sys.argv[4]):
+        time.sleep(0.02)
     return body.upper()
 
 worker = Worker(Broker("127.0.0.1", int(sys.argv[1]), sys.argv[2], os.environ["EE_MQ_PASSWORD"]), sys.argv[3], answer)
@@ -153,10 +154,16 @@ print("answered", worker.answered, flush=True)
 """
 
 
-def slow_worker(folder: Path, broker: Broker, queue: str, seconds: float) -> Program:
-    """Start a worker process that takes its time and answers in capital letters."""
-    environment = {PASSWORD_VARIABLE: broker.password}
-    return Program(folder, "-c", _SLOW_WORKER, broker.port, broker.username, queue, seconds, **environment)
+class SlowWorker(Program):
+    """A worker process that answers in capital letters, but nothing until it is released."""
+
+    def __init__(self, folder: Path, broker: Broker, queue: str) -> None:
+        self._gate = folder / "released"
+        environment = {PASSWORD_VARIABLE: broker.password}
+        super().__init__(folder, "-c", _SLOW_WORKER, broker.port, broker.username, queue, self._gate, **environment)
+
+    def release(self) -> None:
+        self._gate.touch()
 
 
 @contextmanager

@@ -96,27 +96,23 @@ def test_a_node_knows_its_own_user_alone(node: PrivateBroker) -> None:
 
 def test_a_worker_outlives_the_broker_that_it_works_for(node: PrivateBroker) -> None:
     link, queue = address(node), f"requests.{new_id()}"
-    worker, leaving = (Worker(link, queue, lambda body, _id: body.upper()) for _ in range(2))
+    worker = Worker(link, queue, lambda body, _id: body.upper())
     with connected(link) as channel:
         channel.queue_declare("durable", durable=True)
         channel.basic_publish("", "durable", b"kept", pika.BasicProperties(delivery_mode=2))
     with serving(worker) as ready:
-        with serving(leaving):
-            with RequestChannel(link, queue) as channel:
-                assert channel.ask(b"before", new_id(), 10) == b"BEFORE"
-            node.kill()
-            with pytest.raises(CloudUnavailableError):
-                RequestChannel(link, queue)
-            time.sleep(0.6)
-            stopped = time.monotonic()
-        assert time.monotonic() - stopped < 2, "it went on waiting for the broker"
+        with RequestChannel(link, queue) as channel:
+            assert channel.ask(b"before", new_id(), 10) == b"BEFORE"
+        node.kill()
+        with pytest.raises(CloudUnavailableError):
+            RequestChannel(link, queue)
         node.start()
         opened = time.monotonic()
         wait_until(lambda: len(ready) == 2)
         assert ready[1] - opened < RESUMED
         with RequestChannel(link, queue) as channel:
             assert channel.ask(b"after", new_id(), 10) == b"AFTER"
-    assert worker.answered >= 1
+    assert worker.answered == 2
     with connected(link) as channel:
         _, _, body = channel.basic_get("durable", auto_ack=True)
     assert body == b"kept"

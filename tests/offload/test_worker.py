@@ -1,12 +1,17 @@
+import contextlib
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import offload.worker
 from models.checkpoint import read_two_exits
 from models.prediction import select_device
 from offload import rabbitmq
@@ -16,7 +21,7 @@ from offload.private_broker import free_port
 from offload.protocol import FEATURES, Answer, Refusal, Request, decode_reply, encode_request, new_id
 from offload.rabbitmq import RequestChannel
 from offload.worker import Worker
-from tests.offload.link import REPLY_TO, connected, publish, serving, slow_worker, wait_until, waiting_in
+from tests.offload.link import REPLY_TO, Relay, SlowWorker, connected, publish, serving, wait_until, waiting_in
 from utils.dataset import read_dataset
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
@@ -123,7 +128,7 @@ def test_garbage_gets_a_refusal_and_the_worker_lives_on(
 def test_a_request_whose_worker_is_killed_in_mid_inference_is_answered_by_another(
     link: Broker, queue: str, tmp_path: Path
 ) -> None:
-    with slow_worker(tmp_path, link, queue, 60) as victim:
+    with SlowWorker(tmp_path, link, queue) as victim:
         victim.wait_for("ready")
         asking = Clients(link, queue).send(b"precious")
         victim.wait_for("computing precious")
@@ -141,7 +146,7 @@ def test_a_worker_told_to_stop_finishes_its_request_gives_the_others_back_and_en
     link: Broker, queue: str, tmp_path: Path
 ) -> None:
     clients = Clients(link, queue)
-    with slow_worker(tmp_path, link, queue, 2) as leaving:
+    with SlowWorker(tmp_path, link, queue) as leaving:
         leaving.wait_for("ready")
         running = clients.send(b"running")
         leaving.wait_for("computing running")
@@ -151,7 +156,8 @@ def test_a_worker_told_to_stop_finishes_its_request_gives_the_others_back_and_en
         leaving.send(signal.SIGTERM)
         with serving(Worker(link, queue, upper)):
             assert replies(waiting) == [b"SECOND", b"THIRD"]
-            assert not running[0].done(), "they waited until the worker had ended"
+            assert not running[0].done()
+            leaving.release()
             assert replies(running) == [b"RUNNING"]
         assert leaving.end() == 0
         assert leaving.out.split("\n") == ["ready", "computing running", "answered 1", ""]
@@ -220,19 +226,53 @@ def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request
 
 
 def test_a_broker_that_is_not_there_at_the_start_is_an_error_at_once() -> None:
-    start = time.monotonic()
-    with pytest.raises(CloudUnavailableError, match="connection refused"):
-        Worker(Broker("127.0.0.1", free_port()), "q", upper).run(lambda: None)
-    assert time.monotonic() - start < 3
+    start, worker = time.monotonic(), Worker(Broker("127.0.0.1", free_port()), "q", upper)
+    with pytest.raises(CloudUnavailableError, match="connection refused"), serving(worker):
+        assert time.monotonic() - start < 3
 
 
 def test_a_broker_that_refuses_the_worker_is_not_asked_again(link: Broker, queue: str) -> None:
-    with pytest.raises(BrokerRefusedError):
-        Worker(Broker(link.hostname, link.port, link.username, "wrong"), queue, upper).run(lambda: None)
+    start, worker = time.monotonic(), Worker(replace(link, password="wrong"), queue, upper)
+    with pytest.raises(BrokerRefusedError), serving(worker):
+        assert time.monotonic() - start < 3
 
 
 def test_a_queue_with_other_settings_ends_the_worker(link: Broker, queue: str) -> None:
     with connected(link) as channel:
         channel.queue_declare(queue)
-    with pytest.raises(CloudError, match="exists with other settings"):
-        Worker(link, queue, upper).run(lambda: None)
+    start, worker = time.monotonic(), Worker(link, queue, upper)
+    with pytest.raises(CloudError, match="exists with other settings"), serving(worker):
+        assert time.monotonic() - start < 3
+
+
+@contextmanager
+def losing_its_broker(link: Broker, queue: str) -> Iterator[list[float]]:
+    """Run a worker whose broker answers no more; yield the times at which it was ready."""
+    relay = Relay(link.port)
+    with contextlib.ExitStack() as broker:
+        port = broker.enter_context(relay.running())
+        with serving(Worker(replace(link, port=port), queue, upper)) as ready:
+            broker.close()
+            yield ready
+
+
+def test_a_worker_asks_a_lost_broker_again_after_growing_but_bounded_pauses(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert offload.worker.LONGEST_PAUSE < 5
+    monkeypatch.setattr(offload.worker, "SHORTEST_PAUSE", 0.1)
+    monkeypatch.setattr(offload.worker, "LONGEST_PAUSE", 0.3)
+    with losing_its_broker(link, queue) as ready:
+        wait_until(lambda: caplog.text.count("trying again") >= 4)
+        assert len(ready) == 1
+    assert re.findall(r"trying again in (\S+) s", caplog.text)[:4] == ["0.1", "0.2", "0.3", "0.3"]
+
+
+def test_a_worker_told_to_stop_while_its_broker_is_away_stops_at_once(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(offload.worker, "SHORTEST_PAUSE", 20.0)
+    with losing_its_broker(link, queue):
+        wait_until(lambda: "trying again in 20.0 s" in caplog.text)
+        stopped = time.monotonic()
+    assert time.monotonic() - stopped < 2
