@@ -17,6 +17,19 @@ SCRIPTS = tuple(
     if GUARD in path.read_text() and path.parent.name != "tests"
 )
 
+TRAIN = "dnn/train-early-exit-network.py"
+CALIBRATE = "calibration/Calibrate2exits.py"
+EVALUATE = "evaluations/generate-model-evaluation-csv.py"
+SEARCH = "nsga2/nsga2_2variables.py"
+CHART = "nsga2/gen-op-point-chart.py"
+INFER = "dnn/inference.py"
+SERVER = "offload/ee-processor-server.py"
+CLIENT = "offload/ee-processor-client.py"
+DEMO = "offload/demo.py"
+MAKE_SAMPLE = "dataset/make-sample-dataset.py"
+FETCH_DATASET = "dataset/download-dataset.py"
+FETCH_MODELS = "trained_models/download-trained-models.py"
+
 
 @functools.cache
 def load_script(script: str) -> ModuleType:

@@ -18,7 +18,21 @@ import pytest
 import torch
 
 from models.checkpoint import read_two_exits
-from tests.scripts import ROOT, SCRIPTS, call, load_script
+from tests.scripts import (
+    CALIBRATE,
+    CHART,
+    CLIENT,
+    EVALUATE,
+    FETCH_MODELS,
+    INFER,
+    ROOT,
+    SCRIPTS,
+    SEARCH,
+    SERVER,
+    TRAIN,
+    call,
+    load_script,
+)
 from utils.dataset import read_labelled
 from utils.schema import (
     CLASS_NAMES,
@@ -29,16 +43,6 @@ from utils.schema import (
     REJECTED,
     SINGLE_EXIT_EVALUATION_COLUMNS,
 )
-
-TRAIN = "dnn/train-early-exit-network.py"
-CALIBRATE = "calibration/Calibrate2exits.py"
-EVALUATE = "evaluations/generate-model-evaluation-csv.py"
-SEARCH = "nsga2/nsga2_2variables.py"
-CHART = "nsga2/gen-op-point-chart.py"
-INFER = "dnn/inference.py"
-SERVER = "offload/ee-processor-server.py"
-CLIENT = "offload/ee-processor-client.py"
-FETCH = "trained_models/download-trained-models.py"
 
 SLOWEST_HELP = 0.3
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pika", "requests", "pymoo", "safetensors", "sklearn", "tqdm")
@@ -73,7 +77,7 @@ OPTIONS: dict[str, dict[str, str | None]] = {
         "--normal-exit2-min-certainty": "0.98", "--attack-exit2-min-certainty": "0.98", "--savefile": None,
         "--debug": None, "--process-exit2-locally": None,
     },
-    FETCH: {"--model": None, "--output-folder": None, "--base-url": None},
+    FETCH_MODELS: {"--model": None, "--output-folder": None, "--base-url": None},
 }  # fmt: skip
 
 

@@ -29,21 +29,25 @@ from tests.bad_files import (
     month,
     write_cells,
 )
-from tests.scripts import ROOT, SCRIPTS, call, load_script
+from tests.scripts import (
+    CALIBRATE,
+    CHART,
+    CLIENT,
+    DEMO,
+    EVALUATE,
+    FETCH_DATASET,
+    FETCH_MODELS,
+    INFER,
+    MAKE_SAMPLE,
+    ROOT,
+    SCRIPTS,
+    SEARCH,
+    SERVER,
+    TRAIN,
+    call,
+    load_script,
+)
 from utils.results import write_front
-
-TRAIN = "dnn/train-early-exit-network.py"
-CALIBRATE = "calibration/Calibrate2exits.py"
-EVALUATE = "evaluations/generate-model-evaluation-csv.py"
-SEARCH = "nsga2/nsga2_2variables.py"
-CHART = "nsga2/gen-op-point-chart.py"
-INFER = "dnn/inference.py"
-SERVER = "offload/ee-processor-server.py"
-CLIENT = "offload/ee-processor-client.py"
-DEMO = "offload/demo.py"
-MAKE_SAMPLE = "dataset/make-sample-dataset.py"
-FETCH_DATASET = "dataset/download-dataset.py"
-FETCH_MODELS = "trained_models/download-trained-models.py"
 
 Faults = Mapping[str, Fault]
 LABELLED: Faults = {**DATASETS, **UNLABELLED}

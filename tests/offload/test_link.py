@@ -19,13 +19,11 @@ from offload.private_broker import free_port
 from offload.protocol import new_id
 from tests.captures import SHARED
 from tests.offload.link import Program, connected
-from tests.scripts import Ended, call
+from tests.scripts import CLIENT, SERVER, Ended, call
 from utils.dataset import read_dataset
 from utils.metrics import certainty
 from utils.schema import OFFLOAD_COLUMNS
 
-CLIENT = "offload/ee-processor-client.py"
-SERVER = "offload/ee-processor-server.py"
 BATCH = 100
 ALL_OFFLOADED = (
     "--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1,
