@@ -123,9 +123,8 @@ def run(args: argparse.Namespace) -> None:
         while trainer.epoch < settings.epochs:
             with tqdm(total=len(training), desc=f"epoch {trainer.epoch + 1}", unit="row", disable=None) as bar:
                 loss = trainer.train_one_epoch(dataset.features[training], labels[training], bar.update)
-            result = EpochResult(
-                trainer.epoch, loss, *evaluate(network, dataset.features[held_back], labels[held_back])
-            )
+            judged = evaluate(network, dataset.features[held_back], labels[held_back], settings.label_smoothing)
+            result = EpochResult(trainer.epoch, loss, *judged)
             path = folder.save(trainer, result, facts)
             print(f"epoch {result.epoch}: training loss {loss:.3f}, {_held_back(result)} -> {path}", flush=True)
     except KeyboardInterrupt:

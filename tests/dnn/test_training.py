@@ -218,6 +218,9 @@ def test_evaluation_is_the_loss_and_accuracy_of_sklearn_without_dropout() -> Non
     assert loss == pytest.approx(sum(log_loss(LABELS, probabilities) for probabilities in exits), rel=1e-5)
     expected = [accuracy_score(LABELS, probabilities.argmax(axis=1)) for probabilities in exits]
     assert accuracies == pytest.approx(expected)
+    smoothed = np.where(np.eye(2)[LABELS] == 1, 0.9, 0.1)
+    cross_entropy = sum(-(smoothed * np.log(probabilities)).sum(axis=1).mean() for probabilities in exits)
+    assert evaluate(network, FEATURES, LABELS, 0.2)[0] == pytest.approx(cross_entropy, rel=1e-5)
     assert isinstance(network, EarlyExitNetwork)
 
 
