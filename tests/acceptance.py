@@ -224,7 +224,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
                 gap = float((table["exit_2_certainty"] - local["exit_2_certainty"]).abs().max())
                 yield Figure(
                     f"{family}: offloaded = local exit 2, {len(table)} rows of March, {way.partition('=')[2]}",
-                    "labels equal, |Δ certainty| ≤ 1e-5",
+                    "labels equal, Δ certainty ≤ 1e-5",
                     f"labels {'equal' if equal else 'differ'}, {gap:.1e}",
                     equal and gap <= 1e-5,
                 )
@@ -234,7 +234,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
             parts = [network.cloud(network.edge(images)[0]).numpy() for images in batches(features, 500)]
             gap = float(np.abs(certainty(np.concatenate(parts))[1] - certainty(whole)[1]).max())
             yield Figure(
-                f"{family}: edge then cloud = whole network", "|Δ certainty| ≤ 1e-5", f"{gap:.1e}", gap <= 1e-5
+                f"{family}: edge then cloud = whole network", "Δ certainty ≤ 1e-5", f"{gap:.1e}", gap <= 1e-5
             )
 
 
