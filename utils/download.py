@@ -142,10 +142,8 @@ def _is_there(job: Job, say: Callable[[str], None]) -> bool:
         if not job.target.is_file():
             return False
         job.verify(job.target)
-    except OSError as problem:
-        raise InputFileError(
-            f"{job.target}: cannot be looked at: {problem.strerror}; choose another folder"
-        ) from problem
+    except OSError:  # a name that cannot be; writing to it will say why
+        return False
     except ToolkitError as problem:
         say(f"{problem} (there, but not whole: fetching it)")
         return False
