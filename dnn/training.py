@@ -42,7 +42,7 @@ class Settings:
     batch_size: int
     learning_rate: float
     weight_decay: float = 0.01
-    label_smoothing: float = 0.15
+    label_smoothing: float = 0.2
     gradient_clip: float = 1.0
     seed: int = 1
 

@@ -138,7 +138,7 @@ def test_training_takes_the_steps_of_a_plain_loop_with_the_recipe_written_out() 
 def test_the_loss_falls_and_both_exits_learn_the_sample() -> None:
     trainer = small_trainer(replace(SHORT, epochs=8))
     losses = train(trainer, 8)
-    # Smoothed labels keep the loss of two exits above 0.53.
+    # Smoothed labels keep the loss of two exits above 0.65.
     assert losses[-1] < 0.8 * losses[0]
     loss, accuracies = evaluate(trainer.network, FEATURES, LABELS)
     assert loss < losses[0]
