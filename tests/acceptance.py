@@ -233,9 +233,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
             whole = predict(network, features, 500)[1]
             parts = [network.cloud(network.edge(images)[0]).numpy() for images in batches(features, 500)]
             gap = float(np.abs(certainty(np.concatenate(parts))[1] - certainty(whole)[1]).max())
-            yield Figure(
-                f"{family}: edge then cloud = whole network", "Δ certainty ≤ 1e-5", f"{gap:.1e}", gap <= 1e-5
-            )
+            yield Figure(f"{family}: edge then cloud = whole network", "Δ certainty ≤ 1e-5", f"{gap:.1e}", gap <= 1e-5)
 
 
 def objectives(data: Path, _output: Path) -> Iterator[Figure]:
