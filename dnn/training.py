@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.prediction import Progress, batches, no_progress
-from utils.dataset import to_images
+from utils.dataset import distinct_vectors, to_images
 from utils.metrics import accuracy
-from utils.schema import CLASS_COUNT, FEATURE_COUNT
+from utils.schema import CLASS_COUNT
 
 LEAST_STEPS_AN_EPOCH = 36
 
@@ -183,10 +183,9 @@ def distinct_rows(
     features: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the distinct vectors (U, 58) of a batch (N, 58) and their counts in each class (U, 2), float32."""
-    keys = np.ascontiguousarray(features).view(np.dtype((np.void, features.dtype.itemsize * FEATURE_COUNT)))
-    _, first, inverse = np.unique(keys.ravel(), return_index=True, return_inverse=True)
+    first, place = distinct_vectors(features)
     counts = np.zeros((len(first), CLASS_COUNT), dtype=np.float32)
-    np.add.at(counts, (inverse, labels), 1.0)
+    np.add.at(counts, (place, labels), 1.0)
     return features[first], counts
 
 

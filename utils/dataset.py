@@ -42,6 +42,19 @@ def to_images(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return padded.reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE)
 
 
+def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the rows that repeat: of real traffic most do, and what is computed for one holds for all.
+
+    Returns:
+        (D,) a row of each kind, and (N,) which of those each row of ``features`` (N, 58) equals, so that
+        ``features == features[first][place]``.
+    """
+    rows = np.ascontiguousarray(features)
+    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    return first, place
+
+
 def read_dataset(path: Path, *, labelled: bool = False) -> Dataset:
     """Read one dataset CSV, plain or compressed (.bz2, .gz).
 
