@@ -80,9 +80,18 @@ class MessageError(CloudError):
 
 
 class CloudUnavailableError(CloudError):
-    """No broker, no worker, or no answer in time."""
+    """No broker, no worker, or no answer in time.
+
+    Args:
+        text: what is wrong, and the remedy.
+        code: one short word for programs and counters, such as ``timed-out`` or ``no-connection``.
+    """
 
     exit_code = 3
+
+    def __init__(self, text: str, code: str = "unavailable") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class BrokerRefusedError(CloudError):

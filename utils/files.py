@@ -1,6 +1,7 @@
 """Files that are read whole or not at all, and written whole or not at all."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,10 +70,13 @@ def check_writable(path: Path) -> Path:
     Call it before a long computation, so that a mistyped name costs nothing.
 
     Raises:
-        InputFileError: the path is a folder, or its folder cannot be written to.
+        InputFileError: the path is a folder, a device or a pipe, or its folder cannot be written to.
     """
     if _is_folder(path):
         raise InputFileError(f"{path}: is a folder; name the file to write in it")
+    if _is_special(path):
+        # The finished file would take the place of /dev/null itself.
+        raise InputFileError(f"{path}: is a device or a pipe, not a file; name a file")
     make_folder(path.parent)
     partial = _partial(path)
     try:
@@ -82,6 +86,15 @@ def check_writable(path: Path) -> Path:
     except OSError as problem:
         raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
     return path
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether ``path`` is there, but is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False  # its use will say why
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _partial(path: Path) -> Path:

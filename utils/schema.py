@@ -68,7 +68,18 @@ NOT_ASKED: Final = "N/A"
 """Cell of an offload CSV where exit 2 was not asked, or the class is unknown."""
 
 REJECTED: Final = "rejected"
-"""Final prediction of an event whose certainty at exit 2 is under the threshold."""
+"""Final prediction, and decider, of an event whose certainty at exit 2 is under the threshold."""
+
+DECIDER_COLUMNS: Final = ("decider", "reason")
+"""Further columns of an offload CSV: who decided, and why."""
+
+EDGE: Final = "edge"
+CLOUD: Final = "cloud"
+LOCAL: Final = "local"
+"""Deciders: exit 1, exit 2 at a worker, exit 2 on the edge itself."""
+
+CERTAIN: Final = "certain"
+UNCERTAIN: Final = "uncertain"
 
 
 @dataclass(frozen=True)
