@@ -1,83 +1,88 @@
-"""What a worker computes: exit 2's answer to one message."""
+"""What a worker computes: exit 2's answers to requests, several in one pass."""
 
 import time
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.checkpoint import fingerprint
 from models.early_exit import TwoExits
-from offload.protocol import (
-    FEATURES,
-    Answer,
-    Limits,
-    Refusal,
-    Request,
-    decode_request,
-    encode_answer,
-    encode_refusal,
-)
-from utils.dataset import to_images
+from offload.exit_2 import CHUNK, Exit2, FloatArray
+from offload.protocol import ACTIVATIONS, FEATURES, PAYLOADS, Answer, Limits, Refusal, Request, decode_request
 from utils.errors import MessageError
 
 
 class Cloud:
-    """Answers messages with a network; independent of what carries them.
+    """Answers requests with a network; independent of what carries them.
 
     Args:
         network: in evaluation mode, on ``device``.
         device: where it runs.
         name: of this worker, in its answers.
+        max_batch: events in one forward pass at most.
+        payloads: the kinds that are taken; without features, the network may forget the edge's part afterwards.
     """
 
-    def __init__(self, network: TwoExits, device: torch.device, name: str) -> None:
-        self.limits = Limits(fingerprint(network), network.activation_shape())
-        self.events = 0
-        self.refused = 0
-        self._network = network
-        self._device = device
+    def __init__(
+        self,
+        network: TwoExits,
+        device: torch.device,
+        name: str,
+        max_batch: int = CHUNK,
+        payloads: Collection[str] = PAYLOADS,
+    ) -> None:
+        self.limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
+        self._exit_2 = Exit2(network, device, max_batch)
         self._name = name
 
-    def answer(self, body: bytes, request_id: str) -> tuple[bytes, str]:
-        """Return the reply to a message and a line for the log; whatever the message holds, it does not raise.
+    def decode(self, body: bytes, request_id: str) -> Request | Refusal:
+        """Return the request in a message from anyone, or why it is none; whatever it holds, nothing is raised.
 
         Args:
-            body: the message, from anyone.
+            body: the message.
             request_id: the correlation id it came with.
         """
         try:
             request = decode_request(body, self.limits)
             if request.request_id != request_id:
                 raise MessageError("malformed", "the request's id is not its correlation id")
-            answer = self._compute(request)
         except MessageError as problem:
-            self.refused += 1
-            return encode_refusal(Refusal(request_id, problem.code, problem.text)), f"refused: {problem}"
-        except (RuntimeError, MemoryError) as problem:  # torch's own, for example a GPU out of memory
-            self.refused += 1
-            reason = str(problem).partition("\n")[0]
-            return encode_refusal(Refusal(request_id, "worker-failed", reason)), f"failed: {reason}"
-        self.events += len(request.tensor)
-        line = (
-            f"{len(request.tensor)} events ({request.payload}) of {request.client_id} in {answer.milliseconds:.1f} ms"
-        )
-        return encode_answer(answer), line
+            return Refusal(request_id, problem.code, problem.text)
+        return request
 
-    def _compute(self, request: Request) -> Answer:
+    def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+        """Return an answer or a refusal for each request.
+
+        They are computed together. Where that fails, for example because a GPU's memory is full, each is computed
+        alone, so that none fails on another's account.
+        """
         start = time.perf_counter()
-        with torch.inference_mode():
-            logits = exit_2(self._network, request, self._device)
-            result = logits.float().cpu().numpy()
-        if not np.isfinite(result).all():
-            raise MessageError("not-finite", "the network finds no finite answer; are the features scaled?")
+        try:
+            logits = self._logits(requests)
+        except (RuntimeError, MemoryError) as problem:
+            if len(requests) > 1:
+                return [reply for request in requests for reply in self.answer([request])]
+            reason = str(problem).partition("\n")[0] or type(problem).__name__
+            return [Refusal(requests[0].request_id, "worker-failed", reason)]
         milliseconds = 1000 * (time.perf_counter() - start)
-        return Answer(request.request_id, self.limits.fingerprint, self._name, milliseconds, result)
+        return [self._reply(request, part, milliseconds) for request, part in zip(requests, logits, strict=True)]
 
+    def _reply(self, request: Request, logits: FloatArray, milliseconds: float) -> Answer | Refusal:
+        if not np.isfinite(logits).all():
+            return Refusal(
+                request.request_id, "not-finite", "the network finds no finite answer; are the features scaled?"
+            )
+        return Answer(request.request_id, self.limits.fingerprint, self._name, milliseconds, logits)
 
-def exit_2(network: TwoExits, request: Request, device: torch.device) -> Tensor:
-    """Return exit 2's logits (n, 2) for a request's features or activations."""
-    if request.payload == FEATURES:
-        images = torch.from_numpy(to_images(request.tensor)).to(device)
-        return network.cloud(network.segment_1(images))
-    return network.cloud(torch.from_numpy(request.tensor).to(device))
+    def _logits(self, requests: Sequence[Request]) -> list[FloatArray]:
+        """Return exit 2's logits (n, 2) for each request."""
+        logits: dict[int, FloatArray] = {}
+        for payload, compute in ((FEATURES, self._exit_2.of_features), (ACTIVATIONS, self._exit_2.of_activations)):
+            chosen = [number for number, request in enumerate(requests) if request.payload == payload]
+            if chosen:
+                tensors = [requests[number].tensor for number in chosen]
+                together = compute(np.concatenate(tensors))
+                ends = np.cumsum([len(tensor) for tensor in tensors])[:-1]
+                logits.update(zip(chosen, np.split(together, ends), strict=True))
+        return [logits[number] for number in range(len(requests))]

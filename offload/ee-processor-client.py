@@ -4,32 +4,38 @@ Run:
     python offload/ee-processor-client.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet --dataset dataset/sample/2016_03.csv --savefile saves/verdicts.csv
 
-With --process-exit2-locally the edge runs exit 2 itself and no RabbitMQ is needed. Exit codes: 0 done, 2 wrong
-arguments or files, 3 no broker or no worker, 4 user or password refused.
+Rows are written in order, as they are decided. Where the cloud does not answer, the edge runs exit 2 itself, or what
+--on-cloud-failure says. SIGTERM or Ctrl-C waits for what is under way, writes it, and ends with exit code 0; --resume
+goes on from there. With --process-exit2-locally no RabbitMQ is needed. Exit codes: 0 done, 2 wrong arguments or files,
+3 the cloud did not answer (with --on-cloud-failure wait), 4 the broker refuses user, password or certificate.
 """
 
 import argparse
 import contextlib
 import logging
-import os
-import socket
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import options
+from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
-from utils.files import check_writable, replacing
-from utils.schema import Thresholds
+from utils.schema import DECIDER_COLUMNS, OFFLOAD_COLUMNS, Thresholds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
     from models.early_exit import TwoExits
+    from offload.metrics import ClientMetrics
+    from offload.second_exit import SecondExit
+    from offload.verdicts import Tally, Verdicts
+    from offload.verdicts_file import VerdictsFile
+
+log = logging.getLogger(__name__)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,32 +44,23 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_dataset(parser)
     options.add_network(parser)
     cli.add_batch_size(parser)
+    add = parser.add_argument
     for exit_number, default in ((1, 0.95), (2, 0.98)):
         for name in ("normal", "attack"):
-            parser.add_argument(
+            add(
                 f"--{name}-exit{exit_number}-min-certainty",
                 type=cli.real_number(0, 1),
                 default=default,
                 metavar="C",
                 help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: %(default)s)",
             )
-    parser.add_argument("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
-    parser.add_argument("--process-exit2-locally", action="store_true", help="run exit 2 here, without RabbitMQ")
-    parser.add_argument("--debug", action="store_true", help="log each request and RabbitMQ's own reports")
+    add("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
+    add("--resume", action="store_true", help="continue the --savefile of an interrupted run")
+    add("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
+    add("--process-exit2-locally", action="store_true", help="run exit 2 here, without RabbitMQ")
     options.add_broker(parser, required=False)
-    parser.add_argument(
-        "--payload",
-        choices=("features", "activations"),
-        default="features",
-        help="what is sent of an event: its 58 features (232 bytes), or segment 1's activations (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--request-timeout",
-        type=cli.real_number(0.1, 86400),
-        default=30.0,
-        metavar="S",
-        help="seconds to wait for a worker's answer (default: %(default)g)",
-    )
+    options.add_asking(parser)
+    options.add_watching(parser)
     return parser
 
 
@@ -71,68 +68,111 @@ def run(args: argparse.Namespace) -> None:
     """Decide as the arguments say."""
     from tqdm import tqdm
 
-    from models.checkpoint import read_two_exits
+    from models.checkpoint import fingerprint, read_two_exits
     from models.prediction import select_device
-    from offload.edge import decide, tally, verdict_table
+    from offload.edge import Edge
+    from offload.metrics import ClientMetrics
+    from offload.stopping import Stop
+    from offload.verdicts import Tally, verdict_table
+    from offload.verdicts_file import resume
     from utils.dataset import read_dataset
-    from utils.tables import COMPRESSIONS
 
-    if args.debug:
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("pika").setLevel(logging.INFO)
+    logs.configure(json=args.log_format == "json", debug=args.debug)
+    savefile = _savefile(args)
+    device = select_device(args.device)
+    network, checkpoint = read_two_exits(args.trained_network_file, args.network)
+    network.to(device)
+    dataset = read_dataset(args.dataset)
+    metrics = ClientMetrics(checkpoint.architecture.name, fingerprint(network))
+    stop, done, total = Stop(args.drain_timeout), 0, Tally.of_nothing(labelled=dataset.labels is not None)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(stop.on_signals())
+        second_exit = stack.enter_context(_second_exit(args, network, device, metrics))
+        edge = Edge(network, _thresholds(args), second_exit, device)
+        if savefile is not None:
+            stack.enter_context(savefile)
+            done = resume(savefile, dataset, edge) if args.resume else 0
+        bar = stack.enter_context(tqdm(total=len(dataset), initial=done, desc="events", unit="event", disable=None))
+        batches = (dataset.features[i : i + args.batch_size] for i in range(done, len(dataset), args.batch_size))
+        for number, verdicts in enumerate(edge.decide_all(batches, args.window, stop), 1):
+            labels = None if dataset.labels is None else dataset.labels[done : done + len(verdicts)]
+            if savefile is not None:
+                savefile.append(verdict_table(verdicts, labels, deciders=args.show_decider))
+            done += len(verdicts)
+            _count(verdicts, metrics)
+            counted = Tally.of(verdicts, labels)
+            total += counted
+            with tqdm.external_write_mode(sys.stdout):
+                _report(f"batch {number}", counted, args)
+            bar.update(counted.events)
+    _report("total", total, args)
+    if stop.requested:
+        log.warning("stopped after %d of %d events%s", done, len(dataset), "; go on with --resume" if savefile else "")
+    if savefile is not None and savefile.rows:
+        logs.report(log, "saved", f"{savefile.rows} rows -> {savefile.path}", rows=savefile.rows)
+
+
+def _savefile(args: argparse.Namespace) -> "VerdictsFile | None":
+    from offload.verdicts_file import VerdictsFile
+
     if not args.process_exit2_locally and args.mq_hostname is None:
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
-    if args.savefile is not None:
-        check_writable(args.savefile)
-    device = select_device(args.device)
-    network, _ = read_two_exits(args.trained_network_file, args.network)
-    network.to(device)
-    thresholds = Thresholds(
+    options.check_payload(args)
+    if args.savefile is None:
+        if args.resume:
+            raise InputFileError("--resume continues a --savefile; name it")
+        return None
+    return VerdictsFile(args.savefile, (*OFFLOAD_COLUMNS, *DECIDER_COLUMNS) if args.show_decider else OFFLOAD_COLUMNS)
+
+
+def _thresholds(args: argparse.Namespace) -> Thresholds:
+    return Thresholds(
         args.normal_exit1_min_certainty,
         args.attack_exit1_min_certainty,
         args.normal_exit2_min_certainty,
         args.attack_exit2_min_certainty,
     )
-    dataset = read_dataset(args.dataset)
-    total = None
-    with contextlib.ExitStack() as stack:
-        second_exit = stack.enter_context(_second_exit(args, network, device))
-        partial_csv = None if args.savefile is None else stack.enter_context(replacing(args.savefile))
-        bar = stack.enter_context(tqdm(total=len(dataset), desc="events", unit="event", disable=None))
-        for number, start in enumerate(range(0, len(dataset), args.batch_size), 1):
-            rows = slice(start, start + args.batch_size)
-            labels = None if dataset.labels is None else dataset.labels[rows]
-            verdicts = decide(network, dataset.features[rows], thresholds, second_exit, device)
-            counted = tally(verdicts, labels)
-            total = counted if total is None else total + counted
-            if partial_csv is not None:
-                table = verdict_table(verdicts, labels)
-                compression = COMPRESSIONS.get(args.savefile.suffix)
-                table.to_csv(partial_csv, mode="a", header=start == 0, index=False, compression=compression)
-            bar.write(f"batch {number}: {counted.summary()}\n{counted.table()}", file=sys.stdout)
-            bar.update(counted.events)
-    assert total is not None  # a dataset has rows
-    print(f"total: {total.summary()}\n{total.table()}")
-    if args.savefile is not None:
-        print(f"{total.events} rows -> {args.savefile}")
 
 
 @contextlib.contextmanager
-def _second_exit(args: argparse.Namespace, network: "TwoExits", device: "torch.device"):  # type: ignore[no-untyped-def]
+def _second_exit(
+    args: argparse.Namespace, network: "TwoExits", device: "torch.device", metrics: "ClientMetrics"
+) -> "Iterator[SecondExit]":
+    """Yield who answers for exit 2, while the process can be watched."""
     from models.checkpoint import fingerprint
-    from offload.edge import LocalSecondExit, RemoteSecondExit
+    from offload.client import Client, Patience
+    from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
 
+    local = LocalSecondExit(network, device)
     if args.process_exit2_locally:
-        yield LocalSecondExit(network, device)
+        with options.watched(args, metrics.registry, local):
+            yield local
         return
-    from offload.rabbitmq import RequestChannel
+    patience = Patience.of(
+        args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
+    )
+    client = Client(options.broker(args), args.mq_queue, patience, metrics)
+    sending = Sending(fingerprint(network), options.own_name(), args.payload, args.half_precision)
+    with client, options.watched(args, metrics.registry, client):
+        yield CloudSecondExit(client, sending, local, args.on_cloud_failure)
+    sent, received = client.bytes_sent, client.bytes_received
+    sentence = f"link: {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received"
+    logs.report(log, "link", sentence, bytes_sent=sent, bytes_received=received)
 
-    client_id = f"{socket.gethostname()[:100]}:{os.getpid()}"
-    with RequestChannel(options.broker(args), args.mq_queue) as channel:
-        ask = partial(channel.ask, timeout=args.request_timeout)
-        remote = RemoteSecondExit(ask, fingerprint(network), client_id, args.payload)
-        yield remote
-        print(f"link: {remote.bytes_sent / 1e6:.2f} MB sent, {remote.bytes_received / 1e6:.2f} MB received")
+
+def _count(verdicts: "Verdicts", metrics: "ClientMetrics") -> None:
+    for (decider, verdict), events in verdicts.deciders().items():
+        metrics.events.labels(decider=decider, verdict=verdict).inc(events)
+    failed = verdicts.failure != ""
+    metrics.fallback_events.labels(policy="local").inc(int((failed & verdicts.answered).sum()))
+    metrics.fallback_events.labels(policy="reject").inc(int((failed & ~verdicts.answered).sum()))
+
+
+def _report(name: str, counted: "Tally", args: argparse.Namespace) -> None:
+    if args.log_format == "json":
+        logs.report(log, name.split()[0], f"{name}: {counted.summary()}", figures=counted.fields())
+    else:
+        print(f"{name}: {counted.summary()}\n{counted.table()}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,29 +4,69 @@ Run:
     python offload/ee-processor-server.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet
 
-Start as many as needed on one queue: they share the load. SIGTERM or Ctrl-C finishes the running request, gives the
-waiting ones back, and ends with exit code 0.
+Start as many as needed on one queue: they share the load. Requests that wait, of whichever clients, are computed
+together. SIGTERM or Ctrl-C finishes what is being computed, gives the waiting requests back, and ends with exit code 0.
 """
 
 import argparse
-import os
+import logging
 import signal
-import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import options
+from offload import logs, options
 from utils import cli
+
+if TYPE_CHECKING:
+    from offload.worker import Batch
+
+log = logging.getLogger(__name__)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
     options.add_network(parser)
+    add = parser.add_argument
+    add(
+        "--max-batch",
+        type=cli.whole_number(1, 4096),
+        default=64,
+        metavar="N",
+        help="events computed in one forward pass at most (default: %(default)s)",
+    )
+    add(
+        "--batch-wait-ms",
+        type=cli.real_number(0, 1000),
+        default=0.0,
+        metavar="MS",
+        help="time that a request waits for others to be computed with it (default: %(default)g)",
+    )
+    add(
+        "--prefetch",
+        type=cli.whole_number(1, 1000),
+        default=32,
+        metavar="N",
+        help="requests held here at once at most; more merge better, fewer share better with other workers "
+        "(default: %(default)s)",
+    )
+    add(
+        "--second-segment-only",
+        action="store_true",
+        help="take activations alone, not features; the first segment is not kept in memory",
+    )
+    add("--quiet", action="store_true", help="leave out the line for each batch")
     options.add_broker(parser, required=True)
-    parser.add_argument("--quiet", action="store_true", help="leave out the line for each request")
+    add(
+        "--queue-type",
+        choices=("classic", "quorum"),
+        default="classic",
+        help="quorum: replicated over the nodes of a cluster (default: %(default)s)",
+    )
+    options.add_watching(parser)
     return parser
 
 
@@ -35,34 +75,60 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import read_two_exits
     from models.prediction import select_device
     from offload.cloud import Cloud
-    from offload.worker import Worker
+    from offload.metrics import WorkerMetrics
+    from offload.protocol import ACTIVATIONS, PAYLOADS
+    from offload.worker import Service, Worker
 
+    logs.configure(json=args.log_format == "json", debug=args.debug)
     broker = options.broker(args)
     device = select_device(args.device)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
-    cloud = Cloud(network.to(device), device, f"{socket.gethostname()[:100]}:{os.getpid()}")
-
-    def answer(body: bytes, request_id: str) -> bytes:
-        reply, line = cloud.answer(body, request_id)
-        if not args.quiet:
-            print(line, flush=True)
-        return reply
+    payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
+    cloud = Cloud(network.to(device), device, options.own_name(), args.max_batch, payloads)
+    if args.second_segment_only:
+        network.forget_edge()
+    architecture, digest = checkpoint.architecture.name, cloud.limits.fingerprint
+    metrics = WorkerMetrics(architecture, digest)
+    service = Service(args.max_batch, args.batch_wait_ms / 1000, args.prefetch, args.queue_type)
+    worker = Worker(broker, args.mq_queue, cloud, service, metrics, (lambda _batch: None) if args.quiet else _report)
 
     def announce() -> None:
-        print(
-            f"ready: {checkpoint.architecture.name} {cloud.limits.fingerprint[:12]} on {device}, "
-            f"queue {args.mq_queue} at {broker}",
-            flush=True,
-        )
+        sentence = f"ready: {architecture} {digest[:12]} on {device}, queue {args.mq_queue} at {broker}"
+        logs.report(log, "ready", sentence, architecture=architecture, fingerprint=digest, queue=args.mq_queue)
 
-    worker = Worker(broker, args.mq_queue, answer)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
-    worker.run(announce)
-    print(
-        f"stopped: {worker.answered} requests answered, {cloud.events} events, {cloud.refused} refused, "
-        f"{worker.dropped} dropped"
+    with options.watched(args, metrics.registry, worker):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run(announce)
+    logs.report(
+        log,
+        "stopped",
+        f"stopped: {worker.answered} requests answered, {worker.events} events, {worker.refused} refused, "
+        f"{worker.dropped} dropped",
+        answered=worker.answered,
+        events=worker.events,
+        refused=worker.refused,
+        dropped=worker.dropped,
     )
+
+
+def _report(batch: "Batch") -> None:
+    """Log a line for each batch, and one for each refusal."""
+    for refusal in batch.refusals:
+        logs.report(log, "refused", f"refused: {refusal.code}: {refusal.text}", code=refusal.code, text=refusal.text)
+    if batch.requests:
+        milliseconds, waited = 1000 * batch.seconds, 1000 * batch.waited
+        logs.report(
+            log,
+            "batch",
+            f"{batch.events} events of {batch.requests} requests, {batch.clients} clients in {milliseconds:.1f} ms, "
+            f"waited {waited:.1f} ms",
+            events=batch.events,
+            requests=batch.requests,
+            clients=batch.clients,
+            milliseconds=round(milliseconds, 3),
+            waited_milliseconds=round(waited, 3),
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -94,15 +94,18 @@ class Limits:
     Attributes:
         fingerprint: of its network.
         activation_shape: (C, H, W) behind segment 1.
+        payloads: the kinds that it takes.
     """
 
     fingerprint: str
     activation_shape: tuple[int, ...]
+    payloads: tuple[str, ...] = PAYLOADS
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Payload kind -> shape of one event."""
-        return {FEATURES: (FEATURE_COUNT,), ACTIVATIONS: self.activation_shape}
+        """Payload kind -> shape of one event, for the kinds that are taken."""
+        shapes = {FEATURES: (FEATURE_COUNT,), ACTIVATIONS: self.activation_shape}
+        return {payload: shapes[payload] for payload in self.payloads}
 
     @property
     def largest_body(self) -> int:

@@ -1,61 +1,155 @@
-"""The worker: one thread owns its connection, a second computes, so that a long inference never starves heartbeats."""
+"""The worker: one thread owns the connection, another computes, and requests that wait are computed together.
+
+So a long inference never starves heartbeats, and many small requests cost little more than one large one.
+"""
 
 import contextlib
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from offload.broker import Broker
-from offload.rabbitmq import Delivery, RequestQueue
+from offload.exit_2 import CHUNK
+from offload.logs import Sparing
+from offload.metrics import EXPIRED, WorkerMetrics
+from offload.protocol import Answer, Refusal, Request, encode_answer, encode_refusal
+from offload.rabbitmq.worker_end import Delivery, RequestQueue
 from utils.errors import CloudUnavailableError
 
-SHORTEST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 4.0  # so that a worker is back within 5 s of its broker
 DRAIN_TIMEOUT: Final = 25.0
-_JOIN_TIMEOUT: Final = 2.0
-_POLL: Final = 0.2
+_JOIN_TIMEOUT: Final = 4.0
+_POLL: Final = 0.1
 
 log = logging.getLogger(__name__)
+_seldom = Sparing(log)
+
+
+class Answering(Protocol):
+    """What computes for a worker; see ``offload.cloud.Cloud``."""
+
+    def decode(self, body: bytes, request_id: str, /) -> Request | Refusal:
+        """Return the request in a message from anyone, or why it is none."""
+
+    def answer(self, requests: Sequence[Request], /) -> list[Answer | Refusal]:
+        """Return an answer or a refusal for each request."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a worker takes and merges requests.
+
+    Attributes:
+        max_batch: requests are merged up to so many events.
+        batch_wait: seconds that the first of a batch waits for others.
+        prefetch: requests that are here at once at most.
+        queue_type: ``classic`` or ``quorum``.
+    """
+
+    max_batch: int = CHUNK
+    batch_wait: float = 0.0
+    prefetch: int = 16
+    queue_type: str = "classic"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What became of the requests that were computed together.
+
+    Attributes:
+        requests: that were answered.
+        events: in them.
+        clients: that sent them.
+        refusals: of requests that were not answered.
+        seconds: that the computation took.
+        waited: seconds that the first of them waited here.
+    """
+
+    requests: int
+    events: int
+    clients: int
+    refusals: tuple[Refusal, ...]
+    seconds: float
+    waited: float
+
+
+@dataclass
+class _Task:
+    """A request that waits here."""
+
+    delivery: Delivery
+    received: float
+    request: Request | Refusal | None = field(default=None)  # None until it was decoded
 
 
 class Worker:
     """Takes requests off the queue and hands replies back until it is told to stop.
 
-    The thread that calls ``run`` owns the connection.
-
     Args:
         broker: where RabbitMQ is.
         queue_name: the request queue.
-        answer: (body, request id) -> reply body, called in the computing thread. What it raises ends ``run``, and
-            the broker hands its request to another worker.
+        answering: decodes and computes, in the computing thread alone. What it raises ends ``run``, and the broker
+            hands its requests to another worker.
+        service: how requests are taken.
+        metrics: count what happens.
+        on_batch: called in the computing thread after each batch.
 
     Attributes:
-        answered: requests that were replied to.
+        answered, refused: requests that were replied to.
+        events: in those answered.
         dropped: messages that named no one to reply to, and replies to clients that had left.
     """
 
-    def __init__(self, broker: Broker, queue_name: str, answer: Callable[[bytes, str], bytes]) -> None:
-        self._broker = broker
-        self._queue = queue_name
-        self._answer = answer
-        self._waiting: queue.SimpleQueue[tuple[RequestQueue, Delivery] | None] = queue.SimpleQueue()
-        self._unanswered = 0
+    def __init__(
+        self,
+        broker: Broker,
+        queue_name: str,
+        answering: Answering,
+        service: Service,
+        metrics: WorkerMetrics,
+        on_batch: Callable[[Batch], object] = lambda _batch: None,
+    ) -> None:
+        self._answering = answering
+        self._service = service
+        self._metrics = metrics
+        self._on_batch = on_batch
+        self._on_ready: Callable[[], object] = lambda: None
+        self._requests = RequestQueue(broker, queue_name, self, service.prefetch, service.queue_type)
+        self._waiting: deque[_Task] = deque()
+        self._changed = threading.Condition()  # guards the two below and what waits
+        self._computing = False
+        self._ending = False
         self._stopping = False  # not an Event: its lock could be held by the very code that a signal interrupts
+        self._was_ready = False
+        self._outage: float | None = None
         self._failure: BaseException | None = None
-        self._pause: float | None = None  # before the next attempt to connect; None until one succeeded
-        self.answered = 0
-        self.dropped = 0
+        self.answered = self.refused = self.events = self.dropped = 0
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for name, work in (("rabbitmq", self._requests.run), ("compute", self._compute))
+        ]
 
     def stop(self) -> None:
         """Finish what is being computed, give the rest back, and let ``run`` return; safe in a signal handler."""
         self._stopping = True
 
+    def alive(self) -> str | None:
+        """Return what is wrong with this process, if anything."""
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        return f"thread {dead[0]} has ended" if dead else None
+
+    def ready(self) -> str | None:
+        """Return why no requests are being taken, if so."""
+        if self._stopping:
+            return "stopping"
+        return None if self._requests.is_ready else "no connection to RabbitMQ"
+
     def run(self, on_ready: Callable[[], object]) -> None:
-        """Serve until ``stop``; after the first success, reconnect whenever the broker goes away.
+        """Serve until ``stop``; after the first success, connect again whenever the broker goes away.
 
         Args:
             on_ready: called each time the queue is being consumed.
@@ -65,77 +159,190 @@ class Worker:
             BrokerRefusedError: it refuses the user; asking again would not help.
             CloudError: the queue exists with other settings.
         """
-        computing = threading.Thread(target=self._compute, name="compute", daemon=True)
-        computing.start()
-        try:
-            while not self._stopping:
-                try:
-                    self._serve(on_ready)
-                except CloudUnavailableError as problem:
-                    if self._pause is None:
-                        raise
-                    log.warning("%s; trying again in %.1f s", problem, self._pause)
-                    self._rest(self._pause)
-                    self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        finally:
-            self._waiting.put(None)
-            # Not for long: without a connection, what is still being computed is for another worker to answer.
-            computing.join(_JOIN_TIMEOUT)
+        if self._stopping:
+            self._requests.stop()
+            self._requests.run()  # it connects to nothing, and closes what it has open
+            return
+        self._on_ready = on_ready
+        for thread in self._threads:
+            thread.start()
+        while not self._stopping and self._failure is None:
+            time.sleep(_POLL)  # a signal ends no wait for a lock, but this
+        self._stopping = True
+        if self._failure is None:
+            self._drain()
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._requests.stop()
+        # Not for long: without a connection, what is still being computed is for another worker to answer.
+        deadline = time.monotonic() + _JOIN_TIMEOUT
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._metrics.connected.set(0)
         if self._failure is not None:
             raise self._failure
 
-    def _rest(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._stopping and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, _POLL))
-
-    def _serve(self, on_ready: Callable[[], object]) -> None:
-        requests = RequestQueue(self._broker, self._queue)
-        self._unanswered, self._pause = 0, SHORTEST_PAUSE
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            on_ready()
-            while not self._stopping:
-                for delivery in requests.receive(_POLL):
-                    self._unanswered += 1
-                    self._waiting.put((requests, delivery))
-            self._drain(requests)
-        finally:
-            requests.close()
-            self._take_waiting()
-            self.dropped += requests.dropped
+            work()
+        except BaseException as problem:  # raised again by ``run``: who cannot compute must not go on taking requests
+            self._failure = self._failure or problem
 
-    def _drain(self, requests: RequestQueue) -> None:
-        """Give back the requests that wait here, and answer the one that is being computed."""
-        requests.stop_receiving()
-        for delivery in self._take_waiting():
-            requests.give_back(delivery)
-            self._unanswered -= 1
+    def _drain(self) -> None:
+        """Give back the requests that wait here, and answer those that are being computed."""
         deadline = time.monotonic() + DRAIN_TIMEOUT
-        while self._unanswered and self._failure is None and time.monotonic() < deadline:
-            requests.receive(_POLL)
+        cancelled = threading.Event()
+        try:
+            self._requests.call_soon(lambda: self._requests.stop_receiving(cancelled.set))
+            while not cancelled.wait(_POLL) and self._requests.is_ready and time.monotonic() < deadline:
+                pass
+            with self._changed:
+                tasks = list(self._waiting)
+                self._waiting.clear()
+                self._metrics.waiting.set(0)
+            for task in tasks:
+                self._requests.call_soon(partial(self._requests.give_back, task.delivery))
+            self._metrics.given_back.inc(len(tasks))
+        except CloudUnavailableError:  # then the broker does it
+            return
+        with self._changed:
+            # In vain once there is no one to reply to, or nothing to come.
+            while self._computing and self._failure is None and self._requests.is_ready and time.monotonic() < deadline:
+                self._changed.wait(_POLL)
 
-    def _take_waiting(self) -> list[Delivery]:
-        """Take away from the computing thread the requests that it has not begun."""
-        taken = []
-        with contextlib.suppress(queue.Empty):  # no look whether it is empty: the other thread may be quicker
-            while (waiting := self._waiting.get_nowait()) is not None:
-                taken.append(waiting[1])
-        return taken
+    # Called in the thread that owns the connection.
+
+    def on_ready(self) -> None:
+        """Note that the queue is being consumed."""
+        if self._outage is not None:
+            log.warning("RabbitMQ is back after %.1f s", time.monotonic() - self._outage)
+        self._outage, self._was_ready = None, True
+        self._metrics.connected.set(1)
+        self._on_ready()
+
+    def on_lost(self, problem: CloudUnavailableError) -> None:
+        """Forget the requests that wait here: the broker hands them out again."""
+        if not self._was_ready:
+            raise problem  # a wrong host or port is told at once, and not tried for ever
+        if self._outage is None:
+            self._outage = time.monotonic()
+            self._metrics.connection_losses.inc()
+            log.warning("%s", problem)
+        self._metrics.connected.set(0)
+        with self._changed:
+            self._waiting.clear()
+            self._metrics.waiting.set(0)
+
+    def on_request(self, delivery: Delivery) -> None:
+        """Put a request among those that wait."""
+        self._metrics.received_bytes.inc(len(delivery.body))
+        self._metrics.redelivered.inc(delivery.redelivered)
+        with self._changed:
+            self._waiting.append(_Task(delivery, time.monotonic()))
+            self._metrics.waiting.set(len(self._waiting))
+            self._changed.notify_all()
+
+    def on_dropped(self) -> None:
+        """Count a message that names no one to reply to."""
+        self.dropped += 1
+        self._metrics.dropped_messages.inc()
+        _seldom.warning("dropped", "dropped a message that names no request id or no queue to reply to")
+
+    def on_unroutable(self) -> None:
+        """Count a reply to a client that has left."""
+        self.dropped += 1
+        self._metrics.unroutable_replies.inc()
+        _seldom.warning("unroutable", "a client left before its reply came")
+
+    # All that follows runs in the computing thread.
 
     def _compute(self) -> None:
-        try:
-            while (waiting := self._waiting.get()) is not None:
-                requests, delivery = waiting
-                reply = self._answer(delivery.body, delivery.request_id)
-                try:
-                    requests.call_soon(partial(self._finish, requests, delivery, reply))
-                except CloudUnavailableError:
-                    log.warning("the connection broke before a reply went out; the broker hands the request out again")
-        except BaseException as problem:  # raised again by ``run``: who cannot compute must not go on taking requests
-            self._failure = problem
-            self.stop()
+        while tasks := self._gather():
+            start = time.monotonic()
+            self._answer(tasks, start)
+            with self._changed:
+                self._computing = False
+                self._changed.notify_all()
 
-    def _finish(self, requests: RequestQueue, delivery: Delivery, reply: bytes) -> None:
-        requests.reply(delivery, reply)
-        self._unanswered -= 1
-        self.answered += 1
+    def _gather(self) -> list[_Task]:
+        """Wait for a request, take those that can be computed with it, and return them; none at the end."""
+        tasks: list[_Task] = []
+        events, until = 0, None
+        while events < self._service.max_batch and len(tasks) != self._service.prefetch:  # more cannot come
+            task = self._head(until)
+            if task is None:
+                break
+            if time.monotonic() - task.received > task.delivery.seconds:
+                self._discard(task)
+                continue
+            task.request = task.request or self._answering.decode(task.delivery.body, task.delivery.request_id)
+            size = 0 if isinstance(task.request, Refusal) else len(task.request.tensor)
+            if tasks and events + size > self._service.max_batch:
+                break
+            with self._changed:
+                if not self._waiting or self._waiting[0] is not task:
+                    continue  # given back, or lost with its connection
+                self._waiting.popleft()
+                self._computing = True
+                self._metrics.waiting.set(len(self._waiting))
+            tasks.append(task)
+            events += size
+            until = until or time.monotonic() + self._service.batch_wait
+        return tasks
+
+    def _discard(self, task: _Task) -> None:
+        """Drop a request that has waited here for longer than its client waits."""
+        with self._changed:
+            if self._waiting and self._waiting[0] is task:
+                self._waiting.popleft()
+                self._metrics.waiting.set(len(self._waiting))
+        self._metrics.requests.labels(code=EXPIRED).inc()
+        with contextlib.suppress(CloudUnavailableError):
+            self._requests.call_soon(lambda: self._requests.discard(task.delivery))
+
+    def _head(self, until: float | None) -> _Task | None:
+        """Return the request that has waited longest, once there is one; None at the end, or when the time is up."""
+        with self._changed:
+            seconds = None if until is None else max(0.0, until - time.monotonic())
+            self._changed.wait_for(lambda: self._waiting or self._ending, seconds)
+            return self._waiting[0] if self._waiting and not self._ending else None
+
+    def _answer(self, tasks: Sequence[_Task], start: float) -> None:
+        requests = [task.request for task in tasks if isinstance(task.request, Request)]
+        answers = iter(self._answering.answer(requests) if requests else ())
+        replies = [task.request if isinstance(task.request, Refusal) else next(answers) for task in tasks]
+        seconds = time.monotonic() - start
+        bodies = [encode_refusal(reply) if isinstance(reply, Refusal) else encode_answer(reply) for reply in replies]
+        self._count(tasks, replies, start, seconds)
+        try:
+            self._requests.call_soon(lambda: self._reply(tasks, replies, bodies))
+        except CloudUnavailableError:
+            log.warning("the connection broke before replies went out; the broker hands the requests out again")
+
+    def _reply(self, tasks: Sequence[_Task], replies: Sequence[Answer | Refusal], bodies: Sequence[bytes]) -> None:
+        """Send replies and count them, in the thread that owns the connection."""
+        for task, reply, body in zip(tasks, replies, bodies, strict=True):
+            if not self._requests.reply(task.delivery, body):
+                continue
+            self._metrics.sent_bytes.inc(len(body))
+            if isinstance(reply, Refusal):
+                self.refused += 1
+                self._metrics.requests.labels(code=reply.code).inc()
+            else:
+                self.answered += 1
+                self.events += len(reply.logits)
+                self._metrics.requests.labels(code="answered").inc()
+                self._metrics.events.inc(len(reply.logits))
+
+    def _count(self, tasks: Sequence[_Task], replies: Sequence[Answer | Refusal], start: float, seconds: float) -> None:
+        sizes = [len(reply.logits) for reply in replies if isinstance(reply, Answer)]
+        refusals = tuple(reply for reply in replies if isinstance(reply, Refusal))
+        clients = {task.request.client_id for task in tasks if isinstance(task.request, Request)}
+        for task in tasks:
+            self._metrics.queue_wait.observe(start - task.received)
+        if sizes:
+            self._metrics.batch_events.observe(sum(sizes))
+            self._metrics.batch_requests.observe(len(sizes))
+            self._metrics.inference.observe(seconds)
+        self._on_batch(Batch(len(sizes), sum(sizes), len(clients), refusals, seconds, start - tasks[0].received))

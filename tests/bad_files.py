@@ -303,6 +303,7 @@ OUTPUTS: dict[str, Fault] = {
     ),
     "a folder": Fault(lambda folder: _mkdir(folder / "out"), ("is a folder", "name the file")),
     "of too long a name": Fault(lambda folder: folder / ("x" * 300), ("cannot be written",)),
+    "a device": Fault(lambda _: Path("/dev/null"), ("is a device or a pipe", "name a file")),
     "in a folder that nobody can make": Fault(lambda _: Path("/proc/nobody/out"), ("cannot be written to",)),
 }  # fmt: skip
 OUTPUT_FOLDERS: dict[str, Fault] = {
@@ -316,6 +317,25 @@ INPUT_FOLDERS: dict[str, Fault] = {
     "a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY), ("is a file, not a folder",)),
     "of too long a name": Fault(lambda folder: folder / ("x" * 300), ("no such folder",)),
     "without a month": Fault(lambda folder: _mkdir(folder / "none"), ("no dataset matches '2016_01'",)),
+}
+
+
+PICTURES: dict[str, Fault] = {
+    **OUTPUTS,
+    "of no picture's name": Fault(lambda folder: folder / "out.exe", ("the ending must say", ".png")),
+}
+AUTHORITIES: dict[str, Fault] = {
+    **unreadable(".pem"),
+    "no certificate": Fault(lambda folder: _copy(folder / "ca.pem", _IN_WAY), ("holds no certificate in PEM form",)),
+}
+CERTIFICATES: dict[str, Fault] = {
+    **unreadable(".pem"),
+    "no certificate": Fault(lambda folder: _copy(folder / "edge.pem", _IN_WAY), ("not a certificate and its",)),
+}
+PASSWORDS: dict[str, Fault] = {
+    **unreadable(""),
+    "a blank line": Fault(lambda folder: _copy(folder / "password", b"\nsecret"), ("first line is empty",)),
+    "no text": Fault(lambda folder: _copy(folder / "password", b"\xff\xfe\x00"), ("is not text",)),
 }
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from tests.bad_files import (
+    AUTHORITIES,
+    CERTIFICATES,
     CHECKPOINTS,
     DATASET_FOLDERS,
     DATASETS,
@@ -19,6 +21,8 @@ from tests.bad_files import (
     INPUT_FOLDERS,
     OUTPUT_FOLDERS,
     OUTPUTS,
+    PASSWORDS,
+    PICTURES,
     ROWS,
     SINGLE_EXIT,
     UNLABELLED,
@@ -37,6 +41,7 @@ from tests.scripts import (
     EVALUATE,
     FETCH_DATASET,
     FETCH_MODELS,
+    GENERATOR,
     INFER,
     MAKE_SAMPLE,
     ROOT,
@@ -52,6 +57,12 @@ from utils.results import write_front
 Faults = Mapping[str, Fault]
 LABELLED: Faults = {**DATASETS, **UNLABELLED}
 TWO_EXITS: Faults = {**CHECKPOINTS, **SINGLE_EXIT}
+BROKER: dict[str, Faults] = {
+    "--mq-password-file": PASSWORDS,
+    "--mq-ca-file": AUTHORITIES,
+    "--mq-certificate-file": CERTIFICATES,
+    "--mq-key-file": CERTIFICATES,
+}
 PATHS: dict[str, dict[str, Faults]] = {
     TRAIN: {"--dataset-folder": DATASET_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
     CALIBRATE: {
@@ -64,8 +75,15 @@ PATHS: dict[str, dict[str, Faults]] = {
     SEARCH: {"--eval-file": EVALUATIONS, "--savefile": OUTPUTS},
     CHART: {"--datafile": FRONTS, "--savefile": OUTPUTS},
     INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
-    SERVER: {"--trained-network-file": TWO_EXITS},
-    CLIENT: {"--trained-network-file": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
+    SERVER: {"--trained-network-file": TWO_EXITS, **BROKER},
+    CLIENT: {"--trained-network-file": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS, **BROKER},
+    GENERATOR: {
+        "--trained-network-file": TWO_EXITS,
+        "--dataset": DATASETS,
+        "--savefile": OUTPUTS,
+        "--picture": PICTURES,
+        **BROKER,
+    },
     DEMO: {"--dataset-folder": INPUT_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
     MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
@@ -79,6 +97,8 @@ CASES = [
 ]
 NOWHERE = "http://127.0.0.1:1"
 
+PORTS: dict[str, tuple[str, ...]] = {"--mq-port": ("0", "65536", "-1"), "--metrics-port": ("0", "65536", "-1")}
+TIMES: dict[str, tuple[str, ...]] = {"--request-timeout": ("0", "nan", "inf"), "--retries": ("-1", "101", "1.5")}
 # Options that take a number, and what is out of their range.
 NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {
@@ -100,15 +120,31 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     CHART: {"--operation-point": ("-1", "2.5", "nan")},
     INFER: {"--batch-size": ("0",)},
-    SERVER: {"--mq-port": ("0", "65536", "-1")},
+    SERVER: {
+        **PORTS,
+        "--max-batch": ("0", "4097"),
+        "--batch-wait-ms": ("-1", "1001", "nan"),
+        "--prefetch": ("0", "1001"),
+    },
     CLIENT: {
+        **PORTS,
+        **TIMES,
         "--batch-size": ("0",),
-        "--mq-port": ("0", "65536"),
-        "--request-timeout": ("0", "nan", "inf"),
+        "--window": ("0", "1001"),
+        "--wait-timeout": ("0", "nan", "inf"),
+        "--drain-timeout": ("-1", "nan"),
         "--normal-exit1-min-certainty": ("-0.1", "1.1", "nan"),
         "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
         "--normal-exit2-min-certainty": ("-1", "95"),
         "--attack-exit2-min-certainty": ("-1", "98"),
+    },
+    GENERATOR: {
+        **PORTS,
+        **TIMES,
+        "--clients": ("0", "257"),
+        "--batch-size": ("0", "1025"),
+        "--interval": ("-1", "nan", "inf"),
+        "--count": ("0",),
     },
     DEMO: {"--epochs": ("0",), "--min-acceptance": ("1.5", "nan")},
     MAKE_SAMPLE: {"--rows": ("0", "100001"), "--months": ("0", "13"), "--seed": ("-1",)},
@@ -119,13 +155,19 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
     SEARCH: {"--cost-model": ("free",)},
     INFER: {"--model": ("resnet",)},
-    SERVER: {"--network": ("resnet", "")},
-    CLIENT: {"--network": ("resnet",), "--payload": ("pickle",)},
+    SERVER: {"--network": ("resnet", ""), "--queue-type": ("stream",), "--log-format": ("xml",)},
+    CLIENT: {
+        "--network": ("resnet",),
+        "--payload": ("pickle",),
+        "--on-cloud-failure": ("panic",),
+        "--log-format": ("",),
+    },
+    GENERATOR: {"--network": ("resnet",), "--payload": ("pickle",), "--log-format": ("xml",)},
     DEMO: {"--model": ("resnet",)},
     FETCH_DATASET: {"--months": ("2016_13", "january")},
     FETCH_MODELS: {"--model": ("resnet",)},
 }
-ASKS_FOR_DEVICE = (TRAIN, CALIBRATE, EVALUATE, INFER, SERVER, CLIENT)
+ASKS_FOR_DEVICE = (TRAIN, CALIBRATE, EVALUATE, INFER, SERVER, CLIENT, GENERATOR)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +189,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         INFER: model,
         SERVER: {**network, **no_broker},
         CLIENT: {**network, **no_broker, "--dataset": dataset},
+        GENERATOR: {**network, **no_broker, "--dataset": dataset},
         DEMO: {"--dataset-folder": folder, "--epochs": 1},
         MAKE_SAMPLE: {"--rows": 5, "--months": 1},
         FETCH_DATASET: {"--base-url": NOWHERE},
@@ -158,8 +201,9 @@ def with_outputs(script: str, options: Mapping[str, object], folder: Path) -> di
     """Return the options, each output of the script being a file or folder of an earlier run."""
     complete = dict(options)
     for option, faults in PATHS[script].items():
-        if faults in (OUTPUTS, OUTPUT_FOLDERS):
-            complete[option] = path = folder / ("out.png" if script == CHART else f"out{option}")
+        if faults in (OUTPUTS, PICTURES, OUTPUT_FOLDERS):
+            picture = script == CHART or faults is PICTURES
+            complete[option] = path = folder / ("out.png" if picture else f"out{option}")
             if faults is OUTPUT_FOLDERS:
                 path.mkdir()
                 path /= "earlier"
@@ -205,7 +249,11 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     (tmp_path / "bad").mkdir()
     bad = fault.make(tmp_path / "bad")
     before = files_below(tmp_path)
-    ended = call(capsys, script, *flat({**options, option: bad}))
+    companions = ("--mq-tls",) if option in BROKER and option != "--mq-password-file" else ()
+    if option == "--mq-key-file":
+        options["--mq-certificate-file"] = CERTIFICATES["no certificate"].make(tmp_path / "bad")
+        before = files_below(tmp_path)
+    ended = call(capsys, script, *flat({**options, option: bad}), *companions)
     assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended.err
     line = ended.err.rstrip("\n")
     assert line.startswith(f"{Path(script).name}: error: ")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from offload.broker import Broker
+from offload.broker import Broker, Host
 from offload.private_broker import PrivateBroker
 from offload.protocol import new_id
 from tests.offload.link import connected
@@ -13,7 +13,7 @@ from tests.offload.link import connected
 @pytest.fixture(scope="session")
 def link(broker: PrivateBroker) -> Broker:
     """Where the session's node is, and its user."""
-    return Broker("127.0.0.1", broker.port, broker.username, broker.password)
+    return Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
 
 
 @pytest.fixture

@@ -8,21 +8,106 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pika
 
-from offload.broker import Broker
+from offload.broker import Broker, Host
+from offload.client import Client, Patience
+from offload.metrics import ClientMetrics, WorkerMetrics
 from offload.options import PASSWORD_VARIABLE
-from offload.worker import Worker
+from offload.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, new_id
+from offload.worker import Batch, Service, Worker
+from utils.errors import MessageError
+from utils.schema import FEATURE_COUNT
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0
 REPLY_TO = "ee-reply." + "0" * 32
 """A reply queue of the right form, which no one has."""
+FINGERPRINT = "5e" * 32
+"""Of the network that ``Sleeper`` pretends to be."""
+PATIENCE_OF_CLIENTS = Patience(attempt=10.0, retries=1, deadline=20.0)
+
+
+def at(broker: Broker, *ports: int) -> Broker:
+    """Return the same broker as seen on other ports of this machine, tried in turn."""
+    return replace(broker, hosts=tuple(Host("127.0.0.1", port) for port in ports))
+
+
+def make_request(events: int = 1, fill: float | None = None, client_id: str = "edge:1") -> Request:
+    """Return a request for ``Sleeper``, of random features or all of one value."""
+    shape = (events, FEATURE_COUNT)
+    features = np.random.default_rng().random(shape) if fill is None else np.full(shape, fill)
+    return Request(new_id(), client_id, FINGERPRINT, FEATURES, features.astype(np.float32))
+
+
+class Sleeper:
+    """Stands for a worker's network: real requests and replies; the logits are the first two features.
+
+    Args:
+        seconds: that a batch takes.
+        seconds_per_event: that each event takes besides.
+
+    Attributes:
+        batches: the requests that were computed together, batch by batch.
+        threads: that computed.
+        hold: while it is cleared, nothing is computed.
+    """
+
+    def __init__(self, seconds: float = 0.0, seconds_per_event: float = 0.0) -> None:
+        self._seconds = seconds
+        self._seconds_per_event = seconds_per_event
+        self._limits = Limits(FINGERPRINT, (1, 1, 1))
+        self.batches: list[list[Request]] = []
+        self.threads: set[str] = set()
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def decode(self, body: bytes, request_id: str) -> Request | Refusal:
+        try:
+            return decode_request(body, self._limits)
+        except MessageError as problem:
+            return Refusal(request_id, problem.code, problem.text)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+        self.threads.add(threading.current_thread().name)
+        self.batches.append(list(requests))
+        self.hold.wait(PATIENCE)
+        time.sleep(self._seconds + self._seconds_per_event * sum(len(request.tensor) for request in requests))
+        return [
+            Answer(request.request_id, FINGERPRINT, "sleeper", 1.0, np.ascontiguousarray(request.tensor[:, :2]))
+            for request in requests
+        ]
+
+
+def make_worker(
+    broker: Broker,
+    queue: str,
+    answering: Sleeper | None = None,
+    service: Service | None = None,
+    metrics: WorkerMetrics | None = None,
+    on_batch: Callable[[Batch], object] = lambda _batch: None,
+) -> Worker:
+    """Return a worker, by default one that answers at once."""
+    return Worker(broker, queue, answering or Sleeper(), service or Service(), metrics or WorkerMetrics(), on_batch)
+
+
+def make_client(
+    broker: Broker, queue: str, patience: Patience = PATIENCE_OF_CLIENTS, metrics: ClientMetrics | None = None
+) -> Client:
+    """Return a client, to be entered."""
+    return Client(broker, queue, patience, metrics or ClientMetrics())
+
+
+def is_answer_to(answer: Answer, request: Request) -> bool:
+    """Return whether an answer is what ``Sleeper`` says to a request."""
+    return bool((answer.logits == request.tensor[:, :2]).all())
 
 
 def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
@@ -37,7 +122,8 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> No
 def connected(broker: Broker) -> Iterator[Any]:
     """Yield a plain pika channel, with confirms, that knows nothing of our rules."""
     credentials = pika.PlainCredentials(broker.username, broker.password)
-    connection = pika.BlockingConnection(pika.ConnectionParameters(broker.hostname, broker.port, "/", credentials))
+    (host, *_) = broker.hosts
+    connection = pika.BlockingConnection(pika.ConnectionParameters(host.name, host.port, "/", credentials))
     try:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -136,34 +222,36 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
 
-_SLOW_WORKER = """
-import os, signal, sys, time
-from offload.broker import Broker
-from offload.worker import Worker
+_SLEEPING_WORKER = """
+import os, signal, sys
+from offload.broker import Broker, Host
+from tests.offload.link import Sleeper, make_worker
 
-def answer(body, request_id):
-    print("computing", body.decode(), flush=True)
-    while not os.path.exists(sys.argv[4]):
-        time.sleep(0.02)
-    return body.upper()
+port, user, queue, seconds, per_event = sys.argv[1:]
+broker = Broker((Host("127.0.0.1", int(port)),), user, os.environ["EE_MQ_PASSWORD"])
 
-worker = Worker(Broker("127.0.0.1", int(sys.argv[1]), sys.argv[2], os.environ["EE_MQ_PASSWORD"]), sys.argv[3], answer)
+class Talking(Sleeper):
+    def answer(self, requests):
+        print("computing", len(requests), flush=True)
+        return super().answer(requests)
+
+worker = make_worker(broker, queue, Talking(float(seconds), float(per_event)))
 signal.signal(signal.SIGTERM, lambda *_: worker.stop())
 worker.run(lambda: print("ready", flush=True))
 print("answered", worker.answered, flush=True)
 """
 
 
-class SlowWorker(Program):
-    """A worker process that answers in capital letters, but nothing until it is released."""
+class SleepingWorker(Program):
+    """A worker process around a ``Sleeper``."""
 
-    def __init__(self, folder: Path, broker: Broker, queue: str) -> None:
-        self._gate = folder / "released"
+    def __init__(
+        self, folder: Path, broker: Broker, queue: str, seconds: float = 0.0, seconds_per_event: float = 0.0
+    ) -> None:
         environment = {PASSWORD_VARIABLE: broker.password}
-        super().__init__(folder, "-c", _SLOW_WORKER, broker.port, broker.username, queue, self._gate, **environment)
-
-    def release(self) -> None:
-        self._gate.touch()
+        (host, *_) = broker.hosts
+        arguments = (host.port, broker.username, queue, seconds, seconds_per_event)
+        super().__init__(folder, "-c", _SLEEPING_WORKER, *arguments, **environment)
 
 
 @contextmanager
@@ -202,6 +290,9 @@ class Relay:
     def fall_silent(self) -> None:
         self._flowing.clear()
 
+    def on_data(self, data: bytes) -> None:
+        """Look at what passes."""
+
     def _join(self, client: socket.socket) -> None:
         broker = socket.create_connection(("127.0.0.1", self._target))
         self._sockets.append(broker)
@@ -212,6 +303,7 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
+                self.on_data(data)
                 self._flowing.wait(PATIENCE)
                 sink.sendall(data)
         for end in (source, sink):

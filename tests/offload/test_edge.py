@@ -1,48 +1,188 @@
-import io
 import math
+import random
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import read_two_exits
+from models.early_exit import TwoExits
 from models.prediction import predict
-from offload.cloud import Cloud
-from offload.edge import FloatArray, LocalSecondExit, RemoteSecondExit, Tally, Verdicts, decide, tally, verdict_table
-from offload.protocol import (
-    ACTIVATIONS,
-    FEATURES,
-    MAX_EVENTS,
-    Answer,
-    Limits,
-    Refusal,
-    decode_request,
-    encode_answer,
-    encode_refusal,
-    new_id,
-)
-from utils.dataset import read_dataset
-from utils.errors import CloudError, MessageError
-from utils.schema import NOT_ASKED, OFFLOAD_COLUMNS, REJECTED, Thresholds
+from models.preprocessing import Identity
+from offload.edge import Edge
+from offload.exit_2 import FloatArray
+from offload.protocol import MAX_EVENTS
+from offload.second_exit import Answers, LocalSecondExit
+from offload.stopping import Stop
+from offload.verdicts import Verdicts, verdict_table
+from tests.networks import calibrated_network
+from tests.offload.link import PATIENCE, wait_until
+from utils.dataset import distinct_vectors, read_dataset
+from utils.errors import CloudUnavailableError
+from utils.schema import CLOUD, FEATURE_COUNT, NOT_ASKED, Thresholds
 
 CPU = torch.device("cpu")
 ROWS = 200
-THRESHOLDS = Thresholds(0.66, 0.85, 0.7, 0.63)
+MOBILENET, ALEXNET = "MobileNetV2WithExits", "AlexNetWithExits"
+THRESHOLDS = {MOBILENET: Thresholds(0.66, 0.85, 0.7, 0.63), ALEXNET: Thresholds(0.95, 0.66, 0.77, 0.7)}
 ALL_OFFLOADED = Thresholds(1.0, 1.0, 0.0, 0.0)
 NONE_OFFLOADED = Thresholds(0.0, 0.0, 1.0, 1.0)
-FINGERPRINT = "5e" * 32
+HALVES = Thresholds(0.9, 0.9, 0.9, 0.9)
+CERTAIN, UNCERTAIN = 4.0, 1.0
+"""Margins whose certainties are over and under ``HALVES``."""
+
+
+class Legible(TwoExits):
+    """What it says can be read off an event: the first feature is exit 1's margin, the second exit 2's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transform = Identity()
+        self.halves = torch.nn.Parameter(torch.tensor([-0.5, 0.5]), requires_grad=False)
+
+    def segment_1(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :2].reshape(-1, 2, 1, 1)
+
+    def exit_1(self, activations: Tensor) -> Tensor:
+        return activations[:, 0, 0] * self.halves
+
+    def segment_2(self, activations: Tensor) -> Tensor:
+        return activations
+
+    def exit_2(self, deeper: Tensor) -> Tensor:
+        return deeper[:, 1, 0] * self.halves
+
+
+def events(count: int, margin_1: float = UNCERTAIN, margin_2: float = CERTAIN) -> FloatArray:
+    """Return so many different events with the same margins, features (count, 58)."""
+    features = np.random.default_rng(count).random((count, FEATURE_COUNT), np.float32)
+    features[:, 0], features[:, 1] = margin_1, margin_2
+    return features
+
+
+class LateAnswers:
+    """Answers that are here once ``done`` is set."""
+
+    def __init__(self, logits: FloatArray) -> None:
+        self.logits = logits
+        self.done = threading.Event()
+        self.failure: CloudUnavailableError | None = None
+
+    def under_way(self) -> int:
+        return 0 if self.done.is_set() else math.ceil(len(self.logits) / MAX_EVENTS)
+
+    def wait(self, seconds: float) -> bool:
+        return self.done.wait(seconds)
+
+    def answers(self) -> Answers:
+        assert self.done.is_set()
+        if self.failure is not None:
+            raise self.failure
+        return Answers.all_by(self.logits, CLOUD)
+
+
+class Late:
+    """Answers for exit 2 only when told to, and notes what it was asked and how much was under way then."""
+
+    def __init__(self) -> None:
+        self.asked: list[LateAnswers] = []
+        self.under_way: list[int] = []
+        self.given_up = False
+        self._local = LocalSecondExit(Legible(), CPU)
+
+    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
+        one = LateAnswers(self._local.of(features, activations()))
+        self.asked.append(one)
+        self.under_way.append(sum(one.under_way() for one in self.asked))
+        if self.given_up:
+            one.done.set()
+        return one
+
+    def give_up(self) -> None:
+        """Answer all at once, so that a test that failed ends."""
+        self.given_up = True
+        for one in self.asked:
+            one.done.set()
+
+    def waiting(self) -> list[LateAnswers]:
+        return [one for one in list(self.asked) if not one.done.is_set()]
+
+
+class Prompt(Late):
+    """As ``Late``, but each answer comes at the moment when it is waited for; that moment is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_when_waited: list[int] = []
+
+    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
+        one = super().__call__(features, activations)
+
+        def wait(_seconds: float) -> bool:
+            if not one.done.is_set():
+                self.asked_when_waited.append(len(self.asked))
+            one.done.set()
+            return True
+
+        one.wait = wait  # type: ignore[method-assign, assignment]
+        return one
+
+
+@contextmanager
+def answering(
+    late: Late, choose: Callable[[Sequence[LateAnswers]], LateAnswers], window: int, all_asked: int
+) -> Iterator[None]:
+    """Have another thread answer, one of those under way at a time, while the window is full or all were asked."""
+
+    def answer() -> None:
+        try:
+            for _ in range(all_asked):
+                wait_until(lambda: len(late.waiting()) == window or len(late.asked) == all_asked)
+                choose(late.waiting()).done.set()
+        finally:
+            late.give_up()
+
+    with ThreadPoolExecutor(1) as executor:
+        thread = executor.submit(answer)
+        yield
+        thread.result(PATIENCE)
+
+
+def edge_of(second_exit: Late, thresholds: Thresholds = HALVES) -> Edge:
+    return Edge(Legible(), thresholds, second_exit, CPU)
+
+
+def assert_same(one: Verdicts, other: Verdicts) -> None:
+    for field in fields(Verdicts):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
 
 
 @pytest.fixture(scope="module")
-def network(checkpoint: Path) -> CalibratedNetwork:
+def mobilenet(checkpoint: Path) -> CalibratedNetwork:
     network, _ = read_two_exits(checkpoint)
     assert isinstance(network, CalibratedNetwork)
     return network
+
+
+@pytest.fixture(scope="module", params=[MOBILENET, ALEXNET])
+def network(request: pytest.FixtureRequest, mobilenet: CalibratedNetwork) -> CalibratedNetwork:
+    return mobilenet if request.param == MOBILENET else calibrated_network(request.param)
+
+
+@pytest.fixture(scope="module")
+def limits(network: CalibratedNetwork) -> Thresholds:
+    return THRESHOLDS[type(network.model).__name__]
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +197,15 @@ def labels(sample: Path) -> NDArray[np.int64]:
     return labels[:ROWS]
 
 
-@pytest.fixture(scope="module")
-def verdicts(network: CalibratedNetwork, features: FloatArray) -> Verdicts:
-    return decide(network, features, THRESHOLDS, LocalSecondExit(network, CPU), CPU)
+def local_edge(network: TwoExits, thresholds: Thresholds) -> Edge:
+    return Edge(network, thresholds, LocalSecondExit(network, CPU), CPU)
 
 
-def never(_features: FloatArray, _activations: FloatArray) -> FloatArray:
-    raise AssertionError("exit 2 was asked")
+class Never:
+    """Must not be asked."""
+
+    def __call__(self, _features: FloatArray, _activations: Callable[[], FloatArray]) -> LateAnswers:
+        raise AssertionError("exit 2 was asked")
 
 
 def softmax(logits: list[float]) -> tuple[int, float]:
@@ -73,277 +215,263 @@ def softmax(logits: list[float]) -> tuple[int, float]:
     return prediction, weights[prediction] / sum(weights)
 
 
-def plain_row(logits_1: list[float], logits_2: list[float]) -> tuple[object, ...]:
+def plain_row(limits: Thresholds, logits_1: list[float], logits_2: list[float]) -> tuple[object, ...]:
     """Return what the offload CSV must hold of an event, decided as the data contract words it."""
-    least_1 = {0: THRESHOLDS.normal_exit_1, 1: THRESHOLDS.attack_exit_1}
-    least_2 = {0: THRESHOLDS.normal_exit_2, 1: THRESHOLDS.attack_exit_2}
+    least_1 = {0: limits.normal_exit_1, 1: limits.attack_exit_1}
+    least_2 = {0: limits.normal_exit_2, 1: limits.attack_exit_2}
     prediction_1, certainty_1 = softmax(logits_1)
     if certainty_1 >= least_1[prediction_1]:
-        return certainty_1, prediction_1, "N/A", "N/A", certainty_1, prediction_1
+        return certainty_1, prediction_1, NOT_ASKED, NOT_ASKED, certainty_1, prediction_1
     prediction_2, certainty_2 = softmax(logits_2)
     final = prediction_2 if certainty_2 >= least_2[prediction_2] else "rejected"
     return certainty_1, prediction_1, certainty_2, prediction_2, certainty_2, final
 
 
 def test_every_row_of_the_table_is_what_the_rule_says_of_that_event(
-    network: CalibratedNetwork, features: FloatArray, labels: NDArray[np.int64], verdicts: Verdicts
+    network: CalibratedNetwork, limits: Thresholds, features: FloatArray, labels: NDArray[np.int64]
 ) -> None:
-    table = verdict_table(verdicts, labels)
+    table = verdict_table(local_edge(network, limits).decide(features), labels)
     logits_1, logits_2 = predict(network, features, ROWS)
     fates = set()
-    assert tuple(table.columns) == OFFLOAD_COLUMNS
     assert len(table) == ROWS
     for row, first, second, label in zip(table.itertuples(index=False), logits_1, logits_2, labels, strict=True):
-        expected = (*plain_row(first.tolist(), second.tolist()), int(label))
+        expected = (*plain_row(limits, first.tolist(), second.tolist()), int(label))
         for found, wanted in zip(row, expected, strict=True):
             if isinstance(wanted, float):
                 assert found == pytest.approx(wanted, abs=1e-5)
             else:
                 assert found == wanted
-        fates.add((expected[2] == "N/A", expected[5]))
+        fates.add((expected[2] == NOT_ASKED, expected[5]))
     assert fates == {(True, 0), (True, 1), (False, 0), (False, 1), (False, "rejected")}, "the example lacks a fate"
 
 
-def test_the_final_answer_of_an_offloaded_event_is_that_of_exit_2(verdicts: Verdicts) -> None:
-    disagree = verdicts.offloaded & (verdicts.prediction_1 != verdicts.prediction_2)
-    assert disagree.any(), "the example decides nothing"
-    assert np.array_equal(verdicts.prediction[disagree], verdicts.prediction_2[disagree])
-    assert np.array_equal(verdicts.certainty[disagree], verdicts.certainty_2[disagree])
-    kept = ~verdicts.offloaded
-    assert np.array_equal(verdicts.prediction[kept], verdicts.prediction_1[kept])
-    assert np.array_equal(verdicts.certainty[kept], verdicts.certainty_1[kept])
-
-
-def test_each_part_of_the_network_computes_an_event_at_most_once(
-    network: CalibratedNetwork, features: FloatArray
+def test_each_part_of_the_network_computes_each_distinct_event_at_most_once(
+    mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
     computed: Counter[str] = Counter()
 
     def count(name: str, module: torch.nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def on_forward(_module: object, inputs: tuple[torch.Tensor, ...], _output: object) -> None:
+        def on_forward(_module: object, inputs: tuple[Tensor, ...], _output: object) -> None:
             computed[name] += len(inputs[0])
 
         return module.register_forward_hook(on_forward)
 
-    inner = network.model
+    inner = mobilenet.model
     parts = {"transform": inner.transform, "segment 1": inner.backbone[0], "segment 2": inner.backbone[1]}
     parts |= {"exit 1": inner.exits[0], "exit 2": inner.exits[1]}
     handles = [count(name, module) for name, module in parts.items()]
     try:
-        verdicts = decide(network, features, THRESHOLDS, LocalSecondExit(network, CPU), CPU)
+        verdicts = local_edge(mobilenet, THRESHOLDS[MOBILENET]).decide(features)
     finally:
         for handle in handles:
             handle.remove()
-    offloaded = int(verdicts.offloaded.sum())
-    assert 0 < offloaded < ROWS
+    first, _ = distinct_vectors(features)
+    distinct, offloaded = len(first), int(verdicts.uncertain[first].sum())
+    assert 0 < offloaded < distinct < ROWS
     assert computed == {
-        "transform": ROWS,
-        "segment 1": ROWS,
-        "exit 1": ROWS,
+        "transform": distinct,
+        "segment 1": distinct,
+        "exit 1": distinct,
         "segment 2": offloaded,
         "exit 2": offloaded,
     }
 
 
-def test_exit_2_is_asked_once_about_the_uncertain_events_alone(
-    network: CalibratedNetwork, features: FloatArray
-) -> None:
+def test_exit_2_is_asked_once_about_the_uncertain_events_alone() -> None:
     asked: list[tuple[FloatArray, FloatArray]] = []
 
-    def second_exit(some: FloatArray, activations: FloatArray) -> FloatArray:
-        asked.append((some, activations))
-        return np.tile(np.array([0.0, 9.0], np.float32), (len(some), 1))
+    class Asking(Prompt):
+        def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
+            asked.append((features, activations()))
+            return super().__call__(features, activations)
 
-    verdicts = decide(network, features, THRESHOLDS, second_exit, CPU)
-    ((some, activations),) = asked
-    assert np.array_equal(some, features[verdicts.offloaded])
-    assert activations.shape == (len(some), *network.activation_shape())
+    batch = np.concatenate([events(5, CERTAIN), events(7), events(5, -CERTAIN)])
+    verdicts = next(edge_of(Asking()).decide_all([np.concatenate([batch, batch])], 1, Stop()))
+    ((features, activations),) = asked
+    assert verdicts.uncertain.tolist() == 2 * (5 * [False] + 7 * [True] + 5 * [False])
+    assert sorted(map(tuple, features.tolist())) == sorted(map(tuple, events(7).tolist()))
+    assert (activations.reshape(-1, 2) == features[:, :2]).all()
+    assert activations.shape == (7, 2, 1, 1)
     assert activations.dtype == np.float32
-    assert (verdicts.prediction[verdicts.offloaded] == 1).all()
-    assert not verdicts.rejected.any()
+
+
+def test_equal_events_get_equal_verdicts_each_in_its_place(
+    features: FloatArray, network: CalibratedNetwork, limits: Thresholds
+) -> None:
+    order = np.random.default_rng(1).integers(0, ROWS, 3 * ROWS)
+    edge = local_edge(network, limits)
+    once, often = edge.decide(features), edge.decide(features[order])
+    assert np.allclose(often.certainty, once.certainty[order], rtol=0, atol=1e-5)
+    assert (often.prediction == once.prediction[order]).all()
+    assert (often.rejected == once.rejected[order]).all()
 
 
 def test_exit_2_is_not_asked_where_no_event_is_uncertain(network: CalibratedNetwork, features: FloatArray) -> None:
-    verdicts = decide(network, features, NONE_OFFLOADED, never, CPU)
-    assert not verdicts.offloaded.any()
+    verdicts = Edge(network, NONE_OFFLOADED, Never(), CPU).decide(features)
+    assert not verdicts.uncertain.any()
     assert not verdicts.rejected.any()
-    table = verdict_table(verdicts, None)
-    assert (table["exit_2_prediction"] == NOT_ASKED).all()
+    assert set(verdicts.decider) == {"edge"}
 
 
 def test_every_event_can_be_offloaded(network: CalibratedNetwork, features: FloatArray) -> None:
-    verdicts = decide(network, features, ALL_OFFLOADED, LocalSecondExit(network, CPU), CPU)
-    assert verdicts.offloaded.all()
+    verdicts = local_edge(network, ALL_OFFLOADED).decide(features)
+    assert verdicts.uncertain.all()
+    assert set(verdicts.decider) == {"local"}
     assert np.array_equal(verdicts.prediction, verdicts.prediction_2)
 
 
 def test_a_certainty_equal_to_its_threshold_is_accepted(network: CalibratedNetwork, features: FloatArray) -> None:
-    first = decide(network, features[:1], NONE_OFFLOADED, never, CPU)
-    exact = float(first.certainty_1[0])
-    above = math.nextafter(exact, 2.0)
-    assert not decide(network, features[:1], Thresholds(exact, exact, 1, 1), never, CPU).offloaded.any()
-    local = LocalSecondExit(network, CPU)
-    assert decide(network, features[:1], Thresholds(above, above, 1, 1), local, CPU).offloaded.all()
+    _, certainties = local_edge(network, NONE_OFFLOADED).at_exit_1(features[:1])
+    exact, above = float(certainties[0]), math.nextafter(float(certainties[0]), 2.0)
+    assert not Edge(network, Thresholds(exact, exact, 1, 1), Never(), CPU).decide(features[:1]).uncertain.any()
+    assert local_edge(network, Thresholds(above, above, 1, 1)).decide(features[:1]).uncertain.all()
 
 
-def test_the_csv_says_what_was_not_asked_what_was_rejected_and_where_the_class_is_unknown(verdicts: Verdicts) -> None:
-    text = verdict_table(verdicts, None).to_csv(index=False)
-    read = pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=str)
-    assert list(read.columns) == list(OFFLOAD_COLUMNS)
-    asked, rejected = verdicts.offloaded, verdicts.rejected
-    assert set(read["class"]) == {"N/A"}
-    assert set(read["exit_2_certainty"][~asked]) == set(read["exit_2_prediction"][~asked]) == {"N/A"}
-    assert set(read["final_prediction"][rejected]) == {REJECTED} == {"rejected"}
-    assert set(read["final_prediction"][~rejected]) == {"0", "1"}
-    assert set(read["exit_2_prediction"][asked]) == {"0", "1"}
-    assert np.array_equal(read["final_certainty"].astype(float), verdicts.certainty)
-
-
-def plain_counts(table: pd.DataFrame) -> Counter[tuple[int, int, int]]:
-    """Count (fate, true class, predicted class) row by row from the CSV's table."""
-    counts: Counter[tuple[int, int, int]] = Counter()
-    for row in table.to_dict("records"):
-        if row["exit_2_prediction"] == NOT_ASKED:
-            counts[0, row["class"], row["exit_1_prediction"]] += 1
-        else:
-            fate = 2 if row["final_prediction"] == REJECTED else 1
-            counts[fate, row["class"], row["exit_2_prediction"]] += 1
-    return counts
-
-
-def test_a_tally_counts_fates_classes_and_predictions(verdicts: Verdicts, labels: NDArray[np.int64]) -> None:
-    counted = tally(verdicts, labels)
-    plain = plain_counts(verdict_table(verdicts, labels))
-    for index, number in np.ndenumerate(counted.counts):
-        assert number == plain[index]
-    correct = sum(number for (fate, truth, said), number in plain.items() if fate < 2 and truth == said)
-    accepted = sum(number for (fate, _, _), number in plain.items() if fate < 2)
-    assert counted.accuracy == correct / accepted
-    assert counted.events == ROWS
-    assert counted.offloaded == int(verdicts.offloaded.sum())
-    assert counted.rejected == int(verdicts.rejected.sum()) > 0
-
-
-def test_the_tallies_of_batches_add_up_to_that_of_the_whole(
-    network: CalibratedNetwork, features: FloatArray, labels: NDArray[np.int64], verdicts: Verdicts
+@pytest.mark.parametrize("choose", [lambda all_: all_[0], lambda all_: all_[-1], random.Random(5).choice])
+@pytest.mark.parametrize("size", [1, 10])
+def test_batches_come_out_in_order_as_decided_one_by_one_whatever_order_answers_come_in(
+    choose: Callable[[Sequence[LateAnswers]], LateAnswers], size: int
 ) -> None:
-    total = None
-    local = LocalSecondExit(network, CPU)
-    for start in range(0, ROWS, 70):
-        rows = slice(start, start + 70)
-        counted = tally(decide(network, features[rows], THRESHOLDS, local, CPU), labels[rows])
-        total = counted if total is None else total + counted
-    assert total is not None
-    assert total.events == ROWS
-    assert total.summary() == tally(verdicts, labels).summary()
-    assert np.array_equal(total.counts, tally(verdicts, labels).counts)
+    rng = np.random.default_rng(0)
+    batches = [events(size) for _ in range(30)]
+    for number, batch in enumerate(batches):
+        batch[:, 0], batch[:, 1] = rng.uniform(-3, 3, size), rng.uniform(-4, 4, size)
+        batch[0, :2] = 0.0, number / 10  # at least one is uncertain, and none is like another batch's
+    late = Late()
+    with answering(late, choose, window=4, all_asked=len(batches)):
+        found = list(edge_of(late).decide_all(iter(batches), 4, Stop()))
+    expected = [edge_of(Prompt()).decide_all([batch], 1, Stop()) for batch in batches]
+    for one, (other,) in zip(found, expected, strict=True):
+        assert_same(one, other)
+    assert max(late.under_way) == 4
 
 
-def test_unlabelled_events_are_counted_without_an_accuracy(verdicts: Verdicts, labels: NDArray[np.int64]) -> None:
-    unlabelled, labelled = tally(verdicts, None), tally(verdicts, labels)
-    assert np.array_equal(unlabelled.counts.sum(axis=1), labelled.counts.sum(axis=1))
-    assert (unlabelled.events, unlabelled.offloaded, unlabelled.rejected) == (
-        labelled.events,
-        labelled.offloaded,
-        labelled.rejected,
-    )
-    assert math.isnan(unlabelled.accuracy)
-    assert math.isnan((unlabelled + labelled).accuracy)
-    for text in (unlabelled.summary(), unlabelled.table()):
-        assert "accuracy" not in text and "nan" not in text
+@pytest.mark.parametrize("size", [9, MAX_EVENTS // 2])
+def test_exit_1_goes_on_until_the_window_is_full_whenever_an_answer_is_waited_for(size: int) -> None:
+    prompt = Prompt()
+    assert len(list(edge_of(prompt).decide_all([events(size)] * 12, 3, Stop()))) == 12
+    assert prompt.asked_when_waited == [*range(3, 12), 12, 12, 12]
+    assert max(prompt.under_way) == 3
 
 
-def test_a_tally_without_accepted_events_shows_a_dash_for_what_is_unknown() -> None:
-    counts = np.zeros((3, 2, 2), np.int64)
-    counts[2, 0, 1] = 5
-    table = Tally(counts, labelled=True).table()
-    assert "nan" not in table
-    assert table.splitlines()[1].split() == ["exit", "1", "0", "0.0%", "-%", "0", "0", "0", "0"]
-    assert table.splitlines()[3].split() == ["rejected", "5", "100.0%", "0.00%", "0", "5", "0", "0"]
-
-
-class Echo:
-    """A worker whose logits are the first two features, so that every row can be told from every other."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.ids: list[str] = []
-
-    def __call__(self, body: bytes, request_id: str) -> bytes:
-        request = decode_request(body, Limits(FINGERPRINT, (2, 1, 1)))
-        assert request.request_id == request_id
-        self.sizes.append(len(request.tensor))
-        self.ids.append(request_id)
-        logits = request.tensor.reshape(len(request.tensor), -1)[:, :2]
-        return encode_answer(Answer(request_id, FINGERPRINT, "echo", 1.0, logits))
-
-
-def numbered(count: int) -> tuple[FloatArray, FloatArray]:
-    """Return features and activations (2, 1, 1) whose first two values name the row."""
-    features = np.zeros((count, 58), np.float32)
-    features[:, 0], features[:, 1] = np.arange(count), -np.arange(count)
-    return features, features[:, :2].reshape(count, 2, 1, 1)
-
-
-@pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
 @pytest.mark.parametrize(
-    ("count", "sizes"),
+    ("sizes", "window", "most"),
     [
-        (1, [1]),
-        (MAX_EVENTS, [MAX_EVENTS]),
-        (MAX_EVENTS + 1, [MAX_EVENTS, 1]),
-        (2 * MAX_EVENTS + 9, [MAX_EVENTS, MAX_EVENTS, 9]),
+        ([10, 3 * MAX_EVENTS, 10, 10], 2, 3),  # the large one alone
+        ([MAX_EVENTS + 1] * 4, 3, 2),  # two of two requests each would be four
+        ([MAX_EVENTS] * 5, 2, 2),
+        ([MAX_EVENTS // 2] * 7, 3, 3),
     ],
 )
-def test_many_events_are_split_into_requests_and_joined_again_in_order(
-    payload: str, count: int, sizes: list[int]
+def test_a_batch_that_needs_more_requests_than_the_window_has_goes_through_alone(
+    sizes: list[int], window: int, most: int
 ) -> None:
-    echo = Echo()
-    features, activations = numbered(count)
-    answers = RemoteSecondExit(echo, FINGERPRINT, "edge", payload)(features, activations)
-    assert np.array_equal(answers, features[:, :2])
-    assert echo.sizes == sizes
-    assert len(set(echo.ids)) == len(sizes)
+    prompt = Prompt()
+    batches = [events(size) for size in sizes]
+    found = list(edge_of(prompt).decide_all(batches, window, Stop()))
+    assert [len(verdicts) for verdicts in found] == sizes
+    assert max(prompt.under_way) == most
 
 
-def test_the_bytes_of_the_link_are_counted() -> None:
-    remote = RemoteSecondExit(Echo(), FINGERPRINT, "edge", FEATURES)
-    remote(*numbered(100))
-    sent, received = remote.bytes_sent, remote.bytes_received
-    assert 100 * 232 < sent < 100 * 232 + 1000
-    assert 100 * 8 < received < 100 * 8 + 1000
-    remote(*numbered(100))
-    assert (remote.bytes_sent, remote.bytes_received) == (2 * sent, 2 * received)
+@pytest.mark.parametrize("size", [1, 100])
+def test_certain_batches_behind_one_that_waits_pile_up_only_to_as_many_events_as_the_window_can_hold(
+    size: int,
+) -> None:
+    prompt, taken = Prompt(), 0
+
+    def batches() -> Iterator[FloatArray]:
+        nonlocal taken
+        uncertain, certain = events(size), events(size, CERTAIN)
+        for taken in range(3 * MAX_EVENTS // size):
+            yield certain if taken else uncertain
+
+    deciding = edge_of(prompt).decide_all(batches(), 2, Stop())
+    assert len(next(deciding)) == size
+    assert 2 * MAX_EVENTS - size < taken * size <= 2 * MAX_EVENTS
+    assert sum(1 for _ in deciding) == taken
 
 
-def test_a_refusal_is_an_error_that_says_what_the_worker_said() -> None:
-    def refuse(_body: bytes, request_id: str) -> bytes:
-        return encode_refusal(Refusal(request_id, "wrong-model", "start both with the same checkpoint"))
+def test_a_batch_of_certain_events_does_not_wait_for_the_end_of_all() -> None:
+    taken = []
 
-    with pytest.raises(CloudError, match="wrong-model: start both with the same checkpoint"):
-        RemoteSecondExit(refuse, FINGERPRINT, "edge", FEATURES)(*numbered(3))
+    def batches() -> Iterator[FloatArray]:
+        for number in range(5):
+            taken.append(number)
+            yield events(3, CERTAIN)
+
+    deciding = Edge(Legible(), HALVES, Never(), CPU).decide_all(batches(), 8, Stop())
+    next(deciding)
+    assert taken == [0, 1]
+
+
+def test_an_answer_that_failed_raises_after_all_batches_before_it_came_out() -> None:
+    late = Late()
+    deciding = edge_of(late).decide_all([events(2) for _ in range(9)], 4, Stop())
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(next, deciding)
+        wait_until(lambda: len(late.asked) == 4)
+        late.asked[2].failure = CloudUnavailableError("no worker answered", "timed-out")
+        for one in late.asked[::-1]:
+            one.done.set()
+        assert first.result(PATIENCE).decider.tolist() == ["cloud", "cloud"]
+    next(deciding)
+    with pytest.raises(CloudUnavailableError, match="no worker answered"):
+        next(deciding)
+
+
+def test_a_stop_takes_no_further_batch_and_yields_what_is_under_way() -> None:
+    stop, prompt = Stop(drain_timeout=PATIENCE), Prompt()
+
+    def batches() -> Iterator[FloatArray]:
+        for _ in range(3):
+            yield events(2)
+        stop.request()
+        yield events(2)
+        raise AssertionError("another batch was taken")
+
+    assert len(list(edge_of(prompt).decide_all(batches(), 4, stop))) == 3
+    assert len(prompt.asked) == 3
+
+
+def test_after_a_stop_nothing_is_begun() -> None:
+    stop = Stop()
+    stop.request()
+    assert list(Edge(Legible(), HALVES, Never(), CPU).decide_all([events(3)] * 3, 4, stop)) == []
 
 
 @pytest.mark.parametrize(
-    "reply",
-    [b"", b"garbage", encode_answer(Answer(new_id(), FINGERPRINT, "w", 1.0, np.zeros((3, 2), np.float32)))],
+    ("window", "answered", "out"),
+    [
+        (2, (), 0),  # the window is full
+        (8, (), 0),  # all batches were taken
+        (8, (0, 1, 3), 2),  # the last of these is behind one that still waits
+    ],
 )
-def test_a_reply_that_is_none_of_ours_is_an_error(reply: bytes) -> None:
-    with pytest.raises(MessageError):
-        RemoteSecondExit(lambda _body, _id: reply, FINGERPRINT, "edge", FEATURES)(*numbered(3))
+def test_at_the_drain_deadline_what_still_waits_is_given_up(window: int, answered: tuple[int, ...], out: int) -> None:
+    stop, late = Stop(drain_timeout=0.5), Late()
+    with ThreadPoolExecutor(1) as executor:
+        found = executor.submit(list, edge_of(late).decide_all([events(2)] * 5, window, stop))
+        try:
+            wait_until(lambda: len(late.asked) == min(window, 5))
+            for number in answered:
+                late.asked[number].done.set()
+            begun = time.monotonic()
+            stop.request()
+            assert len(found.result(PATIENCE)) == out
+            assert 0.5 <= time.monotonic() - begun < 10
+        finally:
+            late.give_up()
 
 
-@pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
-def test_events_decided_with_a_worker_are_decided_as_they_are_without(
-    payload: str, network: CalibratedNetwork, features: FloatArray, labels: NDArray[np.int64], verdicts: Verdicts
-) -> None:
-    cloud = Cloud(network, CPU, "cloud")
-    remote = RemoteSecondExit(
-        lambda body, request_id: cloud.answer(body, request_id)[0], fingerprint(network), "edge", payload
-    )
-    offloaded = decide(network, features, THRESHOLDS, remote, CPU)
-    assert cloud.events == offloaded.offloaded.sum() > 0
-    assert np.array_equal(offloaded.prediction, verdicts.prediction)
-    assert np.array_equal(offloaded.rejected, verdicts.rejected)
-    assert np.allclose(offloaded.certainty, verdicts.certainty, rtol=0, atol=1e-5)
-    assert np.array_equal(tally(offloaded, labels).counts, tally(verdicts, labels).counts)
+def test_deciding_can_be_left_in_the_middle() -> None:
+    late = Late()
+    deciding = edge_of(late).decide_all((events(2) for _ in range(9)), 2, Stop())
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(next, deciding)
+        wait_until(lambda: len(late.asked) == 2)
+        late.asked[0].done.set()
+        first.result(PATIENCE)
+    deciding.close()  # type: ignore[attr-defined]
+    assert list(deciding) == []
+    late.asked[1].done.set()  # of interest to no one any more
+    assert len(late.asked) == 2

@@ -18,11 +18,11 @@ from offload.options import PASSWORD_VARIABLE
 from offload.private_broker import free_port
 from offload.protocol import new_id
 from tests.captures import SHARED
-from tests.offload.link import Program, connected
+from tests.offload.link import Program, connected, wait_until, waiting_in
 from tests.scripts import CLIENT, SERVER, Ended, call
 from utils.dataset import read_dataset
 from utils.metrics import certainty
-from utils.schema import OFFLOAD_COLUMNS
+from utils.schema import DECIDER_COLUMNS, OFFLOAD_COLUMNS
 
 BATCH = 100
 ALL_OFFLOADED = (
@@ -31,9 +31,13 @@ ALL_OFFLOADED = (
 )  # fmt: skip
 WAYS = {
     "features": ("--payload", "features", "--debug"),
-    "activations": ("--payload", "activations"),
+    "activations": ("--payload", "activations", "--show-decider"),
+    "half precision": ("--payload", "activations", "--half-precision"),
     "locally": ("--process-exit2-locally",),
 }
+# Workers compute requests of several clients together, and with the size of a pass the last bits change; those of a
+# network that was never trained, and answers all sorts of things, more than most.
+TOLERANCE = {"features": 5e-5, "activations": 5e-5, "half precision": 5e-3}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def month(sample: Path) -> Path:
 def options(link: Broker, checkpoint: Path) -> tuple[object, ...]:
     """What both ends are told, but for the queue."""
     return (
-        "--mq-hostname", link.hostname, "--mq-port", link.port, "--mq-username", link.username,
+        "--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
         "--trained-network-file", checkpoint, "--network", "MobileNet",
     )  # fmt: skip
 
@@ -68,11 +72,9 @@ def workers(
     """Two workers on one queue."""
     password = {PASSWORD_VARIABLE: link.password}
     with contextlib.ExitStack() as stack:
+        arguments = (SERVER, *options, "--mq-queue", requests, "--max-batch", 256)
         running = [
-            stack.enter_context(
-                Program(tmp_path_factory.mktemp("worker"), SERVER, *options, "--mq-queue", requests, **password)
-            )
-            for _ in range(2)
+            stack.enter_context(Program(tmp_path_factory.mktemp("worker"), *arguments, **password)) for _ in range(2)
         ]
         for worker in running:
             worker.wait_for("ready: MobileNetV2WithExits")
@@ -110,15 +112,18 @@ def decided(
     }
 
 
-@pytest.mark.parametrize("payload", ["features", "activations"])
-def test_offloaded_exit_2_is_local_exit_2_on_every_row_of_a_month(payload: str, decided: dict[str, Decided]) -> None:
-    remote, local = decided[payload].verdicts, decided["locally"].verdicts
+@pytest.mark.parametrize("way", TOLERANCE)
+def test_offloaded_exit_2_is_local_exit_2_on_every_row_of_a_month(way: str, decided: dict[str, Decided]) -> None:
+    remote, local = decided[way].verdicts, decided["locally"].verdicts
     assert len(remote) == len(local)
     assert set(remote["exit_2_prediction"]) == {0, 1}
-    for column in ("exit_1_prediction", "exit_2_prediction", "final_prediction", "class"):
-        assert (remote[column] == local[column]).all()
+    clear = local["exit_2_certainty"].astype(float) > 0.5 + TOLERANCE[way]
+    for column in ("exit_1_prediction", "exit_2_prediction", "class"):
+        assert (remote[column] == local[column])[clear].all()
+    if way != "half precision":
+        assert (remote["final_prediction"] == local["final_prediction"])[clear].all()
     for column in ("exit_1_certainty", "exit_2_certainty", "final_certainty"):
-        assert (remote[column].astype(float) - local[column].astype(float)).abs().max() <= 1e-5
+        assert (remote[column].astype(float) - local[column].astype(float)).abs().max() <= TOLERANCE[way]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -126,7 +131,7 @@ def test_the_csv_has_one_row_for_each_row_of_the_dataset_in_its_order(
     way: str, decided: dict[str, Decided], month: Path, checkpoint: Path
 ) -> None:
     verdicts, dataset = decided[way].verdicts, read_dataset(month)
-    assert tuple(verdicts.columns) == OFFLOAD_COLUMNS
+    assert tuple(verdicts.columns) == OFFLOAD_COLUMNS + (DECIDER_COLUMNS if way == "activations" else ())
     assert dataset.labels is not None
     assert verdicts["class"].tolist() == dataset.labels.tolist()
     network, _ = read_two_exits(checkpoint)
@@ -134,8 +139,10 @@ def test_the_csv_has_one_row_for_each_row_of_the_dataset_in_its_order(
     for exit_number, logits in enumerate(predict(network, dataset.features[chosen], len(chosen)), 1):
         predictions, certainties = certainty(logits)
         rows = verdicts.iloc[chosen]
-        assert rows[f"exit_{exit_number}_prediction"].tolist() == predictions.tolist()
-        assert np.allclose(rows[f"exit_{exit_number}_certainty"].astype(float), certainties, rtol=0, atol=1e-5)
+        clear = certainties > 0.5 + TOLERANCE.get(way, 5e-5)
+        assert (rows[f"exit_{exit_number}_prediction"] == predictions)[clear].all()
+        tolerance = TOLERANCE.get(way, 5e-5)
+        assert np.allclose(rows[f"exit_{exit_number}_certainty"].astype(float), certainties, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -153,21 +160,36 @@ def test_the_client_reports_each_batch_and_then_the_whole(way: str, decided: dic
 def test_features_take_a_small_part_of_the_bytes_of_activations(decided: dict[str, Decided]) -> None:
     sent = {way: float(re.findall(r"link: (\S+) MB sent", decided[way].out)[0]) for way in ("features", "activations")}
     assert sent["activations"] > 40 * sent["features"] > 0
+    half = float(re.findall(r"link: (\S+) MB sent", decided["half precision"].out)[0])
+    assert 0.49 < half / sent["activations"] < 0.51
     assert "link:" not in decided["locally"].out
+
+
+def test_the_csv_says_on_request_who_decided_and_why(decided: dict[str, Decided]) -> None:
+    verdicts = decided["activations"].verdicts
+    assert set(verdicts["decider"]) == {"cloud", "rejected"}
+    assert (verdicts["reason"] == np.where(verdicts["decider"] == "cloud", "certain", "uncertain")).all()
+    assert ((verdicts["final_prediction"] == "rejected") == (verdicts["decider"] == "rejected")).all()
 
 
 def test_both_workers_of_a_queue_get_work(decided: dict[str, Decided], workers: list[Program]) -> None:
     assert decided
     for worker in workers:
-        assert worker.out.count("events (features)") > 3
-        assert worker.out.count("events (activations)") > 3
+        assert worker.out.count(" events of ") > 3
+
+
+def test_requests_of_several_clients_are_computed_together(decided: dict[str, Decided], workers: list[Program]) -> None:
+    assert decided
+    lines = re.findall(r"^\d+ events of (\d+) requests, (\d+) clients in", "".join(w.out for w in workers), re.M)
+    assert max(int(requests) for requests, _ in lines) > 1
+    assert max(int(clients) for _, clients in lines) > 1
 
 
 def test_debug_shows_the_requests_and_rabbitmq_but_not_the_password(
     decided: dict[str, Decided], link: Broker, workers: list[Program]
 ) -> None:
-    assert re.search(r"offload\.rabbitmq [0-9a-f]{32}: \d+ bytes, answered by \d+ in", decided["features"].err)
-    assert "pika.adapters" in decided["features"].err
+    assert re.search(r"offload\.client: debug: [0-9a-f]{32}: \d+ bytes, answered by \S+ in", decided["features"].out)
+    assert "pika.adapters" in decided["features"].out
     assert decided["activations"].err == ""
     for text in (*(run.out + run.err for run in decided.values()), *(worker.out + worker.err for worker in workers)):
         assert link.password not in text
@@ -204,34 +226,83 @@ def one_line(ended: Ended) -> str:
     return line.partition("error: ")[2]
 
 
-def test_an_answer_of_another_network_is_refused_and_leaves_no_csv(
+def test_a_worker_with_another_network_refuses_and_the_edge_decides_for_itself(
     workers: list[Program], requests: str, client: Callable[..., Ended], checkpoint: Path, tmp_path: Path
 ) -> None:
     network, _ = read_two_exits(checkpoint)
     assert isinstance(network, CalibratedNetwork)
-    other, output = tmp_path / "other.pth", tmp_path / "out"
+    other, output = tmp_path / "other.pth", tmp_path / "verdicts.csv"
     write_checkpoint(other, CalibratedNetwork(network.model, (1.0, 3.0)), {})
-    ended = client("--mq-queue", requests, "--trained-network-file", other, "--savefile", output / "verdicts.csv")
-    assert ended.code == 2
-    assert "wrong-model" in one_line(ended)
-    assert "same checkpoint" in one_line(ended)
-    assert list(output.iterdir()) == []
+    low = ("--normal-exit2-min-certainty", 0, "--attack-exit2-min-certainty", 0)
+    mine = ("--mq-queue", requests, "--trained-network-file", other, *low)
+    ended = client(*mine, "--savefile", output, "--show-decider")
+    assert ended.code == 0
+    assert "(wrong-model)" in ended.out
+    verdicts = pd.read_csv(output, keep_default_na=False)
+    assert set(verdicts["decider"]) == {"local"}
+
+    assert set(verdicts.loc[verdicts["decider"] == "local", "reason"]) == {"wrong-model"}
     assert any("refused: wrong-model" in worker.out for worker in workers)
+    impatient = client(*mine, "--on-cloud-failure", "wait")
+    assert impatient.code == 2
+    assert "same checkpoint" in one_line(impatient)
 
 
-def test_an_interrupted_client_leaves_no_csv(
-    workers: list[Program], options: tuple[object, ...], requests: str, link: Broker, month: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_client_keeps_what_it_decided_and_goes_on_from_there(
+    workers: list[Program], options: tuple[object, ...], requests: str, link: Broker, month: Path, tmp_path: Path,
+    decided: dict[str, Decided], number: signal.Signals,
+) -> None:  # fmt: skip
     assert workers
     output = tmp_path / "results" / "verdicts.csv"
-    arguments = (*options, "--mq-queue", requests, "--dataset", month, "--batch-size", 5, "--savefile", output)
-    with Program(tmp_path, CLIENT, *arguments, **{PASSWORD_VARIABLE: link.password}) as running:
+    arguments = (*options, "--mq-queue", requests, "--dataset", month, *ALL_OFFLOADED, "--savefile", output)
+    password = {PASSWORD_VARIABLE: link.password}
+    with Program(tmp_path, CLIENT, *arguments, "--batch-size", 5, **password) as running:
         running.wait_for("batch 3:")
-        assert len(list(output.parent.iterdir())) == 1, "nothing is being written"
-        running.send(signal.SIGINT)
-        assert running.end() == 130
+        running.send(number)
+        assert running.end() == 0
+        assert re.search(r"^warning: stopped after \d+ of \d+ events; go on with --resume$", running.err, re.M)
+        rows = len(pd.read_csv(output))
+        assert f"stopped after {rows} of " in running.err
+        assert 15 <= rows < len(decided["locally"].verdicts)
+    with Program(tmp_path, CLIENT, *arguments, "--batch-size", 100, "--resume", **password) as resumed:
+        assert resumed.end(60) == 0, resumed.err
+        assert f"total: {len(decided['locally'].verdicts) - rows} events" in resumed.out
+    whole, local = pd.read_csv(output, keep_default_na=False), decided["locally"].verdicts
+    assert len(whole) == len(local)
+    for column in ("exit_1_prediction", "exit_2_prediction", "final_prediction", "class"):
+        assert (whole[column] == local[column]).all()
+
+
+def test_a_second_signal_ends_the_client_at_once(
+    options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
+) -> None:
+    with connected(link) as channel:
+        channel.queue_declare(queue, durable=True)  # and no worker
+    arguments = (*options, "--mq-queue", queue, "--dataset", month, *ALL_OFFLOADED, "--drain-timeout", 1000)
+    with Program(tmp_path, CLIENT, *arguments, **{PASSWORD_VARIABLE: link.password}) as running:
+        wait_until(lambda: waiting_in(link, queue) > 0)
+        running.send(signal.SIGTERM)
+        time.sleep(0.5)
+        running.send(signal.SIGTERM)
+        assert running.end(10) == 130
         assert running.err == "ee-processor-client.py: interrupted\n"
-    assert list(output.parent.iterdir()) == []
+
+
+def test_a_stopped_client_waits_for_answers_no_longer_than_it_was_told_to(
+    options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
+) -> None:
+    with connected(link) as channel:
+        channel.queue_declare(queue, durable=True)  # and no worker
+    arguments = (*options, "--mq-queue", queue, "--dataset", month, *ALL_OFFLOADED, "--drain-timeout", 0.5)
+    with Program(
+        tmp_path, CLIENT, *arguments, "--savefile", tmp_path / "v.csv", **{PASSWORD_VARIABLE: link.password}
+    ) as running:
+        wait_until(lambda: waiting_in(link, queue) > 0)
+        running.send(signal.SIGTERM)
+        assert running.end(10) == 0
+        assert "stopped after 0 of " in running.err
+    assert not (tmp_path / "v.csv").exists()
 
 
 @pytest.mark.parametrize("network", ["resnet", "mobile", "", "AlexNet_"])
@@ -276,7 +347,27 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looke
         (("--mq-queue", ""), "1 to 255 bytes"),
         (("--mq-queue", "é" * 128), "1 to 255 bytes"),
         (("--mq-vhost", "v" * 256), "1 to 255 bytes"),
-        (("--mq-hostname", "edge..example"), "unknown host name"),
+        (("--mq-hostname", ""), "is no host"),
+        (("--mq-hostname", "a,,b"), "is no host"),
+        (("--mq-hostname", "a:b"), "is no host"),
+        (("--mq-hostname", "a:0,b"), "0 is no port"),
+        (("--mq-hostname", "a:66666"), "66666 is no port"),
+        (("--mq-ca-file", "/"), "add it"),
+        (("--mq-key-file", "/"), "add it"),
+        (("--mq-tls", "--mq-key-file", "/"), "--mq-certificate-file"),
+        (("--mq-tls", "--mq-ca-file", "/"), "is a folder"),
+        (("--mq-tls", "--mq-certificate-file", __file__), "not a certificate"),
+        (("--mq-password-file", "/nowhere"), "no such file"),
+        (("--mq-password", "a", "--mq-password-file", "b"), "not allowed with"),
+        (("--window", 0), "at least 1"),
+        (("--retries", -1), "at least 0"),
+        (("--wait-timeout", 0), "between 0.1"),
+        (("--drain-timeout", -1), "between 0"),
+        (("--on-cloud-failure", "panic"), "invalid choice"),
+        (("--half-precision",), "add --payload activations"),
+        (("--resume",), "--savefile"),
+        (("--metrics-port", 0), "at least 1"),
+        (("--log-format", "xml"), "invalid choice"),
         (("--device", "tpu"), "--device 'tpu' is unknown"),
     ],
 )
@@ -298,12 +389,47 @@ def test_a_client_without_a_host_says_what_to_do(
     assert "--mq-hostname" in one_line(ended) and "--process-exit2-locally" in one_line(ended)
 
 
-def test_no_broker_is_exit_code_3_on_both_sides(client: Callable[..., Ended], server: Callable[..., Ended]) -> None:
-    for end in (client, server):
-        port = free_port()
-        ended = end("--mq-port", port)
-        assert ended.code == 3
-        assert f"no RabbitMQ at 127.0.0.1:{port} (connection refused)" in one_line(ended)
+def test_without_a_broker_the_worker_ends_with_exit_code_3(server: Callable[..., Ended]) -> None:
+    port = free_port()
+    ended = server("--mq-port", port)
+    assert ended.code == 3
+    assert f"no RabbitMQ at 127.0.0.1:{port} (connection refused)" in one_line(ended)
+
+
+@pytest.mark.parametrize("hostname", ["127.0.0.1", "edge..example", "127.0.0.1,localhost"])
+def test_without_a_broker_the_edge_decides_for_itself_from_the_first_batch(
+    hostname: str, client: Callable[..., Ended], tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    output = ("--savefile", tmp_path / "verdicts.csv", "--show-decider")
+    ended = client("--mq-hostname", hostname, "--mq-port", free_port(), *ALL_OFFLOADED, *output)
+    assert time.monotonic() - start < 15
+    assert ended.code == 0
+    assert ended.err.count("no RabbitMQ at ") == 1
+    verdicts = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
+    assert set(verdicts["decider"]) == {"local", "rejected"}
+    assert set(verdicts["reason"]) == {"no-connection", "uncertain"}
+
+
+def test_without_a_broker_events_can_be_rejected_with_the_reason(client: Callable[..., Ended], tmp_path: Path) -> None:
+    output = ("--savefile", tmp_path / "verdicts.csv", "--show-decider")
+    ended = client("--mq-port", free_port(), *ALL_OFFLOADED, "--on-cloud-failure", "reject", *output)
+    assert ended.code == 0
+    verdicts = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
+    assert set(verdicts["decider"]) == set(verdicts["final_prediction"]) == {"rejected"}
+    assert set(verdicts["reason"]) == {"no-connection"}
+    assert set(verdicts["exit_2_prediction"]) == {"N/A"}
+    assert (verdicts["final_certainty"] == verdicts["exit_1_certainty"]).all()
+
+
+def test_without_a_broker_the_client_can_wait_but_not_for_ever(client: Callable[..., Ended], tmp_path: Path) -> None:
+    start = time.monotonic()
+    waiting = ("--on-cloud-failure", "wait", "--wait-timeout", 1, "--savefile", tmp_path / "verdicts.csv")
+    ended = client("--mq-port", free_port(), *ALL_OFFLOADED, *waiting)
+    assert 1 <= time.monotonic() - start < 15
+    assert ended.code == 3
+    assert "no RabbitMQ at" in ended.err
+    assert not (tmp_path / "verdicts.csv").exists()
 
 
 def test_a_refused_password_is_exit_code_4_on_both_sides_and_shows_nowhere(
@@ -341,12 +467,44 @@ def test_without_a_worker_the_client_gives_up_in_time_and_leaves_an_older_csv_as
     older = tmp_path / "verdicts.csv"
     older.write_text("older")
     start = time.monotonic()
-    ended = client("--request-timeout", 0.5, "--savefile", older)
-    assert time.monotonic() - start < 10
+    ended = client("--on-cloud-failure", "wait", "--wait-timeout", 1, "--savefile", older)
+    assert time.monotonic() - start < 15
     assert ended.code == 3
     assert "start a worker with offload/ee-processor-server.py" in one_line(ended)
     assert [path.name for path in tmp_path.iterdir()] == ["verdicts.csv"]
     assert older.read_text() == "older"
+
+
+def test_without_a_worker_the_edge_decides_for_itself(client: Callable[..., Ended], tmp_path: Path) -> None:
+    start = time.monotonic()
+    ended = client("--savefile", tmp_path / "verdicts.csv", *ALL_OFFLOADED)
+    assert time.monotonic() - start < 15
+    assert ended.code == 0
+    assert "(no-queue)" in ended.out
+
+
+def test_a_password_comes_from_a_file_and_others_are_not_to_read_it(
+    client: Callable[..., Ended], link: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PASSWORD_VARIABLE)
+    secret = tmp_path / "password"
+    secret.write_text(f"{link.password}\n")
+    secret.chmod(0o604)
+    ended = client("--mq-password-file", secret)
+    assert ended.code == 0
+    assert "chmod 600" in ended.err
+    secret.chmod(0o600)
+    assert "chmod" not in client("--mq-password-file", secret).err
+    secret.write_text("\n")
+    assert "is empty" in client("--mq-password-file", secret).err
+    secret.write_bytes(b"\xff\xfe")
+    assert "is not text" in client("--mq-password-file", secret).err
+
+
+def test_a_password_that_would_cross_a_network_unencrypted_is_warned_of(client: Callable[..., Ended]) -> None:
+    reachable = ("--on-cloud-failure", "wait", "--wait-timeout", 0.1, "--mq-port", free_port())
+    assert "unencrypted" in client("--mq-hostname", "192.0.2.1,127.0.0.1", *reachable).err
+    assert "unencrypted" not in client("--mq-hostname", "127.0.0.1,localhost,[::1]", *reachable).err
 
 
 def test_where_every_event_is_certain_no_worker_is_needed(client: Callable[..., Ended], tmp_path: Path) -> None:
@@ -366,10 +524,11 @@ def test_workers_told_to_stop_end_well_and_say_what_they_did(
         worker.send(number)
     for worker in workers:
         assert worker.end() == 0
-        assert set(worker.err.splitlines()) <= {"a client left before its reply came"}  # the interrupted one
+        assert set(worker.err.splitlines()) <= {"warning: a client left before its reply came"}
         (counts,) = re.findall(r"^stopped: (\d+) requests answered, (\d+) events, (\d+) refused", worker.out, re.M)
         answered, events, refused = map(int, counts)
-        sizes = [int(size) for size in re.findall(r"^(\d+) events \(", worker.out, re.M)]
-        assert (answered, events, refused) == (len(sizes) + refused, sum(sizes), worker.out.count("refused: "))
+        batches = re.findall(r"^(\d+) events of (\d+) requests", worker.out, re.M)
+        assert events == sum(int(size) for size, _ in batches)
+        assert (answered, refused) == (sum(int(requests) for _, requests in batches), worker.out.count("refused: "))
         done += events
-    assert done >= 2 * len(decided["locally"].verdicts)
+    assert done > len(decided["locally"].verdicts) / 4  # each distinct event of each batch, from five clients

@@ -12,11 +12,13 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+from offload.metrics import ANSWERS
 from offload.protocol import (
     ACTIVATIONS,
     FEATURES,
     LOGITS,
     MAX_EVENTS,
+    PAYLOADS,
     VERSION,
     Answer,
     Limits,
@@ -121,6 +123,29 @@ def test_the_largest_request_is_taken_and_fits_the_message_limit_of_rabbitmq_4()
     body = encode_request(request(MAX_EVENTS, ACTIVATIONS))
     assert len(body) < RABBITMQ_4_LIMIT
     assert len(decode_request(body, LIMITS).tensor) == MAX_EVENTS
+
+
+def test_both_payloads_are_taken_unless_it_is_said_otherwise() -> None:
+    assert Limits(FINGERPRINT, EVENT[ACTIVATIONS]).payloads == PAYLOADS
+    assert LIMITS.shapes == EVENT
+
+
+@pytest.mark.parametrize(("taken", "other"), [PAYLOADS, PAYLOADS[::-1]])
+def test_a_worker_of_one_payload_takes_it_and_refuses_the_other_and_says_what_it_takes(taken: str, other: str) -> None:
+    limits = Limits(FINGERPRINT, EVENT[ACTIVATIONS], (taken,))
+    assert limits.shapes == {taken: EVENT[taken]}
+    assert len(decode_request(encode_request(request(MAX_EVENTS, taken)), limits).tensor) == MAX_EVENTS
+    with pytest.raises(MessageError, match=f"this worker takes {taken}$") as caught:
+        decode_request(encode_request(request(2, other)), limits)
+    assert caught.value.code == "wrong-payload"
+
+
+def test_a_body_that_only_another_payload_could_fill_is_too_large() -> None:
+    limits = Limits(FINGERPRINT, EVENT[ACTIVATIONS], (FEATURES,))
+    largest = encode_request(request(MAX_EVENTS, FEATURES))
+    assert len(largest) <= limits.largest_body < len(largest) + 8192 < LIMITS.largest_body
+    body = encode_request(request(MAX_EVENTS, ACTIVATIONS))
+    assert code_of(partial(decode_request, body, limits)) == "too-large"
 
 
 def test_an_answer_comes_back_as_it_was() -> None:
@@ -292,16 +317,17 @@ def test_a_request_that_breaks_the_protocol_is_refused_with_its_code(body: bytes
     assert code_of(partial(decode_request, body, LIMITS)) == code
 
 
-def test_every_refusal_code_of_a_request_is_reached() -> None:
-    assert {code for _, code in REFUSED.values()} == {
-        "too-large",
-        "malformed",
-        "wrong-version",
-        "wrong-model",
-        "wrong-payload",
-        "wrong-shape",
-        "not-finite",
-    }
+def test_every_refusal_code_of_a_request_is_reached_and_counted_under_its_name() -> None:
+    assert {code for _, code in REFUSED.values()} == {*ANSWERS} - {"answered", "worker-failed"}
+
+
+def test_why_a_request_was_refused_can_be_told_and_repeats_nothing_unprintable_that_a_stranger_sent() -> None:
+    for body, code in REFUSED.values():
+        with pytest.raises(MessageError) as caught:
+            decode_request(body, LIMITS)
+        assert caught.value.text.isprintable()
+        told = decode_reply(encode_refusal(Refusal(ID, caught.value.code, caught.value.text)), ASKED)
+        assert told == Refusal(ID, code, caught.value.text)
 
 
 def test_a_message_cut_off_at_any_byte_is_malformed() -> None:
@@ -380,11 +406,11 @@ def test_what_a_worker_says_is_shown_without_its_control_characters_and_not_at_a
     assert len(refusal.text) == 500
 
 
-def test_no_text_that_a_stranger_sent_reaches_a_message_unprintable() -> None:
-    for body, _ in REFUSED.values():
-        with pytest.raises(MessageError) as caught:
-            decode_request(body, LIMITS)
-        assert caught.value.text.isprintable()
+def test_the_longest_texts_of_a_refusal_are_cut_to_what_the_client_reads() -> None:
+    for text in ("\x00", "\U0001f600", '"'):
+        told = decode_reply(encode_refusal(Refusal(ID, 9000 * text, 9000 * text)), ASKED)
+        assert isinstance(told, Refusal)
+        assert len(told.code) == len(told.text) == 500
 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])

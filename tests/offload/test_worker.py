@@ -1,278 +1,323 @@
+"""How a worker takes, merges and shares requests, and what it tells of them; over a real broker."""
+
 import contextlib
-import re
-import signal
-import threading
+import socket
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-import offload.worker
-from models.checkpoint import read_two_exits
-from models.prediction import select_device
-from offload import rabbitmq
-from offload.broker import Broker
-from offload.cloud import Cloud
+from offload.broker import Broker, Host
 from offload.private_broker import free_port
-from offload.protocol import FEATURES, Answer, Refusal, Request, decode_reply, encode_request, new_id
-from offload.rabbitmq import RequestChannel
-from offload.worker import Worker
-from tests.offload.link import REPLY_TO, Relay, SlowWorker, connected, publish, serving, wait_until, waiting_in
-from utils.dataset import read_dataset
+from offload.protocol import Answer, Refusal, Request, encode_request, new_id
+from offload.rabbitmq import connection
+from offload.worker import Batch, Service
+from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, clients, delete, sizes_of
+from tests.offload.link import (
+    REPLY_TO,
+    Relay,
+    Sleeper,
+    at,
+    connected,
+    make_client,
+    make_request,
+    make_worker,
+    publish,
+    serving,
+    wait_until,
+    waiting_in,
+)
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
-
-def upper(body: bytes, _request_id: str) -> bytes:
-    return body.upper()
-
-
-def ask(link: Broker, queue: str, body: bytes, timeout: float = 20.0) -> bytes:
-    with RequestChannel(link, queue) as channel:
-        return channel.ask(body, new_id(), timeout)
-
-
-class Clients:
-    """Clients in threads, each with one request."""
-
-    def __init__(self, link: Broker, queue: str) -> None:
-        self._executor = ThreadPoolExecutor(8)
-        self._ask: Callable[[bytes], bytes] = lambda body: ask(link, queue, body)
-
-    def send(self, *bodies: bytes) -> list[Future[bytes]]:
-        return [self._executor.submit(self._ask, body) for body in bodies]
-
-
-def replies(asking: list[Future[bytes]]) -> list[bytes]:
-    return [future.result(30) for future in asking]
+AGES = 600.0
+"""Seconds that a batch waits for others in vain: a test that waits for it fails."""
 
 
 def test_requests_of_many_clients_are_answered_each_with_its_own_reply(link: Broker, queue: str) -> None:
-    bodies = [f"request {number}".encode() for number in range(40)]
-    worker = Worker(link, queue, upper)
-    with serving(worker):
-        assert replies(Clients(link, queue).send(*bodies)) == [body.upper() for body in bodies]
-    assert worker.answered == 40
-    assert worker.dropped == 0
+    worker = make_worker(link, queue, Sleeper(0.01))
+    with serving(worker), clients(link, queue, 4) as many:
+        asked = [pair for client in many * 10 for pair in ask(client, 1, 3)]
+        assert all_answered(asked)
+    assert (worker.answered, worker.refused, worker.events, worker.dropped) == (80, 0, 160, 0)
 
 
-def test_two_workers_on_one_queue_share_its_requests(link: Broker, queue: str) -> None:
-    def answer(body: bytes, _request_id: str) -> bytes:
-        time.sleep(0.02)
-        return body.upper()
+def test_requests_that_wait_are_merged_across_clients_in_their_order_up_to_the_limit(link: Broker, queue: str) -> None:
+    sleeper, counted, asked = Sleeper(), Counted(), []
+    worker = make_worker(link, queue, sleeper, Service(max_batch=10), counted.metrics)
+    with serving(worker), clients(link, queue, 3) as many:
+        with busy(sleeper, many[0]):
+            # 4 + 3 + 3 fill a pass; 6 does not fit beside 5 and 2 must not overtake it; 30 is more than a pass holds.
+            for number, size in enumerate((4, 3, 3, 5, 6, 2, 30, 1, 1, 9)):
+                asked += ask(many[number % 3], size)
+                counted.wait_for("waiting_requests", len(asked))
+        assert all_answered(asked)
+    assert sizes_of(sleeper.batches) == [[1], [4, 3, 3], [5], [6, 2], [30], [1, 1], [9]]
+    computed = [request.request_id for batch in sleeper.batches[1:] for request in batch]
+    assert computed == [request.request_id for request, _ in asked]
+    assert counted("waiting_requests") == 0
 
-    first, second = Worker(link, queue, answer), Worker(link, queue, answer)
-    with serving(first), serving(second):
-        assert replies(Clients(link, queue).send(*[b"a"] * 40)) == [b"A"] * 40
-    assert first.answered + second.answered == 40
-    assert min(first.answered, second.answered) >= 8
 
-
-def test_a_request_is_computed_off_the_thread_that_owns_the_connection_and_one_at_a_time(
+def test_a_refused_request_among_those_merged_takes_no_room_and_costs_the_others_nothing(
     link: Broker, queue: str
 ) -> None:
-    threads, running, most = set(), [0], [0]
+    sleeper, counted = Sleeper(), Counted()
+    worker = make_worker(link, queue, sleeper, Service(max_batch=4), counted.metrics)
+    with serving(worker), make_client(link, queue) as client:
+        with busy(sleeper, client):
+            asked = ask(client, 2)
+            counted.wait_for("waiting_requests", 1)
+            publish(link, queue, b"garbage", correlation_id=new_id(), reply_to=REPLY_TO)
+            counted.wait_for("waiting_requests", 2)
+            asked += ask(client, 2)
+            counted.wait_for("waiting_requests", 3)
+        assert all_answered(asked)
+    assert sizes_of(sleeper.batches) == [[1], [2, 2]]
+    assert (worker.answered, worker.refused) == (3, 1)
 
-    def answer(body: bytes, _request_id: str) -> bytes:
-        threads.add(threading.current_thread().name)
-        running[0] += 1
-        most[0] = max(most[0], running[0])
-        time.sleep(0.01)
-        running[0] -= 1
-        return body
 
-    with serving(Worker(link, queue, answer)):
-        replies(Clients(link, queue).send(*[b"a"] * 10))
-    assert threads == {"compute"}
-    assert most == [1]
+@pytest.mark.parametrize("service", [Service(max_batch=5, batch_wait=AGES), Service(prefetch=2, batch_wait=AGES)])
+def test_the_first_of_a_batch_waits_for_others_only_until_no_more_can_be_added(
+    service: Service, link: Broker, queue: str
+) -> None:
+    sleeper, counted = Sleeper(), Counted()
+    worker = make_worker(link, queue, sleeper, service, counted.metrics)
+    with serving(worker), clients(link, queue, 2) as (first, second):
+        asked = ask(first, 2)
+        wait_until(lambda: counted("received_bytes_total") > 0 == counted("waiting_requests"))
+        assert not sleeper.batches
+        asked += ask(second, 3)
+        assert all_answered(asked)
+    assert sizes_of(sleeper.batches) == [[2, 3]]
+
+
+@pytest.mark.parametrize(("batch_wait", "least", "most"), [(0.0, 0.0, 0.5), (1.0, 1.0, 5.0)])
+def test_a_lone_request_waits_as_long_as_is_set_and_no_longer(
+    batch_wait: float, least: float, most: float, link: Broker, queue: str
+) -> None:
+    batches: list[Batch] = []
+    worker = make_worker(link, queue, None, Service(batch_wait=batch_wait), None, batches.append)
+    with serving(worker), make_client(link, queue) as client:
+        assert all_answered(ask(client, 1))
+    (batch,) = batches
+    assert least <= batch.waited < most
+
+
+def test_requests_are_computed_off_the_thread_that_owns_the_connection_and_a_batch_at_a_time(
+    link: Broker, queue: str
+) -> None:
+    class Watched(Sleeper):
+        running = most = 0
+
+        def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            replies = super().answer(requests)
+            self.running -= 1
+            return replies
+
+    sleeper = Watched(0.01)
+    with serving(make_worker(link, queue, sleeper, Service(max_batch=2))), clients(link, queue, 3) as many:
+        assert all_answered([pair for client in many * 5 for pair in ask(client, 1)])
+    assert sleeper.threads == {"compute"}
+    assert sleeper.most == 1
+    assert len(sleeper.batches) >= 8
 
 
 def test_a_long_inference_does_not_starve_the_heartbeats(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rabbitmq, "HEARTBEAT", 1)  # the broker gives up on a connection after two of them
-    computed = []
-
-    def answer(body: bytes, _request_id: str) -> bytes:
-        computed.append(body)
-        time.sleep(3)
-        return body.upper()
-
-    with serving(Worker(link, queue, answer)) as ready:
-        assert ask(link, queue, b"long") == b"LONG"
-    assert computed == [b"long"]
-    assert len(ready) == 1
+    monkeypatch.setattr(connection, "HEARTBEAT", 1)  # the broker gives up on a connection after two of them
+    sleeper, counted = Sleeper(3.0), Counted()
+    worker = make_worker(link, queue, sleeper, None, counted.metrics)
+    with serving(worker) as ready, make_client(link, queue) as client:
+        assert all_answered(ask(client, 1))
+    assert len(ready) == len(sleeper.batches) == 1
+    assert counted("connection_losses_total") == 0
 
 
-def test_garbage_gets_a_refusal_and_the_worker_lives_on(
-    link: Broker, queue: str, checkpoint: Path, sample: Path
-) -> None:
-    network, _ = read_two_exits(checkpoint)
-    cloud = Cloud(network, select_device("cpu"), "cloud:1")
-    features = read_dataset(sample / "2016_03.csv").features[:20]
-    request = Request(new_id(), "edge:1", cloud.limits.fingerprint, FEATURES, features)
-    worker = Worker(link, queue, lambda body, request_id: cloud.answer(body, request_id)[0])
-    with serving(worker), RequestChannel(link, queue) as channel:
-        for garbage in (b"", b"garbage", bytes(100), encode_request(request)[:-1]):
-            refusal = decode_reply(channel.ask(garbage, request.request_id, 10), request)
-            assert isinstance(refusal, Refusal) and refusal.code == "malformed"
-        answer = decode_reply(channel.ask(encode_request(request), request.request_id, 10), request)
-        assert isinstance(answer, Answer)
-    assert worker.answered == 5
-    assert (cloud.events, cloud.refused) == (20, 4)
+def test_a_worker_holds_no_more_requests_than_its_prefetch(link: Broker, queue: str) -> None:
+    sleeper, counted = Sleeper(), Counted()
+    worker = make_worker(link, queue, sleeper, Service(prefetch=3), counted.metrics)
+    with serving(worker), make_client(link, queue) as client:
+        with busy(sleeper, client):
+            asked = ask(client, *[1] * 9)
+            counted.wait_for("waiting_requests", 2)
+            wait_until(lambda: waiting_in(link, queue) == 7)
+            assert counted("waiting_requests") == 2
+        assert all_answered(asked)
+    assert max(map(len, sleeper.batches)) <= 3
 
 
-def test_a_request_whose_worker_is_killed_in_mid_inference_is_answered_by_another(
-    link: Broker, queue: str, tmp_path: Path
-) -> None:
-    with SlowWorker(tmp_path, link, queue) as victim:
-        victim.wait_for("ready")
-        asking = Clients(link, queue).send(b"precious")
-        victim.wait_for("computing precious")
-        with serving(Worker(link, queue, upper)):
-            assert not asking[0].done()
-            killed = time.monotonic()
-            victim.send(signal.SIGKILL)
-            assert replies(asking) == [b"PRECIOUS"]
-            assert time.monotonic() - killed < 2
-        assert victim.end() == -signal.SIGKILL
-    assert waiting_in(link, queue) == 0
+def test_two_workers_on_one_queue_share_its_requests(link: Broker, queue: str) -> None:
+    first, second = (make_worker(link, queue, Sleeper(0.02), Service(max_batch=1, prefetch=2)) for _ in range(2))
+    with serving(first), serving(second), make_client(link, queue) as client:
+        assert all_answered(ask(client, *[1] * 40))
+    assert first.answered + second.answered == 40
+    assert min(first.answered, second.answered) >= 8
 
 
-def test_a_worker_told_to_stop_finishes_its_request_gives_the_others_back_and_ends_well(
-    link: Broker, queue: str, tmp_path: Path
-) -> None:
-    clients = Clients(link, queue)
-    with SlowWorker(tmp_path, link, queue) as leaving:
-        leaving.wait_for("ready")
-        running = clients.send(b"running")
-        leaving.wait_for("computing running")
-        waiting = clients.send(b"second", b"third")
-        time.sleep(0.5)
-        assert waiting_in(link, queue) == 0, "the worker holds them"
-        leaving.send(signal.SIGTERM)
-        with serving(Worker(link, queue, upper)):
-            assert replies(waiting) == [b"SECOND", b"THIRD"]
-            assert not running[0].done()
-            leaving.release()
-            assert replies(running) == [b"RUNNING"]
-        assert leaving.end() == 0
-        assert leaving.out.split("\n") == ["ready", "computing running", "answered 1", ""]
-        assert leaving.err == ""
+def test_a_second_worker_ten_times_as_slow_gets_less_to_do_and_mixes_nothing_up(link: Broker, queue: str) -> None:
+    service = Service(max_batch=1, prefetch=1)
+    fast, slow = (make_worker(link, queue, Sleeper(seconds), service) for seconds in (0.03, 0.3))
+    with serving(fast), serving(slow), make_client(link, queue) as client:
+        assert all_answered(ask(client, *range(1, 61)))
+    assert fast.answered + slow.answered == 60
+    assert 1 <= slow.answered < fast.answered / 3
 
 
-def test_an_idle_worker_stops_at_once(link: Broker, queue: str) -> None:
-    with serving(Worker(link, queue, upper)):
-        stopped = time.monotonic()
-    assert time.monotonic() - stopped < 1.5
+def test_a_batch_is_reported_with_who_and_what_was_in_it(link: Broker, queue: str) -> None:
+    sleeper, counted, batches = Sleeper(0.2), Counted(), list[Batch]()
+    worker = make_worker(link, queue, sleeper, None, counted.metrics, batches.append)
+    with serving(worker), make_client(link, queue) as client:
+        with busy(sleeper, client):
+            start = time.monotonic()
+            asked = ask(client, 2, 3)
+            other = make_request(4, client_id="edge:2")
+            asked.append((other, client.submit(other)))
+            publish(link, queue, b"garbage", correlation_id=(garbage := new_id()), reply_to=REPLY_TO)
+            counted.wait_for("waiting_requests", 4)
+            arrived = time.monotonic()
+        released = time.monotonic()
+        assert all_answered(asked)
+    alone, together = batches
+    assert (alone.requests, alone.events, alone.clients, alone.refusals) == (1, 1, 1, ())
+    assert (together.requests, together.events, together.clients) == (3, 9, 2)
+    assert [(refusal.request_id, refusal.code) for refusal in together.refusals] == [(garbage, "malformed")]
+    assert 0.2 <= together.seconds < 5
+    assert released - arrived <= together.waited <= time.monotonic() - start
 
 
-def test_a_worker_told_to_stop_before_it_runs_does_not_connect(queue: str) -> None:
-    worker = Worker(Broker("127.0.0.1", free_port()), queue, upper)
-    worker.stop()
-    worker.run(lambda: pytest.fail("it connected"))
+def test_the_metrics_agree_with_what_happened(link: Broker, queue: str) -> None:
+    sleeper, counted, requests = Sleeper(), Counted(), [make_request(size) for size in (2, 3)]
+    gone, wrong = make_request(4), replace(make_request(1), fingerprint="ab" * 32)
+    worker = make_worker(link, queue, sleeper, None, counted.metrics)
+    assert counted("connected") == 0
+    with serving(worker), make_client(link, queue) as client:
+        assert counted("connected") == 1
+        with busy(sleeper, client):
+            asked = [(request, client.submit(request)) for request in requests]
+            for body, request_id in (
+                (encode_request(gone), gone.request_id), (encode_request(wrong), wrong.request_id), (b"", new_id()),
+            ):  # fmt: skip
+                publish(link, queue, body, correlation_id=request_id, reply_to=REPLY_TO)
+            publish(link, queue, b"from no one")
+            counted.wait_for("dropped_messages_total", 1)
+            assert counted("waiting_requests") == 5
+            assert counted("requests_total", code="answered") == 0, "nothing was replied to yet"
+        assert all_answered(asked)
+        counted.wait_for("unroutable_replies_total", 3)
+    assert counted("requests_total", code="answered") == worker.answered == 4
+    assert counted("requests_total", code="malformed") == counted("requests_total", code="wrong-model") == 1
+    assert worker.refused == 2
+    assert counted("events_total") == counted("batch_events_sum") == worker.events == 10
+    assert counted("batch_requests_sum") == 4
+    assert counted("batch_events_count") == counted("batch_requests_count") == counted("inference_seconds_count") == 2
+    assert counted("queue_wait_seconds_count") == 6
+    assert counted("received_bytes_total") == client.bytes_sent + sum(
+        len(encode_request(request)) for request in (gone, wrong)
+    )
+    assert counted("sent_bytes_total") > client.bytes_received > 0
+    assert worker.dropped == 4
+    for never in ("redelivered_requests_total", "given_back_requests_total", "connection_losses_total"):
+        assert counted(never) == 0
+    assert counted("waiting_requests") == counted("connected") == 0
 
 
 def test_a_client_that_left_before_its_reply_is_counted_and_its_request_acknowledged(link: Broker, queue: str) -> None:
-    worker = Worker(link, queue, upper)
+    sleeper, counted = Sleeper(), Counted()
+    worker = make_worker(link, queue, sleeper, None, counted.metrics)
     with serving(worker):
-        publish(link, queue, b"a", correlation_id=new_id(), reply_to=REPLY_TO)
-        assert ask(link, queue, b"b") == b"B"
-    assert worker.answered == 2
-    assert worker.dropped == 1
+        sleeper.hold.clear()
+        with make_client(link, queue) as client:
+            ask(client, 1, 1)
+            wait_until(lambda: counted("received_bytes_total") == client.bytes_sent > 0)
+        sleeper.hold.set()
+        counted.wait_for("unroutable_replies_total", 2)
+    assert (worker.answered, worker.dropped) == (2, 2)
     assert waiting_in(link, queue) == 0
 
 
-def test_messages_without_a_sender_are_counted_over_reconnections(link: Broker, queue: str) -> None:
-    worker = Worker(link, queue, upper)
-    with serving(worker) as ready:
-        publish(link, queue, b"a")
-        assert ask(link, queue, b"b") == b"B"
-        with connected(link) as channel:
-            channel.queue_delete(queue)
-        wait_until(lambda: len(ready) == 2)
-        publish(link, queue, b"a", correlation_id="someone")
-        assert ask(link, queue, b"c") == b"C"
-    assert worker.dropped == 2
-    assert worker.answered == 2
+NO_ONE_TO_REPLY_TO: tuple[dict[str, Any], ...] = (
+    {},
+    {"correlation_id": new_id()},
+    {"reply_to": REPLY_TO},
+    {"correlation_id": "1", "reply_to": REPLY_TO},
+    {"correlation_id": new_id(), "reply_to": "payroll"},
+    {"correlation_id": new_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
+    {"correlation_id": b"\xff" * 32, "reply_to": b"\xff" * 41, "headers": {"x-death": [{"count": -1}]}},
+)
 
 
-def test_a_queue_deleted_under_its_worker_is_declared_again(link: Broker, queue: str) -> None:
-    with serving(Worker(link, queue, upper)) as ready:
-        with connected(link) as channel:
-            channel.queue_delete(queue)
-        wait_until(lambda: len(ready) == 2)
-        assert ready[1] - ready[0] < 5
-        assert ask(link, queue, b"again") == b"AGAIN"
+def test_messages_from_no_one_are_counted_and_acknowledged_and_cost_no_connection(link: Broker, queue: str) -> None:
+    counted = Counted()
+    worker = make_worker(link, queue, metrics=counted.metrics)
+    with serving(worker) as ready, make_client(link, queue) as client:
+        for properties in NO_ONE_TO_REPLY_TO:
+            publish(link, queue, b"hostile", **properties)
+        assert all_answered(ask(client, 1))
+        assert len(ready) == 1
+    assert worker.dropped == counted("dropped_messages_total") == len(NO_ONE_TO_REPLY_TO)
+    assert worker.answered == 1
+    assert waiting_in(link, queue) == 0
 
 
-def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request_to_others(
-    link: Broker, queue: str
-) -> None:
-    def fail(_body: bytes, _request_id: str) -> bytes:
-        raise BrokenPipeError("no one reads the log")
-
-    asking: list[Future[bytes]] = []
-    started = time.monotonic()
-    with pytest.raises(BrokenPipeError), serving(Worker(link, queue, fail)):
-        asking += Clients(link, queue).send(b"precious")
-        time.sleep(0.5)
-    assert time.monotonic() - started < 5
-    with serving(Worker(link, queue, upper)):
-        assert replies(asking) == [b"PRECIOUS"]
+def test_what_is_counted_goes_on_over_reconnections(link: Broker, queue: str) -> None:
+    worker = make_worker(link, queue)
+    with serving(worker) as ready, make_client(link, queue, IMPATIENT) as client:
+        for number in (1, 2):
+            wait_until(lambda: len(ready) == number)  # noqa: B023
+            publish(link, queue, b"from no one")
+            assert all_answered(ask(client, 1))
+            delete(link, queue)
+        wait_until(lambda: len(ready) == 3)
+    assert (worker.answered, worker.dropped) == (2, 2)
 
 
-def test_a_broker_that_is_not_there_at_the_start_is_an_error_at_once() -> None:
-    start, worker = time.monotonic(), Worker(Broker("127.0.0.1", free_port()), "q", upper)
-    with pytest.raises(CloudUnavailableError, match="connection refused"), serving(worker):
-        assert time.monotonic() - start < 3
+def test_a_worker_says_whether_it_is_alive_and_ready(link: Broker, queue: str) -> None:
+    relay = Relay(link.hosts[0].port)
+    with contextlib.ExitStack() as away:
+        worker = make_worker(at(link, away.enter_context(relay.running())), queue)
+        with serving(worker):
+            assert worker.alive() is worker.ready() is None
+            away.close()
+            wait_until(lambda: worker.ready() == "no connection to RabbitMQ")
+            assert worker.alive() is None
+    assert worker.ready() == "stopping"
+    assert worker.alive() == "thread rabbitmq has ended"
+
+
+def test_a_broker_that_is_not_there_at_the_start_is_an_error_at_once(queue: str) -> None:
+    start, worker = time.monotonic(), make_worker(Broker((Host("127.0.0.1", free_port()),)), queue)
+    with pytest.raises(CloudUnavailableError, match="connection refused"):
+        worker.run(lambda: pytest.fail("it connected"))
+    assert time.monotonic() - start < 3
+
+
+class CountingRelay(Relay):
+    calls = 0
+
+    def _join(self, client: socket.socket) -> None:
+        self.calls += 1
+        super()._join(client)
 
 
 def test_a_broker_that_refuses_the_worker_is_not_asked_again(link: Broker, queue: str) -> None:
-    start, worker = time.monotonic(), Worker(replace(link, password="wrong"), queue, upper)
-    with pytest.raises(BrokerRefusedError), serving(worker):
+    relay = CountingRelay(link.hosts[0].port)
+    with relay.running() as port:
+        worker = make_worker(replace(at(link, port), password="wrong"), queue)
+        start = time.monotonic()
+        with pytest.raises(BrokerRefusedError):
+            worker.run(lambda: pytest.fail("it was let in"))
         assert time.monotonic() - start < 3
+    assert relay.calls == 1
 
 
 def test_a_queue_with_other_settings_ends_the_worker(link: Broker, queue: str) -> None:
     with connected(link) as channel:
         channel.queue_declare(queue)
-    start, worker = time.monotonic(), Worker(link, queue, upper)
-    with pytest.raises(CloudError, match="exists with other settings"), serving(worker):
-        assert time.monotonic() - start < 3
-
-
-@contextmanager
-def losing_its_broker(link: Broker, queue: str) -> Iterator[list[float]]:
-    """Run a worker whose broker answers no more; yield the times at which it was ready."""
-    relay = Relay(link.port)
-    with contextlib.ExitStack() as broker:
-        port = broker.enter_context(relay.running())
-        with serving(Worker(replace(link, port=port), queue, upper)) as ready:
-            broker.close()
-            yield ready
-
-
-def test_a_worker_asks_a_lost_broker_again_after_growing_but_bounded_pauses(
-    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert offload.worker.LONGEST_PAUSE < 5
-    monkeypatch.setattr(offload.worker, "SHORTEST_PAUSE", 0.1)
-    monkeypatch.setattr(offload.worker, "LONGEST_PAUSE", 0.3)
-    with losing_its_broker(link, queue) as ready:
-        wait_until(lambda: caplog.text.count("trying again") >= 4)
-        assert len(ready) == 1
-    assert re.findall(r"trying again in (\S+) s", caplog.text)[:4] == ["0.1", "0.2", "0.3", "0.3"]
-
-
-def test_a_worker_told_to_stop_while_its_broker_is_away_stops_at_once(
-    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(offload.worker, "SHORTEST_PAUSE", 20.0)
-    with losing_its_broker(link, queue):
-        wait_until(lambda: "trying again in 20.0 s" in caplog.text)
-        stopped = time.monotonic()
-    assert time.monotonic() - stopped < 2
+    start = time.monotonic()
+    with pytest.raises(CloudError, match="exists with other settings"):
+        make_worker(link, queue).run(lambda: pytest.fail("it is ready"))
+    assert time.monotonic() - start < 3

@@ -1,0 +1,333 @@
+"""The client: many requests to cloud workers at once, each of which ends exactly once, whatever becomes of the link.
+
+A thread of its own owns the connection and all that is noted of the requests; other threads hand requests in and get
+a future of the answer.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final
+
+from offload.breaker import Breaker
+from offload.broker import Broker
+from offload.logs import Sparing
+from offload.metrics import ClientMetrics
+from offload.protocol import Answer, Refusal, Request, decode_reply, encode_request
+from offload.rabbitmq.client_end import RequestSender
+from utils.errors import CloudUnavailableError, MessageError
+
+FIRST_RETRY_PAUSE: Final = 0.25
+LONGEST_RETRY_PAUSE: Final = 2.0
+_FIRST_CONNECTION: Final = 15.0
+_JOIN: Final = 5.0
+
+log = logging.getLogger(__name__)
+_seldom = Sparing(log)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often a request is tried.
+
+    Attributes:
+        attempt: seconds until an attempt without an answer counts as failed.
+        retries: attempts after the first, all under the same request id.
+        deadline: seconds after which a request that was not answered has failed, however that came about.
+        persistent: go on trying until the deadline, be there a connection, a worker, or not.
+    """
+
+    attempt: float
+    retries: int
+    deadline: float
+    persistent: bool = False
+
+    @classmethod
+    def of(cls, request_timeout: float, retries: int, wait_timeout: float | None = None) -> "Patience":
+        """Return the patience that ends with the last attempt, or, persistent, after ``wait_timeout``."""
+        if wait_timeout is not None:
+            return cls(request_timeout, retries, wait_timeout, persistent=True)
+        return cls(request_timeout, retries, (1 + retries) * request_timeout)
+
+
+@dataclass
+class _Pending:
+    request: Request
+    body: bytes
+    future: Future[Answer]
+    started: float
+    attempts: int = 0
+    confirmed: bool = False
+    under_way: bool = False
+    failure: CloudUnavailableError | MessageError | None = None  # of the last attempt
+    published: float = 0.0  # when the last attempt began
+    cancel_attempt: Callable[[], None] = field(default=lambda: None)
+    cancel_deadline: Callable[[], None] = field(default=lambda: None)
+
+
+class Client:
+    """Use it in a ``with`` block, which waits until it is known whether there is a broker, not for the broker.
+
+    Args:
+        broker: where RabbitMQ is.
+        queue_name: the request queue.
+        patience: with each request.
+        metrics: count what happens.
+
+    Attributes:
+        bytes_sent, bytes_received: bodies of messages.
+
+    Raises:
+        BrokerRefusedError: on entering: the broker refuses user, password, virtual host or certificate.
+        InputFileError: a file for TLS is not what it should be.
+    """
+
+    def __init__(self, broker: Broker, queue_name: str, patience: Patience, metrics: ClientMetrics) -> None:
+        self._queue = queue_name
+        self._broker = broker
+        self._patience = patience
+        self._metrics = metrics
+        self._pending: dict[str, _Pending] = {}
+        self._breaker = Breaker()
+        self._sender = RequestSender(broker, queue_name, self)
+        self.bytes_sent = self.bytes_received = 0
+        self._known = threading.Event()  # whether there is a broker
+        self._failure: BaseException | None = None
+        self._outage: float | None = None  # since when, on the monotonic clock
+        self._was_away = False  # whether an attempt to connect has failed since then
+        self._thread = threading.Thread(target=self._run, name="rabbitmq", daemon=True)
+
+    def __enter__(self) -> "Client":
+        self._thread.start()
+        self._known.wait(_FIRST_CONNECTION)
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._sender.stop()
+        self._thread.join(_JOIN)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to RabbitMQ."""
+        return self._sender.is_ready
+
+    def alive(self) -> str | None:
+        """Return what is wrong with this process, if anything."""
+        return None if self._thread.is_alive() else "the thread that owns the connection has ended"
+
+    def ready(self) -> str | None:
+        """Return why the cloud is not being asked, if so."""
+        if not self.is_connected:
+            return "no connection to RabbitMQ"
+        return "the cloud failed to answer" if self._breaker.is_open else None
+
+    def submit(self, request: Request) -> Future[Answer]:
+        """Ask for exit 2; safe in any thread.
+
+        Returns:
+            the answer to come, or CloudUnavailableError where none came in time, or MessageError where the workers
+            refuse the request. Where it is known that asking is vain, it is done at once.
+        """
+        future: Future[Answer] = Future()
+        future.set_running_or_notify_cancel()  # so that no one cancels what will be done
+        if self._failure is not None:
+            self._metrics.requests.labels(result="closed").inc()
+            future.set_exception(self._failure)
+        elif (why := self._why_vain()) is not None:
+            self._metrics.requests.labels(result=why).inc()
+            future.set_exception(CloudUnavailableError(f"{self._broker} was not asked: {why}", why))
+        else:
+            pending = _Pending(request, encode_request(request), future, time.monotonic())
+            try:
+                self._sender.call_soon(lambda: self._begin(pending))
+            except CloudUnavailableError as problem:
+                self._metrics.requests.labels(result="closed").inc()
+                future.set_exception(CloudUnavailableError(str(problem), "closed"))
+        return future
+
+    def _why_vain(self) -> str | None:
+        if self._patience.persistent:
+            return None
+        if not self.is_connected:
+            return "no-connection"
+        return None if self._breaker.allows() else "circuit-open"
+
+    def _run(self) -> None:
+        try:
+            self._sender.run()
+        except BaseException as problem:  # the caller's thread raises it
+            self._failure = problem
+        finally:
+            self._failure = self._failure or CloudUnavailableError("the connection to RabbitMQ was closed", "closed")
+            self._metrics.connected.set(0)
+            for pending in list(self._pending.values()):
+                self._end(pending, self._failure, "closed")
+            self._known.set()
+
+    # All that follows runs in the thread that owns the connection.
+
+    def _begin(self, pending: _Pending) -> None:
+        self._pending[pending.request.request_id] = pending
+        self._metrics.in_flight.set(len(self._pending))
+        deadline = self._patience.deadline - (time.monotonic() - pending.started)
+        pending.cancel_deadline = self._sender.call_later(max(deadline, 0), lambda: self._too_late(pending))
+        if self._sender.is_ready:
+            self._attempt(pending)
+
+    def _attempt(self, pending: _Pending) -> None:
+        """Publish a request, for the first time or again; without a connection, ``on_ready`` will."""
+        if pending.future.done() or not self._sender.is_ready:
+            return
+        left = self._patience.deadline - (time.monotonic() - pending.started)
+        seconds = max(min(self._patience.attempt, left), 0.001)
+        pending.attempts += 1
+        pending.confirmed, pending.under_way, pending.published = False, True, time.monotonic()
+        pending.cancel_attempt = self._sender.call_later(self._patience.attempt, lambda: self._unanswered(pending))
+        self._sender.publish(pending.request.request_id, pending.body, seconds)
+        self._metrics.attempts.inc()
+        self._metrics.retries.inc(pending.attempts > 1)
+        self.bytes_sent += len(pending.body)
+        self._metrics.sent_bytes.inc(len(pending.body))
+
+    def _failed(
+        self, pending: _Pending, failure: CloudUnavailableError | MessageError, result: str, pause: float
+    ) -> None:
+        """Note that an attempt failed; try again or give up."""
+        pending.cancel_attempt()
+        pending.under_way, pending.failure = False, failure
+        permanent = isinstance(failure, MessageError) or not self._patience.persistent
+        if permanent and pending.attempts > self._patience.retries:
+            self._end(pending, failure, result)
+        else:
+            pending.cancel_attempt = self._sender.call_later(pause, lambda: self._attempt(pending))
+
+    def _unanswered(self, pending: _Pending) -> None:
+        failure = CloudUnavailableError(
+            f"no worker answered within {self._patience.attempt:g} s on queue {self._queue!r} of {self._broker}; "
+            "start one with offload/ee-processor-server.py, or raise --request-timeout",
+            "timed-out",
+        )
+        self._abort_if_silent(pending)
+        self._failed(pending, failure, "timed-out", 0.0)
+
+    def _abort_if_silent(self, pending: _Pending) -> None:
+        """Give the connection up where not even the broker has said in time that it has the request."""
+        in_time = min(self._patience.attempt, self._patience.deadline) / 2
+        if pending.under_way and not pending.confirmed and time.monotonic() - pending.published > in_time:
+            # Such a connection is dead, whatever the kernel thinks.
+            self._sender.abort(CloudUnavailableError(f"RabbitMQ at {self._broker} fell silent"))
+
+    def _too_late(self, pending: _Pending) -> None:
+        failure = pending.failure or CloudUnavailableError(
+            f"no RabbitMQ at {self._broker} within {self._patience.deadline:g} s; start it, or check --mq-hostname "
+            "and --mq-port",
+            "no-connection",
+        )
+        if pending.under_way and not isinstance(failure, MessageError):
+            failure = CloudUnavailableError(
+                f"no worker answered within {self._patience.deadline:g} s on queue {self._queue!r} of {self._broker}; "
+                "start one with offload/ee-processor-server.py",
+                "timed-out",
+            )
+        self._abort_if_silent(pending)
+        self._end(pending, failure, "refused" if isinstance(failure, MessageError) else failure.code)
+
+    def _end(self, pending: _Pending, outcome: Answer | BaseException, result: str) -> None:
+        """Have a request's future done, once."""
+        pending.cancel_attempt()
+        pending.cancel_deadline()
+        if self._pending.pop(pending.request.request_id, None) is None:
+            return
+        self._metrics.in_flight.set(len(self._pending))
+        self._metrics.requests.labels(result=result).inc()
+        if isinstance(outcome, Answer):
+            self._metrics.round_trip.observe(time.monotonic() - pending.started)
+            self._breaker.succeeded()
+            pending.future.set_result(outcome)
+        else:
+            self._breaker.failed()
+            pending.future.set_exception(outcome)
+        self._metrics.breaker_open.set(self._breaker.is_open)
+
+    def on_ready(self) -> None:
+        """Publish again whatever was under way, for the queue of its replies is gone."""
+        self._metrics.connected.set(1)
+        if self._was_away:  # else it may be the same broker that answered nothing, as with its memory alarm on
+            self._breaker.succeeded()
+            self._metrics.breaker_open.set(0)
+        if self._outage is not None:
+            log.warning("RabbitMQ is back after %.1f s", time.monotonic() - self._outage)
+        self._outage, self._was_away = None, False
+        for pending in list(self._pending.values()):
+            pending.cancel_attempt()
+            self._attempt(pending)
+        self._known.set()
+
+    def on_lost(self, problem: CloudUnavailableError) -> None:
+        """Hold requests back, and keep those that are under way until their deadline."""
+        if self._outage is None:
+            self._outage = time.monotonic()
+            self._metrics.connection_losses.inc()
+            log.warning("%s", problem)
+        else:
+            self._was_away = True
+        self._metrics.connected.set(0)
+        for pending in self._pending.values():
+            pending.cancel_attempt()
+            pending.under_way, pending.failure = False, CloudUnavailableError(str(problem), "no-connection")
+        self._known.set()
+
+    def on_reply(self, request_id: str, body: bytes) -> None:
+        """Check a reply and hand it on; what answers nothing that was asked is dropped."""
+        self.bytes_received += len(body)
+        self._metrics.received_bytes.inc(len(body))
+        pending = self._pending.get(request_id)
+        if pending is None:
+            self._metrics.dropped_replies.labels(reason="duplicate").inc()
+            log.debug("dropped a reply that no request waits for")
+            return
+        try:
+            reply = decode_reply(body, pending.request)
+        except MessageError as problem:
+            # A better one may come: the request's time goes on.
+            self._metrics.dropped_replies.labels(reason=problem.code).inc()
+            _seldom.warning(problem.code, f"dropped a reply: {problem}")
+            return
+        if isinstance(reply, Refusal):
+            refusal = MessageError(reply.code, f"the worker refused a request: {reply.text}")
+            self._failed(pending, refusal, "refused", self._retry_pause(pending))
+            return
+        log.debug(
+            "%s: %d bytes, answered by %s in %.3f s",
+            request_id, len(pending.body), reply.worker, time.monotonic() - pending.started,
+        )  # fmt: skip
+        self._end(pending, reply, "answered")
+
+    def on_confirmed(self, request_id: str) -> None:
+        """Note that a request is in the queue."""
+        pending = self._pending.get(request_id)
+        if pending is not None:
+            pending.confirmed = True
+
+    def on_returned(self, request_id: str, why: str) -> None:
+        """Try again a little later: a worker may be about to start, or to make room."""
+        pending = self._pending.get(request_id)
+        if pending is not None:
+            code = "no-queue" if why == "does not exist" else "queue-full"
+            failure = CloudUnavailableError(
+                f"queue {self._queue!r} of {self._broker} {why}; start a worker with offload/ee-processor-server.py, "
+                "or check --mq-queue",
+                code,
+            )
+            self._failed(pending, failure, code, self._retry_pause(pending))
+
+    @staticmethod
+    def _retry_pause(pending: _Pending) -> float:
+        longest = min(FIRST_RETRY_PAUSE * 2 ** min(pending.attempts - 1, 10), LONGEST_RETRY_PAUSE)
+        return random.uniform(longest / 2, longest)

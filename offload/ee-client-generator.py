@@ -1,0 +1,149 @@
+r"""Load generator: many clients that ask cloud workers at once; round trips, events a second, errors.
+
+Run:
+    python offload/ee-client-generator.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
+        --network mobilenet --dataset dataset/sample/2016_03.csv --clients 16 --batch-size 1 --count 200 \
+        --savefile saves/load.csv --picture saves/load.png
+
+Each client asks about rows of its own, the same ones each time, with one request under way at a time. Exit codes: 0 all
+answered, 2 wrong arguments or files, 3 some were not answered, 4 the broker refuses user, password or certificate.
+"""
+
+import argparse
+import contextlib
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+from offload import logs, options
+from utils import cli
+from utils.errors import CloudUnavailableError
+from utils.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.early_exit import TwoExits
+    from offload.exit_2 import FloatArray
+
+log = logging.getLogger(__name__)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    cli.add_dataset(parser)
+    options.add_network(parser)
+    add = parser.add_argument
+    add("--clients", type=cli.whole_number(1, 256), default=4, metavar="N", help="(default: %(default)s)")
+    add(
+        "--batch-size",
+        type=cli.whole_number(1, 1024),
+        default=100,
+        metavar="N",
+        help="events in a request (default: %(default)s)",
+    )
+    add(
+        "--interval",
+        type=cli.real_number(0, 86400),
+        default=0.0,
+        metavar="S",
+        help="seconds between the starts of a client's requests, 0: as fast as answers come (default: %(default)g)",
+    )
+    add(
+        "--count",
+        type=cli.whole_number(1),
+        default=100,
+        metavar="N",
+        help="requests of a client (default: %(default)s)",
+    )
+    options.add_payload(parser)
+    options.add_request_timeout(parser)
+    add("--savefile", type=Path, metavar="CSV", help="a row for each request")
+    add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
+    options.add_broker(parser, required=True)
+    options.add_watching(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Ask as the arguments say."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from models.checkpoint import fingerprint, read_two_exits
+    from models.prediction import select_device
+    from offload.client import Client, Patience
+    from offload.load import Pace, ask, load_figure, load_of, load_table
+    from offload.metrics import ClientMetrics
+    from offload.second_exit import Sending
+    from offload.stopping import Stop
+    from utils.dataset import read_dataset
+    from utils.plotting import check_format, save_figure
+
+    logs.configure(json=args.log_format == "json", debug=args.debug)
+    if args.savefile is not None:
+        check_writable(args.savefile)
+    if args.picture is not None:
+        check_format(check_writable(args.picture))
+    options.check_payload(args)
+    broker = options.broker(args)
+    device = select_device(args.device)
+    network, checkpoint = read_two_exits(args.trained_network_file, args.network)
+    network.to(device)
+    dataset = read_dataset(args.dataset)
+    rows = np.arange(args.clients * args.batch_size).reshape(args.clients, -1) % len(dataset)
+    events = [_events(args, dataset.features[chosen], network, device) for chosen in rows]
+    digest = fingerprint(network)
+    metrics = ClientMetrics(checkpoint.architecture.name, digest)
+    patience = Patience.of(args.request_timeout, args.retries)
+    stop, pace = Stop(), Pace(args.count, args.interval)
+    names = [f"{options.own_name()}.{number}" for number in range(args.clients)]
+    sending = [Sending(digest, name, args.payload, args.half_precision) for name in names]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(broker, args.mq_queue, patience, metrics)) for _ in names]
+        stack.enter_context(options.watched(args, metrics.registry, clients[0]))
+        stack.enter_context(stop.on_signals())
+        bar = stack.enter_context(tqdm(total=len(names) * args.count, desc="requests", unit="request", disable=None))
+        asked = ask(clients, sending, events, pace, stop, lambda done: bar.update(done - bar.n))
+    table = load_table(asked)
+    load = load_of(table)
+    if args.log_format == "json":
+        logs.report(log, "total", load.summary().replace("\n", "; "), figures=vars(load))
+    else:
+        print(load.summary())
+    if args.savefile is not None:
+        with replacing(args.savefile) as partial:
+            table.to_csv(partial, index=False)
+    if args.picture is not None:
+        title = f"{args.clients} clients, {args.batch_size} events a request ({args.payload})"
+        save_figure(load_figure(title, table), args.picture)
+    if load.errors:
+        raise CloudUnavailableError(f"{load.requests - load.answered} of {load.requests} requests were not answered")
+
+
+def _events(
+    args: argparse.Namespace, features: "FloatArray", network: "TwoExits", device: "torch.device"
+) -> "FloatArray":
+    """Return what each request holds."""
+    import torch
+
+    from utils.dataset import to_images
+
+    if args.payload == "features":
+        return features
+    with torch.inference_mode():
+        activations: FloatArray = network.segment_1(torch.from_numpy(to_images(features)).to(device)).cpu().numpy()
+        return activations
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,179 @@
+"""How the scripts of the link log: sentences for people, or with ``--log-json`` one JSON object a line for programs.
+
+Much of what is logged came from the network. Whatever it holds, it can neither begin a line of its own nor reach the
+terminal as a command: all but printable characters are escaped. No signal handler may log: it could interrupt the
+writing of a line.
+"""
+
+import json as json_format
+import logging
+import math
+import numbers
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_FIELDS: Final = "fields"
+_DEEPEST: Final = 6
+_CONTINUED: Final = "  | "
+
+
+def configure(*, json: bool, debug: bool) -> None:
+    """Set up the root logger: up to INFO on stdout, from WARNING on stderr; called again, set it up anew.
+
+    Args:
+        json: write JSON lines instead of sentences.
+        debug: log DEBUG too, name time and logger in each sentence, and let pika report.
+    """
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _LineHandler)]:
+        root.removeHandler(handler)
+    handler = _LineHandler()
+    handler.setFormatter(_JsonFormatter() if json else _TextFormatter(debug=debug))
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    # What pika reports of failed connections comes back as an exception too.
+    logging.getLogger("pika").setLevel(logging.INFO if debug else logging.CRITICAL)
+    logging.captureWarnings(json)
+
+
+def report(log: logging.Logger, event: str, sentence: str, /, *, level: int = logging.INFO, **fields: object) -> None:
+    """Log what happened: for people the sentence; for programs besides what it is about and its figures.
+
+    Args:
+        log: the caller's logger.
+        event: one short word, the same for all events of a kind; the key ``event``.
+        sentence: taken as it is, not as a format.
+        level: how important it is.
+        fields: more keys; of a name that a line has anyway, ``_`` is put behind.
+    """
+    log.log(level, sentence, extra={"event": event, _FIELDS: fields}, stacklevel=2)
+
+
+class Sparing:
+    """Warns of what may happen very often: once, and then at most every few seconds, with how often it did.
+
+    Args:
+        log: the caller's logger.
+        seconds: between two warnings of a kind.
+    """
+
+    def __init__(self, log: logging.Logger, seconds: float = 10.0) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._kinds: dict[str, tuple[float, int]] = {}  # when it was last told, and how often it happened since
+
+    def warning(self, kind: str, sentence: str) -> None:
+        """Warn, or count; of a few kinds, for each is remembered."""
+        now = time.monotonic()
+        with self._lock:
+            told, count = self._kinds.get(kind, (-math.inf, 0))
+            due = now - told >= self._seconds
+            self._kinds[kind] = (now, 0) if due else (told, count + 1)
+        if due:
+            self._log.warning("%s%s", sentence, f" ({count} more since the last such line)" if count else "")
+
+
+class _LineHandler(logging.Handler):
+    """Writes each record at once and under one lock, so that lines of several threads never mix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; where no one reads any more, it is lost, and no more than that."""
+        try:
+            # Looked up each time, for a test or a progress bar may have replaced them.
+            stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            encoding = getattr(stream, "encoding", None) or "utf-8"
+            line = f"{self.format(record)}\n".encode(encoding, "backslashreplace").decode(encoding)
+        except Exception:
+            self.handleError(record)
+            return
+        try:
+            stream.write(line)
+            stream.flush()
+        except (OSError, ValueError):  # a pipe that broke, a full disk, a closed file
+            return
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self, *, debug: bool) -> None:
+        super().__init__()
+        self._debug = debug
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the sentence; what went before an exception is below it, indented."""
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        line = f"{level}{_printable(record.getMessage())}"
+        if self._debug:
+            line = f"{_moment(record)} {_printable(record.name)}: {line}"
+        return "\n".join([line, *(f"{_CONTINUED}{_printable(below)}" for below in self._below(record))])
+
+    def _below(self, record: logging.LogRecord) -> list[str]:
+        exception = self.formatException(record.exc_info) if record.exc_info else ""
+        return [*exception.splitlines(), *(record.stack_info or "").splitlines()]
+
+
+def _printable(text: str) -> str:
+    """Escape what is not printable: control characters, line breaks, orders to write from right to left."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a JSON object, in ASCII."""
+        line: dict[str, object] = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        fields = extra.pop(_FIELDS, {})
+        for name, value in [*extra.items(), *(fields.items() if isinstance(fields, Mapping) else [(_FIELDS, fields)])]:
+            line[_unused(name, line)] = value
+        return json_format.dumps(_plain(line), allow_nan=False)
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _plain(value: Any, depth: int = 0) -> object:
+    """Return what JSON can say of a value; what is no number is null."""
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return value.encode(errors="replace").decode()  # half a surrogate pair is no text
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():
+            return float(value) if math.isfinite(value) else None
+        case _ if depth >= _DEEPEST:
+            return "..."
+        case Mapping():
+            return {str(_plain(str(name))): _plain(one, depth + 1) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(one, depth + 1) for one in value]
+        case _ if callable(to_list := getattr(value, "tolist", None)):  # arrays and their scalars
+            return _plain(to_list(), depth + 1)
+        case _:
+            return _plain(str(value))

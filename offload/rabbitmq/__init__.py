@@ -1,0 +1,1 @@
+"""RabbitMQ, for both ends of the link; the only package that imports pika."""

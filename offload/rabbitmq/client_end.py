@@ -1,0 +1,104 @@
+"""The client's end of the request queue: requests go out, replies come in."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pika
+
+from offload.broker import Broker
+from offload.protocol import new_id
+from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from utils.errors import CloudUnavailableError
+
+log = logging.getLogger(__name__)
+
+
+class ClientEvents(Protocol):
+    """What the owner of a client's end is told, in the thread that runs it."""
+
+    def on_ready(self) -> object:
+        """Requests can be published; what was under way before is lost."""
+
+    def on_lost(self, problem: CloudUnavailableError, /) -> object:
+        """There is no connection."""
+
+    def on_reply(self, request_id: str, body: bytes, /) -> object:
+        """A reply came, from anyone."""
+
+    def on_confirmed(self, request_id: str, /) -> object:
+        """A request is in the queue."""
+
+    def on_returned(self, request_id: str, why: str, /) -> object:
+        """A request is not in the queue, with a clause that says why."""
+
+
+class RequestSender(Connection):
+    """Publishes requests and has the replies brought back.
+
+    Replies come to a queue of this connection alone, which is gone with it.
+
+    Args:
+        broker: where RabbitMQ is.
+        queue_name: the request queue, which the workers declare.
+        events: is told what happens.
+    """
+
+    def __init__(self, broker: Broker, queue_name: str, events: ClientEvents) -> None:
+        super().__init__(broker, events.on_ready, events.on_lost)
+        self._queue = queue_name
+        self._events = events
+        self._reply_to = ""
+        self._published = 0
+        self._unconfirmed: dict[int, str] = {}
+        self._returned: set[str] = set()
+
+    def publish(self, request_id: str, body: bytes, seconds: float) -> None:
+        """Put a request into the queue, where it expires after ``seconds``; only while ``is_ready``."""
+        properties = pika.BasicProperties(
+            content_type=CONTENT_TYPE,
+            correlation_id=request_id,
+            reply_to=self._reply_to,
+            # Work that no one waits for any more is dropped by the broker, not computed.
+            expiration=str(max(1, int(1000 * seconds))),
+        )
+        self._published += 1
+        self._unconfirmed[self._published] = request_id
+        self._channel.basic_publish("", self._queue, body, properties, mandatory=True)
+
+    def _open(self, channel: Any) -> None:
+        self._reply_to = f"{REPLY_QUEUE}{new_id()}"
+        self._published = 0
+        self._unconfirmed.clear()
+        self._returned.clear()
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=_ignore)
+        channel.queue_declare(self._reply_to, exclusive=True, auto_delete=True, callback=_ignore)
+        ready: Callable[[Any], None] = lambda _frame: self._ready(channel)  # noqa: E731
+        channel.basic_consume(self._reply_to, self._on_message, auto_ack=True, callback=ready)
+
+    def _on_message(self, _channel: Any, _method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        self._tell(self._events.on_reply, str(properties.correlation_id), body)
+
+    def _on_return(self, _channel: Any, _method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
+        # The broker returns what it cannot route, and then confirms it.
+        self._returned.add(properties.correlation_id)
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        tags = [t for t in self._unconfirmed if t <= method.delivery_tag] if method.multiple else [method.delivery_tag]
+        for tag in tags:
+            request_id = self._unconfirmed.pop(tag, None)
+            if request_id is None:
+                continue
+            if isinstance(method, pika.spec.Basic.Nack):
+                self._tell(self._events.on_returned, request_id, "is full")
+            elif request_id in self._returned:
+                self._returned.discard(request_id)
+                self._tell(self._events.on_returned, request_id, "does not exist")
+            else:
+                self._tell(self._events.on_confirmed, request_id)
+
+
+def _ignore(_frame: Any) -> None:
+    """Take note of nothing: the broker answers in order, and what comes last says that all went well."""

@@ -1,0 +1,171 @@
+"""The worker's end of the request queue: requests come in, replies go out."""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import pika
+from pika import exceptions
+
+from offload.broker import Broker
+from offload.protocol import is_id
+from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from utils.errors import CloudError, CloudUnavailableError
+
+QUEUE_LIMIT: Final = 1000
+QUEUE_BYTES: Final = 2**30
+MESSAGE_SECONDS: Final = 600
+"""Requests bring a much shorter time of their own; this is for messages of others, which would else circle for ever."""
+# A request whose workers died this often may be what kills them. A classic queue cannot count; there, requests expire.
+DELIVERY_LIMIT: Final = 5
+# A worker replies to such names alone. Some others are orders to the broker: a reply to ``amq.rabbitmq.reply-to.`` and
+# rubbish would cost every worker in turn its connection.
+_REPLY_QUEUE_FORM: Final = re.compile(re.escape(REPLY_QUEUE) + "[0-9a-f]{32}")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One request as the broker handed it over, checked only in that there is someone to reply to.
+
+    Attributes:
+        seconds: from its publication, after which no one waits for the answer.
+    """
+
+    body: bytes
+    request_id: str
+    reply_to: str
+    seconds: float
+    redelivered: bool
+    tag: int
+    channel: Any
+
+
+class WorkerEvents(Protocol):
+    """What the owner of a worker's end is told, in the thread that runs it."""
+
+    def on_ready(self) -> object:
+        """The queue is being consumed."""
+
+    def on_lost(self, problem: CloudUnavailableError, /) -> object:
+        """There is no connection; the broker gives the requests that were not replied to to other workers."""
+
+    def on_request(self, delivery: Delivery, /) -> object:
+        """A request came, from anyone."""
+
+    def on_dropped(self) -> object:
+        """A message came that names no one to reply to, and was acknowledged."""
+
+    def on_unroutable(self) -> object:
+        """A client left before its reply came."""
+
+
+def queue_arguments(queue_type: str = "classic") -> dict[str, object]:
+    """Return how the request queue is declared: bounded, and of a type."""
+    bounds: dict[str, object] = {
+        "x-max-length": QUEUE_LIMIT,
+        "x-max-length-bytes": QUEUE_BYTES,
+        "x-overflow": "reject-publish",
+        "x-message-ttl": 1000 * MESSAGE_SECONDS,
+    }
+    if queue_type == "classic":
+        return bounds
+    return {**bounds, "x-queue-type": queue_type, "x-delivery-limit": DELIVERY_LIMIT}
+
+
+class RequestQueue(Connection):
+    """Consumes requests; each is acknowledged after its reply.
+
+    Args:
+        broker: where RabbitMQ is.
+        queue_name: the request queue; declared here, durable and bounded.
+        events: is told what happens.
+        prefetch: requests that are here at once at most.
+        queue_type: ``classic``, or ``quorum``, replicated over a cluster's nodes.
+    """
+
+    def __init__(
+        self, broker: Broker, queue_name: str, events: WorkerEvents, prefetch: int, queue_type: str = "classic"
+    ) -> None:
+        super().__init__(broker, events.on_ready, events.on_lost)
+        self._queue = queue_name
+        self._events = events
+        self._prefetch = prefetch
+        self._arguments = queue_arguments(queue_type)
+        self._consumer = ""
+        self._declared = False
+
+    def reply(self, delivery: Delivery, body: bytes) -> bool:
+        """Reply, then acknowledge: a worker that dies in between answers twice rather than never.
+
+        Returns:
+            whether the connection that brought the request is still there; else the broker hands it out again.
+        """
+        if delivery.channel is not self._channel:
+            return False
+        properties = pika.BasicProperties(content_type=CONTENT_TYPE, correlation_id=delivery.request_id)
+        self._channel.basic_publish("", delivery.reply_to, body, properties, mandatory=True)
+        self._channel.basic_ack(delivery.tag)
+        return True
+
+    def discard(self, delivery: Delivery) -> None:
+        """Acknowledge a request without a reply: no one waits for it."""
+        if delivery.channel is self._channel:
+            self._channel.basic_ack(delivery.tag)
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Let another worker have a request."""
+        if delivery.channel is self._channel:
+            self._channel.basic_nack(delivery.tag, requeue=True)
+
+    def stop_receiving(self, then: Callable[[], object]) -> None:
+        """Take no further requests, and call ``then`` once none comes; those here can be replied to or given back."""
+        if not self.is_ready:
+            then()
+            return
+        self._channel.basic_cancel(self._consumer, callback=lambda _frame: then())
+
+    def _open(self, channel: Any) -> None:
+        self._declared = False
+
+        def declared(_frame: Any) -> None:
+            self._declared = True
+
+        ready: Callable[[Any], None] = lambda _frame: self._ready(channel)  # noqa: E731
+        channel.add_on_return_callback(lambda *_returned: self._tell(self._events.on_unroutable))
+        channel.queue_declare(self._queue, durable=True, arguments=self._arguments, callback=declared)
+        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: None)
+        self._consumer = channel.basic_consume(self._queue, self._on_message, callback=ready)
+
+    def _channel_error(self, problem: BaseException) -> CloudError:
+        if (
+            isinstance(problem, exceptions.ChannelClosedByBroker)
+            and problem.reply_code in {405, 406}  # locked by its owner, declared otherwise
+            and not self._declared
+        ):
+            return CloudError(
+                f"queue {self._queue!r} of {self._host()} exists with other settings; delete it, or choose another "
+                f"with --mq-queue ({problem.reply_text})"
+            )
+        return super()._channel_error(problem)
+
+    def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        request_id, reply_to = properties.correlation_id, properties.reply_to
+        if is_id(request_id) and isinstance(reply_to, str) and _REPLY_QUEUE_FORM.fullmatch(reply_to):
+            seconds = _seconds(properties.expiration)
+            tag, redelivered = method.delivery_tag, bool(method.redelivered)
+            self._tell(
+                self._events.on_request, Delivery(body, request_id, reply_to, seconds, redelivered, tag, channel)
+            )
+            return
+        channel.basic_ack(method.delivery_tag)
+        self._tell(self._events.on_dropped)
+
+
+def _seconds(expiration: object) -> float:
+    """Return the time that a message's sender gave it; the broker has checked the form."""
+    text = expiration if isinstance(expiration, str) and expiration.isdecimal() and len(expiration) < 12 else ""
+    return int(text) / 1000 if text else float(MESSAGE_SECONDS)

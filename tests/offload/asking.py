@@ -1,0 +1,70 @@
+"""Clients that ask a worker, and what the worker counted."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from offload.broker import Broker
+from offload.client import Client, Patience
+from offload.metrics import WorkerMetrics
+from offload.protocol import Answer, Request
+from tests.offload.link import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
+
+IMPATIENT = Patience(attempt=1.0, retries=15, deadline=PATIENCE)
+"""Of clients whose requests a test loses."""
+
+Asked = list[tuple[Request, Future[Answer]]]
+
+
+class Counted:
+    """A worker's metrics, to be read by their short names."""
+
+    def __init__(self) -> None:
+        self.metrics = WorkerMetrics()
+
+    def __call__(self, name: str, **labels: str) -> float:
+        value = self.metrics.registry.get_sample_value(f"ee_worker_{name}", labels)
+        assert value is not None, name
+        return value
+
+    def wait_for(self, name: str, value: float, **labels: str) -> None:
+        wait_until(lambda: self(name, **labels) == value)
+
+
+def ask(client: Client, *sizes: int) -> Asked:
+    requests = [make_request(size) for size in sizes]
+    return [(request, client.submit(request)) for request in requests]
+
+
+def all_answered(asked: Asked) -> bool:
+    return all(is_answer_to(future.result(PATIENCE), request) for request, future in asked)
+
+
+def sizes_of(batches: Sequence[Sequence[Request]]) -> list[list[int]]:
+    return [[len(request.tensor) for request in batch] for batch in batches]
+
+
+@contextmanager
+def clients(link: Broker, queue: str, count: int) -> Iterator[list[Client]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(make_client(link, queue)) for _ in range(count)]
+
+
+@contextmanager
+def busy(sleeper: Sleeper, client: Client) -> Iterator[None]:
+    """Have a worker's one thread busy with a request for the time of the block."""
+    sleeper.hold.clear()
+    batches = len(sleeper.batches)
+    plug = ask(client, 1)
+    wait_until(lambda: len(sleeper.batches) > batches)
+    try:
+        yield
+    finally:
+        sleeper.hold.set()
+    assert all_answered(plug)
+
+
+def delete(link: Broker, queue: str) -> None:
+    with connected(link) as channel:
+        channel.queue_delete(queue)

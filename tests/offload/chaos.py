@@ -1,0 +1,452 @@
+"""Clients and workers as an operator runs them, what is done to them, and whether their CSV is right all the same."""
+
+import contextlib
+import functools
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pika
+from numpy.typing import NDArray
+
+from models.checkpoint import fingerprint, read_two_exits
+from offload.broker import Broker
+from offload.options import PASSWORD_VARIABLE
+from offload.protocol import Answer, Limits, decode_request, encode_answer, new_id
+from offload.rabbitmq.connection import REPLY_QUEUE
+from tests.hostile import Bomb, Evaluated
+from tests.offload.hostile_peers import is_valid
+from tests.offload.link import PATIENCE, connected, listening, wait_until
+from tests.offload.messages import mutants
+from tests.scripts import CLIENT, ROOT, SERVER
+from utils.schema import ATTACK, CLASS, CLASS_COUNT, CLOUD, FEATURES, NOT_ASKED, REJECTED, UNCERTAIN
+
+TOLERANCE = 5e-5
+"""The size of a forward pass decides on the last bits of a certainty."""
+ALL_UNCERTAIN = ("--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1)
+EXIT_2_LIMITS = (0.7, 0.63)  # for normal, for attack
+_NOISE = 0.01
+_ANSWERED = re.compile(r"^[0-9a-f]{32}: \d+ bytes, answered by \S+ in ([\d.]+) s$")
+
+
+class Script:
+    """One of the project's scripts as a process; gone at the end of its ``with`` block."""
+
+    def __init__(self, folder: Path, script: str, *arguments: object, password: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out, self._err = folder / "out", folder / "err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, ROOT / script, *map(str, arguments)],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", PASSWORD_VARIABLE: password},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that the process has now."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * int(re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M)[0])
+
+    @property
+    def open_files(self) -> int:
+        """How many files and connections the process holds."""
+        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
+
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> Self:
+        """Wait until a text stands in the output."""
+        wait_until(lambda: text in self.out or not self.is_running, seconds)
+        assert text in self.out, f"it ended: {self.err}"
+        return self
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as a crash would, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self, seconds: float = 2 * PATIENCE) -> int:
+        """Return the exit code once it ended."""
+        return self._process.wait(seconds)
+
+    @property
+    def complaints(self) -> list[str]:
+        """What it has written to stderr, line by line, without what --debug has pika say."""
+        lines = []
+        for line in self.err.splitlines():
+            fields = json.loads(line) if line.startswith("{") else {"message": line, "logger": ""}
+            if not fields["logger"].startswith("pika"):
+                lines.append(fields["message"])
+        return lines
+
+    def logged(self) -> Iterator[tuple[float, dict[str, Any]]]:
+        """Yield what it has logged as JSON, each line with its time."""
+        for line in self.out.splitlines():
+            with contextlib.suppress(ValueError):  # the last may be half written
+                fields = json.loads(line)
+                yield datetime.fromisoformat(fields["time"]).timestamp(), fields
+
+    def round_trips(self) -> Iterator[tuple[float, float]]:
+        """Yield when each answered request of a client was made, and when it was answered; it must log so, in JSON."""
+        for moment, fields in self.logged():
+            if found := _ANSWERED.match(fields["message"]):
+                yield moment - float(found[1]), moment
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGCONT)
+        self.kill()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the clients and workers of a test have in common.
+
+    Attributes:
+        broker: where RabbitMQ is.
+        queue: the workers'.
+        checkpoint: of the network of both ends, a MobileNetV2.
+        dataset: what clients decide on.
+        batch: events that a client asks about in one request.
+    """
+
+    broker: Broker
+    queue: str
+    checkpoint: Path
+    dataset: Path
+    batch: int
+
+    def on(self, queue: str) -> "Scene":
+        """Return the same with another queue."""
+        return replace(self, queue=queue)
+
+    def through(self, port: int) -> "Scene":
+        """Return the same with RabbitMQ at another port of this machine."""
+        return replace(self, broker=replace(self.broker, hosts=(replace(self.broker.hosts[0], port=port),)))
+
+    def client(self, folder: Path, *options: object) -> Script:
+        """Start a client on the whole dataset; its CSV is ``verdicts.csv`` in its folder."""
+        return Script(
+            folder, CLIENT, *self._common(), "--dataset", self.dataset, "--batch-size", self.batch,
+            "--savefile", folder / "verdicts.csv", *ALL_UNCERTAIN, "--normal-exit2-min-certainty", EXIT_2_LIMITS[0],
+            "--attack-exit2-min-certainty", EXIT_2_LIMITS[1], *options, password=self.broker.password,
+        )  # fmt: skip
+
+    def worker(self, folder: Path, *options: object) -> Script:
+        """Start a worker."""
+        return Script(folder, SERVER, *self._common(), *options, password=self.broker.password)
+
+    def without_cloud(self, folder: Path, *options: object) -> pd.DataFrame:
+        """Return the verdicts of a client that asks no one."""
+        with self.client(folder, "--process-exit2-locally", *options) as client:
+            assert client.end(3600) == 0, client.err
+        return read_verdicts(folder)
+
+    def _common(self) -> tuple[object, ...]:
+        (host, *_), name = self.broker.hosts, self.broker.username
+        return (
+            "--mq-hostname", host.name, "--mq-port", host.port, "--mq-username", name, "--mq-queue", self.queue,
+            "--trained-network-file", self.checkpoint, "--network", "mobilenet",
+        )  # fmt: skip
+
+
+def write_distinct_events(path: Path, months: Path, count: int) -> Path:
+    """Write a dataset of events that all differ a little from those of the months in a folder, in random order."""
+    frames = [pd.read_csv(month) for month in sorted(months.glob("2016_*.csv"))]
+    rng = np.random.default_rng(count)
+    names = list(FEATURES)
+    table = pd.concat(frames).sample(count, replace=True, random_state=count, ignore_index=True)
+    table = table.astype(dict.fromkeys(names, float))
+    table[names] *= 1 + _NOISE * rng.standard_normal((count, len(names)))
+    table.round(6).to_csv(path, index=False)
+    return path
+
+
+def read_verdicts(folder: Path) -> pd.DataFrame:
+    """Return the CSV that a client left in its folder."""
+    return pd.read_csv(folder / "verdicts.csv", keep_default_na=False, dtype={"final_prediction": str})
+
+
+@dataclass(frozen=True)
+class Check:
+    """How an offload CSV compares with that of a run without a cloud.
+
+    Attributes:
+        lost, duplicated: rows that are missing, or too many.
+        misplaced: rows that are of another event than the dataset's row of the same number.
+        wrong: rows with another verdict, where exit 2 is not at a limit; none is to be at one of exit 1.
+        unanswered: rows without a verdict of exit 2 where there should be one.
+    """
+
+    lost: int = 0
+    duplicated: int = 0
+    misplaced: int = 0
+    wrong: int = 0
+    unanswered: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {what}" for what, count in vars(self).items())
+
+    def __add__(self, other: "Check") -> "Check":
+        return Check(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+RIGHT = Check()
+
+
+def check(found: pd.DataFrame, expected: pd.DataFrame) -> Check:
+    """Compare the verdicts of a client with those of one that asked no cloud."""
+    both = min(len(found), len(expected))
+    surplus = len(found) - len(expected)
+    found, expected = found.iloc[:both], expected.iloc[:both]
+    apart = np.abs(_odds(found, 1) - _odds(expected, 1)) > TOLERANCE
+    misplaced = apart | (found[CLASS] != expected[CLASS]).to_numpy()
+    asked = (expected["exit_2_prediction"] != NOT_ASKED).to_numpy()
+    unanswered = asked & (found["exit_2_prediction"] == NOT_ASKED).to_numpy()
+    columns = ("exit_2_prediction", "final_prediction")
+    differs = np.any([(found[name].astype(str) != expected[name].astype(str)).to_numpy() for name in columns], axis=0)
+    wrong = differs & np.where(asked, _is_clear(expected), True) & ~unanswered & ~misplaced
+    return Check(max(0, -surplus), max(0, surplus), int(misplaced.sum()), int(wrong.sum()), int(unanswered.sum()))
+
+
+def _odds(table: pd.DataFrame, exit_number: int) -> NDArray[np.float64]:
+    certainty = pd.to_numeric(table[f"exit_{exit_number}_certainty"], errors="coerce").to_numpy()
+    attack = (table[f"exit_{exit_number}_prediction"].astype(str) == str(ATTACK)).to_numpy()
+    odds: NDArray[np.float64] = np.where(attack, certainty, 1 - certainty)
+    return odds
+
+
+def _is_clear(table: pd.DataFrame) -> NDArray[np.bool_]:
+    odds, (normal, attack) = _odds(table, 2), EXIT_2_LIMITS
+    clear: NDArray[np.bool_] = np.all([np.abs(odds - limit) > TOLERANCE for limit in (0.5, 1 - normal, attack)], axis=0)
+    return clear
+
+
+def all_by_cloud(found: pd.DataFrame) -> bool:
+    """Return whether the cloud answered for every event; it may have been uncertain."""
+    deciders = set(zip(found["decider"], found["reason"], strict=True))
+    return deciders <= {(CLOUD, "certain"), (REJECTED, UNCERTAIN)}
+
+
+def metric(port: int, name: str) -> float:
+    """Return a figure from a process's metrics page, over all labels; 0 while the page is not there."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as page:
+            text = page.read().decode()
+    except OSError:
+        return 0.0
+    return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)))
+
+
+def opening_of(port: int, seconds: float = 3 * PATIENCE) -> float:
+    """Wait until a port opens; return the time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, "the port did not open"
+            time.sleep(0.01)
+        else:
+            return time.time()
+
+
+@contextmanager
+def throttled(script: Script, share: float = 0.1, period: float = 0.1) -> Iterator[None]:
+    """Let a process run but for a share of the time."""
+    over = threading.Event()
+
+    def throttle() -> None:
+        while not over.is_set():
+            script.send(signal.SIGSTOP)
+            over.wait(period * (1 - share))
+            script.send(signal.SIGCONT)
+            over.wait(period * share)
+
+    thread = threading.Thread(target=throttle, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        script.send(signal.SIGCONT)
+
+
+class Gate:
+    """Stands between a script and the broker, and can kill a worker between its reply and the acknowledgement.
+
+    Args:
+        port: of the broker.
+
+    Attributes:
+        connections: so many were made.
+    """
+
+    _HEADER = struct.Struct(">BHI")  # type, channel, size
+    _METHOD, _ACK = 1, struct.pack(">HH", 60, 80)
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._threads: list[threading.Thread] = []
+        self._ends: list[socket.socket] = []
+        self._victim: Script | None = None
+        self._acknowledgements = 0
+        self.connections = 0
+
+    def kill_at(self, n: int, victim: Script) -> None:
+        """Kill a worker when it acknowledges the n-th time from now; the broker does not learn of it."""
+        self._acknowledgements, self._victim = n, victim
+
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """Yield the port that stands for the broker's."""
+        with listening(self._join) as port:
+            try:
+                yield port
+            finally:
+                _hang_up(*self._ends)
+                for thread in self._threads:
+                    thread.join(PATIENCE)
+                for end in self._ends:
+                    end.close()
+
+    def _join(self, worker: socket.socket) -> None:
+        self.connections += 1
+        broker = socket.create_connection(("127.0.0.1", self._target))
+        worker.settimeout(None)
+        self._ends += worker, broker
+        for work in (self._pump_out, self._pump_in):
+            self._threads.append(threading.Thread(target=work, args=(worker, broker), daemon=True))
+            self._threads[-1].start()
+
+    def _pump_out(self, worker: socket.socket, broker: socket.socket) -> None:
+        with contextlib.suppress(OSError), worker.makefile("rb") as stream:
+            broker.sendall(stream.read(8))  # the protocol's name
+            while len(header := stream.read(self._HEADER.size)) == self._HEADER.size:
+                kind, _, size = self._HEADER.unpack(header)
+                rest = stream.read(size + 1)
+                if kind == self._METHOD and rest.startswith(self._ACK):
+                    self._acknowledgements -= 1
+                    if self._victim is not None and self._acknowledgements <= 0:
+                        self._victim.kill()
+                        break
+                broker.sendall(header + rest)
+        _hang_up(worker, broker)
+
+    def _pump_in(self, worker: socket.socket, broker: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := broker.recv(2**16):
+                worker.sendall(data)
+        _hang_up(worker, broker)
+
+
+def _hang_up(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+class Intruder:
+    """Takes a client's requests before a worker gets them, and sends harm both ways before it hands them on.
+
+    Args:
+        scene: its queue is the clients'.
+        behind: the workers' queue.
+        canary: is made where a message is unpickled.
+        count: harmful messages each way for each request.
+    """
+
+    def __init__(self, scene: Scene, behind: str, canary: Path, count: int) -> None:
+        self._scene = scene
+        self._behind = behind
+        self._count = count
+        self._bombs = [pickle.dumps(bomb(canary)) for bomb in (Bomb, Evaluated)]
+        self._over = threading.Event()
+        network, _ = read_two_exits(scene.checkpoint)
+        self._limits = Limits(fingerprint(network), network.activation_shape())
+        self._seed = 0
+        self.sent = 0
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Intrude for the length of the block."""
+        thread = threading.Thread(target=self._run, daemon=True)
+        with connected(self._scene.broker) as channel:
+            channel.queue_declare(self._scene.queue, durable=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+            with connected(self._scene.broker) as channel:
+                channel.queue_delete(self._scene.queue)
+
+    def _run(self) -> None:
+        sink = f"{REPLY_QUEUE}{new_id()}"  # the workers' refusals go there
+        with connected(self._scene.broker) as confirming:
+            channel = confirming.connection.channel()
+            channel.queue_declare(sink, exclusive=True)
+            channel.basic_consume(sink, lambda *_refusal: None, auto_ack=True)
+            channel.basic_consume(self._scene.queue, functools.partial(self._intrude, sink), auto_ack=True)
+            while not self._over.is_set():
+                channel.connection.process_data_events(0.1)
+
+    def _intrude(self, sink: str, channel: Any, _method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        request = decode_request(body, self._limits)
+        logits = np.zeros((len(request.tensor), CLASS_COUNT), dtype=np.float32)
+        answer = encode_answer(Answer(request.request_id, request.fingerprint, "intruder", 1.0, logits))
+        bodies = mutants(answer, self._seed, self._count)
+        replies = (reply for reply in (*self._bombs, *bodies) if not is_valid(reply, request))
+        requests = (*self._bombs, *mutants(body, self._seed, self._count))
+        for reply in replies:
+            self._send(channel, properties.reply_to, reply, properties.correlation_id)
+        for broken in requests:
+            self._send(channel, self._behind, broken, new_id(), sink)
+        self._seed += 1
+        channel.basic_publish("", self._behind, body, properties)
+
+    def _send(self, channel: Any, queue: str, body: bytes, request_id: str, reply_to: str | None = None) -> None:
+        properties = pika.BasicProperties(correlation_id=request_id, reply_to=reply_to)
+        channel.basic_publish("", queue, body, properties)
+        self.sent += 1

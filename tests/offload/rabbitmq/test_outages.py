@@ -1,0 +1,89 @@
+"""What both ends make of a broker that dies, stops, hangs or takes no more; on a node of their own."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from offload.broker import Broker, Host
+from offload.private_broker import PrivateBroker
+from offload.protocol import new_id
+from offload.rabbitmq import connection
+from tests.offload.link import wait_until
+from tests.offload.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
+
+BACK_WITHIN = 5.0
+ROUNDS_TO_THE_LONGEST_PAUSE = 5
+QUEUE = "requests"
+
+
+@pytest.fixture(scope="module")
+def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+    """A node that each test may break and mends again."""
+    assert broker.port, "where the session has a node, there can be another"
+    with PrivateBroker() as another:
+        yield another
+
+
+@pytest.fixture
+def brittle(node: PrivateBroker) -> Broker:
+    """Where that node is."""
+    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+
+
+def test_both_ends_are_back_within_five_seconds_of_a_broker_that_was_killed(
+    node: PrivateBroker, brittle: Broker
+) -> None:
+    logs = Log(), Log()
+    with ready(client_end(brittle, QUEUE, logs[0]), logs[0]), ready(worker_end(brittle, QUEUE, logs[1]), logs[1]):
+        node.kill()
+        wait_until(lambda: all(len(log.lost) >= ROUNDS_TO_THE_LONGEST_PAUSE for log in logs))
+        node.start()
+        back = time.monotonic()
+        wait_until(lambda: all(len(log.ready) == 2 for log in logs))
+    for log in logs:
+        assert log.ready[1] - back < BACK_WITHIN
+        assert log.lost[-1].at < log.ready[1]
+
+
+def test_a_broker_that_shuts_down_is_quoted(node: PrivateBroker, brittle: Broker) -> None:
+    log = Log()
+    with ready(client_end(brittle, QUEUE, log), log):
+        node.control("stop_app")
+        wait_until(lambda: log.lost)
+        node.control("start_app")
+        wait_until(lambda: len(log.ready) == 2)
+    assert "(CONNECTION_FORCED - broker forced connection closure with reason 'shutdown')" in str(log.lost[0].problem)
+
+
+def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
+    node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT", 1)
+    log = Log()
+    with ready(client_end(brittle, QUEUE, log), log):
+        node.pause()
+        try:
+            wait_until(lambda: log.lost)
+        finally:
+            node.resume()
+        wait_until(lambda: len(log.ready) == 2)
+    assert "(it fell silent)" in str(log.lost[0].problem)
+
+
+def test_a_broker_that_takes_no_messages_is_given_up_with_the_reason(
+    node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BLOCKED_TIMEOUT", 0.5)
+    log = Log()
+    end = client_end(brittle, QUEUE, log)
+    with ready(end, log):
+        node.control("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            in_owner(end, lambda: end.publish(new_id(), b"hello", 10.0))
+            wait_until(lambda: log.lost)
+        finally:
+            node.control("set_vm_memory_high_watermark", "0.9")
+        wait_until(lambda: end.is_ready)
+    assert "its memory or disk alarm is on" in str(log.lost[0].problem)
+    assert not log.confirmed

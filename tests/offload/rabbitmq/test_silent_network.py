@@ -1,0 +1,106 @@
+"""A network that drops packets without a word is noticed within 15 s, and used again within 5 s of its return."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from offload.broker import Broker
+from offload.private_broker import PrivateBroker
+from offload.protocol import new_id
+from offload.rabbitmq import connection
+from offload.rabbitmq.connection import Connection
+from tests.offload.blackhole import Blackhole
+from tests.offload.link import wait_until
+from tests.offload.rabbitmq.ends import BOTH_ENDS, Log, client_end, in_owner, running
+
+NOTICED_WITHIN = 15.0
+BACK_WITHIN = 5.0
+
+
+@pytest.fixture(scope="module")
+def network(broker: PrivateBroker) -> Iterator[Blackhole]:
+    with Blackhole(broker.port) as network:
+        yield network
+
+
+@pytest.fixture
+def remote(network: Blackhole, link: Broker) -> Broker:
+    """The broker beyond that network."""
+    return replace(link, hosts=(network.host,))
+
+
+def is_noticed_and_survived(network: Blackhole, log: Log, meanwhile: Callable[[], object] = lambda: None) -> None:
+    count = len(log.ready)
+    assert not log.lost
+    silent = time.monotonic()
+    with network.silence():
+        meanwhile()
+        wait_until(lambda: log.lost)
+        assert log.lost[0].at - silent < NOTICED_WITHIN
+    back = time.monotonic()
+    wait_until(lambda: len(log.ready) > count)
+    assert log.ready[-1] - back < BACK_WITHIN
+
+
+@pytest.mark.parametrize("make_end", BOTH_ENDS)
+def test_silence_on_an_idle_connection_is_noticed(
+    make_end: Callable[[Broker, str, Log], Connection], network: Blackhole, remote: Broker, queue: str
+) -> None:
+    log = Log()
+    with running(make_end(remote, queue, log), network.inside):
+        wait_until(lambda: log.ready)
+        is_noticed_and_survived(network, log)
+    assert "(connection timed out)" in str(log.lost[0].problem)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.5], ids=["at once", "just before it would have been noticed"])
+def test_silence_with_a_request_under_way_is_noticed(
+    seconds: float, network: Blackhole, remote: Broker, queue: str
+) -> None:
+    assert seconds < connection.TCP_OPTIONS["TCP_USER_TIMEOUT"] / 1000
+    log = Log()
+    end = client_end(remote, queue, log)
+
+    def publish() -> None:
+        time.sleep(seconds)
+        in_owner(end, lambda: end.publish(new_id(), b"hello", 10.0))
+
+    with running(end, network.inside):
+        wait_until(lambda: log.ready)
+        is_noticed_and_survived(network, log, publish)
+    assert not log.confirmed
+    assert not log.returned
+
+
+def test_a_client_that_starts_in_silence_is_told_and_connects_when_the_network_is_there(
+    network: Blackhole, remote: Broker, queue: str
+) -> None:
+    network.fall_silent()
+    log, start = Log(), time.monotonic()
+    with running(client_end(remote, queue, log), network.inside):
+        wait_until(lambda: len(log.lost) == 2)
+        time.sleep(connection.LONGEST_PAUSE)  # until an attempt is under way
+        network.recover()
+        back = time.monotonic()
+        wait_until(lambda: log.ready)
+    assert log.lost[0].at - start < NOTICED_WITHIN
+    assert all("(no answer in time)" in str(loss.problem) for loss in log.lost)
+    assert log.ready[0] - back < BACK_WITHIN
+    for earlier, later in itertools.pairwise(log.lost):
+        assert later.at - earlier.at > connection.CONNECT_TIMEOUT
+
+
+def test_a_silent_network_is_left_within_the_timeout(network: Blackhole, remote: Broker, queue: str) -> None:
+    log = Log()
+    end = client_end(remote, queue, log)
+    with running(end, network.inside) as thread:
+        wait_until(lambda: log.ready)
+        with network.silence():
+            start = time.monotonic()
+            end.stop()
+            thread.join(NOTICED_WITHIN)
+            assert time.monotonic() - start < connection.CLOSE_TIMEOUT + 3
+    assert not log.lost

@@ -1,0 +1,91 @@
+"""A RabbitMQ cluster of three, made by the README's lines: a node is killed under load, and no request is lost."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+
+from offload.broker import Broker, Host
+from offload.client import Patience
+from offload.metrics import ClientMetrics
+from offload.private_broker import PrivateBroker
+from offload.protocol import Answer
+from offload.worker import Service
+from tests.offload.link import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
+from tests.offload.test_deployment import BLOCKS
+
+REQUESTS = "requests"
+
+
+class Node(PrivateBroker):
+    """One of a cluster's nodes on this machine, which share a cookie and epmd.
+
+    Args:
+        first: node of the cluster, None for that one itself.
+    """
+
+    def __init__(self, first: "Node | None" = None) -> None:
+        self._first = first
+        super().__init__()
+
+    def _make_environment(self) -> dict[str, str]:
+        cookie = self._folder / ".erlang.cookie"
+        cookie.write_text("COOKIE")
+        cookie.chmod(0o400)
+        if self._first is not None:
+            self._epmd_port = self._first._epmd_port
+        return super()._make_environment()
+
+    def join(self) -> None:
+        """Run the README's lines on how to join the first."""
+        assert self._first is not None
+        start, *lines = BLOCKS["join"].splitlines()
+        assert start == "systemctl start rabbitmq-server"
+        for tool, *words in map(shlex.split, lines):
+            assert tool == "rabbitmqctl"
+            self.control(*(self._first._node if word == "rabbit@mq1" else word for word in words))
+
+
+def under_way(answers: Sequence[Future[Answer]]) -> int:
+    return sum(not answer.done() for answer in answers)
+
+
+@pytest.mark.skipif("EE_SOAK" not in os.environ, reason="takes 40 s; set EE_SOAK=1")
+def test_a_cluster_of_three_loses_a_node_under_load_and_no_request(broker: PrivateBroker) -> None:
+    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    requests = [make_request() for _ in range(3000)]
+    answers: list[Future[Answer]] = []
+    metrics = ClientMetrics()
+    with ExitStack() as running:
+        first = Node()
+        running.enter_context(first)
+        others = []
+        for _ in range(2):
+            others.append(Node(first))
+            running.enter_context(others[-1])
+            others[-1].join()
+        hosts = tuple(Host("127.0.0.1", node.port) for node in (first, *others))
+        link = Broker(hosts, first.username, first.password)
+        workers = []
+        for turn in range(3):  # a worker at each node
+            at_node = replace(link, hosts=hosts[turn:] + hosts[:turn])
+            workers.append(make_worker(at_node, REQUESTS, Sleeper(0.005), Service(queue_type="quorum")))
+            running.enter_context(serving(workers[-1]))
+        (members,) = others[0].control("list_queues", "members").splitlines()[-1:]
+        assert members.count("private") == 3
+        client = running.enter_context(make_client(link, REQUESTS, Patience.of(5, 5, 60), metrics))
+        for number, request in enumerate(requests):
+            wait_until(lambda: under_way(answers[-100:]) < 50)
+            answers.append(client.submit(request))
+            if number == len(requests) // 3:
+                assert under_way(answers) > 0
+                first.kill()
+        for request, answer in zip(requests, answers, strict=True):
+            assert is_answer_to(answer.result(60), request)
+    assert metrics.registry.get_sample_value("ee_client_connection_losses_total") == 1
+    assert sum(worker.answered for worker in workers) >= len(requests)
+    assert all(worker.answered > 0 for worker in workers)

@@ -1,0 +1,435 @@
+"""The systemd units and the README's section on deployment: their lines, run for real but for systemd itself."""
+
+import functools
+import itertools
+import json
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from models.checkpoint import write_checkpoint
+from offload.private_broker import PrivateBroker, free_port
+from tests.networks import calibrated_network
+from tests.offload.link import Program, wait_until
+from tests.offload.test_grafana_dashboard import EXPORTED, read
+from tests.scripts import CLIENT, ROOT, SERVER, load_script
+
+README = (ROOT / "README.md").read_text()
+FOLDER = ROOT / "offload" / "systemd"
+EXAMPLE = (FOLDER / "ee.environment.example").read_text()
+WORKER_UNIT, CLIENT_UNIT = "ee-worker@.service", "ee-client.service"
+SCRIPTS = {WORKER_UNIT: SERVER, CLIENT_UNIT: CLIENT}
+BLOCKS: dict[str, str] = dict(re.findall(r"```\w+ ([\w.-]+)\n(.*?)```", README, re.DOTALL))
+SECTION = README.partition("### Deployment\n")[2].partition("\n##")[0]
+ALERTS = re.findall(r"^\| `(.+?)` \|", SECTION, re.MULTILINE)
+PYTHON = "/opt/ee/.venv/bin/python"
+EVENTS = 700
+MONTH = 60.0
+"""Seconds in which a month is certainly decided, also where many tests run at once."""
+OWN_DEFAULTS = {
+    "EE_MQ_VHOST": "ee",
+    "EE_WORKER_USERNAME": "ee-worker",
+    "EE_CLIENT_USERNAME": "ee-client",
+    "EE_LOG_FORMAT": "json",
+}
+"""What the units choose otherwise than the programs."""
+NO_BROKER = {"EE_MQ_HOSTNAME": "localhost:1"}
+every_unit = pytest.mark.parametrize("unit", SCRIPTS)
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+
+
+@functools.cache
+def settings(unit: str) -> dict[str, list[str]]:
+    """Return what a unit says, key by key."""
+    text = (FOLDER / unit).read_text().replace("\\\n", "")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line and line[0] not in "#[":
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def defaults(unit: str) -> dict[str, str]:
+    words = [word for line in settings(unit)["Environment"] for word in shlex.split(line)]
+    return {name: value for name, _, value in (word.partition("=") for word in words)}
+
+
+def assignments(environment_file: str) -> dict[str, str]:
+    """Return what an environment file sets."""
+    lines = [line for line in environment_file.splitlines() if line and line[0] not in "#;"]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def changed(**changes: object) -> str:
+    """Return the example, edited as one would."""
+    text = EXAMPLE
+    for name, value in changes.items():
+        text, times = re.subn(rf"^#?{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
+        assert times == 1, f"{name} stands {times} times in the example"
+    return text
+
+
+def command(unit: str, environment_file: str, specifiers: dict[str, str]) -> list[str]:
+    """Return the words of a unit's command line, expanded as by systemd."""
+
+    def specified(text: str) -> str:
+        return re.sub("%(.)", lambda found: specifiers[found[1]], text)
+
+    variables = {name: specified(value) for name, value in defaults(unit).items()} | assignments(environment_file)
+    (line,) = settings(unit)["ExecStart"]
+    words: list[str] = []
+    for word in shlex.split(line):
+        if re.fullmatch(r"\$\w+", word):
+            words += shlex.split(variables[word[1:]])
+        else:
+            words.append(re.sub(r"\$\{(\w+)\}", lambda found: variables.get(found[1], ""), specified(word)))
+    return words
+
+
+def is_tried_again(unit: str, code: int) -> bool:
+    """Return whether systemd restarts a service of ours that ended with an exit code."""
+    says = settings(unit)
+    assert (says["Restart"], says["StartLimitIntervalSec"]) == (["on-failure"], ["0"])
+    final = f"0 {says['SuccessExitStatus'][0]} {says['RestartPreventExitStatus'][0]}"
+    return str(code) not in final.split()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A broker set up as the README says, and the files of both machines.
+
+    Attributes:
+        node: its broker; the name in its certificate is localhost.
+        tls_port: where it listens for TLS.
+        etc: stands for /etc/ee.
+        dataset: of 700 events.
+    """
+
+    node: PrivateBroker
+    tls_port: int
+    etc: Path
+    dataset: Path
+
+    def moved(self, text: str) -> str:
+        """Return a text with this machine's names and places in place of the README's."""
+        places = (("/opt/ee/", f"{ROOT}/"), ("/etc/ee/", f"{self.etc}/"), ("/srv/ee/", f"{self.dataset.parent}/"))
+        for old, new in (*places, ("broker.example", f"localhost:{self.tls_port}")):
+            text = text.replace(old, new)
+        return text
+
+    def program(self, folder: Path, unit: str, instance: int = 1, **changes: object) -> Program:
+        """Start what a unit starts, in a folder that stands for /var/lib."""
+        folder.mkdir(exist_ok=True)
+        credentials, state = folder / "credentials", folder / "ee-client"
+        for needed in (credentials, state):
+            needed.mkdir(exist_ok=True)
+        for line in settings(unit)["LoadCredential"]:
+            name, _, path = line.partition(":")
+            (credentials / name).unlink(missing_ok=True)
+            (credentials / name).write_text(Path(self.moved(path)).read_text())
+            (credentials / name).chmod(0o400)
+        text = changed(**{"EE_CLIENT_METRICS_PORT": free_port(), **changes})
+        words = command(unit, text, {"i": str(instance), "d": str(credentials), "S": str(folder)})
+        assert words[0] == PYTHON
+        return Program(folder, *(self.moved(word) for word in words[1:]))
+
+
+@pytest.fixture(scope="module")
+def site(
+    broker: PrivateBroker, checkpoint: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    etc, tls_port = tmp_path_factory.mktemp("etc"), free_port()
+    for line in BLOCKS["openssl"].replace("broker.example", "localhost").splitlines():
+        subprocess.run(shlex.split(line), cwd=etc, check=True, capture_output=True)
+    configuration = BLOCKS["rabbitmq.conf"].replace("/etc/rabbitmq/", f"{etc}/")
+    # Tests reach the private node without TLS too, and no one else does with it.
+    configuration = configuration.replace("listeners.tcp = none\n", "")
+    configuration = configuration.replace("listeners.ssl.default = 5671", f"listeners.ssl.1 = 127.0.0.1:{tls_port}")
+    (etc / "network.pth").symlink_to(checkpoint)
+    with PrivateBroker(settings=configuration) as node:
+        for line in BLOCKS["rabbitmqctl"].splitlines():
+            if "delete_user" not in line:
+                node.control(*shlex.split(line)[1:])
+        for user in ("client", "worker"):
+            (etc / f"{user}-password").write_text(f"{user.upper()}_PASSWORD\n")
+        yield Site(node, tls_port, etc, sample / "2016_03.csv")
+
+
+@pytest.fixture
+def instance() -> int:
+    """A worker's number such that no one makes use of its metrics port and the next."""
+
+    def is_free(port: int) -> bool:
+        with closing(socket.socket()) as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    return next(number for number in range(1, 9) if is_free(9000 + number) and is_free(9001 + number))
+
+
+def verdicts(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "ee-client" / "verdicts.csv", dtype=str, keep_default_na=False)
+
+
+def page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def seconds(unit: str) -> float:
+    """Return how long systemd waits before it kills."""
+    (text,) = settings(unit)["TimeoutStopSec"]
+    return float(text)
+
+
+def systemd_root(folder: Path, unit: str, text: str) -> list[str]:
+    """Return options that have systemd-analyze look at a root with this unit, what it starts, and bare targets."""
+    folder.mkdir()
+    python, units = folder / PYTHON[1:], folder / "etc/systemd/system"
+    python.parent.mkdir(parents=True)
+    shutil.copy("/bin/true", python)
+    units.mkdir(parents=True)
+    for target in ("sysinit", "basic", "shutdown", "network-online", "multi-user"):
+        (units / f"{target}.target").write_text("[Unit]\n")
+    (units / unit).write_text(text)
+    return [f"--root={folder}", unit.replace("@.", "@1.")]
+
+
+@needs_analyze
+@every_unit
+def test_systemd_finds_nothing_to_complain_of(unit: str, tmp_path: Path) -> None:
+    options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
+    done = subprocess.run(["systemd-analyze", "verify", *options], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_analyze
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("ProtectHome=", "ProtectHme="),
+        ("=strict", "=strickt"),
+        ("/bin/python ", "/bin/perl "),
+        ("@system-s", "@sistem-s"),
+    ],
+)
+def test_a_planted_mistake_is_found(right: str, wrong: str, tmp_path: Path) -> None:
+    text = (FOLDER / WORKER_UNIT).read_text()
+    assert right in text
+    options = systemd_root(tmp_path / "root", WORKER_UNIT, text.replace(right, wrong))
+    done = subprocess.run(["systemd-analyze", "verify", *options], capture_output=True, text=True)
+    assert done.stderr != ""
+
+
+@needs_analyze
+@every_unit
+def test_systemd_rates_the_sandbox_well(unit: str, tmp_path: Path) -> None:
+    options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
+    arguments = ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", *options]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_both_services_are_in_one_sandbox() -> None:
+    worker, client = settings(WORKER_UNIT), settings(CLIENT_UNIT)
+    keys = list(worker)[list(worker).index("NoNewPrivileges") : -1]
+    assert len(keys) > 20
+    assert {key for key in keys if worker[key] != client[key]} == {"UMask"}
+
+
+@every_unit
+def test_every_option_can_be_set_but_those_that_are_better_put_otherwise(unit: str) -> None:
+    options = {action.option_strings[0] for action in load_script(SCRIPTS[unit]).make_parser()._actions}
+    named = set(re.findall(r"--[a-z][\w-]+", f"{settings(unit)['ExecStart'][0]} {EXAMPLE}"))
+    assert options - named == {"-h", "--mq-port", "--mq-password"}
+
+
+def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> None:
+    used = {name for unit in SCRIPTS for name in re.findall(r"\$\{?(\w+)", settings(unit)["ExecStart"][0])}
+    shown = dict(re.findall(r"^#?(\w+)=(.*)$", EXAMPLE, re.MULTILINE))
+    assert set(shown) == used | {"OMP_NUM_THREADS"}
+    for unit in SCRIPTS:
+        for name, value in defaults(unit).items():
+            assert value.replace("%S", "/var/lib") == shown[name]
+    assert set(assignments(EXAMPLE)) == used - set(defaults(WORKER_UNIT)) - set(defaults(CLIENT_UNIT))
+
+
+@every_unit
+def test_the_defaults_are_the_programs_own_but_for_a_few(unit: str) -> None:
+    actions = {action.option_strings[0]: action.default for action in load_script(SCRIPTS[unit]).make_parser()._actions}
+    theirs = {option: f"{value:g}" if isinstance(value, float) else value for option, value in actions.items()}
+    pairs = re.findall(r"(--[\w-]+) \$\{(\w+)\}", settings(unit)["ExecStart"][0])
+    compared = {variable: str(theirs[option]) for option, variable in pairs if theirs[option] is not None}
+    assert len(compared) > 8
+    differing = {name: ours for name, ours in defaults(unit).items() if ours != compared.get(name, ours)}
+    assert differing == {name: value for name, value in OWN_DEFAULTS.items() if name in compared}
+
+
+def test_the_files_that_the_readme_installs_are_there() -> None:
+    named = set(re.findall(r"/opt/ee/(offload/[^ `\n]+)", "\n".join(BLOCKS.values())))
+    assert {path for path in named if not (ROOT / path).is_file()} == set()
+    assert {f"offload/systemd/{path.name}" for path in FOLDER.iterdir()} < named
+
+
+def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(
+    site: Site, instance: int, tmp_path: Path
+) -> None:
+    with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
+        worker.wait_for('"event": "ready"')
+        urls = [url.replace("9001", f"900{instance}") for url in re.findall(r"http://\S+", BLOCKS["look"])]
+        readyz, metrics = map(page, urls)
+        assert readyz == "ok\n"
+        assert "\nee_worker_connected 1.0\n" in metrics
+        with site.program(tmp_path / "client", CLIENT_UNIT) as client:
+            assert client.end(MONTH) == 0, client.err
+        assert client.err == ""
+        assert json.loads(client.out.splitlines()[-1])["rows"] == EVENTS
+        table = verdicts(tmp_path / "client")
+        assert len(table) == EVENTS
+        assert set(table["reason"]) == {"certain", "uncertain"}
+        assert {"edge", "cloud"} <= set(table["decider"])
+        worker.send(signal.SIGTERM)
+        assert worker.end(seconds(WORKER_UNIT)) == 0, worker.err
+        assert worker.err == ""
+
+
+def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp_path: Path) -> None:
+    (line,) = [line for line in BLOCKS["try"].splitlines() if line.startswith(PYTHON)]
+    with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
+        worker.wait_for('"event": "ready"')
+        with Program(tmp_path, *shlex.split(site.moved(line))[1:]) as generator:
+            assert generator.end(MONTH) == 0, generator.err
+    assert "20 requests, 20 answered" in generator.out
+
+
+def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
+    written = tmp_path / "ee-client" / "verdicts.csv"
+    with site.program(tmp_path, CLIENT_UNIT, EE_BATCH_SIZE=5, EE_REQUEST_TIMEOUT=0.2) as client:
+        wait_until(written.exists)
+        client.send(signal.SIGKILL)
+        client.end()
+    before = written.read_bytes()
+    assert before.count(b"\n") < EVENTS
+    for _ in range(2):  # the second finds nothing to do
+        with site.program(tmp_path, CLIENT_UNIT, EE_REQUEST_TIMEOUT=0.2) as client:
+            assert client.end(MONTH) == 0, client.err
+        assert len(verdicts(tmp_path)) == EVENTS
+    assert written.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+    assert verdicts(tmp_path)["class"].tolist() == pd.read_csv(site.dataset, dtype=str)["class"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("unit", "changes", "code", "line", "again"),
+    [
+        (WORKER_UNIT, {"EE_NETWORK": "lenet"}, 2, "unknown", False),
+        (WORKER_UNIT, NO_BROKER, 3, "no RabbitMQ", True),
+        (
+            CLIENT_UNIT,
+            {"EE_MQ_HOSTNAME": "localhost:1", "EE_ON_CLOUD_FAILURE": "wait", "EE_WAIT_TIMEOUT": 1},
+            3,
+            "no Rab",
+            True,
+        ),
+        (WORKER_UNIT, {"EE_WORKER_USERNAME": "ee-client"}, 4, "refuses user 'ee-client' or the password", False),
+        (CLIENT_UNIT, {"EE_CLIENT_USERNAME": "no-one"}, 4, "refuses user 'no-one' or the password", False),
+        (WORKER_UNIT, {"EE_MQ_OPTIONS": "--mq-tls"}, 4, "certificate", False),
+    ],
+)
+def test_what_time_may_heal_is_tried_again_and_nothing_else(
+    unit: str, changes: dict[str, object], code: int, line: str, again: bool, site: Site, instance: int, tmp_path: Path
+) -> None:
+    with site.program(tmp_path, unit, instance, **changes) as program:
+        assert program.end() == code, program.err
+    assert line in program.err.splitlines()[-1]
+    assert is_tried_again(unit, code) is again
+
+
+@every_unit
+def test_a_service_that_is_stopped_while_it_starts_has_not_failed(unit: str) -> None:
+    assert not is_tried_again(unit, 130)
+    assert settings(unit)["SuccessExitStatus"] == ["130"]
+
+
+def test_a_broker_that_is_called_by_another_name_than_its_certificates_is_not_trusted(
+    site: Site, tmp_path: Path
+) -> None:
+    with site.program(tmp_path, CLIENT_UNIT, EE_MQ_HOSTNAME=f"127.0.0.1:{site.tls_port}") as client:
+        assert client.end() == 4
+    assert "is not to be trusted" in client.err
+
+
+def test_workers_move_to_a_quorum_queue_once_the_classic_one_is_deleted_and_share_it(
+    site: Site, instance: int, tmp_path: Path
+) -> None:
+    with site.program(tmp_path / "classic", WORKER_UNIT, instance) as worker:
+        worker.wait_for('"event": "ready"')
+    with site.program(tmp_path / "early", WORKER_UNIT, instance, EE_QUEUE_TYPE="quorum") as worker:
+        assert worker.end() == 2
+    assert "exists with other settings; delete it" in worker.err
+    (delete,) = [shlex.split(line)[1:] for line in BLOCKS["delete-queue"].splitlines()]
+    site.node.control(*delete)
+    with ExitStack() as running:
+        workers = [
+            running.enter_context(site.program(tmp_path / f"{n}", WORKER_UNIT, instance + n, EE_QUEUE_TYPE="quorum"))
+            for n in range(2)
+        ]
+        for worker in workers:
+            worker.wait_for('"event": "ready"')
+        client = running.enter_context(site.program(tmp_path / "client", CLIENT_UNIT, EE_BATCH_SIZE=50))
+        assert client.end(MONTH) == 0, client.err
+        for worker in workers:
+            worker.send(signal.SIGTERM)
+        assert [worker.end() for worker in workers] == [0, 0]
+    assert set(verdicts(tmp_path / "client")["reason"]) == {"certain", "uncertain"}
+    assert all(json.loads(worker.out.splitlines()[-1])["answered"] > 0 for worker in workers)
+    site.node.control(*delete)
+
+
+def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site, instance: int, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    write_checkpoint(other, calibrated_network("MobileNetV2WithExits", seed=1), {})
+    with site.program(tmp_path / "worker", WORKER_UNIT, instance, EE_NETWORK_FILE=other) as worker:
+        worker.wait_for('"event": "ready"')
+        with site.program(tmp_path / "local", CLIENT_UNIT, EE_BATCH_SIZE=100, EE_WINDOW=1) as client:
+            assert client.end(MONTH) == 0, client.err
+        with site.program(tmp_path / "wait", CLIENT_UNIT, EE_ON_CLOUD_FAILURE="wait") as waiting:
+            assert waiting.end(MONTH) == 2
+    reasons = Counter(verdicts(tmp_path / "local")["reason"])
+    assert reasons.total() == EVENTS
+    # One request at a time, so that those after the third know better than to be sent.
+    assert {"wrong-model", "circuit-open"} <= set(reasons) <= {"certain", "uncertain", "wrong-model", "circuit-open"}
+    assert "wrong-model" in waiting.err
+    with site.program(tmp_path / "local", CLIENT_UNIT, EE_NETWORK_FILE=other) as client:
+        assert client.end() == 2
+    assert "its last rows are of another dataset, network or thresholds" in client.err
+
+
+def test_alerts_ask_for_what_is_exported() -> None:
+    assert len(ALERTS) > 5
+    for selector in itertools.chain.from_iterable(read(expression).selectors for expression in ALERTS):
+        if selector.name == "up":
+            continue
+        labels = EXPORTED[selector.name].labels
+        assert all(value in labels[label] for label, _, value in selector.matchers)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (on Debian: in prometheus)")
+def test_prometheus_itself_understands_every_alert(tmp_path: Path) -> None:
+    rules = [{"alert": f"a{number}", "expr": expression, "for": "5m"} for number, expression in enumerate(ALERTS)]
+    path = tmp_path / "rules.yml"
+    path.write_text(json.dumps({"groups": [{"name": "readme", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

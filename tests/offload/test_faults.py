@@ -1,0 +1,436 @@
+"""The scripts of the link against a real RabbitMQ, while they are killed, cut off and flooded: the CSV stays right."""
+
+import contextlib
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pika.exceptions
+import pytest
+
+from offload.broker import Broker, Host
+from offload.private_broker import PrivateBroker, find_server, free_port
+from offload.protocol import new_id
+from offload.rabbitmq.worker_end import QUEUE_LIMIT
+from tests.offload.chaos import (
+    RIGHT,
+    Check,
+    Gate,
+    Intruder,
+    Scene,
+    Script,
+    all_by_cloud,
+    check,
+    metric,
+    opening_of,
+    read_verdicts,
+    throttled,
+    write_distinct_events,
+)
+from tests.offload.hostile_peers import FailingRelay
+from tests.offload.link import connected, wait_until
+
+EVENTS, BATCH = 320, 8
+WAIT = ("--on-cloud-failure", "wait", "--wait-timeout", 60, "--request-timeout", 2, "--show-decider")
+LOCAL = ("--on-cloud-failure", "local", "--request-timeout", 1, "--show-decider")
+REJECT = ("--on-cloud-failure", "reject", "--request-timeout", 1, "--show-decider")
+LOG = ("--log-format", "json", "--debug")
+AGES = 20
+PATIENT = ("--request-timeout", AGES)
+"""Long before a request is sent again, the broker has handed it to another worker."""
+RETRIES, DROPPED = "ee_client_retries_total", "ee_client_dropped_replies_total"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_memory() -> Iterator[None]:
+    """Tell the C library of the scripts not to fetch every large tensor's memory anew from the system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**30))
+        patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def local(checkpoint: Path, sample: Path, folder: Path) -> Iterator[tuple[Scene, Script]]:
+    """A client that asks no one, while the node starts."""
+    dataset = write_distinct_events(folder / "events.csv", sample, EVENTS)
+    scene = Scene(Broker((Host("127.0.0.1"),)), "faults", checkpoint, dataset, BATCH)
+    with scene.client(folder / "local", "--process-exit2-locally") as client:
+        yield scene, client
+
+
+@pytest.fixture(scope="module")
+def node(request: pytest.FixtureRequest, local: object) -> Iterator[PrivateBroker]:
+    """A node of this module's own, for it gets killed."""
+    assert local
+    if find_server() is None:
+        request.getfixturevalue("broker")  # skips or fails
+    with PrivateBroker() as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def scene(local: tuple[Scene, Script], node: PrivateBroker) -> Scene:
+    there = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    return Scene(there, "faults", local[0].checkpoint, local[0].dataset, BATCH)
+
+
+@pytest.fixture(scope="module")
+def expected(local: tuple[Scene, Script], folder: Path) -> pd.DataFrame:
+    """The verdicts without a cloud."""
+    assert local[1].end() == 0
+    return read_verdicts(folder / "local")
+
+
+@dataclass
+class Crew:
+    """The workers of the module; those that were killed are replaced."""
+
+    scene: Scene
+    folder: Path
+    stack: contextlib.ExitStack
+    members: list[Script]
+
+    def of(self, count: int) -> list[Script]:
+        """Return so many workers that run, though they may not serve yet, and let others end."""
+        running = [worker for worker in self.members if worker.is_running]
+        for worker in running[count:]:
+            worker.kill()
+        new = [
+            self.stack.enter_context(self.scene.worker(self.folder / f"worker-{new_id()}", "--prefetch", 4))
+            for _ in range(count - len(running))
+        ]
+        self.members = running[:count] + new
+        return self.members
+
+    def ready(self) -> None:
+        """Wait until all serve."""
+        for worker in self.members:
+            worker.wait_for("ready: ")
+
+
+@pytest.fixture(scope="module")
+def crew(scene: Scene, folder: Path) -> Iterator[Crew]:
+    with contextlib.ExitStack() as stack:
+        yield Crew(scene, folder, stack, [])
+
+
+@pytest.fixture
+def started() -> Iterator[contextlib.ExitStack]:
+    """Takes processes and relays, which are gone when the test is over."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def queue(scene: Scene) -> Iterator[str]:
+    """A queue of the test's own."""
+    name = f"requests.{new_id()}"
+    yield name
+    with connected(scene.broker) as channel:
+        channel.queue_delete(name)
+
+
+def verdicts_of(client: Script, folder: Path) -> pd.DataFrame:
+    """Return the CSV of a client that ends well."""
+    assert client.end() == 0, client.err
+    assert "Traceback" not in "\n".join(client.complaints)
+    return read_verdicts(folder)
+
+
+def hold(*clients: Script) -> None:
+    """Stop each of the clients that run at its third batch."""
+    running = list(clients)
+    while running:
+        wait_until(lambda: any("batch 3:" in client.out for client in running))
+        for client in [client for client in running if "batch 3:" in client.out]:
+            client.send(signal.SIGSTOP)
+            running.remove(client)
+
+
+def release(*clients: Script) -> None:
+    """Let clients go on."""
+    for client in clients:
+        client.send(signal.SIGCONT)
+
+
+def test_workers_killed_in_mid_inference_cost_no_row(
+    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    workers = crew.of(4)
+    crew.ready()
+    client = started.enter_context(scene.client(tmp_path, *WAIT, *PATIENT, *LOG))
+    kills, rng = [], random.Random()
+    for worker, batch in zip(workers[:3], (2, 12, 22), strict=True):
+        client.wait_for(f'"batch {batch}:')
+        time.sleep(rng.uniform(0, 0.1))
+        kills.append(time.time())
+        worker.kill()
+    verdicts = verdicts_of(client, tmp_path)
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+    recoveries = [end - kill for kill in kills for start, end in client.round_trips() if start < kill < end]
+    assert len(recoveries) > 0
+    assert max(recoveries) <= 2
+
+
+def test_a_worker_killed_after_its_reply_but_before_the_acknowledgement_costs_no_row_and_doubles_none(
+    scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    crew.of(1)
+    gate = Gate(node.port)
+    port = started.enter_context(gate.running())
+    victim = started.enter_context(scene.through(port).worker(tmp_path / "victim"))
+    gate.kill_at(3, victim)
+    victim.wait_for("ready: ")
+    client = started.enter_context(scene.client(tmp_path / "client", *WAIT, "--debug"))
+    verdicts = verdicts_of(client, tmp_path / "client")
+    assert not victim.is_running
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+    assert "dropped a reply that no request waits for" in client.out
+
+
+def test_a_worker_at_a_tenth_of_the_speed_changes_no_row_and_not_their_order(
+    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    slow, _fast = crew.of(2)
+    client = started.enter_context(scene.client(tmp_path, *WAIT))
+    crew.ready()
+    before = slow.out.count(" events of ")
+    with throttled(slow):
+        verdicts = verdicts_of(client, tmp_path)
+    assert slow.out.count(" events of ") > before
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+
+
+def test_connections_cut_inside_a_message_and_gone_silent_cost_no_row(
+    scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    crew.of(1)
+    relays = {fault: FailingRelay(node.port) for fault in ("cut", "silent")}
+    clients = {}
+    for fault, relay in relays.items():
+        port = started.enter_context(relay.running())
+        clients[fault] = started.enter_context(scene.through(port).client(tmp_path / fault, *WAIT))
+    hold(*clients.values())
+    relays["cut"].cut_after(1_000, 5_000, 12_345)  # a request has 2.8 kB, and the greeting of a connection 0.6 kB
+    relays["silent"].fall_silent()
+    release(*clients.values())
+    for fault, client in clients.items():
+        verdicts = verdicts_of(client, tmp_path / fault)
+        assert check(verdicts, expected) == RIGHT
+        assert all_by_cloud(verdicts)
+    assert clients["cut"].err.count("RabbitMQ is back after") == 3
+    assert clients["silent"].err.count("fell silent") == 1
+    assert len(clients["silent"].err.splitlines()) == 2
+
+
+def test_a_full_queue_delays_those_who_wait_and_others_decide_for_themselves(
+    scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    scene, port = scene.on(queue), free_port()
+    worker = started.enter_context(scene.worker(tmp_path / "worker", "--quiet")).wait_for("ready: ")
+    worker.send(signal.SIGSTOP)
+    with connected(scene.broker) as confirming:
+        for channel, count in ((confirming.connection.channel(), QUEUE_LIMIT), (confirming, 100)):
+            with contextlib.suppress(pika.exceptions.NackError):
+                for _ in range(count):
+                    channel.basic_publish("", queue, b"", mandatory=True)
+    waiting = started.enter_context(scene.client(tmp_path / "wait", *WAIT, "--metrics-port", port))
+    local = started.enter_context(scene.client(tmp_path / "local", *LOCAL))
+    verdicts = verdicts_of(local, tmp_path / "local")
+    assert check(verdicts, expected) == RIGHT
+    assert set(verdicts["reason"]) <= {"queue-full", "circuit-open", "uncertain"}
+    wait_until(lambda: metric(port, RETRIES) > 5)
+    worker.send(signal.SIGCONT)
+    verdicts = verdicts_of(waiting, tmp_path / "wait")
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+
+
+def test_a_queue_that_comes_late_and_is_deleted_under_its_worker_costs_no_row(
+    scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    scene, port = scene.on(queue), free_port()
+    client = started.enter_context(scene.client(tmp_path / "client", *WAIT, "--metrics-port", port))
+    wait_until(lambda: metric(port, RETRIES) > 5)
+    worker = started.enter_context(scene.worker(tmp_path / "worker"))
+    client.wait_for("batch 3:")
+    with connected(scene.broker) as channel:
+        channel.queue_delete(queue)
+    verdicts = verdicts_of(client, tmp_path / "client")
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+    assert worker.err.count("was deleted") == 1
+    assert len(worker.err.splitlines()) == 2
+
+
+def test_a_memory_alarm_delays_the_run_and_costs_no_row(
+    scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    (worker,) = crew.of(1)
+    client = started.enter_context(scene.client(tmp_path, *WAIT))
+    client.wait_for("batch 3:")
+    worker.send(signal.SIGSTOP)
+    node.control("set_vm_memory_high_watermark", "0.00001")
+    worker.send(signal.SIGCONT)
+    try:
+        wait_until(lambda: "fell silent" in client.err)
+    finally:
+        node.control("set_vm_memory_high_watermark", "0.4")
+    verdicts = verdicts_of(client, tmp_path)
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+
+
+def test_hostile_messages_both_ways_change_no_row_and_nothing_is_unpickled(
+    scene: Scene, crew: Crew, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    (worker,), port = crew.of(1), free_port()
+    canary = tmp_path / "canary"
+    intruder = started.enter_context(Intruder(scene.on(queue), scene.queue, canary, count=30).running())
+    client = started.enter_context(scene.on(queue).client(tmp_path / "client", *WAIT, "--metrics-port", port))
+    wait_until(lambda: metric(port, DROPPED) > 200)
+    verdicts = verdicts_of(client, tmp_path / "client")
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+    assert intruder.sent > 1000
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    assert int(re.findall(r"^stopped: .* (\d+) refused", worker.out, re.M)[0]) > 200
+    assert not canary.exists()
+
+
+def test_a_refused_password_is_asked_once_and_ends_with_exit_code_4_in_one_line(
+    scene: Scene, node: PrivateBroker, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    gates, scripts = [Gate(node.port) for _ in range(2)], []
+    for gate, name in zip(gates, ("client", "worker"), strict=True):
+        there = scene.through(started.enter_context(gate.running()))
+        start = there.client if name == "client" else there.worker
+        scripts.append(started.enter_context(start(tmp_path / name, "--mq-password", "hunter2")))
+    for gate, script in zip(gates, scripts, strict=True):
+        assert script.end() == 4
+        (line,) = script.err.splitlines()
+        assert "--mq-password" in line and "hunter2" not in line
+        assert gate.connections == 1
+
+
+def test_workers_told_to_stop_under_load_end_well_and_cost_no_row(
+    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    workers = crew.of(3)[:2]
+    client = started.enter_context(scene.client(tmp_path, *WAIT, *PATIENT, *LOG))
+    crew.ready()
+    for worker, batch in zip(workers, (3, 15), strict=True):
+        client.wait_for(f'"batch {batch}:')
+        worker.send(signal.SIGTERM)
+        assert worker.end(30) == 0
+        assert worker.out.splitlines()[-1].startswith("stopped: ")
+    verdicts = verdicts_of(client, tmp_path)
+    assert check(verdicts, expected) == RIGHT
+    assert all_by_cloud(verdicts)
+    assert max(end - start for start, end in client.round_trips()) < AGES
+
+
+def test_clients_stopped_or_killed_under_load_go_on_where_they_were(
+    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+) -> None:
+    crew.of(1)
+    ways = {"stopped": (signal.SIGTERM, 0), "killed": (signal.SIGKILL, -signal.SIGKILL)}
+    clients = {way: started.enter_context(scene.client(tmp_path / way, *WAIT)) for way in ways}
+    hold(*clients.values())
+    for way, client in clients.items():
+        client.send(ways[way][0])
+    release(*clients.values())
+    for way, client in clients.items():
+        assert client.end() == ways[way][1]
+        assert 0 < len(read_verdicts(tmp_path / way)) < EVENTS
+        clients[way] = started.enter_context(scene.client(tmp_path / way, *WAIT, "--resume"))
+    for way, client in clients.items():
+        verdicts = verdicts_of(client, tmp_path / way)
+        assert check(verdicts, expected) == RIGHT
+        assert all_by_cloud(verdicts)
+
+
+@dataclass(frozen=True)
+class Outage:
+    """What clients of each policy, and one begun without a broker, made of a broker that was killed and came back."""
+
+    verdicts: dict[str, pd.DataFrame]
+    clients: dict[str, Script]
+    workers: list[Script]
+    opened: float
+
+
+@pytest.fixture(scope="module")
+def outage(scene: Scene, node: PrivateBroker, crew: Crew, folder: Path) -> Iterator[Outage]:
+    policies = {"wait": (*WAIT, *LOG), "local": LOCAL, "reject": REJECT}
+    folders = {way: folder / f"outage-{way}" for way in (*policies, "late")}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+        workers = crew.of(2)
+        clients = {way: stack.enter_context(scene.client(folders[way], *how)) for way, how in policies.items()}
+        crew.ready()
+        hold(*clients.values())
+        node.kill()
+        release(*clients.values())
+        clients["late"] = stack.enter_context(scene.client(folders["late"], *WAIT))
+        # Those who do not wait need no broker to come to an end.
+        verdicts = {way: verdicts_of(clients[way], folders[way]) for way in ("local", "reject")}
+        wait_until(lambda: "no RabbitMQ at" in clients["late"].err)
+        opened = pool.submit(opening_of, node.port)
+        node.start()
+        verdicts |= {way: verdicts_of(clients[way], folders[way]) for way in ("wait", "late")}
+        yield Outage(verdicts, clients, workers, opened.result())
+
+
+@pytest.mark.parametrize("way", ["wait", "late", "local"])
+def test_a_broker_that_is_killed_or_comes_late_costs_no_row(way: str, outage: Outage, expected: pd.DataFrame) -> None:
+    assert check(outage.verdicts[way], expected) == RIGHT
+
+
+@pytest.mark.parametrize("way", ["wait", "late"])
+def test_who_waits_for_the_broker_has_all_answers_from_the_cloud(way: str, outage: Outage) -> None:
+    assert all_by_cloud(outage.verdicts[way])
+
+
+def test_who_decides_for_itself_says_why_the_cloud_did_not(outage: Outage) -> None: ...
+
+
+def test_who_rejects_what_the_cloud_does_not_answer_has_a_row_for_each_event_with_the_reason(
+    outage: Outage, expected: pd.DataFrame
+) -> None:
+    verdicts = outage.verdicts["reject"]
+    rejected = verdicts["reason"].isin({"no-connection", "circuit-open"})
+    assert 0 < rejected.sum() < EVENTS
+    assert set(verdicts.loc[rejected, "final_prediction"]) == {"rejected"}
+    assert all_by_cloud(verdicts[~rejected])
+    assert check(verdicts, expected) == Check(unanswered=int(rejected.sum()))
+
+
+def test_a_run_goes_on_within_5_seconds_of_the_return_of_its_broker(outage: Outage) -> None:
+    answered = min(end for _, end in outage.clients["wait"].round_trips() if end > outage.opened)
+    assert answered - outage.opened <= 5
+
+
+def test_an_outage_is_told_in_one_line_and_its_end_in_another(outage: Outage) -> None:
+    for script in (*outage.workers, outage.clients["wait"], outage.clients["late"]):
+        lost, back = (line for line in script.complaints if "a client left" not in line)
+        assert "no RabbitMQ at" in lost
+        assert "RabbitMQ is back after" in back

@@ -1,0 +1,278 @@
+"""The README's ``rabbitmqctl`` lines, run on a real node: what each user can do, and what not."""
+
+import contextlib
+import functools
+import json
+import re
+import secrets
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from pika import exceptions
+
+from offload.broker import Broker, Host
+from offload.private_broker import PrivateBroker
+from offload.protocol import new_id
+from offload.rabbitmq.worker_end import queue_arguments
+from tests.offload.link import is_answer_to, make_client, make_request, make_worker, serving
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+CLIENT, WORKER, GUEST = "ee-client", "ee-worker", "guest"
+PLACEHOLDERS = {"CLIENT_PASSWORD": secrets.token_hex(12), "WORKER_PASSWORD": secrets.token_hex(12)}
+PASSWORDS = {CLIENT: PLACEHOLDERS["CLIENT_PASSWORD"], WORKER: PLACEHOLDERS["WORKER_PASSWORD"], GUEST: "guest"}
+REQUESTS = "ee-processor"
+BOUNDED = queue_arguments()
+ANOTHER = "another"
+SECONDS = 10
+
+Deed = Callable[[Any], object]
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """Return the words of each line of the one ``rabbitmqctl`` block of a text."""
+    (block,) = re.findall(r"```sh rabbitmqctl\n(.*?)```", text, re.DOTALL)
+    return [shlex.split(line) for line in block.splitlines()]
+
+
+@functools.cache
+def readme_lines() -> list[list[str]]:
+    return command_lines(README.read_text())
+
+
+def limits(command: str) -> dict[str, int]:
+    """Return the limits that the README sets with a command."""
+    (found,) = [line[-1] for line in readme_lines() if line[1] == command]
+    return dict(json.loads(found))
+
+
+@contextmanager
+def connection_of(node: PrivateBroker, user: str, virtual_host: str = "ee") -> Iterator[pika.BlockingConnection]:
+    password = node.password if user == node.username else PASSWORDS[user]
+    credentials = pika.PlainCredentials(user, password)
+    connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", node.port, virtual_host, credentials))
+    try:
+        yield connection
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+@contextmanager
+def acting_as(node: PrivateBroker, user: str) -> Iterator[Any]:
+    """Yield a channel of a user's, with confirms."""
+    with connection_of(node, user) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        yield channel
+
+
+@pytest.fixture(scope="module")
+def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+    """A node as one finds it, with a guest, on which the README's lines have been run."""
+    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    with PrivateBroker() as running:
+        running.control("add_user", GUEST, PASSWORDS[GUEST])
+        running.control("set_permissions", GUEST, ".*", ".*", ".*")
+        for tool, *arguments in readme_lines():
+            assert tool == "rabbitmqctl"
+            running.control(*(PLACEHOLDERS.get(word, word) for word in arguments))
+        running.control("set_permissions", "-p", "ee", running.username, ".*", ".*", ".*")
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _things(node: PrivateBroker) -> None:
+    """What there is to be misused: the request queue with a request in it, a queue and an exchange of others."""
+    with acting_as(node, node.username) as channel:
+        channel.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
+        channel.basic_publish("", REQUESTS, b"request")
+        channel.queue_declare(ANOTHER)
+        channel.exchange_declare(ANOTHER)
+
+
+def new_reply_queue(channel: Any) -> str:
+    name = f"ee-reply.{new_id()}"
+    channel.queue_declare(name, exclusive=True, auto_delete=True)
+    return name
+
+
+def refused(user: str) -> str:
+    return f"403.*ACCESS_REFUSED.* refused for user '{user}'"
+
+
+FORBIDDEN_TO_BOTH: dict[str, Deed] = {
+    "declare another queue": lambda channel: channel.queue_declare("new"),
+    "declare a queue that the broker names": lambda channel: channel.queue_declare(""),
+    "declare a reply queue of another form": lambda channel: channel.queue_declare("ee-reply.mine"),
+    "read another queue": lambda channel: channel.basic_consume(ANOTHER, print),
+    "take from another queue": lambda channel: channel.basic_get(ANOTHER),
+    "empty another queue": lambda channel: channel.queue_purge(ANOTHER),
+    "delete another queue": lambda channel: channel.queue_delete(ANOTHER),
+    "divert requests": lambda channel: channel.queue_bind(REQUESTS, "amq.fanout"),
+    "declare an exchange": lambda channel: channel.exchange_declare("new"),
+    "delete an exchange": lambda channel: channel.exchange_delete(ANOTHER),
+    "publish to an exchange": lambda channel: channel.basic_publish(ANOTHER, "", b""),
+    "publish to every queue at once": lambda channel: channel.basic_publish("amq.fanout", "", b""),
+}
+FORBIDDEN_TO_CLIENTS: dict[str, Deed] = {
+    **FORBIDDEN_TO_BOTH,
+    "declare the request queue": lambda channel: channel.queue_declare(REQUESTS, durable=True, arguments=BOUNDED),
+    "read requests": lambda channel: channel.basic_consume(REQUESTS, print),
+    "take a request": lambda channel: channel.basic_get(REQUESTS),
+    "empty the request queue": lambda channel: channel.queue_purge(REQUESTS),
+    "delete the request queue": lambda channel: channel.queue_delete(REQUESTS),
+}
+FORBIDDEN_TO_WORKERS: dict[str, Deed] = {
+    **FORBIDDEN_TO_BOTH,
+    "declare a reply queue": new_reply_queue,
+}
+READING: dict[str, Callable[[Any, str], object]] = {
+    "consume": lambda channel, queue: channel.basic_consume(queue, print),
+    "take": lambda channel, queue: channel.basic_get(queue),
+    "empty": lambda channel, queue: channel.queue_purge(queue),
+    "delete": lambda channel, queue: channel.queue_delete(queue),
+}
+
+
+def test_the_lines_are_commands_that_make_both_users_and_hold_no_other_password() -> None:
+    assert {line[0] for line in readme_lines()} == {"rabbitmqctl"}
+    assert [line[2:] for line in readme_lines() if line[1] == "add_user"] == [
+        [CLIENT, "CLIENT_PASSWORD"],
+        [WORKER, "WORKER_PASSWORD"],
+    ]
+
+
+def test_a_text_without_its_one_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="not enough values"):
+        command_lines("```sh\nrabbitmqctl add_vhost ee\n```")
+
+
+def test_a_client_and_a_worker_do_their_work(node: PrivateBroker) -> None:
+    with acting_as(node, CLIENT) as client, acting_as(node, WORKER) as worker:
+        worker.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
+        worker.queue_purge(REQUESTS)
+        worker.basic_qos(prefetch_count=4)
+        reply_to = new_reply_queue(client)
+        replies = client.consume(reply_to, auto_ack=True, inactivity_timeout=SECONDS)
+        client.basic_publish("", REQUESTS, b"ask", pika.BasicProperties(reply_to=reply_to), mandatory=True)
+        method, properties, body = next(worker.consume(REQUESTS, inactivity_timeout=SECONDS))
+        worker.basic_publish("", properties.reply_to, body.upper(), mandatory=True)
+        worker.basic_ack(method.delivery_tag)
+        assert next(replies)[2] == b"ASK"
+
+
+def test_our_client_and_our_worker_need_no_more(node: PrivateBroker) -> None:
+    def link(user: str) -> Broker:
+        return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
+
+    request = make_request()
+    with acting_as(node, node.username) as channel:
+        channel.queue_delete(REQUESTS)
+    with serving(make_worker(link(WORKER), REQUESTS)), make_client(link(CLIENT), REQUESTS) as client:
+        assert is_answer_to(client.submit(request).result(), request)
+
+
+@pytest.mark.parametrize("deed", FORBIDDEN_TO_CLIENTS.values(), ids=FORBIDDEN_TO_CLIENTS)
+def test_a_client_cannot(deed: Deed, node: PrivateBroker) -> None:
+    with acting_as(node, CLIENT) as channel, pytest.raises(exceptions.ChannelClosedByBroker, match=refused(CLIENT)):
+        deed(channel)
+
+
+@pytest.mark.parametrize("deed", FORBIDDEN_TO_WORKERS.values(), ids=FORBIDDEN_TO_WORKERS)
+def test_a_worker_cannot(deed: Deed, node: PrivateBroker) -> None:
+    with acting_as(node, WORKER) as channel, pytest.raises(exceptions.ChannelClosedByBroker, match=refused(WORKER)):
+        deed(channel)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [*FORBIDDEN_TO_CLIENTS.values(), *FORBIDDEN_TO_WORKERS.values()],
+    ids=[*FORBIDDEN_TO_CLIENTS, *FORBIDDEN_TO_WORKERS],
+)
+def test_a_user_with_every_right_could(deed: Deed, node: PrivateBroker) -> None:
+    with acting_as(node, node.username) as channel:
+        deed(channel)
+        for leftover in ("new", "ee-reply.mine"):
+            channel.queue_delete(leftover)
+        channel.exchange_delete("new")
+
+
+@pytest.mark.parametrize("read", READING.values(), ids=READING)
+def test_the_replies_to_a_client_are_its_own(read: Callable[[Any, str], object], node: PrivateBroker) -> None:
+    with acting_as(node, CLIENT) as owner:
+        queue = new_reply_queue(owner)
+        with acting_as(node, CLIENT) as other, pytest.raises(exceptions.ChannelClosedByBroker, match="RESOURCE_LOCKED"):
+            read(other, queue)
+        with acting_as(node, WORKER) as worker, pytest.raises(exceptions.ChannelClosedByBroker, match=refused(WORKER)):
+            read(worker, queue)
+
+
+@pytest.mark.parametrize("user", [CLIENT, WORKER])
+def test_neither_reaches_another_virtual_host(user: str, node: PrivateBroker) -> None:
+    with pytest.raises(exceptions.ProbableAccessDeniedError, match="530"), connection_of(node, user, "/"):
+        pytest.fail("let in")
+
+
+def test_the_guest_is_gone_and_neither_user_manages_anything(node: PrivateBroker) -> None:
+    with pytest.raises(exceptions.ProbableAuthenticationError, match="403"), connection_of(node, GUEST, "/"):
+        pytest.fail("let in")
+    users = dict(line.split("\t") for line in node.control("list_users").splitlines())
+    assert users == {node.username: "[administrator]", CLIENT: "[]", WORKER: "[]"}
+
+
+def test_a_worker_can_empty_and_delete_its_own_queue(node: PrivateBroker) -> None:
+    with acting_as(node, WORKER) as channel:
+        assert channel.queue_purge(REQUESTS).method.message_count > 0
+        channel.queue_delete(REQUESTS)
+
+
+@pytest.mark.parametrize("user", [CLIENT, WORKER])
+def test_either_can_publish_to_any_queue_whose_name_it_knows(user: str, node: PrivateBroker) -> None:
+    with acting_as(node, CLIENT) as owner, acting_as(node, user) as channel:
+        queue = new_reply_queue(owner)
+        channel.basic_publish("", queue, b"forged", mandatory=True)
+        assert owner.basic_get(queue, auto_ack=True)[2] == b"forged"
+        channel.basic_publish("", ANOTHER, b"", mandatory=True)
+
+
+@pytest.mark.parametrize(("user", "name"), [(CLIENT, f"ee-reply.{new_id()}"), (WORKER, REQUESTS)])
+def test_either_can_declare_an_exchange_of_the_names_it_has_but_not_publish_to_it(
+    user: str, name: str, node: PrivateBroker
+) -> None:
+    with acting_as(node, user) as channel:
+        channel.exchange_declare(name)
+        with pytest.raises(exceptions.ChannelClosedByBroker, match=refused(user)):
+            channel.basic_publish(name, "", b"")
+
+
+def test_clients_do_not_fill_the_broker_with_queues(node: PrivateBroker) -> None:
+    limit = limits("set_vhost_limits")["max-queues"]
+    with acting_as(node, CLIENT) as channel:
+        with pytest.raises(exceptions.ChannelClosedByBroker, match=f"queue limit .*{limit}"):
+            for _ in range(limit + 1):
+                new_reply_queue(channel)
+        with acting_as(node, WORKER) as worker:
+            worker.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
+
+
+def test_clients_do_not_fill_the_broker_with_channels(node: PrivateBroker) -> None:
+    limit = limits("set_user_limits")["max-channels"]
+    refusal = pytest.raises(exceptions.ConnectionClosedByBroker, match=f"user limit .*{limit}")
+    with connection_of(node, CLIENT) as connection, refusal:
+        for _ in range(limit + 1):
+            connection.channel()
+
+
+def test_clients_do_not_take_the_connections_that_workers_need(node: PrivateBroker) -> None:
+    limit = limits("set_user_limits")["max-connections"]
+    with contextlib.ExitStack() as held:
+        with pytest.raises(exceptions.ProbableAccessDeniedError, match=f"user connection limit .*{limit}"):
+            for _ in range(limit + 1):
+                held.enter_context(connection_of(node, CLIENT))
+        with acting_as(node, WORKER) as channel:
+            assert channel.is_open

@@ -1,0 +1,378 @@
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.calibrated import CalibratedNetwork
+from models.checkpoint import fingerprint, read_two_exits
+from models.early_exit import TwoExits
+from offload.broker import Broker
+from offload.client import Client, Patience
+from offload.cloud import Cloud
+from offload.edge import Edge
+from offload.exit_2 import FloatArray
+from offload.metrics import WorkerMetrics
+from offload.private_broker import free_port
+from offload.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, PAYLOADS, Answer, Refusal, Request
+from offload.second_exit import ON_CLOUD_FAILURE, Answers, CloudSecondExit, LocalSecondExit, Sending
+from offload.stopping import Stop
+from offload.verdicts import verdict_table
+from offload.worker import Answering, Service, Worker
+from tests.networks import calibrated_network
+from tests.offload.link import PATIENCE, at, make_client, serving, wait_until
+from tests.offload.test_edge import CERTAIN, CPU, HALVES, MOBILENET, THRESHOLDS, UNCERTAIN, Legible, events
+from utils.dataset import read_dataset, to_images
+from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError, MessageError
+
+ONE_TRY = Patience(attempt=PATIENCE, retries=0, deadline=PATIENCE)
+
+
+class Watched(Legible):
+    """Counts how often its first segment runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def segment_1(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        return super().segment_1(images)
+
+
+class Picky(Cloud):
+    """A worker's network that refuses requests of fewer events than there can be, with any code."""
+
+    def __init__(self, code: str = "worker-failed") -> None:
+        super().__init__(Legible(), CPU, "picky")
+        self.code = code
+        self.sizes: list[int] = []
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+        self.sizes += [len(request.tensor) for request in requests]
+        return [
+            reply if len(request.tensor) == MAX_EVENTS else Refusal(request.request_id, self.code, "too few events")
+            for request, reply in zip(requests, super().answer(requests), strict=True)
+        ]
+
+
+class Noting(Cloud):
+    """A worker's network that notes its requests."""
+
+    def __init__(self) -> None:
+        super().__init__(Legible(), CPU, "noting")
+        self.requests: list[Request] = []
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+        self.requests += requests
+        return super().answer(requests)
+
+
+class Activations:
+    """Computes activations when called, and counts how often."""
+
+    def __init__(self, network: TwoExits, features: FloatArray) -> None:
+        self._network = network
+        self._features = features
+        self.calls = 0
+
+    def __call__(self) -> FloatArray:
+        self.calls += 1
+        with torch.inference_mode():
+            return self._network.segment_1(torch.from_numpy(to_images(self._features))).numpy()
+
+
+def numbered(count: int) -> FloatArray:
+    """Return events of which exit 2's margin is their number."""
+    features = events(count)
+    features[:, 1] = np.arange(count)
+    return features
+
+
+def margins(answers: Answers) -> list[float]:
+    return list((answers.logits[:, 1] - answers.logits[:, 0]).tolist())
+
+
+def working(link: Broker, queue: str, answering: Answering) -> contextlib.AbstractContextManager[object]:
+    return serving(Worker(link, queue, answering, Service(), WorkerMetrics()))
+
+
+@contextmanager
+def absent(queue: str, patience: Patience = ONE_TRY) -> Iterator[Client]:
+    """Yield a client of which it is known that no broker listens."""
+    with make_client(at(Broker(()), free_port()), queue, patience) as client:
+        yield client
+
+
+def asking(
+    client: Client, network: TwoExits, on_failure: str = "local", payload: str = FEATURES, *, half: bool = False
+) -> CloudSecondExit:
+    sending = Sending(fingerprint(network), "edge:1", payload, half)
+    return CloudSecondExit(client, sending, LocalSecondExit(network, CPU), on_failure)
+
+
+def ask(second_exit: CloudSecondExit, network: TwoExits, features: FloatArray) -> Answers:
+    asked = second_exit(features, Activations(network, features))
+    assert asked.wait(PATIENCE)
+    assert asked.under_way() == 0
+    return asked.answers()
+
+
+@pytest.fixture(scope="module")
+def mobilenet(checkpoint: Path) -> CalibratedNetwork:
+    network, _ = read_two_exits(checkpoint)
+    assert isinstance(network, CalibratedNetwork)
+    return network
+
+
+@pytest.fixture(scope="module", params=["MobileNetV2WithExits", "AlexNetWithExits"])
+def network(request: pytest.FixtureRequest, mobilenet: CalibratedNetwork) -> CalibratedNetwork:
+    return mobilenet if request.param.startswith("Mobile") else calibrated_network(request.param)
+
+
+@pytest.mark.parametrize(("payload", "half"), [(FEATURES, False), (ACTIVATIONS, False), (ACTIVATIONS, True)])
+def test_the_cloud_says_what_the_edge_would_say_itself(
+    link: Broker, queue: str, network: CalibratedNetwork, payload: str, half: bool
+) -> None:
+    features = np.random.default_rng(1).random((90, 58), np.float32)
+    local = LocalSecondExit(network, CPU)(features, Activations(network, features)).answers()
+    with working(link, queue, Cloud(network, CPU, "cloud")), make_client(link, queue) as client:
+        answers = ask(asking(client, network, "wait", payload, half=half), network, features)
+    assert set(answers.answered_by) == {"cloud"}
+    assert set(answers.failure) == {""}
+    largest = np.abs(local.logits).max() if half else 1.0
+    assert np.allclose(answers.logits, local.logits, rtol=0, atol=largest * (1e-3 if half else 1e-5))
+    assert not half or not np.array_equal(answers.logits, local.logits), "half of the bits change nothing"
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        (1, [1]),
+        (MAX_EVENTS, [MAX_EVENTS]),
+        (MAX_EVENTS + 1, [MAX_EVENTS, 1]),
+        (2 * MAX_EVENTS + 9, [MAX_EVENTS, MAX_EVENTS, 9]),
+    ],
+)
+def test_many_events_are_split_into_requests_and_joined_again_in_order(
+    link: Broker, queue: str, payload: str, count: int, sizes: list[int]
+) -> None:
+    noting, network = Noting(), Legible()
+    with working(link, queue, noting), make_client(link, queue) as client:
+        answers = ask(asking(client, network, "wait", payload), network, numbered(count))
+    assert margins(answers) == list(range(count))
+    assert [len(request.tensor) for request in noting.requests] == sizes
+    assert {request.payload for request in noting.requests} == {payload}
+    assert len({request.request_id for request in noting.requests}) == len(sizes)
+
+
+def test_each_request_counts_as_under_way_until_it_is_answered(link: Broker, queue: str) -> None:
+    network, features = Legible(), numbered(MAX_EVENTS + 1)
+    with make_client(link, queue, Patience.of(0.5, 0, wait_timeout=PATIENCE)) as client:
+        asked = asking(client, network, "wait")(features, Activations(network, features))
+        assert asked.under_way() == 2
+        assert not asked.wait(0)
+        with working(link, queue, Cloud(network, CPU, "late")):
+            assert asked.wait(PATIENCE)
+        assert asked.under_way() == 0
+        assert margins(asked.answers()) == list(range(MAX_EVENTS + 1))
+
+
+@pytest.mark.parametrize("on_failure", ON_CLOUD_FAILURE)
+def test_of_many_events_the_cloud_may_answer_for_some_and_not_for_others(
+    link: Broker, queue: str, on_failure: str
+) -> None:
+    network, picky = Legible(), Picky()
+    with working(link, queue, picky), make_client(link, queue, ONE_TRY) as client:
+        second_exit = asking(client, network, on_failure)
+        if on_failure == "wait":
+            with pytest.raises(MessageError, match="worker-failed: the worker refused a request: too few events"):
+                ask(second_exit, network, numbered(MAX_EVENTS + 9))
+            return
+        answers = ask(second_exit, network, numbered(MAX_EVENTS + 9))
+    assert picky.sizes == [MAX_EVENTS, 9]
+    told = list(zip(answers.answered_by.tolist(), answers.failure.tolist(), strict=True))
+    instead = "local" if on_failure == "local" else ""
+    assert told == [("cloud", "")] * MAX_EVENTS + [(instead, "worker-failed")] * 9
+    assert margins(answers)[:MAX_EVENTS] == list(range(MAX_EVENTS))
+    if on_failure == "local":
+        assert margins(answers)[MAX_EVENTS:] == list(range(MAX_EVENTS, MAX_EVENTS + 9))
+    else:
+        assert np.isnan(answers.logits[MAX_EVENTS:]).all()
+
+
+def test_where_it_is_known_that_no_one_answers_exit_2_goes_on_from_the_activations_at_hand(queue: str) -> None:
+    network, features = Watched(), numbered(MAX_EVENTS + 9)
+    activations = Activations(Legible(), features)
+    with absent(queue) as client:
+        asked = asking(client, network)(features, activations)
+        assert asked.under_way() == 0
+        answers = asked.answers()
+    assert activations.calls == 1
+    assert network.passes == 0
+    assert margins(answers) == list(range(MAX_EVENTS + 9))
+    assert set(answers.answered_by) == {"local"}
+    assert set(answers.failure) == {"no-connection"}
+
+
+def test_where_an_answer_fails_later_segment_1_is_computed_again(link: Broker, queue: str) -> None:
+    network, features = Watched(), numbered(9)
+    activations = Activations(Legible(), features)
+    with make_client(link, queue, ONE_TRY) as client:
+        asked = asking(client, network)(features, activations)  # there is no queue, as the broker will say
+        assert asked.wait(PATIENCE)
+        answers = asked.answers()
+    assert activations.calls == 0
+    assert network.passes == 1
+    assert margins(answers) == list(range(9))
+    assert set(answers.failure) == {"no-queue"}
+
+
+def test_who_rejects_computes_nothing_itself(queue: str) -> None:
+    network, features = Watched(), numbered(9)
+    activations = Activations(Legible(), features)
+    with absent(queue) as client:
+        answers = asking(client, network, "reject")(features, activations).answers()
+    assert (activations.calls, network.passes) == (0, 0)
+    assert np.isnan(answers.logits).all()
+    assert answers.logits.shape == (9, 2)
+    assert set(answers.answered_by) == {""}
+    assert set(answers.failure) == {"no-connection"}
+
+
+def test_who_waits_gets_the_failure_when_the_time_is_up(queue: str) -> None:
+    network = Legible()
+    with (
+        absent(queue, Patience.of(0.2, 0, wait_timeout=0.5)) as client,
+        pytest.raises(CloudUnavailableError, match="no RabbitMQ at") as raised,
+    ):
+        ask(asking(client, network, "wait"), network, numbered(9))
+    assert raised.value.code == "no-connection"
+
+
+class Refused:
+    """A client whose broker no longer lets it in, which ours cannot be told to do in mid-run."""
+
+    def submit(self, _request: Request) -> "Future[Answer]":
+        future: Future[Answer] = Future()
+        future.set_exception(BrokerRefusedError("the broker refuses the user"))
+        return future
+
+
+@pytest.mark.parametrize("on_failure", ON_CLOUD_FAILURE)
+def test_a_broker_that_refuses_us_is_no_failure_that_a_policy_makes_up_for(on_failure: str) -> None:
+    network = Legible()
+    second_exit = asking(Refused(), network, on_failure)  # type: ignore[arg-type]
+    with pytest.raises(CloudError, match="the broker refuses the user"):
+        ask(second_exit, network, numbered(9))
+
+
+@pytest.mark.parametrize("on_failure", ["local", "reject"])
+@pytest.mark.parametrize("code", ["", "=cmd()", "x" * 33, "Ünïcode", "a,b", "N/A"])
+def test_a_refusal_whose_code_is_no_code_reads_refused(link: Broker, queue: str, code: str, on_failure: str) -> None:
+    network = Legible()
+    with working(link, queue, Picky(code)), make_client(link, queue, ONE_TRY) as client:
+        answers = ask(asking(client, network, on_failure), network, numbered(2))
+    assert set(answers.failure) == {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [(1.0, "float16"), (-65504.0, "float16"), (65505.0, "float32"), (-1e30, "float32"), (math.inf, "float32")],
+)
+def test_what_half_precision_cannot_hold_is_sent_whole(largest: float, dtype: str) -> None:
+    activations = np.zeros((3, 2, 1, 1), np.float32)
+    activations[1, 1] = largest
+    assert Sending("ab" * 32, "edge:1", ACTIVATIONS, half_precision=True).request(activations).tensor.dtype == dtype
+    assert Sending("ab" * 32, "edge:1", ACTIVATIONS).request(activations).tensor.dtype == "float32"
+
+
+def test_an_event_that_half_precision_cannot_hold_is_answered_right(link: Broker, queue: str) -> None:
+    network, features = Legible(), numbered(3)
+    features[:, 1] = [1.0, 70000.0, 2**-20]
+    with working(link, queue, Cloud(network, CPU, "cloud")), make_client(link, queue) as client:
+        answers = ask(asking(client, network, "wait", ACTIVATIONS, half=True), network, features)
+    assert margins(answers) == [1.0, 70000.0, 2**-20]
+
+
+def test_the_local_exit_needs_no_one() -> None:
+    network, features = Legible(), numbered(5)
+    local = LocalSecondExit(network, CPU)
+    asked = local(features, Activations(network, features))
+    assert asked.under_way() == 0
+    assert asked.wait(0)
+    assert margins(asked.answers()) == [0, 1, 2, 3, 4]
+    assert local.alive() is None
+    assert local.ready() is None
+
+
+MIXED = np.concatenate([events(1, CERTAIN), events(1, -CERTAIN), events(1), events(1, UNCERTAIN, -UNCERTAIN)])
+
+
+def decided(edge: Edge) -> list[tuple[str, str, object]]:
+    table = verdict_table(next(edge.decide_all([MIXED], 1, Stop())), None, deciders=True)
+    return list(table[["decider", "reason", "final_prediction"]].itertuples(index=False, name=None))
+
+
+def test_the_table_says_that_the_cloud_decided(link: Broker, queue: str) -> None:
+    network = Legible()
+    with working(link, queue, Cloud(network, CPU, "cloud")), make_client(link, queue) as client:
+        found = decided(Edge(network, HALVES, asking(client, network), CPU))
+    assert found == [
+        ("edge", "certain", 1),
+        ("edge", "certain", 0),
+        ("cloud", "certain", 1),
+        ("rejected", "uncertain", "rejected"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "uncertain_events"),
+    [
+        ("local", [("local", "no-connection", 1), ("rejected", "uncertain", "rejected")]),
+        ("reject", [("rejected", "no-connection", "rejected"), ("rejected", "no-connection", "rejected")]),
+    ],
+)
+def test_the_table_says_what_kept_the_cloud_from_answering(
+    queue: str, on_failure: str, uncertain_events: list[tuple[str, str, object]]
+) -> None:
+    network = Legible()
+    with absent(queue) as client:
+        found = decided(Edge(network, HALVES, asking(client, network, on_failure), CPU))
+    assert found == [("edge", "certain", 1), ("edge", "certain", 0), *uncertain_events]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_batches_decided_with_workers_of_unlike_speed_are_decided_in_order_as_they_are_without(
+    link: Broker, queue: str, mobilenet: CalibratedNetwork, sample: Path, payload: str
+) -> None:
+    batches = np.split(read_dataset(sample / "2016_03.csv").features[:200], 20)
+    limits = THRESHOLDS[MOBILENET]
+    local = [Edge(mobilenet, limits, LocalSecondExit(mobilenet, CPU), CPU).decide(batch) for batch in batches]
+    expected = sum(verdicts.uncertain.any() for verdicts in local)
+
+    class Slow(Cloud):
+        def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+            wait_until(lambda: fast.answered > min(2 * slow.answered, expected - slow.answered - 2))
+            return super().answer(requests)
+
+    one_at_a_time = Service(prefetch=1)
+    fast = Worker(link, queue, Cloud(mobilenet, CPU, "fast"), one_at_a_time, WorkerMetrics())
+    slow = Worker(link, queue, Slow(mobilenet, CPU, "slow"), one_at_a_time, WorkerMetrics())
+    with serving(fast), serving(slow), make_client(link, queue) as client:
+        edge = Edge(mobilenet, limits, asking(client, mobilenet, "wait", payload), CPU)
+        remote = list(edge.decide_all(batches, 4, Stop()))
+    assert fast.answered + slow.answered == expected > 10
+    assert slow.answered > 0
+    for one, other in zip(remote, local, strict=True):
+        assert set(one.answered_by[one.uncertain]) == {"cloud"}
+        assert np.array_equal(one.prediction, other.prediction)
+        assert np.array_equal(one.rejected, other.rejected)
+        assert np.allclose(one.certainty, other.certainty, rtol=0, atol=1e-5)
