@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint acceptance rabbitmq clean
+.PHONY: help demo test lint acceptance bench soak rabbitmq clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
 	@echo "make test        every check: ruff, mypy, pytest"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
+	@echo "make bench       how fast the link is, against the plainest one"
+	@echo "make soak        faults and floods at length: kills, cuts, a million events"
 	@echo "make clean       remove what make made"
 
 # The stamps are made anew whenever a requirement changes.
@@ -44,6 +46,12 @@ test: lint rabbitmq
 
 acceptance: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/acceptance.py
+
+bench: $(VENV)/installed-dev rabbitmq
+	$(BIN)/python tests/benchmarks/link.py
+
+soak: $(VENV)/installed-dev rabbitmq
+	$(BIN)/python tests/soak.py
 
 clean:
 	rm -rf $(VENV) demo-output acceptance-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
