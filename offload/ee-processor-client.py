@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from models.checkpoint import fingerprint, read_two_exits
+    from models.packing import pack_linear_layers
     from models.prediction import select_device
     from offload.edge import Edge
     from offload.metrics import ClientMetrics
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
+    pack_linear_layers(network)
     dataset = read_dataset(args.dataset)
     metrics = ClientMetrics(checkpoint.architecture.name, fingerprint(network))
     stop, done, total = Stop(args.drain_timeout), 0, Tally.of_nothing(labelled=dataset.labels is not None)

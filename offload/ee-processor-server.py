@@ -41,9 +41,10 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--batch-wait-ms",
         type=cli.real_number(0, 1000),
-        default=0.0,
+        default=5.0,
         metavar="MS",
-        help="time that a request waits for others to be computed with it (default: %(default)g)",
+        help="time that a batch waits at most until as many requests are together as were in the last one, so that a "
+        "client alone never waits (default: %(default)g)",
     )
     add(
         "--prefetch",
@@ -73,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Serve as the arguments say."""
     from models.checkpoint import read_two_exits
+    from models.packing import pack_linear_layers
     from models.prediction import select_device
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
@@ -83,8 +85,10 @@ def run(args: argparse.Namespace) -> None:
     broker = options.broker(args)
     device = select_device(args.device)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
+    network.to(device)
+    pack_linear_layers(network)
     payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
-    cloud = Cloud(network.to(device), device, options.own_name(), args.max_batch, payloads)
+    cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads)
     if args.second_segment_only:
         network.forget_edge()
     architecture, digest = checkpoint.architecture.name, cloud.limits.fingerprint

@@ -45,13 +45,13 @@ class Service:
 
     Attributes:
         max_batch: requests are merged up to so many events.
-        batch_wait: seconds that the first of a batch waits for others.
+        batch_wait: seconds that a batch waits at most for as many requests as the last one had; one alone never waits.
         prefetch: requests that are here at once at most.
         queue_type: ``classic`` or ``quorum``.
     """
 
     max_batch: int = CHUNK
-    batch_wait: float = 0.0
+    batch_wait: float = 0.005
     prefetch: int = 16
     queue_type: str = "classic"
 
@@ -121,8 +121,8 @@ class Worker:
         self._requests = RequestQueue(broker, queue_name, self, service.prefetch, service.queue_type)
         self._waiting: deque[_Task] = deque()
         self._changed = threading.Condition()  # guards the two below and what waits
-        self._computing = False
-        self._ending = False
+        self._computing = self._ending = False
+        self._together = 1  # how many requests were in the last batch
         self._stopping = False  # not an Event: its lock could be held by the very code that a signal interrupts
         self._was_ready = False
         self._outage: float | None = None
@@ -288,7 +288,9 @@ class Worker:
                 self._metrics.waiting.set(len(self._waiting))
             tasks.append(task)
             events += size
-            until = until or time.monotonic() + self._service.batch_wait
+            if len(tasks) in (1, self._together):
+                until = time.monotonic() + (self._service.batch_wait if len(tasks) < self._together else 0.0)
+        self._together = len(tasks)
         return tasks
 
     def _discard(self, task: _Task) -> None:

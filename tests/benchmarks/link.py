@@ -8,6 +8,7 @@ Every program has one thread to compute with: an edge box and a cloud machine do
 
 import argparse
 import contextlib
+import copy
 import os
 import statistics
 import subprocess
@@ -28,6 +29,7 @@ import torch
 
 from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
+from models.packing import pack_linear_layers
 from offload.broker import Broker, Host
 from offload.client import Client, Patience
 from offload.edge import Edge
@@ -135,6 +137,8 @@ def rate(events: int, work: Callable[[], object]) -> float:
 def one_client(bench: Bench, family: str, payload: str) -> None:
     """1,000-row batches, half offloaded: ours against plain, in turn."""
     _, network = bench.network(family)
+    packed = copy.deepcopy(network)
+    pack_linear_layers(packed)
     thresholds = half_offloaded(network, bench.features)
     digest = fingerprint(network)
     with contextlib.ExitStack() as stack:
@@ -142,8 +146,8 @@ def one_client(bench: Bench, family: str, payload: str) -> None:
         stack.enter_context(bench.ours(family, "ours"))
         client = stack.enter_context(Client(bench.link, "ours", PATIENCE, ClientMetrics()))
         plain = plain_link.PlainClient(bench.broker.port, bench.broker.username, "plain")
-        local = LocalSecondExit(network, CPU)
-        edge = Edge(network, thresholds, CloudSecondExit(client, Sending(digest, "b", payload), local, "wait"), CPU)
+        local = LocalSecondExit(packed, CPU)
+        edge = Edge(packed, thresholds, CloudSecondExit(client, Sending(digest, "b", payload), local, "wait"), CPU)
 
         def run_ours() -> None:
             verdicts = list(edge.decide_all(batches(bench.features, 1000), 8, Stop()))

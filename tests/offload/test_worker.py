@@ -77,31 +77,41 @@ def test_a_refused_request_among_those_merged_takes_no_room_and_costs_the_others
     assert (worker.answered, worker.refused) == (3, 1)
 
 
-@pytest.mark.parametrize("service", [Service(max_batch=5, batch_wait=AGES), Service(prefetch=2, batch_wait=AGES)])
-def test_the_first_of_a_batch_waits_for_others_only_until_no_more_can_be_added(
-    service: Service, link: Broker, queue: str
-) -> None:
+def test_a_batch_waits_until_as_many_are_together_as_were_in_the_last_one(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
-    worker = make_worker(link, queue, sleeper, service, counted.metrics)
-    with serving(worker), clients(link, queue, 2) as (first, second):
-        asked = ask(first, 2)
-        wait_until(lambda: counted("received_bytes_total") > 0 == counted("waiting_requests"))
-        assert not sleeper.batches
-        asked += ask(second, 3)
+    worker = make_worker(link, queue, sleeper, Service(max_batch=6, batch_wait=AGES), counted.metrics)
+    with serving(worker), clients(link, queue, 3) as many:
+        with busy(sleeper, many[0]):
+            asked = [pair for client in many for pair in ask(client, 1)]
+            counted.wait_for("waiting_requests", 3)
         assert all_answered(asked)
-    assert sizes_of(sleeper.batches) == [[2, 3]]
+        for client in many:
+            assert len(sleeper.batches) == 2
+            asked += ask(client, 1)
+            time.sleep(0.2)  # so that one that did not wait would be computed
+        assert all_answered(asked)
+        # Two now, which leave no room for a third.
+        asked += [pair for client in many[:2] for pair in ask(client, 3)]
+        assert all_answered(asked)
+    assert sizes_of(sleeper.batches) == [[1], [1, 1, 1], [1, 1, 1], [3, 3]]
 
 
-@pytest.mark.parametrize(("batch_wait", "least", "most"), [(0.0, 0.0, 0.5), (1.0, 1.0, 5.0)])
-def test_a_lone_request_waits_as_long_as_is_set_and_no_longer(
-    batch_wait: float, least: float, most: float, link: Broker, queue: str
-) -> None:
+def test_a_batch_waits_no_longer_than_is_set_and_one_alone_not_at_all(link: Broker, queue: str) -> None:
     batches: list[Batch] = []
-    worker = make_worker(link, queue, None, Service(batch_wait=batch_wait), None, batches.append)
-    with serving(worker), make_client(link, queue) as client:
-        assert all_answered(ask(client, 1))
-    (batch,) = batches
-    assert least <= batch.waited < most
+    sleeper = Sleeper()
+    worker = make_worker(link, queue, sleeper, Service(batch_wait=1.0), on_batch=batches.append)
+    with serving(worker), clients(link, queue, 2) as many:
+        assert all_answered(ask(many[0], 1))
+        with busy(sleeper, many[0]):
+            asked = [pair for client in many for pair in ask(client, 1)]
+            wait_until(lambda: len(worker._waiting) == 2)
+        assert all_answered(asked)
+        for _ in range(2):
+            assert all_answered(ask(many[0], 1))
+    assert [batch.requests for batch in batches] == [1, 1, 2, 1, 1]
+    first, _, _, after_two, after_one = (batch.waited for batch in batches)
+    assert 1.0 <= after_two < 5.0
+    assert max(first, after_one) < 0.5
 
 
 def test_requests_are_computed_off_the_thread_that_owns_the_connection_and_a_batch_at_a_time(
