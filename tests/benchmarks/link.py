@@ -44,6 +44,7 @@ from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link import FINGERPRINT, Relay, SleepingWorker, at
 from utils.dataset import distinct_vectors, read_dataset, to_images
+from utils.decision import is_accepted
 from utils.metrics import certainty
 from utils.schema import Thresholds
 
@@ -109,17 +110,25 @@ def images_of(features: np.ndarray) -> tuple[torch.Tensor, ...]:
 
 
 def half_offloaded(network: TwoExits, features: np.ndarray) -> Thresholds:
-    """Return thresholds that leave about half of the events uncertain."""
+    """Return thresholds that leave half of the events uncertain, and about half of each class."""
     with torch.inference_mode():
-        certainties = certainty(torch.cat([network.edge(part)[1] for part in images_of(features)]).numpy())[1]
-    shares = {level: float((certainties < level).mean()) for level in np.unique(certainties)}
-    middle = float(min(shares, key=lambda level: abs(shares[level] - 0.5)))
-    distinct, offloaded = len(distinct_vectors(features)[0]), certainties < middle
+        logits = torch.cat([network.edge(part)[1] for part in images_of(features)]).numpy()
+    predictions, certainties = certainty(logits)
+    levels = [np.unique(np.append(certainties[predictions == kind], 1.0)) for kind in (0, 1)]
+    below = [np.searchsorted(np.sort(certainties[predictions == kind]), levels[kind]) for kind in (0, 1)]
+    # A vector that repeats goes with all its rows, so exactly half of both cannot be had.
+    miss = np.abs(np.add.outer(*below) / len(features) - 0.5)
+    uneven = np.abs(np.subtract.outer(*(below[kind] / max(1, (predictions == kind).sum()) for kind in (0, 1))))
+    miss = np.where(miss < 0.05, uneven, 1 + miss)
+    normal, attack = np.unravel_index(miss.argmin(), miss.shape)
+    thresholds = Thresholds(float(levels[0][normal]), float(levels[1][attack]), 0.0, 0.0)
+    offloaded = ~is_accepted(predictions, certainties, thresholds.normal_exit_1, thresholds.attack_exit_1)
+    distinct = len(distinct_vectors(features)[0])
     print(
         f"{len(features)} events, {distinct} distinct; offloaded {100 * offloaded.mean():.0f} %, "
         f"{len(distinct_vectors(features[offloaded])[0])} distinct"
     )
-    return Thresholds(middle, middle, 0.0, 0.0)
+    return thresholds
 
 
 def batches(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
