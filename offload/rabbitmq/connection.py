@@ -23,6 +23,7 @@ CLOSE_TIMEOUT: Final = 2.0
 # Both ends are to be back within 5 s of their broker, also where an attempt that hears nothing is under way when it
 # comes back: the last that such a one does is to knock again after 3 s.
 CONNECT_TIMEOUT: Final = 4
+OPEN_TIMEOUT: Final = 10.0
 SHORTEST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 3.5
 REFUSALS: Final = 3
@@ -256,6 +257,11 @@ class Connection(ABC):
         self._connection = result
         result.add_on_close_callback(lambda _connection, problem: self._lost(problem))
         result.channel(on_open_callback=self._opened)
+        self._loop.call_later(OPEN_TIMEOUT, lambda: self._too_slow(result))
+
+    def _too_slow(self, connection: _Connection) -> None:
+        if self._connection is connection and not self._is_up:
+            self.abort(CloudUnavailableError(f"RabbitMQ at {self._host()} lets us in, but then does not answer"))
 
     def _opened(self, channel: Any) -> None:
         channel.add_on_close_callback(self._channel_closed)

@@ -27,14 +27,14 @@ def plain_error(problem: BaseException, broker: Broker, host: Host) -> CloudErro
             return _refusal(problem, broker, host)
         case exceptions.ConnectionClosedByBroker(reply_code=530):  # not allowed: the virtual host is gone
             return BrokerRefusedError(
-                f"RabbitMQ at {host} refuses user {broker.username!r}: {_quoted(problem.reply_text)}"
+                f"RabbitMQ at {host} refuses user {broker.username!r}: {quoted(problem.reply_text)}"
             )
         case exceptions.ChannelClosedByBroker(reply_code=403):
             return BrokerRefusedError(
-                f"RabbitMQ at {host} refuses user {broker.username!r}: {_quoted(problem.reply_text)}"
+                f"RabbitMQ at {host} refuses user {broker.username!r}: {quoted(problem.reply_text)}"
             )
         case exceptions.ChannelClosedByBroker():
-            return CloudUnavailableError(f"RabbitMQ at {host} closed the channel: {_quoted(problem.reply_text)}")
+            return CloudUnavailableError(f"RabbitMQ at {host} closed the channel: {quoted(problem.reply_text)}")
         case ssl.SSLCertVerificationError():
             return BrokerRefusedError(
                 f"the certificate of RabbitMQ at {host} is not to be trusted ({problem.verify_message.rstrip('.')}); "
@@ -83,6 +83,11 @@ def _refusal(problem: exceptions.AMQPError, broker: Broker, host: Host) -> Cloud
         return CloudUnavailableError(
             f"RabbitMQ at {host} broke off the greeting, as a node does that starts or stops; try again"
         )
+    if "connection limit" in str(problem):
+        return CloudUnavailableError(
+            f"RabbitMQ at {host} takes no more connections of user {broker.username!r} or to virtual host "
+            f"{broker.virtual_host!r} at present: a limit is reached"
+        )
     if isinstance(problem, exceptions.ProbableAccessDeniedError):
         return BrokerRefusedError(
             f"RabbitMQ at {host} refuses user {broker.username!r} the virtual host {broker.virtual_host!r}; "
@@ -113,9 +118,9 @@ def _reason(problem: BaseException) -> str:
         case exceptions.AMQPHeartbeatTimeout():
             return "it fell silent"
         case exceptions.ConnectionClosedByBroker():
-            return _quoted(problem.reply_text)
-        case exceptions.StreamLostError() if quoted := _QUOTED_ERROR.search(str(problem)):
-            return quoted[1].lower()
+            return quoted(problem.reply_text)
+        case exceptions.StreamLostError() if said := _QUOTED_ERROR.search(str(problem)):
+            return said[1].lower()
         case exceptions.StreamLostError() if "EOF" in str(problem):
             return "it closed the connection"
         case socket.gaierror(errno=socket.EAI_AGAIN):
@@ -124,10 +129,11 @@ def _reason(problem: BaseException) -> str:
             return "unknown host name"
         case OSError(strerror=str(text)) if text:
             return text.lower()
-    return _quoted(problem) or type(problem).__name__
+    return quoted(problem) or type(problem).__name__
 
 
-def _quoted(said: object) -> str:
+def quoted(said: object) -> str:
+    """Return what the other side said, of any length, as part of one line."""
     return " ".join(str(said).split())[:200]
 
 

@@ -12,6 +12,7 @@ from pika import exceptions
 from offload.broker import Broker
 from offload.protocol import is_id
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from offload.rabbitmq.problems import quoted
 from utils.errors import CloudError, CloudUnavailableError
 
 QUEUE_LIMIT: Final = 1000
@@ -148,7 +149,7 @@ class RequestQueue(Connection):
         ):
             return CloudError(
                 f"queue {self._queue!r} of {self._host()} exists with other settings; delete it, or choose another "
-                f"with --mq-queue ({problem.reply_text})"
+                f"with --mq-queue ({quoted(problem.reply_text)})"
             )
         return super()._channel_error(problem)
 

@@ -290,6 +290,9 @@ class Relay:
     def fall_silent(self) -> None:
         self._flowing.clear()
 
+    def recover(self) -> None:
+        self._flowing.set()
+
     def on_data(self, data: bytes) -> None:
         """Look at what passes."""
 

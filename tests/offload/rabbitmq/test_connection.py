@@ -4,7 +4,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,11 +15,14 @@ from offload.broker import Broker, Host
 from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import new_id
 from offload.rabbitmq import connection
+from offload.rabbitmq.connection import Connection
 from tests.offload.link import PATIENCE, Relay, at, listening, wait_until
-from tests.offload.rabbitmq.ends import Log, client_end, first_loss, in_owner, ready, running
+from tests.offload.rabbitmq.ends import BOTH_ENDS, Log, client_end, first_loss, in_owner, ready, running
 from utils.errors import BrokerRefusedError, CloudUnavailableError
 
 NEVER = 10 * PATIENCE
+DECLARE_A_QUEUE = bytes((0, 50, 0, 10))
+"""AMQP's class and method, as they begin a frame's payload."""
 BACK_WITHIN = 5.0
 
 
@@ -45,6 +48,25 @@ def test_a_dead_host_is_passed_over_at_once_and_not_told(
     with ready(client_end(at(link, free_port(), free_port(), link.hosts[0].port), queue, log), log):
         assert log.ready
     assert not log.lost
+
+
+@pytest.mark.parametrize("make_end", BOTH_ENDS)
+def test_a_broker_that_does_not_answer_once_it_let_us_in_is_given_up(
+    make_end: Callable[[Broker, str, Log], Connection], link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FallsSilent(Relay):
+        def on_data(self, data: bytes) -> None:
+            if DECLARE_A_QUEUE in data and not log.lost:
+                self.fall_silent()
+
+    monkeypatch.setattr(connection, "OPEN_TIMEOUT", 1.0)
+    log, relay = Log(), FallsSilent(link.hosts[0].port)
+    with relay.running() as port, running(make_end(at(link, port), queue, log)):
+        wait_until(lambda: log.lost)
+        assert "lets us in, but then does not answer" in str(log.lost[0].problem)
+        relay.recover()
+        wait_until(lambda: log.ready)
+        assert len(log.lost) == 1
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])

@@ -104,6 +104,19 @@ def test_a_user_who_has_no_right_to_a_queue_is_refused_in_one_line(without_right
         assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("of", ["user", "vhost"])
+def test_a_limit_of_connections_is_no_refusal(of: str, broker: PrivateBroker, without_rights: Broker) -> None:
+    limits = {"user": ("user_limits", without_rights.username), "vhost": ("vhost_limits",)}[of]
+    broker.control(f"set_{limits[0]}", *limits[1:], '{"max-connections": 0}')
+    try:
+        log = Log()
+        loss = first_loss(client_end(without_rights, "q", log), log)
+    finally:
+        broker.control(f"clear_{limits[0]}", *limits[1:], *(("all",) if of == "user" else ()))
+    assert "takes no more connections" in str(loss.problem)
+    assert is_one_line(loss.problem)
+
+
 @both_ends
 def test_nothing_on_the_port_is_told_at_once(make_end: MakeEnd) -> None:
     port, start, log = free_port(), time.monotonic(), Log()
