@@ -12,6 +12,7 @@ import contextlib
 import random
 import re
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -304,17 +305,19 @@ class MemoryWatch:
                 self._samples.append((self._done(), {name: s.resident for name, s in self._scripts.items()}))
 
     def figures(self, what: str) -> Iterator[Figure]:
-        """Return how the memory of each grew after the first tenth, in whose second half it has found its size."""
+        """Return how the memory of each grew from the second tenth to the last; a peak that goes again is no growth."""
         total = max(done for done, _ in self._samples)
         for name in self._scripts:
-            first = max(memory[name] for done, memory in self._samples if 0.05 <= done / total <= 0.1)
-            later = [memory[name] for done, memory in self._samples if done / total > 0.1]
+            tenths: dict[int, list[int]] = {}
+            for done, memory in self._samples:
+                tenths.setdefault(min(int(10 * done / total), 9), []).append(memory[name])
+            first, last = statistics.median(tenths[1]), statistics.median(tenths[9])
             yield Figure(
-                f"{what}: resident memory of the {name} after the first tenth",
+                f"{what}: resident memory of the {name}, medians of the second tenth and the last",
                 f"grows < {100 * GROWTH:g} %",
-                f"{first / 1e6:.1f} MB, at most {max(later) / 1e6:.1f} MB ({100 * (max(later) / first - 1):+.1f} %), "
-                f"at the end {later[-1] / 1e6:.1f} MB",
-                max(later) < (1 + GROWTH) * first,
+                f"{first / 1e6:.1f} MB, {last / 1e6:.1f} MB ({100 * (last / first - 1):+.1f} %), "
+                f"peak {max(map(max, tenths.values())) / 1e6:.1f} MB",
+                last < (1 + GROWTH) * first,
             )
 
     def __enter__(self) -> Self:
