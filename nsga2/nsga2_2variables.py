@@ -1,23 +1,37 @@
-r"""Search the four thresholds for least error and least time, with NSGA-II.
+r"""Choose the four thresholds for least error and least time: the Pareto front, by NSGA-II or exactly.
 
 Run:
-    python nsga2/nsga2_2variables.py --min-acceptance 0.9 \
+    python nsga2/nsga2_2variables.py --min-acceptance 0.9 --solver exact \
         --eval-file saves/M_2016_02_evaluation.csv --savefile saves/M_front.sav
 
-The result file holds the Pareto front; nsga2/gen-op-point-chart.py shows it.
+The result file holds the front; nsga2/gen-op-point-chart.py shows it.
 """
 
 import argparse
+import glob
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from utils import cli
+from utils.errors import InputFileError
 from utils.files import check_writable
+
+if TYPE_CHECKING:
+    from nsga2.objectives import Objectives
+    from utils.results import Front
 
 # NSGA-II compares all candidates with each other: 10,000 take 2 GB, ten times as many a hundred times that.
 MOST_CANDIDATES = 10_000
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form COLUMN=VALUE")
+    return name, value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,19 +51,59 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="CSV",
-        help="evaluation CSV; given several times, their rows are taken together",
+        help="evaluation CSV, or a quoted pattern such as 'saves/*_evaluation.csv'; also several times: their rows are "
+        "taken together",
     )
     add("--savefile", required=True, type=Path, metavar="FILE", help="result file to write (.sav)")
     add(
-        "--offspring", type=cli.whole_number(1, MOST_CANDIDATES), default=80, metavar="N", help="(default: %(default)s)"
+        "--solver",
+        choices=("nsga2", "exact"),
+        default="nsga2",
+        help="nsga2: search, as published; exact: the true front (default: %(default)s)",
     )
     add(
-        "--gen",
-        type=cli.whole_number(1),
-        default=1000,
-        metavar="N",
-        help="generations (default: %(default)s)",
+        "--cost-model",
+        choices=("paper", "full", "edge"),
+        default="paper",
+        help="paper: an offloaded event's time leaves out head 1, as published; full: counts it; edge: what the edge "
+        "pays alone, segment 1, head 1, and the sending of an offloaded event (default: %(default)s)",
     )
+    add(
+        "--cost-per-offload",
+        type=cli.real_number(0, 1e6),
+        metavar="MS",
+        help="with --cost-model edge: milliseconds that the edge spends to send an event",
+    )
+    add(
+        "--offload-timings",
+        type=Path,
+        metavar="TSV",
+        help="instead: a table with the columns batch_size and request_process_time, milliseconds of the edge's "
+        "processor for a request",
+    )
+    add(
+        "--offload-where",
+        action="append",
+        default=[],
+        type=_condition,
+        metavar="COLUMN=VALUE",
+        help="use only such rows of --offload-timings; also several times",
+    )
+    exact = parser.add_argument_group("exact")
+    exact.add_argument(
+        "--choices",
+        type=cli.whole_number(2, 100_000),
+        default=512,
+        metavar="N",
+        help="thresholds of a class at an exit that are tried; where more make a difference, it is said by how much "
+        "the front can be off (default: %(default)s)",
+    )
+    nsga2 = parser.add_argument_group("nsga2")
+    add = nsga2.add_argument
+    add(
+        "--offspring", type=cli.whole_number(1, MOST_CANDIDATES), default=80, metavar="N", help="(default: %(default)s)"
+    )
+    add("--gen", type=cli.whole_number(1), default=1000, metavar="N", help="generations (default: %(default)s)")
     add(
         "--population",
         type=cli.whole_number(2, MOST_CANDIDATES),
@@ -58,34 +112,30 @@ def make_parser() -> argparse.ArgumentParser:
         help="(default: %(default)s)",
     )
     add(
-        "--cost-model",
-        choices=("paper", "full"),
-        default="paper",
-        help="paper: an offloaded event's time leaves out head 1, as published; full: counts it (default: %(default)s)",
+        "--stall",
+        type=cli.whole_number(1),
+        metavar="N",
+        help="stop after so many generations that found nothing better (default: do not)",
     )
     cli.add_seed(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Search as the arguments say."""
-    from tqdm import tqdm
-
+    """Choose as the arguments say."""
     from nsga2.objectives import Objectives
-    from nsga2.problem import ThresholdsProblem
-    from nsga2.search import search
     from utils.results import read_evaluation, write_front
 
     savefile = check_writable(args.savefile)
-    objectives = Objectives(read_evaluation(args.eval_file), args.cost_model)
-    problem = ThresholdsProblem(objectives, args.min_acceptance)
-    with tqdm(total=args.gen, desc="NSGA-II", unit="generation", disable=None) as bar:
-        front = search(problem, args.population, args.offspring, args.gen, args.seed, bar.update)
+    cost_per_offload = _cost_per_offload(args)
+    files = [path for given in args.eval_file for path in _matching(given)]
+    objectives = Objectives(read_evaluation(files), args.cost_model, cost_per_offload)
+    front = (_exact if args.solver == "exact" else _searched)(objectives, args)
     write_front(front, savefile)
     error, time = front.objectives.T
     print(
-        f"{len(front)} points: error {100 * error.min():.2f} to {100 * error.max():.2f} % of the accepted, "
-        f"normalised time {time.min():.3f} to {time.max():.3f}"
+        f"{len(front)} points from {objectives.rows} rows of {len(files)} files: error {100 * error.min():.2f} to "
+        f"{100 * error.max():.2f} % of the accepted, normalised time {time.min():.3f} to {time.max():.3f}"
     )
     print(
         f"all at exit 1: error {100 * (1 - front.accuracy_1):.2f} %, {front.min_time:.1f} µs an event; "
@@ -97,6 +147,69 @@ def run(args: argparse.Namespace) -> None:
             "a cost model that leaves head 1 out of it does that: see --cost-model full"
         )
     print(f"front -> {savefile}")
+
+
+def _matching(path: Path) -> list[Path]:
+    """Return the files that a pattern stands for; a path without one, or that names a file, stands for itself."""
+    found = sorted(map(Path, glob.glob(str(path)))) if glob.has_magic(str(path)) else []  # noqa: PTH207  # any folder
+    return [path] if not found or path in found else found
+
+
+def _cost_per_offload(args: argparse.Namespace) -> float | None:
+    """Return seconds."""
+    from nsga2.costs import MILLISECONDS, read_cost_per_offload
+
+    given = [args.cost_per_offload is not None, args.offload_timings is not None]
+    if args.cost_model != "edge":
+        if any(given):
+            raise InputFileError("--cost-per-offload and --offload-timings belong to --cost-model edge; add it")
+        return None
+    if sum(given) != 1:
+        raise InputFileError("--cost-model edge needs either --cost-per-offload or --offload-timings")
+    if args.cost_per_offload is not None:
+        return float(args.cost_per_offload) * MILLISECONDS
+    cost = read_cost_per_offload(args.offload_timings, dict(args.offload_where))
+    print(f"the edge spends {cost / MILLISECONDS:.3f} ms to send an event, by {args.offload_timings}")
+    return cost
+
+
+def _exact(objectives: "Objectives", args: argparse.Namespace) -> "Front":
+    from tqdm import tqdm
+
+    from nsga2.exact import exact_front
+
+    with tqdm(desc="exact", unit="pair", unit_scale=True, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = exact_front(objectives, args.min_acceptance, args.choices, progress)
+    if found.gap:
+        late = f" at a time later by at most {found.time_gap:.2g}" if found.time_gap else ""
+        print(
+            f"bounded: no thresholds have an error lower by more than {100 * found.gap:.3f} percentage points{late}; "
+            f"a greater --choices than {args.choices} narrows that"
+        )
+    else:
+        print("exact: no thresholds are better than these in error or time without being worse in the other")
+    return found.front
+
+
+def _searched(objectives: "Objectives", args: argparse.Namespace) -> "Front":
+    from tqdm import tqdm
+
+    from nsga2.problem import ThresholdsProblem
+    from nsga2.search import search
+
+    problem = ThresholdsProblem(objectives, args.min_acceptance)
+    with tqdm(total=args.gen, desc="NSGA-II", unit="generation", disable=None) as bar:
+
+        def progress(area: float) -> None:
+            bar.set_postfix(hypervolume=f"{area:.5f}", refresh=False)
+            bar.update()
+
+        return search(problem, args.population, args.offspring, args.gen, args.seed, args.stall, progress)
 
 
 def main(argv: list[str] | None = None) -> int:

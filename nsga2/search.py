@@ -1,24 +1,56 @@
 """Search the thresholds with NSGA-II."""
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.callback import Callback
+from pymoo.operators.crossover.sbx import SBX
+from pymoo.operators.mutation.pm import PM
+from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.optimize import minimize
 
+from nsga2.exact import exact_front, front_of
 from nsga2.problem import ThresholdsProblem
-from utils.errors import InfeasibleError
 from utils.results import Front
+
+_COARSE: Final = 16  # thresholds of a class at an exit
+_LATEST: Final = 1.05  # normalised time up to which a front's area counts
+_NOTICEABLE: Final = 1e-6  # share by which the area must grow
+
+
+def hypervolume(points: NDArray[np.float64], error: float, time: float = _LATEST) -> float:
+    """Return the area that points (k, 2) of error and normalised time dominate, up to an error and a time.
+
+    Source: Zitzler and Thiele, "Multiobjective optimization using evolutionary algorithms", PPSN V, 1998.
+    """
+    inside = points[(points[:, 0] < error) & (points[:, 1] < time)]
+    by_time = inside[np.lexsort((inside[:, 0], inside[:, 1]))]
+    lowest = np.minimum.accumulate(by_time[:, 0])
+    until = np.append(by_time[1:, 1], time)
+    return float(((error - lowest) * (until - by_time[:, 1])).sum())
 
 
 class _EachGeneration(Callback):  # type: ignore[misc]
-    def __init__(self, progress: Callable[[int], object]) -> None:
-        super().__init__()
-        self._progress = progress
+    """Tells of each generation, and ends the search when it stalls."""
 
-    def notify(self, _algorithm: object) -> None:
-        self._progress(1)
+    def __init__(self, reference: float, stall: int | None, progress: Callable[[float], object]) -> None:
+        super().__init__()
+        self._reference = reference
+        self._stall = stall
+        self._progress = progress
+        self._best = -1.0
+        self._since = 0
+
+    def notify(self, algorithm: NSGA2) -> None:
+        area = hypervolume(np.atleast_2d(algorithm.opt.get("F")), self._reference)
+        self._since = 0 if area > self._best * (1 + _NOTICEABLE) else self._since + 1
+        self._best = max(self._best, area)
+        self._progress(area)
+        if self._stall is not None and self._since >= self._stall:
+            algorithm.termination.terminate()
 
 
 def search(
@@ -27,7 +59,8 @@ def search(
     offspring: int,
     generations: int,
     seed: int,
-    progress: Callable[[int], object] = lambda _done: None,
+    stall: int | None = None,
+    progress: Callable[[float], object] = lambda _area: None,
 ) -> Front:
     """Return the front that NSGA-II finds, sorted by time; a seed repeats it.
 
@@ -37,25 +70,32 @@ def search(
         problem: the thresholds problem.
         population: sets of thresholds kept from one generation to the next.
         offspring: new ones a generation.
-        generations: how many, the first included.
+        generations: how many at most, the first included.
         seed: of all random choices.
-        progress: called with 1 after each generation.
-
-    Raises:
-        InfeasibleError: no set met the constraint.
+        stall: generations without a larger hypervolume after which to stop; None: never.
+        progress: called with the hypervolume so far after each generation, up to the error of exit 1 alone.
     """
     result = minimize(
         problem,
-        NSGA2(pop_size=population, n_offsprings=offspring),
+        NSGA2(
+            pop_size=population,
+            n_offsprings=offspring,
+            sampling=_beginning(problem, population, seed),
+            crossover=SBX(vtype=float, repair=RoundingRepair()),
+            mutation=PM(vtype=float, repair=RoundingRepair()),
+        ),
         ("n_gen", generations),
         seed=seed,
-        callback=_EachGeneration(progress),
+        callback=_EachGeneration(1 - problem.objectives.accuracies[0], stall, progress),
         copy_algorithm=False,
     )
-    if result.X is None:
-        raise InfeasibleError("the search met no thresholds of the acceptance asked for; raise --gen or --population")
-    thresholds, objectives = np.atleast_2d(result.X), np.atleast_2d(result.F)
-    order = np.lexsort((objectives[:, 0], objectives[:, 1]))
-    judge = problem.objectives
-    accuracy_1, accuracy_2 = judge.accuracies
-    return Front(thresholds[order], objectives[order], judge.min_time, judge.max_time, accuracy_1, 1.0, accuracy_2, 1.0)
+    return front_of(problem.objectives, problem.thresholds(np.atleast_2d(result.X)))
+
+
+def _beginning(problem: ThresholdsProblem, population: int, seed: int) -> NDArray[np.int64]:
+    """Return places (population, 4): a coarse front, and the rest at random."""
+    # From random places alone, the search now and then settles on a part of the front.
+    coarse = problem.places(exact_front(problem.objectives, problem.min_acceptance, _COARSE).front.thresholds)
+    chosen = np.linspace(0, len(coarse) - 1, min(len(coarse), population // 2)).round().astype(int)
+    generator = np.random.default_rng(seed)
+    return np.vstack((coarse[chosen], generator.integers(0, problem.xu + 1, (population - len(chosen), 4))))

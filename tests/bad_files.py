@@ -186,6 +186,20 @@ EVALUATIONS: dict[str, Fault] = {
 }
 
 
+def _timings(content: str, *says: str) -> Fault:
+    return Fault(lambda folder: _copy(folder / "timings.tsv", content.encode()), says)
+
+
+TIMINGS: dict[str, Fault] = {
+    **unreadable(".tsv"),
+    "not text": _binary("timings.tsv"),
+    "another table": _timings("network\tmilliseconds\nAlexNet\t9\n", "no table of offload timings"),
+    "a header alone": _timings("batch_size\trequest_process_time\n", "has no rows"),
+    "text in a number": _timings("batch_size\trequest_process_time\n1\tsoon\n", "that is no number"),
+    "requests of no events": _timings("batch_size\trequest_process_time\n0\t9\n", "batch_size under 1"),
+}
+
+
 def _saved(content: Callable[[Path], object], *says: str) -> Fault:
     """Return a file that torch writes; the content is made from the canary's path."""
 

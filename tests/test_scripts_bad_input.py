@@ -25,6 +25,7 @@ from tests.bad_files import (
     PICTURES,
     ROWS,
     SINGLE_EXIT,
+    TIMINGS,
     UNLABELLED,
     Fault,
     files_below,
@@ -72,7 +73,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--savefolder": OUTPUT_FOLDERS,
     },
     EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": OUTPUTS},
-    SEARCH: {"--eval-file": EVALUATIONS, "--savefile": OUTPUTS},
+    SEARCH: {"--eval-file": EVALUATIONS, "--offload-timings": TIMINGS, "--savefile": OUTPUTS},
     CHART: {"--datafile": FRONTS, "--savefile": OUTPUTS},
     INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
     SERVER: {"--trained-network-file": TWO_EXITS, **BROKER},
@@ -116,6 +117,9 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--offspring": ("0", "1000000000"),
         "--gen": ("0", "-3"),
         "--population": ("1", "1000000000"),
+        "--stall": ("0",),
+        "--choices": ("1", "100001"),
+        "--cost-per-offload": ("-1", "nan", "inf"),
         "--seed": ("-1", "4294967296", "0.5"),
     },
     CHART: {"--operation-point": ("-1", "2.5", "nan")},
@@ -153,7 +157,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {"--model": ("resnet", "")},
     CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
     EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
-    SEARCH: {"--cost-model": ("free",)},
+    SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
     INFER: {"--model": ("resnet",)},
     SERVER: {"--network": ("resnet", ""), "--queue-type": ("stream",), "--log-format": ("xml",)},
     CLIENT: {
@@ -176,6 +180,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("good")
     dataset = write_cells(month(), folder / "2016_01.csv")
     good_evaluation().to_csv(folder / "evaluation.csv", index=False)
+    (folder / "timings.tsv").write_text("batch_size\trequest_process_time\n1\t9.0\n")
     write_front(good_front(), folder / "front.sav")
     model = {"--trained-model": checkpoint, "--model": "mobilenet", "--dataset": dataset}
     network = {"--trained-network-file": checkpoint, "--network": "mobilenet"}
@@ -184,7 +189,12 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         TRAIN: {"--dataset-folder": folder, "--model": "mobilenet", "--epochs": 1},
         CALIBRATE: model,
         EVALUATE: model,
-        SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2},
+        SEARCH: {
+            "--eval-file": folder / "evaluation.csv",
+            "--gen": 2,
+            "--cost-model": "edge",
+            "--offload-timings": folder / "timings.tsv",
+        },
         CHART: {"--datafile": folder / "front.sav"},
         INFER: model,
         SERVER: {**network, **no_broker},

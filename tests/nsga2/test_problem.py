@@ -13,29 +13,38 @@ from utils.results import Evaluation
 
 
 def with_certainties(*certainties: float) -> Objectives:
-    """Return objectives on rows that both exits answer rightly, as normal, with these certainties."""
+    """Return objectives on rows that both exits wrongly answer as normal, so that each of these certainties counts."""
     rows = len(certainties)
-    labels, certain, time = np.zeros(rows, dtype=np.int64), np.array(certainties), np.full(rows, 0.001)
-    return Objectives(Evaluation(labels, labels, certain, time, time, labels, certain, time, time))
+    normal, certain, time = np.zeros(rows, dtype=np.int64), np.array(certainties), np.full(rows, 0.001)
+    return Objectives(Evaluation(normal + 1, normal, certain, time, time, normal, certain, time, time))
 
 
-def judged(problem: ThresholdsProblem, *candidates: list[float]) -> dict[str, NDArray[np.float64]]:
-    out: dict[str, Any] = problem.evaluate(np.array(candidates), return_as_dictionary=True)
+def judged(problem: ThresholdsProblem, *places: list[int]) -> dict[str, NDArray[np.float64]]:
+    out: dict[str, Any] = problem.evaluate(np.array(places), return_as_dictionary=True)
     return out
+
+
+def judged_at(problem: ThresholdsProblem, *thresholds: float) -> dict[str, NDArray[np.float64]]:
+    """Judge thresholds for the class normal at both exits."""
+    every = problem.thresholds(np.array([[place, 0, 0, 0] for place in range(int(problem.xu[0]) + 1)]))[:, 0]
+    places = [int(np.searchsorted(every, threshold)) for threshold in thresholds]
+    assert every[places].tolist() == list(thresholds)
+    return judged(problem, *([place, 0, place, 0] for place in places))
 
 
 def test_the_two_objectives_are_error_and_normalised_time() -> None:
     objectives = Objectives(random_evaluation(300))
-    candidates = np.random.default_rng(3).uniform(0.5, 1.0, (20, 4))
-    scores = objectives.scores(candidates)
-    objective = judged(ThresholdsProblem(objectives, 0.7), *candidates.tolist())["F"]
+    problem = ThresholdsProblem(objectives, 0.7)
+    places = np.random.default_rng(3).integers(0, problem.xu + 1, (20, 4))
+    scores = objectives.scores(problem.thresholds(places))
+    objective = judged(problem, *places.tolist())["F"]
     assert objective[:, 0].tolist() == scores.error.tolist()
     assert objective[:, 1].tolist() == objectives.normalise(scores.time).tolist()
 
 
 def test_a_candidate_is_feasible_from_the_least_acceptance_on() -> None:
     problem = ThresholdsProblem(with_certainties(0.5, 0.6, 0.7, 0.8, 0.9), 0.6)
-    violation = judged(problem, [0.9] * 4, [0.8] * 4, [0.7] * 4, [0.6] * 4)["G"].ravel()
+    violation = judged_at(problem, 0.9, 0.8, 0.7, 0.6)["G"].ravel()
     assert (violation <= 0).tolist() == [False, False, True, True]
 
 
@@ -45,15 +54,15 @@ def test_a_share_that_no_float_holds_exactly_asks_for_the_rows_it_says(share: fl
     certainties = np.full(100, 0.6)
     certainties[:wanted] = 0.9
     problem = ThresholdsProblem(with_certainties(*certainties), share)
-    assert judged(problem, [0.9] * 4)["G"].item() <= 0
+    assert judged_at(problem, 0.9)["G"].item() <= 0
     certainties[0] = 0.6
     problem = ThresholdsProblem(with_certainties(*certainties), share)
-    assert judged(problem, [0.9] * 4)["G"].item() > 0
+    assert judged_at(problem, 0.9)["G"].item() > 0
 
 
 def test_even_without_a_least_acceptance_something_must_be_accepted() -> None:
     problem = ThresholdsProblem(with_certainties(0.6, 0.7), 0.0)
-    assert (judged(problem, [0.8] * 4, [0.7] * 4)["G"].ravel() <= 0).tolist() == [False, True]
+    assert (judged_at(problem, 1.0, 0.7)["G"].ravel() <= 0).tolist() == [False, True]
 
 
 def test_an_acceptance_out_of_reach_is_refused_with_the_one_in_reach() -> None:

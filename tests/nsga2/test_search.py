@@ -1,18 +1,23 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from pymoo.indicators.hv import HV
 
+from nsga2.exact import exact_front
 from nsga2.objectives import Objectives
 from nsga2.problem import ThresholdsProblem
-from nsga2.search import search
+from nsga2.search import hypervolume, search
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_normalised, plain_scores, plain_table
-from tests.nsga2.test_objectives import EXACT, random_evaluation
+from tests.nsga2.test_objectives import EVALUATIONS, EXACT, random_evaluation
 from tests.nsga2.test_problem import with_certainties
-from utils.errors import InfeasibleError
 from utils.results import Evaluation, Front, read_evaluation
 
 LEAST = 0.8
@@ -90,23 +95,46 @@ def test_a_seed_repeats_a_front_to_the_bit_and_another_seed_gives_another() -> N
     assert front(7) != front(8)
 
 
-def test_equal_points_do_not_delete_each_other() -> None:
+def test_of_equal_points_one_stays() -> None:
     front = search(
         ThresholdsProblem(with_certainties(0.9, 0.9), 1.0), population=20, offspring=20, generations=5, seed=1
     )
-    best = [tuple(point) for point in front.objectives if tuple(point) == (0.0, 0.0)]
-    assert len(best) == len(front) > 1
-    assert len(np.unique(front.thresholds, axis=0)) == len(front)
+    assert front.objectives.tolist() == [[1.0, 0.0]]
 
 
 def test_progress_is_told_each_generation() -> None:
-    told: list[int] = []
-    search(ThresholdsProblem(Objectives(random_evaluation(50)), 0.5), 10, 10, 6, 1, told.append)
-    assert told == [1] * 6
+    told: list[float] = []
+    search(ThresholdsProblem(Objectives(random_evaluation(50)), 0.5), 10, 10, 6, 1, progress=told.append)
+    assert len(told) == 6
+    assert (np.diff(told) >= -EXACT).all()
 
 
-def test_a_search_too_short_to_meet_the_constraint_says_so() -> None:
-    # Both rows are accepted only by thresholds that are 0.5 exactly, which two random candidates are not.
-    problem = ThresholdsProblem(with_certainties(0.5, 0.5), 1.0)
-    with pytest.raises(InfeasibleError, match="raise --gen or --population"):
-        search(problem, population=2, offspring=1, generations=1, seed=1)
+def test_a_search_that_finds_nothing_better_any_more_stops_if_asked_to() -> None:
+    told: list[float] = []
+    search(ThresholdsProblem(Objectives(random_evaluation(30)), 0.5), 40, 40, 500, 1, stall=5, progress=told.append)
+    assert 6 <= len(told) < 500
+    assert told[-6] == told[-1]
+
+
+@given(arrays(np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=st.floats(-0.5, 1.5)))
+def test_the_hypervolume_is_pymoos(points: NDArray[np.float64]) -> None:
+    expected = HV(ref_point=np.array([0.9, 1.05]))(points)
+    assert hypervolume(points, 0.9) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_shortest_search_meets_the_constraint_where_it_can_be_met() -> None:
+    problem = ThresholdsProblem(Objectives(random_evaluation(200)), 1.0)
+    for population in (2, 3, 5):
+        assert len(search(problem, population, offspring=1, generations=1, seed=1)) >= 1
+
+
+HYPERVOLUME = HV(ref_point=np.array([0.2, 1.05]))
+
+
+@needs_shared
+@pytest.mark.parametrize("path", EVALUATIONS, ids=[path.stem for path in EVALUATIONS])
+def test_a_search_covers_nearly_all_that_the_exact_front_does(path: Path) -> None:
+    objectives = Objectives(read_evaluation([path]))
+    exact = HYPERVOLUME(exact_front(objectives, 0.9).front.objectives)
+    searched = HYPERVOLUME(search(ThresholdsProblem(objectives, 0.9), 100, 80, 200, seed=1).objectives)
+    assert 0.995 * exact <= searched <= exact + EXACT
