@@ -157,7 +157,7 @@ def _matching(path: Path) -> list[Path]:
 
 def _cost_per_offload(args: argparse.Namespace) -> float | None:
     """Return seconds."""
-    from nsga2.costs import MILLISECONDS, read_cost_per_offload
+    from utils.costs import MILLISECONDS, read_cost_per_offload
 
     given = [args.cost_per_offload is not None, args.offload_timings is not None]
     if args.cost_model != "edge":

@@ -40,6 +40,9 @@ class Outcome:
         rows: N.
         accepted_1, accepted_2: decided at each exit.
         correct_1, correct_2: of those, the right ones.
+        attacks: of the accepted, those that are attacks.
+        alarms: of the accepted, those that were called attacks.
+        caught: attacks that were called attacks.
     """
 
     rows: int
@@ -47,6 +50,9 @@ class Outcome:
     accepted_2: int
     correct_1: int
     correct_2: int
+    attacks: int
+    alarms: int
+    caught: int
 
     @property
     def accepted(self) -> int:
@@ -57,6 +63,11 @@ class Outcome:
     def acceptance(self) -> float:
         """Accepted / all."""
         return ratio(self.accepted, self.rows)
+
+    @property
+    def rejected_share(self) -> float:
+        """Rejected / all."""
+        return ratio(self.rows - self.accepted, self.rows)
 
     @property
     def offloaded_share(self) -> float:
@@ -73,22 +84,59 @@ class Outcome:
         """Wrong / accepted."""
         return ratio(self.accepted - self.correct_1 - self.correct_2, self.accepted)
 
+    @property
+    def true_positive_rate(self) -> float:
+        """Caught / accepted attacks."""
+        return ratio(self.caught, self.attacks)
 
-def outcome(
+    @property
+    def false_positive_rate(self) -> float:
+        """False alarms / accepted normal events."""
+        return ratio(self.alarms - self.caught, self.accepted - self.attacks)
+
+    @property
+    def precision(self) -> float:
+        """Caught / alarms."""
+        return ratio(self.caught, self.alarms)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and true positive rate."""
+        return ratio(2 * self.caught, self.attacks + self.alarms)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Who decides each of N labelled events, and what.
+
+    Attributes:
+        labels: (N,) int64.
+        at_1, at_2: (N,) bool, accepted at each exit; rejected where neither.
+        predictions: (N,) int64, the class decided; of a rejected event, exit 2's.
+    """
+
+    labels: NDArray[np.int64]
+    at_1: NDArray[np.bool_]
+    at_2: NDArray[np.bool_]
+    predictions: NDArray[np.int64]
+
+    def outcome(self) -> Outcome:
+        """Count them."""
+        accepted, correct = self.at_1 | self.at_2, self.predictions == self.labels
+        attack, alarm = accepted & (self.labels == ATTACK), accepted & (self.predictions == ATTACK)
+        counted = (self.at_1, self.at_2, self.at_1 & correct, self.at_2 & correct, attack, alarm, attack & alarm)
+        return Outcome(len(self.labels), *(int(mask.sum()) for mask in counted))
+
+
+def decide(
     labels: NDArray[np.int64],
     prediction_1: NDArray[np.int64],
     certainty_1: NDArray[np.floating],
     prediction_2: NDArray[np.int64],
     certainty_2: NDArray[np.floating],
     thresholds: Thresholds,
-) -> Outcome:
-    """Return what becomes of labelled events (N,) whose answers at both exits are known."""
+) -> Decisions:
+    """Decide labelled events (N,) whose answers at both exits are known."""
     at_1 = is_accepted(prediction_1, certainty_1, thresholds.normal_exit_1, thresholds.attack_exit_1)
     at_2 = ~at_1 & is_accepted(prediction_2, certainty_2, thresholds.normal_exit_2, thresholds.attack_exit_2)
-    return Outcome(
-        rows=len(labels),
-        accepted_1=int(at_1.sum()),
-        accepted_2=int(at_2.sum()),
-        correct_1=int((at_1 & (prediction_1 == labels)).sum()),
-        correct_2=int((at_2 & (prediction_2 == labels)).sum()),
-    )
+    return Decisions(labels, at_1, at_2, np.where(at_1, prediction_1, prediction_2))

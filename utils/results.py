@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from utils import plain_pickle
+from utils.decision import Decisions, decide
 from utils.errors import ResultFileError
 from utils.files import check_readable, replacing
-from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, Thresholds
+from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
 from utils.tables import COMPRESSIONS, found, place, read_csv
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
@@ -55,6 +56,30 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def decide(self, thresholds: Thresholds) -> Decisions:
+        """Return what becomes of the events under thresholds."""
+        first, second = (self.prediction_1, self.certainty_1), (self.prediction_2, self.certainty_2)
+        return decide(self.labels, *first, *second, thresholds)
+
+
+@dataclass(frozen=True)
+class SingleExitEvaluation:
+    """What a single exit answered on N labelled rows, and what it cost.
+
+    Attributes:
+        labels, prediction: (N,) int64.
+        certainty: (N,) float64 within [0, 1].
+        time: (N,) float64, seconds per event.
+    """
+
+    labels: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    certainty: NDArray[np.float64]
+    time: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
 
 def read_evaluation(paths: Sequence[Path]) -> Evaluation:
     """Read evaluation CSVs of a network with two exits as one.
@@ -62,22 +87,31 @@ def read_evaluation(paths: Sequence[Path]) -> Evaluation:
     Raises:
         ResultFileError: a file is missing, is not an evaluation CSV, or holds a value out of range.
     """
-    columns = [_evaluation_columns(path) for path in paths]
+    columns = [_evaluation_columns(path, EVALUATION_COLUMNS, "two exits") for path in paths]
     return Evaluation(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
 
 
-def _evaluation_columns(path: Path) -> list[NDArray[Any]]:
+def read_single_exit_evaluation(path: Path) -> SingleExitEvaluation:
+    """Read the evaluation CSV of a network with a single exit.
+
+    Raises:
+        ResultFileError: as ``read_evaluation``.
+    """
+    return SingleExitEvaluation(*_evaluation_columns(path, SINGLE_EXIT_EVALUATION_COLUMNS, "a single exit"))
+
+
+def _evaluation_columns(path: Path, columns: Sequence[str], kind: str) -> list[NDArray[Any]]:
     check_readable(path, ResultFileError)
     table = read_csv(path, ResultFileError)
-    missing = [name for name in EVALUATION_COLUMNS if name not in table]
+    missing = [name for name in columns if name not in table]
     if missing:
         raise ResultFileError(
-            f"{path}: is not an evaluation CSV of two exits, it lacks {', '.join(missing[:3])}; "
+            f"{path}: is not an evaluation CSV of {kind}, it lacks {', '.join(missing[:3])}; "
             "write one with evaluations/generate-model-evaluation-csv.py"
         )
     if table.empty:
         raise ResultFileError(f"{path}: has a header but no rows; evaluate a dataset that has some")
-    return [_evaluation_column(table, name, path) for name in EVALUATION_COLUMNS]
+    return [_evaluation_column(table, name, path) for name in columns]
 
 
 def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[Any]:

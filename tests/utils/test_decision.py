@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.decision import Outcome, is_accepted, outcome
+from utils.decision import Outcome, decide, is_accepted
 from utils.schema import ATTACK, NORMAL, Thresholds
 
 # Few values, so that a certainty often stands exactly at a threshold.
@@ -26,7 +26,7 @@ class Event(NamedTuple):
 EVENTS = st.lists(st.builds(Event, CLASS, CLASS, CERTAINTY, CLASS, CERTAINTY), min_size=1, max_size=40)
 
 
-def decide(event: Event, thresholds: Thresholds) -> tuple[str, int | None]:
+def decided(event: Event, thresholds: Thresholds) -> tuple[str, int | None]:
     """Who decides an event, and what: the rule in words, row by row."""
     least_1 = thresholds.attack_exit_1 if event.prediction_1 == ATTACK else thresholds.normal_exit_1
     least_2 = thresholds.attack_exit_2 if event.prediction_2 == ATTACK else thresholds.normal_exit_2
@@ -40,13 +40,13 @@ def decide(event: Event, thresholds: Thresholds) -> tuple[str, int | None]:
 def outcome_of(events: list[Event], thresholds: Thresholds) -> Outcome:
     labels, prediction_1, prediction_2 = (np.array([event[i] for event in events], dtype=np.int64) for i in (0, 1, 3))
     certainty_1, certainty_2 = (np.array([event[i] for event in events], dtype=np.float64) for i in (2, 4))
-    return outcome(labels, prediction_1, certainty_1, prediction_2, certainty_2, thresholds)
+    return decide(labels, prediction_1, certainty_1, prediction_2, certainty_2, thresholds).outcome()
 
 
 @settings(deadline=None)
 @given(EVENTS, THRESHOLDS)
 def test_an_outcome_is_that_of_a_plain_loop_over_the_rows(events: list[Event], thresholds: Thresholds) -> None:
-    decisions = [decide(event, thresholds) for event in events]
+    decisions = [decided(event, thresholds) for event in events]
     right = [answer == event.label for (_, answer), event in zip(decisions, events, strict=True)]
     deciders = [decider for decider, _ in decisions]
     found = outcome_of(events, thresholds)
@@ -57,6 +57,11 @@ def test_an_outcome_is_that_of_a_plain_loop_over_the_rows(events: list[Event], t
     assert found.correct_2 == sum(r for r, decider in zip(right, deciders, strict=True) if decider == "exit 2")
     assert found.acceptance == pytest.approx(1 - deciders.count("rejected") / len(events))
     assert found.offloaded_share == pytest.approx(1 - deciders.count("exit 1") / len(events))
+    assert found.rejected_share == pytest.approx(deciders.count("rejected") / len(events))
+    final = [(event.label, answer) for (_, answer), event in zip(decisions, events, strict=True) if answer is not None]
+    assert found.attacks == sum(label == ATTACK for label, _ in final)
+    assert found.alarms == sum(answer == ATTACK for _, answer in final)
+    assert found.caught == final.count((ATTACK, ATTACK))
     if found.accepted:
         assert found.accuracy == pytest.approx(sum(right) / found.accepted)
         assert found.error == pytest.approx(1 - found.accuracy)
@@ -69,7 +74,7 @@ def test_many_candidates_at_once_are_accepted_as_one_by_one(events: list[Event],
     certainties = np.array([event.certainty_1 for event in events])
     normal = np.array([[candidate.normal_exit_1] for candidate in many])
     attack = np.array([[candidate.attack_exit_1] for candidate in many])
-    expected = [[decide(event, candidate)[0] == "exit 1" for event in events] for candidate in many]
+    expected = [[decided(event, candidate)[0] == "exit 1" for event in events] for candidate in many]
     assert is_accepted(predictions, certainties, normal, attack).tolist() == expected
 
 
@@ -90,12 +95,16 @@ def test_each_class_has_its_own_threshold_at_each_exit() -> None:
         Event(ATTACK, NORMAL, 0.59, NORMAL, 0.7),  # accepted at exit 2, wrong
         Event(ATTACK, NORMAL, 0.6, ATTACK, 1.0),  # accepted at exit 1, wrong
     ]
-    assert outcome_of(events, thresholds) == Outcome(rows=6, accepted_1=2, accepted_2=3, correct_1=1, correct_2=2)
+    assert outcome_of(events, thresholds) == Outcome(6, 2, 3, 1, 2, attacks=3, alarms=1, caught=1)
 
 
 def test_the_rates_of_an_outcome() -> None:
-    found = Outcome(rows=10, accepted_1=4, accepted_2=4, correct_1=3, correct_2=4)
+    found = Outcome(rows=10, accepted_1=4, accepted_2=4, correct_1=3, correct_2=4, attacks=4, alarms=5, caught=4)
     assert found.accepted == 8
+    assert found.rejected_share == pytest.approx(0.2)
+    assert (found.true_positive_rate, found.false_positive_rate) == (1.0, 0.25)
+    assert found.precision == 0.8
+    assert found.f1 == pytest.approx(8 / 9)
     assert (found.acceptance, found.offloaded_share, found.accuracy, found.error) == (0.8, 0.6, 0.875, 0.125)
 
 

@@ -1,4 +1,4 @@
-"""What an event costs, by whom it is decided: the cost models of the search."""
+"""What an event costs, by whom it is decided: the cost models."""
 
 from pathlib import Path
 from typing import Final

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsga2.costs import event_costs, read_cost_per_offload
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_objectives import random_evaluation
+from utils.costs import event_costs, read_cost_per_offload
 from utils.errors import InputFileError
 
 PUBLISHED = SHARED / "data" / "evaluations" / "rpi_offload_timings.tsv"
