@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint acceptance bench soak rabbitmq clean
+.PHONY: help demo test lint acceptance bench soak rabbitmq chromium clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
@@ -41,7 +41,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-test: lint rabbitmq
+# A browser for the tests of the interactive pages: Debian's package, when root.
+chromium:
+	@sh tests/install-chromium.sh
+
+test: lint rabbitmq chromium
 	$(BIN)/python -m pytest
 
 acceptance: $(VENV)/installed-dev rabbitmq

@@ -1,27 +1,36 @@
-"""Show a front of thresholds: as a table, as a picture, and as the client's command line for the chosen point.
+r"""Choose an operating point of a front, and show it: as a table, a picture or a page, and the client's command line.
 
 Run:
     python nsga2/gen-op-point-chart.py --datafile saves/M_front.sav --savefile saves/M_front.png --operation-point knee
+    python nsga2/gen-op-point-chart.py --datafile saves/M_front.sav --savefile saves/M_front.html --max-error 0.07 \
+        --evaluate saves/M_2016_03_evaluation.csv
 
 Columns: quality (nearness to least error and least time, 1 is best), error of the accepted events, normalised time,
-and the least certainties for the classes normal and attack at exits 1 and 2.
+and the least certainties for the classes normal and attack at exits 1 and 2. Shares are numbers from 0 to 1.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from nsga2 import options
 from utils import cli
 from utils.errors import InputFileError
 
-KNEE = "knee"
-DEFAULT_POINT = 5
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from utils.schema import Thresholds
+
+PAGE = ".html"
+NAMED = ("knee", "least-error", "least-cost")
 
 
 def _point(text: str) -> int | str:
-    return KNEE if text == KNEE else cli.whole_number(0)(text)
+    return text if text in NAMED else cli.whole_number(0)(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,41 +38,164 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--datafile", required=True, type=Path, metavar="FILE", help="NSGA-II result file (.sav)")
-    add("--savefile", required=True, type=Path, metavar="PICTURE", help="picture to write: .png, .pdf or .svg")
+    add(
+        "--savefile",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="picture to write, .png, .pdf or .svg; or .html, a page on which points are read and commands copied",
+    )
+    choice = parser.add_argument_group("choice of the point")
+    add = choice.add_argument
     add(
         "--operation-point",
         type=_point,
         metavar="N",
-        help=f"row of the table, or {KNEE}: the row of best quality (default: {DEFAULT_POINT}, or the last there is)",
+        help=f"row of the table, or one of {', '.join(NAMED)} (default: 5, or the last there is)",
     )
+    share = cli.real_number(0, 1)
+    add("--max-error", type=share, metavar="SHARE", help="instead: the cheapest point with no more error than this")
+    add(
+        "--max-time",
+        type=cli.real_number(0, 1e9),
+        metavar="T",
+        help="instead: the point of least error with no more normalised time; with --max-error, both hold",
+    )
+    add(
+        "--max-offload",
+        type=share,
+        metavar="SHARE",
+        help="the same for the share of events that are offloaded; needs --eval-file",
+    )
+    add(
+        "--eval-file",
+        action="append",
+        type=Path,
+        metavar="CSV",
+        help="the evaluation CSV that the front was found on, or a pattern, also several times: tells each point's "
+        "acceptance and offloaded share",
+    )
+    judging = parser.add_argument_group("judgement on other months")
+    add = judging.add_argument
+    add(
+        "--evaluate",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="CSV",
+        help="evaluation CSV of another month: what the point does there; also several times",
+    )
+    add(
+        "--single-exit",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="CSV",
+        help="evaluation CSV of the single-exit network to compare with, one for each --evaluate, in order",
+    )
+    add("--evaluation-savefile", type=Path, metavar="CSV", help="write that table, too")
+    options.add_cost_model(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Show the front as the arguments say."""
-    from nsga2.chart import client_command, front_figure, front_table, thresholds_of
-    from utils.files import check_writable
-    from utils.plotting import check_format, save_figure
-    from utils.results import read_front
+    from nsga2.operating_point import client_command, front_table, thresholds_of
+    from utils.files import check_writable, matching
+    from utils.plotting import check_format
+    from utils.results import read_evaluation, read_front, write_table
 
-    savefile = check_format(check_writable(args.savefile))
-    table = front_table(read_front(args.datafile))
-    last = len(table) - 1
-    if args.operation_point == KNEE:
-        point = int(table["quality"].to_numpy().argmax())
-    elif args.operation_point is None:
-        point = min(DEFAULT_POINT, last)
-    elif args.operation_point <= last:
-        point = args.operation_point
-    else:
-        raise InputFileError(
-            f"{args.datafile}: has no operation point {args.operation_point}; its front has the points 0 to {last}"
-        )
+    savefile = check_format(check_writable(args.savefile), PAGE)
+    _check_judging(args)
+    front = read_front(args.datafile)
+    files = [path for given in args.eval_file or () for path in matching(given)]
+    table = front_table(front, read_evaluation(files) if files else None)
+    point = _chosen(table, args)
+    thresholds = thresholds_of(table, point)
     print(table.to_string(float_format="{:.4f}".format))
     print(f"\noperation point {point}:")
     print(table.loc[[point]].to_string(float_format="{:.6f}".format))
-    print(f"\n{client_command(thresholds_of(table, point))}\n")
-    print(f"picture -> {save_figure(front_figure(table, point, args.datafile.name), savefile)}")
+    print(f"\n{client_command(thresholds)}\n")
+    elsewhere = _judged(args, thresholds) if args.evaluate else None
+    if elsewhere is not None:
+        _print_judged(elsewhere)
+        if args.evaluation_savefile:
+            write_table(elsewhere, args.evaluation_savefile)
+            print(f"table -> {args.evaluation_savefile}")
+    _save(table, point, args.datafile.name, savefile, elsewhere)
+
+
+def _check_judging(args: argparse.Namespace) -> None:
+    from utils.files import check_writable
+
+    if args.single_exit and len(args.single_exit) != len(args.evaluate):
+        raise InputFileError(
+            f"{len(args.single_exit)} --single-exit for {len(args.evaluate)} --evaluate; give one for each, in order"
+        )
+    if args.evaluation_savefile:
+        if not args.evaluate:
+            raise InputFileError("--evaluation-savefile needs --evaluate, whose table it holds")
+        check_writable(args.evaluation_savefile)
+
+
+def _chosen(table: "pd.DataFrame", args: argparse.Namespace) -> int:
+    from nsga2.operating_point import DEFAULT_POINT, Need, choose_by_need, marks
+
+    need = Need(args.max_error, args.max_time, args.max_offload)
+    last = len(table) - 1
+    if need.limits():
+        if args.operation_point is not None:
+            raise InputFileError("--operation-point names the point itself; leave out --max-error and the like, or it")
+        return choose_by_need(table, need)
+    if args.operation_point is None:
+        return min(DEFAULT_POINT, last)
+    if isinstance(args.operation_point, str):
+        return marks(table)[args.operation_point]
+    if args.operation_point > last:
+        raise InputFileError(
+            f"{args.datafile}: has no operation point {args.operation_point}; its front has the points 0 to {last}"
+        )
+    return int(args.operation_point)
+
+
+def _judged(args: argparse.Namespace, thresholds: "Thresholds") -> "pd.DataFrame":
+    from nsga2.operating_point import CostModel, judged
+    from utils.results import read_evaluation, read_single_exit_evaluation
+
+    evaluations = [read_evaluation([path]) for path in args.evaluate]
+    singles = [read_single_exit_evaluation(path) for path in args.single_exit]
+    for path, evaluation, single in zip(args.single_exit, evaluations, singles, strict=False):
+        if len(evaluation) != len(single) or (evaluation.labels != single.labels).any():
+            raise InputFileError(f"{path}: is not of the same rows as its --evaluate; give them in the same order")
+    costs = CostModel(args.cost_model, options.cost_per_offload(args))
+    return judged([path.stem for path in args.evaluate], evaluations, singles, thresholds, costs)
+
+
+def _print_judged(elsewhere: "pd.DataFrame") -> None:
+    print("on other months (rates of accepted events, cost in µs an event):")
+    for record in elsewhere.to_dict("records"):
+        print(f"  {record.pop('data')}: {', '.join(_shown(str(name), value) for name, value in record.items())}")
+    print()
+
+
+def _shown(name: str, value: float) -> str:
+    words = name.replace("_", " ")
+    if name == "rows":
+        return f"{value} {words}"
+    return f"{words} {value:.1f} µs" if name == "cost" else f"{words} {100 * value:.2f} %"
+
+
+def _save(table: "pd.DataFrame", point: int, name: str, savefile: Path, elsewhere: "pd.DataFrame | None") -> None:
+    if savefile.suffix.lower() == PAGE:
+        from nsga2.front_page import front_page
+        from utils.page import write_page
+
+        print(f"page -> {write_page(front_page(table, point, f'Operating points of {name}', elsewhere), savefile)}")
+        return
+    from nsga2.chart import front_figure
+    from utils.plotting import save_figure
+
+    print(f"picture -> {save_figure(front_figure(table, point, name), savefile)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,16 +8,15 @@ The result file holds the front; nsga2/gen-op-point-chart.py shows it.
 """
 
 import argparse
-import glob
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from nsga2 import options
 from utils import cli
-from utils.errors import InputFileError
-from utils.files import check_writable
+from utils.files import check_writable, matching
 
 if TYPE_CHECKING:
     from nsga2.objectives import Objectives
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 
 # NSGA-II compares all candidates with each other: 10,000 take 2 GB, ten times as many a hundred times that.
 MOST_CANDIDATES = 10_000
-
-
-def _condition(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form COLUMN=VALUE")
-    return name, value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,34 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         default="nsga2",
         help="nsga2: search, as published; exact: the true front (default: %(default)s)",
     )
-    add(
-        "--cost-model",
-        choices=("paper", "full", "edge"),
-        default="paper",
-        help="paper: an offloaded event's time leaves out head 1, as published; full: counts it; edge: what the edge "
-        "pays alone, segment 1, head 1, and the sending of an offloaded event (default: %(default)s)",
-    )
-    add(
-        "--cost-per-offload",
-        type=cli.real_number(0, 1e6),
-        metavar="MS",
-        help="with --cost-model edge: milliseconds that the edge spends to send an event",
-    )
-    add(
-        "--offload-timings",
-        type=Path,
-        metavar="TSV",
-        help="instead: a table with the columns batch_size and request_process_time, milliseconds of the edge's "
-        "processor for a request",
-    )
-    add(
-        "--offload-where",
-        action="append",
-        default=[],
-        type=_condition,
-        metavar="COLUMN=VALUE",
-        help="use only such rows of --offload-timings; also several times",
-    )
+    options.add_cost_model(parser)
     exact = parser.add_argument_group("exact")
     exact.add_argument(
         "--choices",
@@ -124,11 +89,14 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Choose as the arguments say."""
     from nsga2.objectives import Objectives
+    from utils.costs import MILLISECONDS
     from utils.results import read_evaluation, write_front
 
     savefile = check_writable(args.savefile)
-    cost_per_offload = _cost_per_offload(args)
-    files = [path for given in args.eval_file for path in _matching(given)]
+    cost_per_offload = options.cost_per_offload(args)
+    if args.offload_timings is not None and cost_per_offload is not None:
+        print(f"the edge spends {cost_per_offload / MILLISECONDS:.3f} ms to send an event, by {args.offload_timings}")
+    files = [path for given in args.eval_file for path in matching(given)]
     objectives = Objectives(read_evaluation(files), args.cost_model, cost_per_offload)
     front = (_exact if args.solver == "exact" else _searched)(objectives, args)
     write_front(front, savefile)
@@ -147,30 +115,6 @@ def run(args: argparse.Namespace) -> None:
             "a cost model that leaves head 1 out of it does that: see --cost-model full"
         )
     print(f"front -> {savefile}")
-
-
-def _matching(path: Path) -> list[Path]:
-    """Return the files that a pattern stands for; a path without one, or that names a file, stands for itself."""
-    found = sorted(map(Path, glob.glob(str(path)))) if glob.has_magic(str(path)) else []  # noqa: PTH207  # any folder
-    return [path] if not found or path in found else found
-
-
-def _cost_per_offload(args: argparse.Namespace) -> float | None:
-    """Return seconds."""
-    from utils.costs import MILLISECONDS, read_cost_per_offload
-
-    given = [args.cost_per_offload is not None, args.offload_timings is not None]
-    if args.cost_model != "edge":
-        if any(given):
-            raise InputFileError("--cost-per-offload and --offload-timings belong to --cost-model edge; add it")
-        return None
-    if sum(given) != 1:
-        raise InputFileError("--cost-model edge needs either --cost-per-offload or --offload-timings")
-    if args.cost_per_offload is not None:
-        return float(args.cost_per_offload) * MILLISECONDS
-    cost = read_cost_per_offload(args.offload_timings, dict(args.offload_where))
-    print(f"the edge spends {cost / MILLISECONDS:.3f} ms to send an event, by {args.offload_timings}")
-    return cost
 
 
 def _exact(objectives: "Objectives", args: argparse.Namespace) -> "Front":

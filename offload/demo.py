@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the pipeline as the arguments say."""
-    from nsga2.chart import front_table, thresholds_of
+    from nsga2.operating_point import KNEE, front_table, marks, thresholds_of
     from utils.dataset import find_datasets
     from utils.results import read_front
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         "--savefile", inference,
     )  # fmt: skip
     table = front_table(read_front(front_file))
-    chosen = thresholds_of(table, int(table["quality"].to_numpy().argmax()))
+    chosen = thresholds_of(table, marks(table)[KNEE])
     _offload(args.model, calibrated, operate, chosen, verdicts)
     _summary(inference, verdicts, operate.name)
     print(f"written to {output} in {time.monotonic() - start:.0f} s:")

@@ -56,6 +56,10 @@ def good_evaluation() -> pd.DataFrame:
     return plain_table(random_evaluation(ROWS))
 
 
+def good_single_evaluation() -> pd.DataFrame:
+    return pd.DataFrame({"y": good_evaluation()["y"], "y_pred": 0, "cnf": 0.7, "avg_time": 0.1})
+
+
 def good_front() -> Front:
     generator = np.random.default_rng(0)
     return Front(generator.uniform(0.5, 1, (7, 4)), generator.random((7, 2)), 100.0, 1000.0, 0.8, 1.0, 0.9, 1.0)
@@ -183,6 +187,26 @@ EVALUATIONS: dict[str, Fault] = {
     "a certainty over 1": _value(2, "cnf_exit_1", 1.01, "holds '1.01'"),
     "an unknown class": _value(9, "y_exit_2", 2, "0 or 1"),
     "an unknown label": _value(9, "y", "attack", "0 or 1"),
+}
+
+
+def _single_evaluation(column: str, value: object, says: str) -> Fault:
+    def make(folder: Path) -> Path:
+        table = good_single_evaluation().astype(object)
+        table.loc[5, column] = value
+        table.to_csv(folder / "single.csv", index=False)
+        return folder / "single.csv"
+
+    return Fault(make, ("row 6", repr(column), says))
+
+
+SINGLE_EVALUATIONS: dict[str, Fault] = {
+    **unreadable(".csv"),
+    "not text": _binary("single.csv"),
+    "of two exits": _evaluation("not an evaluation CSV of a single exit", change=lambda table: table),
+    "an unknown class": _single_evaluation("y_pred", 2, "0 or 1"),
+    "a certainty over 1": _single_evaluation("cnf", 1.5, "certainty between 0 and 1"),
+    "a negative time": _single_evaluation("avg_time", -1, "time in seconds, 0 or more"),
 }
 
 

@@ -24,6 +24,7 @@ from tests.bad_files import (
     PASSWORDS,
     PICTURES,
     ROWS,
+    SINGLE_EVALUATIONS,
     SINGLE_EXIT,
     TIMINGS,
     UNLABELLED,
@@ -31,6 +32,7 @@ from tests.bad_files import (
     files_below,
     good_evaluation,
     good_front,
+    good_single_evaluation,
     month,
     write_cells,
 )
@@ -74,7 +76,15 @@ PATHS: dict[str, dict[str, Faults]] = {
     },
     EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": OUTPUTS},
     SEARCH: {"--eval-file": EVALUATIONS, "--offload-timings": TIMINGS, "--savefile": OUTPUTS},
-    CHART: {"--datafile": FRONTS, "--savefile": OUTPUTS},
+    CHART: {
+        "--datafile": FRONTS,
+        "--eval-file": EVALUATIONS,
+        "--evaluate": EVALUATIONS,
+        "--single-exit": SINGLE_EVALUATIONS,
+        "--offload-timings": TIMINGS,
+        "--savefile": OUTPUTS,
+        "--evaluation-savefile": OUTPUTS,
+    },
     INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
     SERVER: {"--trained-network-file": TWO_EXITS, **BROKER},
     CLIENT: {"--trained-network-file": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS, **BROKER},
@@ -122,7 +132,13 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--cost-per-offload": ("-1", "nan", "inf"),
         "--seed": ("-1", "4294967296", "0.5"),
     },
-    CHART: {"--operation-point": ("-1", "2.5", "nan")},
+    CHART: {
+        "--operation-point": ("-1", "2.5", "nan"),
+        "--max-error": ("-0.1", "1.1", "nan"),
+        "--max-time": ("-1", "nan", "inf"),
+        "--max-offload": ("-0.1", "1.1", "nan"),
+        "--cost-per-offload": ("-1", "nan", "inf"),
+    },
     INFER: {"--batch-size": ("0",)},
     SERVER: {
         **PORTS,
@@ -158,6 +174,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
     EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
     SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
+    CHART: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
     INFER: {"--model": ("resnet",)},
     SERVER: {"--network": ("resnet", ""), "--queue-type": ("stream",), "--log-format": ("xml",)},
     CLIENT: {
@@ -180,22 +197,25 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     folder = tmp_path_factory.mktemp("good")
     dataset = write_cells(month(), folder / "2016_01.csv")
     good_evaluation().to_csv(folder / "evaluation.csv", index=False)
+    good_single_evaluation().to_csv(folder / "single.csv", index=False)
     (folder / "timings.tsv").write_text("batch_size\trequest_process_time\n1\t9.0\n")
     write_front(good_front(), folder / "front.sav")
     model = {"--trained-model": checkpoint, "--model": "mobilenet", "--dataset": dataset}
     network = {"--trained-network-file": checkpoint, "--network": "mobilenet"}
+    edge = {"--cost-model": "edge", "--offload-timings": folder / "timings.tsv"}
     no_broker = {"--mq-hostname": "127.0.0.1", "--mq-port": 1}
     return {
         TRAIN: {"--dataset-folder": folder, "--model": "mobilenet", "--epochs": 1},
         CALIBRATE: model,
         EVALUATE: model,
-        SEARCH: {
+        SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2, **edge},
+        CHART: {
+            "--datafile": folder / "front.sav",
             "--eval-file": folder / "evaluation.csv",
-            "--gen": 2,
-            "--cost-model": "edge",
-            "--offload-timings": folder / "timings.tsv",
+            "--evaluate": folder / "evaluation.csv",
+            "--single-exit": folder / "single.csv",
+            **edge,
         },
-        CHART: {"--datafile": folder / "front.sav"},
         INFER: model,
         SERVER: {**network, **no_broker},
         CLIENT: {**network, **no_broker, "--dataset": dataset},
@@ -213,7 +233,7 @@ def with_outputs(script: str, options: Mapping[str, object], folder: Path) -> di
     for option, faults in PATHS[script].items():
         if faults in (OUTPUTS, PICTURES, OUTPUT_FOLDERS):
             picture = script == CHART or faults is PICTURES
-            complete[option] = path = folder / ("out.png" if picture else f"out{option}")
+            complete[option] = path = folder / f"out{option}{'.png' if picture else ''}"
             if faults is OUTPUT_FOLDERS:
                 path.mkdir()
                 path /= "earlier"

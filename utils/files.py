@@ -1,5 +1,6 @@
 """Files that are read whole or not at all, and written whole or not at all."""
 
+import glob
 import os
 import stat
 import tempfile
@@ -47,6 +48,12 @@ def check_folder(path: Path) -> Path:
         problem = "is a file, not a folder" if os.access(path, os.F_OK) else "no such folder"
         raise InputFileError(f"{path}: {problem}; name a folder")
     return path
+
+
+def matching(path: Path) -> list[Path]:
+    """Return the files that a pattern stands for, sorted; a path that is none, or names a file, stands for itself."""
+    found = sorted(map(Path, glob.glob(str(path)))) if glob.has_magic(str(path)) else []  # noqa: PTH207  # any folder
+    return [path] if not found or path in found else found
 
 
 def make_folder(path: Path) -> Path:

@@ -21,14 +21,15 @@ def new_figure(columns: int = 1, width: float = 5.2, height: float = 4.2) -> tup
     return figure, list(axes[0])
 
 
-def check_format(path: Path) -> Path:
-    """Return ``path`` if its ending names a picture format.
+def check_format(path: Path, *others: str) -> Path:
+    """Return ``path`` if its ending names a picture format, or is one of ``others``.
 
     Raises:
         InputFileError: it does not.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise InputFileError(f"{path}: the ending must say the picture's format, one of {', '.join(FORMATS)}")
+    known = (*FORMATS, *others)
+    if path.suffix.lower() not in known:
+        raise InputFileError(f"{path}: the ending must say the picture's format, one of {', '.join(known)}")
     return path
 
 

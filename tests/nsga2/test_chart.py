@@ -1,78 +1,27 @@
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from nsga2.chart import COLUMNS, client_command, front_figure, front_table, quality, thresholds_of
+from nsga2.chart import front_figure
+from nsga2.operating_point import COLUMNS, client_command, front_table, marks, thresholds_of
 from tests.captures import SHARED, needs_shared
-from tests.scripts import call, load_script
+from tests.nsga2.test_operating_point import FRONT, front_of
+from tests.scripts import call
 from utils.plotting import save_figure
 from utils.results import Front, read_front, write_front
-from utils.schema import Thresholds
 
 SCRIPT = "nsga2/gen-op-point-chart.py"
-CLIENT = "offload/ee-processor-client.py"
 PUBLISHED = sorted((SHARED / "data" / "nsga2").glob("*.sav"))
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-", ".svg": b"<?xml"}
-
-
-def front_of(*points: tuple[float, float], thresholds: NDArray[np.float64] | None = None) -> Front:
-    """Return a front with these errors and times."""
-    if thresholds is None:
-        thresholds = np.random.default_rng(0).uniform(0.5, 1.0, (len(points), 4))
-    return Front(thresholds, np.array(points, dtype=np.float64), 100.0, 1000.0, 0.8, 1.0, 0.9, 1.0)
-
-
-FRONT = front_of((0.02, 0.9), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5))
 
 
 @pytest.fixture
 def datafile(tmp_path: Path) -> Path:
     write_front(FRONT, tmp_path / "front.sav")
     return tmp_path / "front.sav"
-
-
-def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -> None:
-    table = front_table(FRONT)
-    assert tuple(table.columns) == COLUMNS == ("quality", "error", "time", "n_1", "a_1", "n_2", "a_2")
-    assert table["time"].tolist() == [0.0, 0.2, 0.5, 0.9]
-    order = [1, 2, 3, 0]
-    assert table[["error", "time"]].to_numpy().tolist() == FRONT.objectives[order].tolist()
-    assert table[["n_1", "a_1", "n_2", "a_2"]].to_numpy().tolist() == FRONT.thresholds[order].tolist()
-
-
-def test_equal_points_are_one_row_and_none_of_them_is_lost() -> None:
-    table = front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
-    assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
-
-
-def test_quality_is_1_at_the_ideal_and_0_at_its_opposite() -> None:
-    assert quality(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
-    assert quality(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
-
-
-def test_the_quality_of_a_front_that_is_a_single_point_is_1() -> None:
-    assert quality(np.array([[0.1, 0.4]])).tolist() == [1.0]
-
-
-@pytest.mark.parametrize(
-    "thresholds",
-    [
-        Thresholds(0.7809917642575541, 0.5000557706241202, 0.976443298420323, 0.7070060197581168),
-        Thresholds(0.0, 1.0, 5e-324, 1 - 2**-53),
-        Thresholds(0.1 + 0.2, 1 / 3, 1e-7, 0.5),
-    ],
-)
-def test_the_client_reads_exactly_the_thresholds_of_the_printed_command(thresholds: Thresholds) -> None:
-    python, script, *arguments = shlex.split(client_command(thresholds).replace("NETWORK", "mobilenet"))
-    assert (python, script) == ("python", CLIENT)
-    args = load_script(script).make_parser().parse_args(arguments)
-    exits = (args.normal_exit1_min_certainty, args.attack_exit1_min_certainty)
-    assert Thresholds(*exits, args.normal_exit2_min_certainty, args.attack_exit2_min_certainty) == thresholds
 
 
 def test_the_script_prints_the_command_of_the_point_it_names(
@@ -162,7 +111,7 @@ def test_another_ending_is_refused_by_name(
     ended = call(capsys, SCRIPT, "--datafile", datafile, "--savefile", tmp_path / name)
     (line,) = ended.err.splitlines()
     assert ended.code == 2
-    assert f"{tmp_path / name}: the ending must say the picture's format, one of .png, .pdf, .svg" in line
+    assert f"{tmp_path / name}: the ending must say the picture's format, one of .png, .pdf, .svg, .html" in line
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -188,7 +137,8 @@ def marked(figure: Figure) -> list[tuple[float, float]]:
 def test_the_axes_hold_every_point(front: Front) -> None:
     table = front_table(front)
     expected = list(zip(table["time"], 100 * table["error"], strict=True))
-    expected.append(expected[0])  # the operation point is drawn once more
+    # The operation point, and the knee and the ends of the front, are drawn once more.
+    expected += [expected[0], *(expected[point] for point in marks(table).values())]
     assert sorted(marked(front_figure(table, 0, "front"))) == sorted(expected)
 
 
@@ -198,6 +148,9 @@ def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
         "Pareto front",
+        "knee (point 1)",
+        "least-error (point 3)",
+        "least-cost (point 0)",
         "operation point 1: error 5.00 %, time 0.200",
     ]
     assert (axes.get_title(), axes.get_ylabel()) == ("a file.sav", "error of accepted events, %")

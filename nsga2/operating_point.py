@@ -1,0 +1,182 @@
+"""The points of a front as a table, the choice of one, and what it does on other months."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from utils.costs import event_costs
+from utils.errors import InfeasibleError, InputFileError
+from utils.metrics import accuracy, ratio
+from utils.results import Evaluation, Front, SingleExitEvaluation
+from utils.schema import Thresholds
+
+FloatArray = NDArray[np.float64]
+
+THRESHOLD_COLUMNS: Final = ("n_1", "a_1", "n_2", "a_2")
+COLUMNS: Final = ("quality", "error", "time", *THRESHOLD_COLUMNS)
+EVALUATED_COLUMNS: Final = ("acceptance", "offloaded")
+KNEE: Final = "knee"
+LEAST_ERROR: Final = "least-error"
+LEAST_COST: Final = "least-cost"
+MARKS: Final = (KNEE, LEAST_ERROR, LEAST_COST)
+DEFAULT_POINT: Final = 5
+
+
+def quality(objectives: FloatArray) -> FloatArray:
+    """Return how near each point (k, 2) comes to the ideal, within [0, 1], 1 being best (k,).
+
+    The ideal has the least error and the least time of the front; each objective is scaled by its range over the front.
+    """
+    spread = objectives.max(axis=0) - objectives.min(axis=0)
+    scaled = (objectives - objectives.min(axis=0)) / np.where(spread > 0, spread, 1.0)
+    result: FloatArray = 1.0 - np.hypot(*scaled.T) / np.sqrt(2.0)
+    return result
+
+
+def front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFrame:
+    """Return the distinct points of a front, fastest first, with the columns ``COLUMNS``.
+
+    error is wrong / accepted, time is normalised, n and a are the thresholds of the classes normal and attack at exits
+    1 and 2.
+
+    Args:
+        front: the points.
+        evaluation: what the front was found on; adds the columns ``EVALUATED_COLUMNS``, shares of its events.
+    """
+    values = np.column_stack((quality(front.objectives), front.objectives, front.thresholds))
+    table = pd.DataFrame(values, columns=list(COLUMNS))
+    # Points of equal objectives are one operating point; the first stands for them.
+    table = table.drop_duplicates(subset=["error", "time"]).sort_values(["time", "error"], ignore_index=True)
+    if evaluation is not None:
+        outcomes = [evaluation.decide(thresholds_of(table, point)).outcome() for point in range(len(table))]
+        table["acceptance"] = [outcome.acceptance for outcome in outcomes]
+        table["offloaded"] = [outcome.offloaded_share for outcome in outcomes]
+    return table
+
+
+def thresholds_of(table: pd.DataFrame, point: int) -> Thresholds:
+    """Return the thresholds of one row of ``front_table``."""
+    return Thresholds(*(float(value) for value in table[list(THRESHOLD_COLUMNS)].to_numpy()[point]))
+
+
+def marks(table: pd.DataFrame) -> dict[str, int]:
+    """Return the rows of ``front_table`` that people ask for by name: ``MARKS``."""
+    found = (int(table["quality"].to_numpy().argmax()), int(table["error"].to_numpy().argmin()), 0)
+    return dict(zip(MARKS, found, strict=True))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an operating point must keep to; None: anything.
+
+    Attributes:
+        error: most wrong / accepted.
+        time: most normalised time.
+        offloaded: most events offloaded / all.
+    """
+
+    error: float | None = None
+    time: float | None = None
+    offloaded: float | None = None
+
+    def limits(self) -> dict[str, float]:
+        """Return column -> limit, of those that were given."""
+        return {field.name: limit for field in fields(self) if (limit := getattr(self, field.name)) is not None}
+
+
+def choose_by_need(table: pd.DataFrame, need: Need) -> int:
+    """Return the row of ``front_table`` that keeps to a need: the cheapest if the error is limited, else the best.
+
+    Raises:
+        InfeasibleError: no point does.
+        InputFileError: the need speaks of offloaded events, and the table does not.
+    """
+    limits = need.limits()
+    if missing := limits.keys() - set(table):
+        raise InputFileError(
+            f"the front does not say how many events are {missing.pop()}; give the evaluation CSV it was found on "
+            "with --eval-file"
+        )
+    values = table[list(limits)].to_numpy()
+    # A share typed with two digits is meant to admit the point that prints as it.
+    kept = np.flatnonzero((values <= np.array(list(limits.values())) + 1e-9).all(axis=1))
+    if len(kept):
+        return int(kept[0] if need.error is not None else kept[table["error"].to_numpy()[kept].argmin()])
+    asked = " and ".join(f"{name} of at most {limit:g}" for name, limit in limits.items())
+    least = ", ".join(f"{name} {least:.4f}" for name, least in zip(limits, values.min(axis=0), strict=True))
+    alone = "the least that a point has" if len(limits) == 1 else "the least that points have, each for itself"
+    raise InfeasibleError(f"no point of the front has an {asked}; {alone}: {least}")
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """How events are charged; see ``utils.costs.event_costs``."""
+
+    name: str = "paper"
+    cost_per_offload: float | None = None
+
+    def mean(self, evaluation: Evaluation, thresholds: Thresholds) -> float:
+        """Return the mean cost of an event in seconds."""
+        at_1, offloaded = event_costs(evaluation, self.name, self.cost_per_offload)
+        return float(np.where(evaluation.decide(thresholds).at_1, at_1, offloaded).mean())
+
+
+def judged(
+    names: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    singles: Sequence[SingleExitEvaluation],
+    thresholds: Thresholds,
+    costs: CostModel,
+) -> pd.DataFrame:
+    """Return what an operating point does on evaluations, a row for each.
+
+    Rates are of accepted events; ``cost`` is in µs per event; ``of_whole_path`` and ``of_single_exit`` are its share of
+    the cost of the whole path through exit 2, and of the single-exit network's.
+
+    Args:
+        names: of the rows.
+        evaluations: of the network on other months.
+        singles: of the single-exit network on the same months, or none at all; adds ``single_exit_error``.
+        thresholds: the operating point.
+        costs: how events are charged.
+    """
+    rows = []
+    for number, (name, evaluation) in enumerate(zip(names, evaluations, strict=True)):
+        outcome = evaluation.decide(thresholds).outcome()
+        cost = costs.mean(evaluation, thresholds)
+        whole = float((evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2).mean())
+        row = {
+            "data": name,
+            "rows": outcome.rows,
+            "acceptance": outcome.acceptance,
+            "error": outcome.error,
+            "true_positive_rate": outcome.true_positive_rate,
+            "false_positive_rate": outcome.false_positive_rate,
+            "precision": outcome.precision,
+            "f1": outcome.f1,
+            "offloaded": outcome.offloaded_share,
+            "cost": 1e6 * cost,
+            "of_whole_path": ratio(cost, whole),
+        }
+        if singles:
+            single = singles[number]
+            row["single_exit_error"] = 1.0 - accuracy(single.prediction, single.labels)
+            row["of_single_exit"] = ratio(cost, float(single.time.mean()))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def client_command(thresholds: Thresholds) -> str:
+    """Return the edge client's command line for the thresholds; capitals stand for what the user fills in."""
+    return (
+        "python offload/ee-processor-client.py --mq-hostname HOST --trained-network-file M.pth --network NETWORK "
+        "--dataset D.csv"
+        f" --normal-exit1-min-certainty {thresholds.normal_exit_1!r}"
+        f" --attack-exit1-min-certainty {thresholds.attack_exit_1!r}"
+        f" --normal-exit2-min-certainty {thresholds.normal_exit_2!r}"
+        f" --attack-exit2-min-certainty {thresholds.attack_exit_2!r}"
+    )

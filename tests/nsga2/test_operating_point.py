@@ -1,0 +1,264 @@
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from nsga2.exact import exact_front
+from nsga2.objectives import Objectives
+from nsga2.operating_point import (
+    COLUMNS,
+    CostModel,
+    Need,
+    choose_by_need,
+    client_command,
+    front_table,
+    judged,
+    marks,
+    quality,
+    thresholds_of,
+)
+from tests.captures import SHARED, needs_shared
+from tests.nsga2.plain_objectives import plain_table
+from tests.nsga2.test_objectives import random_evaluation
+from tests.scripts import CHART, CLIENT, call, load_script
+from utils.errors import InfeasibleError, InputFileError
+from utils.results import (
+    Evaluation,
+    Front,
+    SingleExitEvaluation,
+    read_evaluation,
+    read_single_exit_evaluation,
+    write_front,
+)
+from utils.schema import SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
+
+PUBLISHED = SHARED / "data" / "evaluations"
+
+
+def front_of(*points: tuple[float, float], thresholds: NDArray[np.float64] | None = None) -> Front:
+    """Return a front with these errors and times."""
+    if thresholds is None:
+        thresholds = np.random.default_rng(0).uniform(0.5, 1.0, (len(points), 4))
+    return Front(thresholds, np.array(points, dtype=np.float64), 100.0, 1000.0, 0.8, 1.0, 0.9, 1.0)
+
+
+FRONT = front_of((0.02, 0.9), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5))
+
+
+def single_exit(evaluation: Evaluation, seconds: float, *, right: bool = True) -> SingleExitEvaluation:
+    """Return a single-exit network that is always right, or never, on the same rows."""
+    labels, count = evaluation.labels, len(evaluation)
+    return SingleExitEvaluation(labels, labels if right else 1 - labels, np.full(count, 0.9), np.full(count, seconds))
+
+
+def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -> None:
+    table = front_table(FRONT)
+    assert tuple(table.columns) == COLUMNS == ("quality", "error", "time", "n_1", "a_1", "n_2", "a_2")
+    assert table["time"].tolist() == [0.0, 0.2, 0.5, 0.9]
+    order = [1, 2, 3, 0]
+    assert table[["error", "time"]].to_numpy().tolist() == FRONT.objectives[order].tolist()
+    assert table[["n_1", "a_1", "n_2", "a_2"]].to_numpy().tolist() == FRONT.thresholds[order].tolist()
+
+
+def test_equal_points_are_one_row_and_none_of_them_is_lost() -> None:
+    table = front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
+    assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
+
+
+def test_quality_is_1_at_the_ideal_and_0_at_its_opposite() -> None:
+    assert quality(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
+    assert quality(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
+
+
+def test_the_quality_of_a_front_that_is_a_single_point_is_1() -> None:
+    assert quality(np.array([[0.1, 0.4]])).tolist() == [1.0]
+
+
+def test_with_the_evaluation_it_was_found_on_the_table_tells_what_each_point_accepts_and_offloads() -> None:
+    evaluation = random_evaluation(200)
+    table = front_table(exact_front(Objectives(evaluation), 0.5).front, evaluation)
+    for point in range(len(table)):
+        outcome = evaluation.decide(thresholds_of(table, point)).outcome()
+        assert table["acceptance"][point] == outcome.acceptance >= 0.5
+        assert table["offloaded"][point] == outcome.offloaded_share
+        assert table["error"][point] == pytest.approx(outcome.error)
+
+
+def test_the_marks_are_the_knee_and_the_ends() -> None:
+    table = front_table(FRONT)
+    best = int(table["quality"].to_numpy().argmax())
+    assert marks(table) == {"knee": best, "least-error": 3, "least-cost": 0}
+
+
+@pytest.mark.parametrize(
+    ("need", "point"),
+    [
+        (Need(error=0.05), 1),  # the cheapest that keeps to it
+        (Need(error=0.049), 2),
+        (Need(error=1.0), 0),
+        (Need(time=0.5), 2),  # the best that keeps to it
+        (Need(time=0.49), 1),
+        (Need(error=0.06, time=0.9), 1),
+        (Need(offloaded=0.3), 2),
+        (Need(offloaded=0.25, time=0.4), 1),
+    ],
+)
+def test_a_need_chooses_the_cheapest_point_if_it_limits_the_error_else_the_best(need: Need, point: int) -> None:
+    table = front_table(FRONT).assign(offloaded=[0.0, 0.1, 0.3, 0.6])
+    assert choose_by_need(table, need) == point
+
+
+@pytest.mark.parametrize(
+    ("need", "message"),
+    [
+        (Need(error=0.01), "has an error of at most 0.01; the least that a point has: error 0.0200"),
+        (Need(error=0.03, time=0.1), "error of at most 0.03 and time of at most 0.1; the least that points have, each"),
+    ],
+)
+def test_a_need_that_no_point_keeps_to_is_told_what_there_is(need: Need, message: str) -> None:
+    with pytest.raises(InfeasibleError, match=message):
+        choose_by_need(front_table(FRONT), need)
+
+
+def test_a_limit_on_offloaded_events_needs_the_evaluation() -> None:
+    with pytest.raises(InputFileError, match="--eval-file"):
+        choose_by_need(front_table(FRONT), Need(offloaded=0.3))
+
+
+def test_the_judgement_counts_rates_and_cost_on_other_rows() -> None:
+    evaluation, thresholds = random_evaluation(300, 7), Thresholds(0.8, 0.7, 0.6, 0.75)
+    outcome = evaluation.decide(thresholds).outcome()
+    (row,) = judged(["x"], [evaluation], [], thresholds, CostModel("full")).to_dict("records")
+    path_1 = evaluation.time_segment_1 + evaluation.time_exit_1
+    path_2 = evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2
+    offloaded = ~evaluation.decide(thresholds).at_1
+    cost = np.where(offloaded, path_2 + evaluation.time_exit_1, path_1).mean()
+    assert (row["rows"], row["acceptance"], row["error"]) == (300, outcome.acceptance, outcome.error)
+    assert (row["true_positive_rate"], row["f1"]) == (outcome.true_positive_rate, outcome.f1)
+    assert row["cost"] == pytest.approx(1e6 * cost)
+    assert row["of_whole_path"] == pytest.approx(cost / path_2.mean())
+    assert "of_single_exit" not in row
+
+
+def test_the_judgement_stands_beside_the_single_exit_network() -> None:
+    evaluation, thresholds = random_evaluation(300, 7), Thresholds(0.8, 0.7, 0.6, 0.75)
+    single = single_exit(evaluation, 0.5, right=False)
+    (row,) = judged(["x"], [evaluation], [single], thresholds, CostModel()).to_dict("records")
+    assert row["single_exit_error"] == 1.0
+    assert row["of_single_exit"] == pytest.approx(1e-6 * row["cost"] / 0.5)
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        Thresholds(0.7809917642575541, 0.5000557706241202, 0.976443298420323, 0.7070060197581168),
+        Thresholds(0.0, 1.0, 5e-324, 1 - 2**-53),
+        Thresholds(0.1 + 0.2, 1 / 3, 1e-7, 0.5),
+    ],
+)
+def test_the_client_reads_exactly_the_thresholds_of_the_printed_command(thresholds: Thresholds) -> None:
+    python, script, *arguments = shlex.split(client_command(thresholds).replace("NETWORK", "mobilenet"))
+    assert (python, script) == ("python", CLIENT)
+    args = load_script(script).make_parser().parse_args(arguments)
+    exits = (args.normal_exit1_min_certainty, args.attack_exit1_min_certainty)
+    assert Thresholds(*exits, args.normal_exit2_min_certainty, args.attack_exit2_min_certainty) == thresholds
+
+
+class Files:
+    """A front, the evaluation it was found on, and another month with its single-exit network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.found, self.other, self.single = (folder / f"{name}.csv" for name in ("found", "other", "single"))
+        self.front, self.picture = folder / "front.sav", folder / "front.svg"
+        evaluations = random_evaluation(300, 1), random_evaluation(300, 2)
+        for path, evaluation in zip((self.found, self.other), evaluations, strict=True):
+            plain_table(evaluation).to_csv(path, index=False)
+        write_front(exact_front(Objectives(evaluations[0]), 0.8).front, self.front)
+        single = single_exit(evaluations[1], 0.01)
+        columns = dict(zip(SINGLE_EXIT_EVALUATION_COLUMNS, vars(single).values(), strict=True))
+        pd.DataFrame(columns).to_csv(self.single, index=False)
+
+    def arguments(self, *more: object) -> list[object]:
+        return ["--datafile", self.front, "--savefile", self.picture, *more]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_the_script_chooses_by_need(capsys: pytest.CaptureFixture[str], files: Files) -> None:
+    table = front_table(read_front_of(files), read_evaluation([files.found]))
+    for option, need in (
+        ("--max-error", Need(error=float(table["error"].iloc[-2]) + 1e-6)),
+        ("--max-time", Need(time=float(table["time"].iloc[2]) + 1e-6)),
+        ("--max-offload", Need(offloaded=float(table["offloaded"].iloc[2]) + 1e-6)),
+    ):
+        (limit,) = need.limits().values()
+        ended = call(capsys, CHART, *files.arguments(option, limit, "--eval-file", files.found))
+        assert (ended.code, ended.err) == (0, "")
+        assert f"operation point {choose_by_need(table, need)}:" in ended.out
+
+
+def read_front_of(files: Files) -> Front:
+    from utils.results import read_front
+
+    return read_front(files.front)
+
+
+def test_the_script_tells_and_writes_what_the_point_does_on_another_month(
+    capsys: pytest.CaptureFixture[str], files: Files, tmp_path: Path
+) -> None:
+    written = tmp_path / "judged.csv"
+    judging = ("--evaluate", files.other, "--single-exit", files.single, "--evaluation-savefile", written)
+    ended = call(capsys, CHART, *files.arguments("--operation-point", "knee", *judging))
+    assert (ended.code, ended.err) == (0, "")
+    table = front_table(read_front_of(files))
+    other, single = read_evaluation([files.other]), read_single_exit_evaluation(files.single)
+    thresholds = thresholds_of(table, marks(table)["knee"])
+    expected = judged(["other"], [other], [single], thresholds, CostModel())
+    pd.testing.assert_frame_equal(pd.read_csv(written), expected)
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("  other: 300 rows, ")]
+    assert f"error {100 * expected['error'][0]:.2f} %" in line
+    assert "single exit error 0.00 %" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--operation-point", 1, "--max-error", 0.5], "leave out --max-error and the like"),
+        (["--max-offload", 0.5], "--eval-file"),
+        (["--max-error", 0], "no point of the front has an error of at most 0"),
+        (["--evaluation-savefile", "x.csv"], "needs --evaluate"),
+        (["--evaluate", "{other}", "--single-exit", "{single}", "--single-exit", "{single}"], "2 --single-exit for 1"),
+        (["--evaluate", "{found}", "--single-exit", "{single}"], "is not of the same rows"),
+        (["--evaluate", "{single}"], "is not an evaluation CSV of two exits"),
+        (["--evaluate", "{other}", "--single-exit", "{other}"], "is not an evaluation CSV of a single exit"),
+        (["--evaluate", "{other}", "--cost-model", "edge"], "needs either --cost-per-offload or --offload-timings"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line_and_no_picture(
+    capsys: pytest.CaptureFixture[str], files: Files, options: list[object], message: str
+) -> None:
+    given = [str(option).format(**{name: str(path) for name, path in vars(files).items()}) for option in options]
+    ended = call(capsys, CHART, *files.arguments(*given))
+    (line,) = ended.err.splitlines()
+    assert ended.code == 2
+    assert message in line
+    assert not files.picture.exists()
+
+
+@needs_shared
+def test_the_published_alexnet_is_judged_beside_its_published_single_exit() -> None:
+    evaluation = read_evaluation([PUBLISHED / "alexnet_rpi_2016_02.csv"])
+    single = read_single_exit_evaluation(PUBLISHED / "alexnet_single_rpi_2016_02.csv")
+    front = exact_front(Objectives(evaluation), 0.9).front
+    table = front_table(front)
+    least = marks(table)["least-error"]
+    (row,) = judged(["02"], [evaluation], [single], thresholds_of(table, least), CostModel()).to_dict("records")
+    assert row["error"] == pytest.approx(table["error"][least])
+    assert 0.9 <= row["acceptance"] < 1
+    assert 0 < row["of_single_exit"] < 1
