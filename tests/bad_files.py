@@ -190,9 +190,9 @@ EVALUATIONS: dict[str, Fault] = {
 }
 
 
-def _single_evaluation(column: str, value: object, says: str) -> Fault:
+def _single_evaluation(column: str, value: float, says: str) -> Fault:
     def make(folder: Path) -> Path:
-        table = good_single_evaluation().astype(object)
+        table = good_single_evaluation().astype({column: object})
         table.loc[5, column] = value
         table.to_csv(folder / "single.csv", index=False)
         return folder / "single.csv"

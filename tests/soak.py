@@ -32,7 +32,6 @@ from models.checkpoint import write_checkpoint
 from offload.broker import Broker, Host
 from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import new_id
-from tests.acceptance import Figure
 from tests.networks import SAMPLE, calibrated_network
 from tests.offload.chaos import (
     RIGHT,
@@ -49,6 +48,7 @@ from tests.offload.chaos import (
 )
 from tests.offload.hostile_peers import FailingRelay
 from tests.offload.link import wait_until
+from tests.promised import Figure
 from utils import cli
 from utils.files import make_folder
 
