@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CheckpointError, InputFileError
-from utils.files import check_folder, check_readable, check_writable, make_folder, replacing
+from utils.files import check_folder, check_readable, check_writable, make_folder, matching, replacing
 
 TOO_LONG = "a" * 300
 
@@ -157,3 +157,20 @@ def test_a_folder_that_cannot_be_made_is_refused(file: Path) -> None:
     for path in (file, file / "folder", Path("/proc/folder"), file.with_name(TOO_LONG)):
         with pytest.raises(InputFileError, match="cannot be written to"):
             make_folder(path)
+
+
+# Patterns
+
+
+def test_a_pattern_stands_for_its_files_in_order_and_a_path_for_itself(tmp_path: Path) -> None:
+    for name in ("b_03.csv", "b_02.csv", "other.txt"):
+        (tmp_path / name).touch()
+    assert matching(tmp_path / "b_*.csv") == [tmp_path / "b_02.csv", tmp_path / "b_03.csv"]
+    assert matching(tmp_path / "b_03.csv") == [tmp_path / "b_03.csv"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_stands_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "a[1].csv").touch()
+    (tmp_path / "a1.csv").touch()
+    assert matching(tmp_path / "a*.csv") == [tmp_path / "a1.csv", tmp_path / "a[1].csv"]
+    assert matching(tmp_path / "a[2].csv") == [tmp_path / "a[2].csv"]

@@ -15,7 +15,14 @@ import pytest
 from tests.captures import SHARED, needs_shared
 from tests.hostile import Bomb, Evaluated
 from utils.errors import InputFileError, ResultFileError
-from utils.results import Front, read_evaluation, read_front, write_front, write_table
+from utils.results import (
+    Front,
+    read_evaluation,
+    read_front,
+    read_single_exit_evaluation,
+    write_front,
+    write_table,
+)
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +140,31 @@ def test_an_evaluation_that_lacks_a_column_is_refused_naming_it(tmp_path: Path, 
 def test_the_evaluation_of_a_single_exit_is_refused_with_the_stage_that_writes_the_right_one(tmp_path: Path) -> None:
     write_table(pd.DataFrame([[0, 1, 0.5, 0.1]], columns=[*SINGLE_EXIT_EVALUATION_COLUMNS]), path := tmp_path / "e.csv")
     assert evaluation_refusal(path).endswith("write one with evaluations/generate-model-evaluation-csv.py")
+
+
+def test_the_evaluation_of_a_single_exit_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    table = pd.DataFrame({name: draw.random(5) for name in SINGLE_EXIT_EVALUATION_COLUMNS})
+    table[["y", "y_pred"]] = draw.integers(0, 2, (5, 2))
+    write_table(table, path := tmp_path / "single.csv")
+    found = read_single_exit_evaluation(path)
+    for name, values in zip(SINGLE_EXIT_EVALUATION_COLUMNS, vars(found).values(), strict=True):
+        np.testing.assert_array_equal(values, table[name])
+    assert len(found) == 5
+
+
+@needs_shared
+def test_the_published_evaluations_of_single_exits_are_read() -> None:
+    paths = sorted((SHARED / "data" / "evaluations").glob("*_single_*.csv"))
+    assert [len(read_single_exit_evaluation(path)) for path in paths] == [5000, 5000]
+
+
+@pytest.mark.parametrize("column", SINGLE_EXIT_EVALUATION_COLUMNS)
+def test_an_evaluation_of_a_single_exit_that_lacks_a_column_is_refused_naming_it(tmp_path: Path, column: str) -> None:
+    table = pd.DataFrame({name: [0.0] for name in SINGLE_EXIT_EVALUATION_COLUMNS if name != column})
+    write_table(table, path := tmp_path / "single.csv")
+    with pytest.raises(ResultFileError, match=f"of a single exit, it lacks {column}"):
+        read_single_exit_evaluation(path)
 
 
 def test_an_evaluation_without_rows_is_refused(tmp_path: Path) -> None:
