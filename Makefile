@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint acceptance bench soak rabbitmq chromium clean
+.PHONY: help demo test lint acceptance bench soak figures rabbitmq chromium clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
@@ -13,6 +13,8 @@ help:
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
 	@echo "make bench       how fast the link is, against the plainest one"
 	@echo "make soak        faults and floods at length: kills, cuts, a million events"
+	@echo "make figures     the paper's figures, from the bundled sample (DATASET=folder: from other months) and, where"
+	@echo "                 IDS_SHARED has them, from the published results, to figures-output/"
 	@echo "make clean       remove what make made"
 
 # The stamps are made anew whenever a requirement changes.
@@ -57,6 +59,16 @@ bench: $(VENV)/installed-dev rabbitmq
 soak: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/soak.py
 
+DATASET ?= dataset/sample
+EPOCHS ?= 4
+PUBLISHED := $(or $(IDS_SHARED),../shared)/data
+
+figures: $(VENV)/installed rabbitmq
+	$(BIN)/python figs/make-results.py --dataset-folder $(DATASET) --epochs $(EPOCHS) --output figures-output/results
+	$(BIN)/python figs/reproduce-figures.py --results figures-output/results --output figures-output/ours
+	@if [ -d "$(PUBLISHED)/evaluations" ]; then \
+	    $(BIN)/python figs/reproduce-figures.py --results "$(PUBLISHED)" --output figures-output/published; fi
+
 clean:
-	rm -rf $(VENV) demo-output acceptance-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output acceptance-output figures-output soak-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,13 +8,8 @@ over a private RabbitMQ node, which is started and stopped here; without RabbitM
 """
 
 import argparse
-import os
-import selectors
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
 from utils import cli, schema
-from utils.errors import CloudUnavailableError, ToolkitError
+from utils.errors import CloudUnavailableError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
     from offload.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKER_START = 60.0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -101,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
     from offload.private_broker import PrivateBroker
+    from utils.running import serving
 
     client = [
         "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
@@ -119,55 +114,23 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
         return
     with broker:
         link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
-        with _worker(broker, link, calibrated, model):
+        worker = (*link, "--trained-network-file", calibrated, "--network", model, "--quiet")
+        print("\n== start a cloud worker")
+        with serving("offload/ee-processor-server.py", worker, _password(broker)):
             _stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *link, broker=broker)
 
 
 def _stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
-    """Run a stage's script and let it print; its failure is ours."""
-    command = [script, *map(_shown, options)]
-    print(f"\n== {title}\n$ python {' '.join(command)}", flush=True)
-    code = subprocess.run([sys.executable, ROOT / script, *map(str, options)], env=_environment(broker)).returncode
-    if code:
-        raise ToolkitError(f"{script} ended with exit code {code}; its own message stands above")
+    from utils.running import run_script
+
+    print(f"\n== {title}")
+    run_script(script, options, _password(broker))
 
 
-def _shown(option: object) -> str:
-    text = str(option)
-    return text.removeprefix(f"{ROOT}{os.sep}")
-
-
-def _environment(broker: "PrivateBroker | None") -> dict[str, str]:
+def _password(broker: "PrivateBroker | None") -> dict[str, str]:
     from offload.options import PASSWORD_VARIABLE
 
-    return dict(os.environ) if broker is None else {**os.environ, PASSWORD_VARIABLE: broker.password}
-
-
-@contextmanager
-def _worker(broker: "PrivateBroker", link: list[object], calibrated: Path, model: str) -> Iterator[None]:
-    """Run a cloud worker and wait until it takes requests; stop it at the end."""
-    script = "offload/ee-processor-server.py"
-    options = [*link, "--trained-network-file", calibrated, "--network", model, "--quiet"]
-    print(f"\n== start a cloud worker\n$ python {script} {' '.join(map(_shown, options))} &", flush=True)
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, options)],
-        env=_environment(broker),
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C at the terminal reaches it through us alone
-    ) as process:
-        assert process.stdout is not None
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)
-                line = process.stdout.readline() if selector.select(WORKER_START) else ""
-            if not line.startswith("ready:"):
-                raise CloudUnavailableError("the cloud worker did not start; its own message stands above")
-            print(line, end="", flush=True)
-            yield
-        finally:
-            process.terminate()
-            print(f"cloud worker {process.communicate()[0].strip()}")
+    return {} if broker is None else {PASSWORD_VARIABLE: broker.password}
 
 
 def _summary(inference: Path, verdicts: Path, name: str) -> None:

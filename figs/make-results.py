@@ -1,0 +1,243 @@
+r"""Fill a results folder, from which figs/reproduce-figures.py draws, by running the scripts of the stages.
+
+Run:
+    python figs/make-results.py --dataset-folder dataset/sample --output results
+
+For each network: train two exits and a single exit on 2016_01, calibrate on 2016_02, evaluate every month, find the
+front of thresholds on 2016_02, and time exit 2, computed here and asked of a worker over a private RabbitMQ on this
+machine. What is there already is left as it is, so an interrupted run goes on. Take a new folder for other data.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+import models
+from utils import cli
+from utils.errors import CloudUnavailableError, InputFileError
+from utils.files import make_folder
+
+if TYPE_CHECKING:
+    from figs.offload_timing import Edge
+    from figs.plan import Plan
+    from offload.private_broker import PrivateBroker
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "dataset" / "sample"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of months, 2016_01.csv and so on")
+    add("--output", required=True, type=Path, metavar="DIR", help="results folder")
+    add("--glob", default="*", help="which months are evaluated, a name or pattern (default: all)")
+    add("--epochs", type=cli.whole_number(1), default=8, metavar="N", help="of training (default: %(default)s)")
+    add("--device-name", default="pc", metavar="WORD", help="what this machine is called (default: %(default)s)")
+    add(
+        "--networks",
+        nargs="+",
+        type=cli.one_of(models.FAMILIES),
+        default=list(models.FAMILIES),
+        metavar="NETWORK",
+        help=f"of {', '.join(models.FAMILIES)} (default: all)",
+    )
+    cli.add_batch_size(parser, 64)
+    add(
+        "--synthetic",
+        action="store_true",
+        help="the records are simulated: captions will say so (needs not be said of the bundled sample)",
+    )
+    cli.add_seed(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fill the folder as the arguments say."""
+    from figs.plan import Plan
+    from figs.results_folder import is_device
+
+    start = time.monotonic()
+    if not is_device(args.device_name):
+        raise InputFileError(
+            f"--device-name {args.device_name!r} is no word of letters, digits and hyphens, or is taken"
+        )
+    output = make_folder(args.output)
+    datasets = _months(args.dataset_folder, args.glob)
+    plan = Plan(datasets, output, args.device_name, args.epochs, args.batch_size, args.seed)
+    _label(args, plan)
+    steps = [step for network in dict.fromkeys(args.networks) for step in plan.steps(network)]
+    done = sum(step.is_done() for step in steps)
+    if done:
+        print(f"{done} of {len(steps)} steps are done already")
+    for number, step in enumerate(steps, 1):
+        if not step.is_done():
+            print(f"\n== {number} of {len(steps)}: {step.title}", flush=True)
+            step.run()
+    _time_offloading(plan, dict.fromkeys(args.networks))
+    print(f"\n{len(steps) - done} steps in {time.monotonic() - start:.0f} s; results -> {output}")
+
+
+def _months(folder: Path, pattern: str) -> dict[str, Path]:
+    """Return month -> dataset CSV: those asked for, and the two that everything else needs."""
+    from figs.about import is_month
+    from figs.plan import CALIBRATION_MONTH, TRAINING_MONTH
+    from utils.dataset import find_datasets
+
+    needed = [find_datasets(folder, month)[0] for month in (TRAINING_MONTH, CALIBRATION_MONTH)]
+    found = {path.name.partition(".")[0]: path for path in (*find_datasets(folder, pattern), *needed)}
+    return {month: found[month] for month in sorted(found) if is_month(month)}
+
+
+def _label(args: argparse.Namespace, plan: "Plan") -> None:
+    """Note where the data come from, and refuse to mix them with others."""
+    from figs.about import About, read_about, write_about
+    from figs.plan import CALIBRATION_MONTH, TRAINING_MONTH
+
+    synthetic = args.synthetic or _is_sample(plan.datasets[TRAINING_MONTH])
+    name = args.dataset_folder.resolve().name
+    now = time.strftime("%Y-%m-%d", time.gmtime())
+    facts = (TRAINING_MONTH, CALIBRATION_MONTH, args.epochs, args.batch_size, args.seed)
+    about = About(name, synthetic, now, *facts, _toolkit())
+    former = read_about(plan.output)
+    if former is None:
+        write_about(about, plan.output)
+        return
+    for key in ("dataset", "synthetic", "epochs", "batch_size", "seed"):
+        if getattr(former, key) != getattr(about, key):
+            raise InputFileError(
+                f"{plan.output}: holds results with {key} {getattr(former, key)}, not {getattr(about, key)}; "
+                "choose another --output"
+            )
+
+
+def _is_sample(training: Path) -> bool:
+    """Return whether a training month begins as that of the bundled sample does, which is then what it comes from."""
+    bundled = SAMPLE / training.name
+    if not bundled.is_file():
+        return False
+    with bundled.open("rb") as ours, training.open("rb") as theirs:
+        return [ours.readline() for _ in range(4)] == [theirs.readline() for _ in range(4)]
+
+
+def _toolkit() -> dict[str, str]:
+    import os
+    import platform
+
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "processors": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "clock": "processor time",
+    }
+
+
+def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
+    """Time exit 2 of the networks that the table lacks, where RabbitMQ can be had."""
+    import pandas as pd
+
+    from figs.results_folder import EVALUATIONS, read_timings, timings_name
+    from offload.private_broker import PrivateBroker
+    from utils.files import replacing
+
+    path = plan.output / EVALUATIONS / timings_name(plan.device)
+    tables = [read_timings(path)] if path.exists() else []
+    missing = [network for network in networks if not tables or network not in set(tables[0]["network"])]
+    if not missing:
+        return
+    try:
+        broker = PrivateBroker()
+    except CloudUnavailableError as problem:
+        print(f"\nno RabbitMQ, so {path.name} is left out: {problem}")
+        return
+    with broker:
+        for network in missing:
+            print(f"\n== time exit 2 of {models.find(network, exits=2).name}, here and at a worker", flush=True)
+            tables.append(pd.DataFrame(_timings(plan, network, broker)))
+    with replacing(path) as partial:
+        pd.concat(tables).to_csv(partial, sep="\t", index=False)
+    print(f"timings over the loopback interface of this machine -> {path}")
+
+
+def _timings(
+    plan: "Plan", network: str, broker: "PrivateBroker", repeats: int | None = None
+) -> list[dict[str, object]]:
+    """Return the rows of one network, with a worker started for it."""
+    from figs.offload_timing import BATCH_SIZES, REPEATS, request_batches, timing_row
+    from figs.plan import CALIBRATION_MONTH
+    from figs.results_folder import TWO_EXITS
+    from offload.options import PASSWORD_VARIABLE
+    from utils.dataset import read_dataset
+    from utils.running import serving
+
+    checkpoint = plan.checkpoint(network, TWO_EXITS)
+    queue = f"figures-{network}"
+    options = (
+        "--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username, "--mq-queue", queue,
+        "--trained-network-file", checkpoint, "--network", network, "--quiet",
+    )  # fmt: skip
+    dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
+    with (
+        serving("offload/ee-processor-server.py", options, {PASSWORD_VARIABLE: broker.password}),
+        _edge(checkpoint, broker, queue) as edge,
+    ):
+        batches = [request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
+        return [timing_row(network, edge, of_size) for of_size in batches]
+
+
+@contextlib.contextmanager
+def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
+    """Yield what the edge client does with events: exit 1, exit 2 itself, and exit 2 asked of the worker."""
+    import torch
+
+    from figs.offload_timing import Edge
+    from models.checkpoint import fingerprint, read_two_exits
+    from models.packing import pack_linear_layers
+    from offload.broker import Broker, Host
+    from offload.client import Client, Patience
+    from offload.exit_2 import Exit2, FloatArray
+    from offload.metrics import ClientMetrics
+    from offload.options import own_name
+    from offload.protocol import FEATURES
+    from offload.second_exit import Sending
+    from utils.dataset import to_images
+
+    network, content = read_two_exits(checkpoint)
+    pack_linear_layers(network)
+    digest = fingerprint(network)
+    sending = Sending(digest, own_name(), FEATURES)
+    where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
+    metrics = ClientMetrics(content.architecture.name, digest)
+
+    def exit_1(features: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            activations, _ = network.edge(torch.from_numpy(to_images(features)))
+            found: FloatArray = activations.numpy()
+            return found
+
+    with Client(where, queue, Patience.of(request_timeout=15.0, retries=1), metrics) as client:
+
+        def ask(features: FloatArray) -> float:
+            return client.submit(sending.request(features)).result().milliseconds
+
+        yield Edge(exit_1, Exit2(network, torch.device("cpu")).of_activations, ask, lambda: client.bytes_sent)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
