@@ -21,7 +21,7 @@ class OperatingPoint:
 
     Attributes:
         path: the result file.
-        front: its points, with the columns of ``nsga2.chart.front_table``.
+        front: its points, with the columns of ``nsga2.operating_point.front_table``.
         point: the row of ``front``.
         thresholds: of that row.
     """

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from nsga2 import options
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import make_folder, replacing
@@ -22,7 +23,6 @@ from utils.files import make_folder, replacing
 if TYPE_CHECKING:
     from figs.material import Material, OperatingPoint
 
-NAMED = ("knee", "least-error", "least-cost")
 NAMES = (
     "single-exit-by-month",
     "inference-rate",
@@ -33,10 +33,6 @@ NAMES = (
     "offload-time",
     "energy",
 )
-
-
-def _point(text: str) -> int | str:
-    return text if text in NAMED else cli.whole_number(0)(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,11 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures (default: %(default)s)")
     add(
         "--operation-point",
-        type=_point,
-        default=NAMED[0],
+        type=options.point,
+        default=options.KNEE,
         metavar="N",
         help="row of the front's table (nsga2/gen-op-point-chart.py prints it) at which the networks are shown, or one "
-        f"of {', '.join(NAMED)} (default: %(default)s)",
+        f"of {', '.join(options.POINTS)} (default: %(default)s)",
     )
     add(
         "--watts",

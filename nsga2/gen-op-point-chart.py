@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from utils.schema import Thresholds
 
 PAGE = ".html"
-NAMED = ("knee", "least-error", "least-cost")
-
-
-def _point(text: str) -> int | str:
-    return text if text in NAMED else cli.whole_number(0)(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,9 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = choice.add_argument
     add(
         "--operation-point",
-        type=_point,
+        type=options.point,
         metavar="N",
-        help=f"row of the table, or one of {', '.join(NAMED)} (default: 5, or the last there is)",
+        help=f"row of the table, or one of {', '.join(options.POINTS)} (default: 5, or the last there is)",
     )
     share = cli.real_number(0, 1)
     add("--max-error", type=share, metavar="SHARE", help="instead: the cheapest point with no more error than this")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nsga2.options import POINTS
 from utils.costs import event_costs
 from utils.errors import InfeasibleError, InputFileError
 from utils.metrics import accuracy, ratio
@@ -19,10 +20,6 @@ FloatArray = NDArray[np.float64]
 THRESHOLD_COLUMNS: Final = ("n_1", "a_1", "n_2", "a_2")
 COLUMNS: Final = ("quality", "error", "time", *THRESHOLD_COLUMNS)
 EVALUATED_COLUMNS: Final = ("acceptance", "offloaded")
-KNEE: Final = "knee"
-LEAST_ERROR: Final = "least-error"
-LEAST_COST: Final = "least-cost"
-MARKS: Final = (KNEE, LEAST_ERROR, LEAST_COST)
 DEFAULT_POINT: Final = 5
 
 
@@ -64,9 +61,9 @@ def thresholds_of(table: pd.DataFrame, point: int) -> Thresholds:
 
 
 def marks(table: pd.DataFrame) -> dict[str, int]:
-    """Return the rows of ``front_table`` that people ask for by name: ``MARKS``."""
+    """Return the rows of ``front_table`` that people ask for by name: those of ``POINTS``."""
     found = (int(table["quality"].to_numpy().argmax()), int(table["error"].to_numpy().argmin()), 0)
-    return dict(zip(MARKS, found, strict=True))
+    return dict(zip(POINTS, found, strict=True))
 
 
 @dataclass(frozen=True)

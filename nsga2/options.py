@@ -1,10 +1,22 @@
-"""The options of the cost models, which search and choice share."""
+"""Options that scripts on thresholds share: the cost models, and the points of a front that have names."""
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from utils import cli
 from utils.errors import InputFileError
+
+KNEE: Final = "knee"
+LEAST_ERROR: Final = "least-error"
+LEAST_COST: Final = "least-cost"
+POINTS: Final = (KNEE, LEAST_ERROR, LEAST_COST)
+"""Points of a front that people ask for by name."""
+
+
+def point(text: str) -> int | str:
+    """Argparse type: one of ``POINTS``, or the row of a front's table."""
+    return text if text in POINTS else cli.whole_number(0)(text)
 
 
 def _condition(text: str) -> tuple[str, str]:

@@ -46,12 +46,15 @@ from tests.scripts import (
     FETCH_MODELS,
     GENERATOR,
     INFER,
+    MAKE_RESULTS,
     MAKE_SAMPLE,
+    REPRODUCE,
     ROOT,
     SCRIPTS,
     SEARCH,
     SERVER,
     TRAIN,
+    YEAR,
     call,
     load_script,
 )
@@ -75,6 +78,13 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--savefolder": OUTPUT_FOLDERS,
     },
     EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": OUTPUTS},
+    YEAR: {
+        "--trained-model": TWO_EXITS,
+        "--dataset-folder": DATASET_FOLDERS,
+        "--single-exit": CHECKPOINTS,
+        "--offload-timings": TIMINGS,
+        "--output": OUTPUT_FOLDERS,
+    },
     SEARCH: {"--eval-file": EVALUATIONS, "--offload-timings": TIMINGS, "--savefile": OUTPUTS},
     CHART: {
         "--datafile": FRONTS,
@@ -95,6 +105,11 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--picture": PICTURES,
         **BROKER,
     },
+    REPRODUCE: {
+        "--results": {name: fault for name, fault in INPUT_FOLDERS.items() if "month" not in name},
+        "--output": OUTPUT_FOLDERS,
+    },
+    MAKE_RESULTS: {"--dataset-folder": INPUT_FOLDERS, "--output": OUTPUT_FOLDERS},
     DEMO: {"--dataset-folder": INPUT_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
     MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
@@ -122,6 +137,12 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     CALIBRATE: {"--batch-size": ("0",), "--max-iter": ("0", "-1"), "--epochs": ("0",)},
     EVALUATE: {"--batch-size": ("0", "")},
+    YEAR: {
+        "--min-acceptance": ("-0.01", "1.01", "nan"),
+        "--bootstrap": ("0", "99", "1e3"),
+        "--cost-per-offload": ("-1", "nan", "inf"),
+        "--seed": ("-1", "4294967296", "0.5"),
+    },
     SEARCH: {
         "--min-acceptance": ("-0.01", "1.01", "nan", "inf"),
         "--offspring": ("0", "1000000000"),
@@ -166,6 +187,8 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--interval": ("-1", "nan", "inf"),
         "--count": ("0",),
     },
+    REPRODUCE: {"--operation-point": ("-1", "2.5", "nan"), "--watts": ("0", "nan", "inf", "-1")},
+    MAKE_RESULTS: {"--epochs": ("0",), "--batch-size": ("0", "1.5"), "--seed": ("-1", "4294967296")},
     DEMO: {"--epochs": ("0",), "--min-acceptance": ("1.5", "nan")},
     MAKE_SAMPLE: {"--rows": ("0", "100001"), "--months": ("0", "13"), "--seed": ("-1",)},
 }
@@ -173,6 +196,13 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {"--model": ("resnet", "")},
     CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
     EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
+    YEAR: {
+        "--model": ("resnet",),
+        "--operation-point": ("5",),
+        "--resample": ("months",),
+        "--cost-model": ("free",),
+        "--offload-where": ("network", "=AlexNet", ""),
+    },
     SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
     CHART: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
     INFER: {"--model": ("resnet",)},
@@ -184,6 +214,8 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "--log-format": ("",),
     },
     GENERATOR: {"--network": ("resnet",), "--payload": ("pickle",), "--log-format": ("xml",)},
+    REPRODUCE: {"--only": ("figure", ""), "--format": ("jpg",)},
+    MAKE_RESULTS: {"--networks": ("resnet",)},
     DEMO: {"--model": ("resnet",)},
     FETCH_DATASET: {"--months": ("2016_13", "january")},
     FETCH_MODELS: {"--model": ("resnet",)},
@@ -200,6 +232,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     good_single_evaluation().to_csv(folder / "single.csv", index=False)
     (folder / "timings.tsv").write_text("batch_size\trequest_process_time\n1\t9.0\n")
     write_front(good_front(), folder / "front.sav")
+    write_front(good_front(), folder / "results" / "nsga2" / "mobilenet_x_f_0.9.sav")
     model = {"--trained-model": checkpoint, "--model": "mobilenet", "--dataset": dataset}
     network = {"--trained-network-file": checkpoint, "--network": "mobilenet"}
     edge = {"--cost-model": "edge", "--offload-timings": folder / "timings.tsv"}
@@ -208,6 +241,14 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         TRAIN: {"--dataset-folder": folder, "--model": "mobilenet", "--epochs": 1},
         CALIBRATE: model,
         EVALUATE: model,
+        YEAR: {
+            "--trained-model": checkpoint,
+            "--model": "mobilenet",
+            "--dataset-folder": folder,
+            "--train-month": "2016_01",
+            "--output": "out",
+            **edge,
+        },
         SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2, **edge},
         CHART: {
             "--datafile": folder / "front.sav",
@@ -220,6 +261,8 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         SERVER: {**network, **no_broker},
         CLIENT: {**network, **no_broker, "--dataset": dataset},
         GENERATOR: {**network, **no_broker, "--dataset": dataset},
+        REPRODUCE: {"--results": folder / "results", "--output": "out"},
+        MAKE_RESULTS: {"--dataset-folder": folder, "--output": "out", "--epochs": 1},
         DEMO: {"--dataset-folder": folder, "--epochs": 1},
         MAKE_SAMPLE: {"--rows": 5, "--months": 1},
         FETCH_DATASET: {"--base-url": NOWHERE},

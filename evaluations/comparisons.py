@@ -1,0 +1,141 @@
+"""The two exits beside every other system: differences of errors with their intervals, and the verdict's numbers."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from evaluations.baselines import MAJORITY, MATCHED, REJECT
+from evaluations.bootstrap import Counts, Interval, count, errors, interval, resampled_errors
+from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Decided
+from evaluations.months import ALL_ROWS, SUBSETS, Month, subsets
+from evaluations.rates import AREA, MEAN, area_weights, long_form, mean_rate
+from evaluations.verdict import Alternative, Findings
+from models.prediction import Progress, no_progress
+
+COLUMNS: Final = ("month", "subset", "system", "estimate", "low", "high")
+
+
+def compare(
+    months: Sequence[Month],
+    decided: Sequence[Sequence[Decided]],
+    by_vector: bool,
+    resamples: int,
+    seed: int,
+    progress: Progress = no_progress,
+) -> pd.DataFrame:
+    """Return the differences of errors of accepted events, two exits - another system.
+
+    Args:
+        months: the later ones (M), in order.
+        decided: of each month, of each network, what the systems decided.
+        by_vector: whether distinct vectors are resampled; else rows.
+        resamples: how many.
+        seed: of the resampling.
+        progress: called with the resamples of a month that are done.
+
+    Returns:
+        columns ``COLUMNS``: for each other system, in each subset, each month, their mean and the area under time.
+    """
+    systems = [SYSTEM, *(name for name in decided[0][0][ALL_ROWS] if name not in (SYSTEM, BOUND))]
+    counts = [
+        _all_subsets(month, by_vector, of_month, systems) for month, of_month in zip(months, decided, strict=True)
+    ]
+    shape = (len(SUBSETS), len(systems))
+    found = np.stack([errors(of_month) for of_month in counts]).reshape(-1, *shape)
+    drawn = resampled_errors(counts, resamples, seed, progress).reshape(resamples, len(months), *shape)
+    names = [*(month.name for month in months), MEAN, AREA]
+    weights = np.vstack((np.eye(len(months)), np.full(len(months), 1 / len(months)), area_weights(len(months))))
+    rows = []
+    for at, subset in enumerate(SUBSETS):
+        for other, system in enumerate(systems[1:], 1):
+            estimate = found[:, at, 0] - found[:, at, other]
+            samples = drawn[:, :, at, 0] - drawn[:, :, at, other]
+            for name, weight in zip(names, weights, strict=True):
+                of = weight > 0  # a month that does not count may be unknown
+                judged = interval(float(estimate[of] @ weight[of]), samples[:, of] @ weight[of])
+                rows.append((name, subset, system, judged.estimate, judged.low, judged.high))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def find(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> Interval:
+    """Return one of the differences."""
+    is_row = (comparisons["month"] == month) & (comparisons["subset"] == subset) & (comparisons["system"] == system)
+    return Interval(*(float(value) for value in comparisons.loc[is_row, list(COLUMNS[3:])].to_numpy()[0]))
+
+
+def findings(table: pd.DataFrame, comparisons: pd.DataFrame, months: int, networks: int, reference: str) -> Findings:
+    """Return what the verdict rests on: means over the later months and networks, of all rows.
+
+    Args:
+        table: of ``rates.over_time``.
+        comparisons: of ``compare``.
+        months: how many later ones.
+        networks: how many.
+        reference: what costs are shares of.
+    """
+
+    def rate(system: str, name: str, subset: str = ALL_ROWS) -> float:
+        return mean_rate(table, MEAN, subset, system, name)
+
+    def alternative(system: str, subset: str = ALL_ROWS) -> Alternative:
+        difference = find(comparisons, MEAN, subset, system)
+        return Alternative(rate(system, "error", subset), rate(system, "acceptance", subset), difference)
+
+    systems = list(dict.fromkeys(comparisons["system"]))
+    plain = [name for name in systems if name not in (EXIT_1, EXIT_2, BY_CLASS) and " + " not in name]
+    others = [name + MATCHED if name + MATCHED in systems else name for name in plain]
+    elsewhere = [subset for subset in SUBSETS if subset != ALL_ROWS]
+    return Findings(
+        months=months,
+        networks=networks,
+        error=rate(SYSTEM, "error"),
+        acceptance=rate(SYSTEM, "acceptance"),
+        offloaded=rate(SYSTEM, "offloaded"),
+        cost=rate(SYSTEM, "cost_share"),
+        cost_exit_1=rate(EXIT_1, "cost_share"),
+        cost_exit_2=rate(EXIT_2, "cost_share"),
+        reference=reference,
+        exit_1=alternative(EXIT_1 + REJECT),
+        exit_1_by_class=alternative(BY_CLASS),
+        exit_1_matched=alternative(EXIT_1 + MATCHED),
+        exit_2=alternative(EXIT_2 + MATCHED),
+        others={name: alternative(name) for name in others},
+        exit_1_elsewhere={subset: alternative(EXIT_1 + MATCHED, subset) for subset in elsewhere},
+        elsewhere={
+            subset: {name: alternative(name, subset) for name in others if name != MAJORITY} for subset in elsewhere
+        },
+    )
+
+
+def year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Return everything in long form: a row for each month, subset, system and metric.
+
+    Args:
+        rates: by month, subset, system and network.
+        comparisons: of ``compare``; their rows have the metric ``error_difference`` and bounds.
+
+    Returns:
+        columns month, subset, system, metric, mean, low, high, network_1, …
+    """
+    long = long_form(rates)
+    differences = comparisons.rename(columns={"estimate": "mean"}).assign(metric="error_difference")
+    differences["system"] = f"{SYSTEM} - " + differences["system"]
+    together = pd.concat((long, differences), ignore_index=True)
+    keys = ["month", "subset", "system", "metric", "mean", "low", "high"]
+    return together[[*keys, *(name for name in long.columns if name not in keys)]]
+
+
+def _all_subsets(month: Month, by_vector: bool, decided: Sequence[Decided], systems: Sequence[str]) -> Counts:
+    """Count all subsets of a month on the same units: each system once for each subset."""
+    units = month.place if by_vector else np.arange(len(month))
+    parts = [
+        count(
+            [[of_network[subset.name][system] for of_network in decided] for system in systems],
+            units[subset.rows],
+            int(units.max()) + 1,
+        )
+        for subset in subsets(month)
+    ]
+    return Counts(np.concatenate([part.accepted for part in parts]), np.concatenate([part.wrong for part in parts]))

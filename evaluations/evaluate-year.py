@@ -1,0 +1,217 @@
+r"""Judge trained networks honestly: thresholds chosen on one month, judged on all later ones.
+
+Run:
+    python evaluations/evaluate-year.py --trained-model saves/M_seed_1.pth saves/M_seed_2.pth saves/M_seed_3.pth \
+        --dataset-folder dataset/sample --output saves/year
+
+The networks are calibrated, of one architecture, trained alike but for the seed. Beside them stand baselines trained on
+the same months, and each exit alone with a reject option. Writes year.csv, every rate of every month, and report.html,
+whose first lines say in words whether the second exit and the offloading earn their place.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+import models
+from nsga2 import options
+from utils import cli
+from utils.errors import InputFileError
+from utils.files import check_writable, make_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from evaluations.judgement import Judgement, Months
+    from evaluations.later_months import Chooser
+    from evaluations.networks import Origin
+    from utils.results import Evaluation
+    from utils.schema import Thresholds
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--trained-model",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="calibrated checkpoints with two exits (.pth), one for each training seed; 3 or more are better",
+    )
+    add(
+        "--model",
+        type=cli.one_of(models.FAMILIES),
+        metavar="{" + ",".join(models.FAMILIES) + "}",
+        help="network that the checkpoints must hold (default: what the first says)",
+    )
+    add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of labelled CSVs, sorted by time")
+    add(
+        "--train-month",
+        metavar="GLOB",
+        help="months that the networks were trained on (default: what the checkpoints say, else 2016_01)",
+    )
+    add(
+        "--choose-month",
+        default="2016_02",
+        metavar="MONTH",
+        help="month that thresholds are chosen on; all months after it are judged (default: %(default)s)",
+    )
+    add(
+        "--min-acceptance",
+        type=cli.real_number(0, 1),
+        default=0.9,
+        metavar="SHARE",
+        help="least share of the events of that month that must be accepted (default: %(default)s)",
+    )
+    add(
+        "--operation-point",
+        choices=options.POINTS,
+        default=options.KNEE,
+        help="which point of the exact front (default: %(default)s)",
+    )
+    add(
+        "--single-exit",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="single-exit checkpoints of the same family to compare with: one, or one for each --trained-model",
+    )
+    add(
+        "--bootstrap",
+        type=cli.whole_number(100, 1_000_000),
+        default=2000,
+        metavar="N",
+        help="resamples for the intervals (default: %(default)s)",
+    )
+    add(
+        "--resample",
+        choices=("vectors", "rows"),
+        default="vectors",
+        help="vectors: all rows of one vector together, as they get one answer; rows: each for itself, which makes "
+        "intervals narrow (default: %(default)s)",
+    )
+    add("--output", required=True, type=Path, metavar="D", help="folder for year.csv and report.html")
+    options.add_cost_model(parser)
+    cli.add_seed(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Judge as the arguments say."""
+    import pandas as pd
+
+    from evaluations.comparisons import year_table
+    from evaluations.networks import read_origins, read_single_exit
+    from evaluations.year_report import printed, render
+    from evaluations.year_words import How, make_report
+    from utils.page import write_page
+    from utils.results import write_table
+
+    start = time.perf_counter()
+    folder = make_folder(args.output)
+    table_file, page_file = (check_writable(folder / name) for name in ("year.csv", "report.html"))
+    single_files = _single_files(args)
+    cost_per_offload = options.cost_per_offload(args)
+    origins = read_origins(args.trained_model, args.model)
+    singles = [read_single_exit(path, origins) for path in single_files]
+    months = _months(args, origins)
+    judgement, comparisons = _judged(args, months, origins, singles, cost_per_offload)
+    reference = "the single-exit network's" if singles else "the path to exit 2"
+    how = How(args.min_acceptance, args.operation_point, args.bootstrap, args.resample == "vectors", reference)
+    report = make_report(origins, months, judgement, comparisons, how)
+    rates = pd.concat((judgement.on_choice, judgement.on_later, report.overall), ignore_index=True)
+    write_table(year_table(rates, comparisons), table_file)
+    write_page(render(report), page_file)
+    print(f"{report.title}: means over the later months, all rows, %\n{printed(report.overall, comparisons)}\n")
+    print("\n".join(report.verdict))
+    rows = sum(map(len, months.later))
+    print(
+        f"\ntotal: networks {len(origins)}, later months {len(months.later)}, rows {rows}, resamples {args.bootstrap}, "
+        f"{time.perf_counter() - start:.0f} s -> {table_file}, {page_file}"
+    )
+
+
+def _single_files(args: argparse.Namespace) -> list[Path]:
+    if len(args.single_exit) not in {0, 1, len(args.trained_model)}:
+        raise InputFileError(
+            f"{len(args.single_exit)} --single-exit for {len(args.trained_model)} --trained-model; give one, or one "
+            "for each, in order"
+        )
+    return list(args.single_exit)
+
+
+def _months(args: argparse.Namespace, origins: "list[Origin]") -> "Months":
+    from evaluations.judgement import Months
+    from evaluations.months import calendar, read_month, training_files
+    from evaluations.networks import trained_on
+
+    files = training_files(args.dataset_folder, args.train_month, trained_on(origins))
+    training = read_month(files)
+    plan = calendar(args.dataset_folder, files, args.choose_month)
+    for origin in origins:
+        plan.check_unused(origin.trained, origin.calibrated)
+        said = " ".join(origin.trained)
+        if said not in ("", training.name):
+            print(f"note: {origin.path} says that it was trained on {said}, not on {training.name}")
+    later = tuple(read_month([path], training) for path in plan.later)
+    return Months(training, read_month([plan.choice], training), later)
+
+
+def _judged(
+    args: argparse.Namespace,
+    months: "Months",
+    origins: "list[Origin]",
+    singles: "list[nn.Module]",
+    cost_per_offload: float | None,
+) -> "tuple[Judgement, pd.DataFrame]":
+    from tqdm import tqdm
+
+    from dataset.scaling import unscale
+    from evaluations.comparisons import compare
+    from evaluations.judgement import Terms, judge
+
+    system, exit_1_alone = (
+        _chooser(point, args, cost_per_offload) for point in (args.operation_point, options.LEAST_ERROR)
+    )
+    terms = Terms(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, unscale)
+    vectors = sum(len(month.first) for month in (months.choice, *months.later))
+    with tqdm(total=vectors * (len(origins) + len(singles)), desc="answers", unit="vector", disable=None) as bar:
+        judgement = judge(months, origins, singles, terms, bar.update)
+    with tqdm(total=args.bootstrap * len(months.later), desc="bootstrap", unit="resample", disable=None) as bar:
+        by_vector = args.resample == "vectors"
+        return judgement, compare(months.later, judgement.decided, by_vector, args.bootstrap, args.seed, bar.update)
+
+
+def _chooser(point: str, args: argparse.Namespace, cost_per_offload: float | None) -> "Chooser":
+    """Return what takes a point of the exact front."""
+    from nsga2.exact import exact_front
+    from nsga2.objectives import Objectives
+    from nsga2.operating_point import front_table, marks, thresholds_of
+
+    def choose(evaluation: "Evaluation", min_acceptance: float) -> "Thresholds":
+        objectives = Objectives(evaluation, args.cost_model, cost_per_offload)
+        found = exact_front(objectives, min_acceptance)
+        if found.gap:
+            print(f"note: on so many rows the front is exact to {100 * found.gap:.3f} percentage points of error only")
+        table = front_table(found.front)
+        return thresholds_of(table, marks(table)[point])
+
+    return choose
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

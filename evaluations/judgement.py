@@ -1,0 +1,161 @@
+"""The whole judgement of some networks: choose on one month, then decide the later ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import nn
+
+from evaluations import later_months
+from evaluations.baselines import REJECT, Answers, fit_baselines
+from evaluations.later_months import SINGLE_EXIT, SYSTEM, Choice, Chooser, Costs, Decided
+from evaluations.months import ALL_ROWS, Month
+from evaluations.networks import Origin, read_network
+from evaluations.rates import KEYS, Record, rates_by_subset
+from models.early_exit import TwoExits
+from models.prediction import Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Months:
+    """The rows to train baselines on, to choose on, and to judge on, in order."""
+
+    training: Month
+    choice: Month
+    later: tuple[Month, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms to judge.
+
+    Attributes:
+        min_acceptance: least share of events of the month of the choice that the two exits must accept.
+        cost_model: see ``utils.costs``.
+        cost_per_offload: seconds, for the model ``edge``.
+        system: chooses thresholds of the two exits.
+        exit_1_alone: chooses thresholds of least error.
+        unscale: scaled features to raw ones.
+    """
+
+    min_acceptance: float
+    cost_model: str
+    cost_per_offload: float | None
+    system: Chooser
+    exit_1_alone: Chooser
+    unscale: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What came out.
+
+    Attributes:
+        choices: of each network, what was chosen.
+        costs: of each network.
+        on_choice, on_later: records of ``rates.rates_by_subset``, of the month of the choice and of the later ones.
+        decided: of each later month, of each network.
+    """
+
+    choices: list[Choice]
+    costs: list[Costs]
+    on_choice: pd.DataFrame
+    on_later: pd.DataFrame
+    decided: list[list[Decided]]
+
+
+def judge(
+    months: Months,
+    origins: Sequence[Origin],
+    single_exits: Sequence[nn.Module],
+    terms: Terms,
+    progress: Progress = no_progress,
+) -> Judgement:
+    """Choose for each network, and let all systems decide.
+
+    Args:
+        months: the rows.
+        origins: of the networks.
+        single_exits: one network for all, one for each, or none.
+        terms: of the judgement.
+        progress: called with the distinct vectors of a month that a network has done.
+
+    Raises:
+        InfeasibleError: a network cannot accept that many.
+    """
+    every = (months.choice, *months.later)
+    baselines = fit_baselines(months.training, terms.unscale)
+    answers = [{name: classifier(month.features) for name, classifier in baselines.items()} for month in every]
+    singles = [[later_months.answer_single(single, month, progress) for month in every] for single in single_exits]
+    judged = []
+    for number, origin in enumerate(origins, 1):
+        others, single_cost = answers, None
+        if singles:
+            of_single = singles[(number - 1) % len(singles)]
+            others = [{**known, SINGLE_EXIT: single} for known, (single, _) in zip(answers, of_single, strict=True)]
+            single_cost = of_single[0][1]
+        judged.append(_judge_one(number, read_network(origin), every, others, single_cost, terms, progress))
+    # Month by month, as time passes.
+    later = [record for of_month in zip(*(one.on_later for one in judged), strict=True) for record in chain(*of_month)]
+    return Judgement(
+        [one.choice for one in judged],
+        [one.costs for one in judged],
+        pd.DataFrame([record for one in judged for record in one.on_choice]),
+        pd.DataFrame(later),
+        [list(of_month) for of_month in zip(*(one.decided for one in judged), strict=True)],
+    )
+
+
+@dataclass(frozen=True)
+class _OfOne:
+    """The judgement of one network; of later months, an item each."""
+
+    choice: Choice
+    costs: Costs
+    on_choice: list[Record]
+    on_later: list[list[Record]]
+    decided: list[Decided]
+
+
+def _judge_one(
+    number: int,
+    network: TwoExits,
+    months: Sequence[Month],
+    others: Sequence[Mapping[str, Answers]],
+    single_cost: float | None,
+    terms: Terms,
+    progress: Progress,
+) -> _OfOne:
+    """Judge one network; ``months`` begin with that of the choice, ``others`` are what other classifiers say there."""
+    first, *later = months
+    measured = later_months.measure(network, first, progress)
+    costs = later_months.mean_costs(measured, terms.cost_model, terms.cost_per_offload, single_cost)
+    known = later_months.with_exits(measured, others[0])
+    choice = later_months.choose(measured, known, terms.min_acceptance, terms.system, terms.exit_1_alone)
+    on_choice = rates_by_subset(first.name, number, later_months.decisions(measured, known, choice, first), costs)
+    on_later: list[list[Record]] = []
+    decided: list[Decided] = []
+    for month, of_others in zip(later, others[1:], strict=True):
+        evaluation = later_months.answer(network, month, measured, progress)
+        known = later_months.with_exits(evaluation, of_others)
+        decided.append(later_months.decisions(evaluation, known, choice, month))
+        on_later.append(rates_by_subset(month.name, number, decided[-1], costs))
+    return _OfOne(choice, costs, [*on_choice, *_chosen(first.name, number, choice)], on_later, decided)
+
+
+def _chosen(month: str, network: int, choice: Choice) -> list[Record]:
+    """Return the thresholds as records."""
+    by_system = {
+        SYSTEM: {f"threshold_{name}": value for name, value in asdict(choice.thresholds).items()},
+        later_months.BY_CLASS: {
+            f"threshold_{name}": value for name, value in asdict(choice.by_class).items() if name.endswith("1")
+        },
+        **{name + REJECT: {"threshold": value} for name, value in choice.least.items()},
+    }
+    return [
+        {**dict(zip(KEYS, (month, ALL_ROWS, system, network), strict=True)), **thresholds}
+        for system, thresholds in by_system.items()
+    ]

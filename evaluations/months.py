@@ -1,0 +1,213 @@
+"""The months of a judgement: which to train on, to choose on and to judge on, and their vectors that repeat."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.dataset import SUFFIXES, distinct_vectors, find_datasets, read_all_labelled
+from utils.decision import Decisions
+from utils.errors import DatasetError
+from utils.schema import FEATURES
+
+ALL_ROWS: Final = "all rows"
+UNSEEN: Final = "rows of unseen vectors"
+DISTINCT: Final = "distinct vectors"
+SUBSETS: Final = (ALL_ROWS, UNSEEN, DISTINCT)
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Month:
+    """Labelled rows, sorted by vector and label, so that nothing depends on their order in the file.
+
+    Attributes:
+        name: of the file, without its ending.
+        features: (N, 58) float32.
+        labels: (N,) int64.
+        first: (D,) a row of each distinct vector.
+        place: (N,) which of those each row equals.
+        seen: (N,) bool, whether the row's vector is among the training rows.
+    """
+
+    name: str
+    features: NDArray[np.float32]
+    labels: IntArray
+    first: NDArray[np.intp]
+    place: NDArray[np.intp]
+    seen: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def majority(self) -> IntArray:
+        """The label that most rows of each distinct vector have (D,); of as many of both, attack."""
+        attacks = np.bincount(self.place, self.labels)
+        return (2 * attacks >= np.bincount(self.place)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows of a month.
+
+    Attributes:
+        name: one of ``SUBSETS``.
+        rows: (K,) which.
+        labels: (K,) int64, what counts as right for them.
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    labels: IntArray
+
+    def of(self, decisions: Decisions) -> Decisions:
+        """Return what was decided about these rows."""
+        rows = self.rows
+        return Decisions(self.labels, decisions.at_1[rows], decisions.at_2[rows], decisions.predictions[rows])
+
+
+def subsets(month: Month) -> tuple[Subset, ...]:
+    """Return the month by ``SUBSETS``; of each distinct vector the last has one row, with its majority's label."""
+    every, unseen = np.arange(len(month)), np.flatnonzero(~month.seen)
+    return (
+        Subset(ALL_ROWS, every, month.labels),
+        Subset(UNSEEN, unseen, month.labels[unseen]),
+        Subset(DISTINCT, month.first, month.majority),
+    )
+
+
+def make_month(
+    name: str, features: NDArray[np.float32], labels: IntArray, training: NDArray[np.float32] | None = None
+) -> Month:
+    """Return rows (N, 58), (N,) in any order as a month.
+
+    Args:
+        name: of the month.
+        features: scaled.
+        labels: 0 normal, 1 attack.
+        training: (M, 58) the vectors that count as seen; None: all of the month's own.
+    """
+    order = np.lexsort((labels, distinct_vectors(features)[1]))
+    features, labels = features[order], labels[order]
+    first, place = distinct_vectors(features)
+    seen = np.ones(len(labels), dtype=np.bool_)
+    if training is not None:
+        _, together = distinct_vectors(np.concatenate((training, features)))
+        seen = np.isin(together[len(training) :], together[: len(training)])
+    return Month(name, features, labels, first, place, seen)
+
+
+def read_month(paths: Sequence[Path], training: Month | None = None) -> Month:
+    """Read labelled CSVs as one month.
+
+    Raises:
+        DatasetError: a file breaks the data contract.
+    """
+    dataset, labels = read_all_labelled(paths)
+    name = " ".join(month_name(path.name) for path in paths)
+    return make_month(name, dataset.features, labels, None if training is None else training.features)
+
+
+def month_name(file_name: str) -> str:
+    """Return the name of a dataset CSV without its ending."""
+    ending = max((ending for ending in SUFFIXES if file_name.endswith(ending)), key=len, default="")
+    return file_name.removesuffix(ending)
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """The files of a judgement: that of the choice, and the later ones, in order."""
+
+    choice: Path
+    later: tuple[Path, ...]
+
+    def check_unused(self, trained: Iterable[str], calibrated: Iterable[str]) -> None:
+        """Check that a network has not met what it is judged on, nor was trained on the month of the choice.
+
+        Raises:
+            DatasetError: it has, or was.
+        """
+        choice, later = month_name(self.choice.name), {month_name(path.name) for path in self.later}
+        for use, met in (
+            ("trained", sorted({choice, *later} & set(trained))),
+            ("calibrated", sorted(later & set(calibrated))),
+        ):
+            if met:
+                after = "after" if use == "trained" else "not before"
+                raise DatasetError(
+                    f"a network was {use} on {met[-1]}, so it cannot be judged with --choose-month {choice}; name one "
+                    f"{after} {met[-1]}"
+                )
+
+
+def training_files(folder: Path, pattern: str | None, said: Sequence[str]) -> list[Path]:
+    """Return the files of a folder that the networks were trained on.
+
+    Args:
+        folder: with labelled CSVs.
+        pattern: a glob of them; None: by what the networks say.
+        said: the months that they say they were trained on.
+
+    Raises:
+        DatasetError: there is no such file.
+    """
+    if pattern is not None:
+        return find_datasets(folder, pattern)
+    try:
+        return [path for name in said for path in find_datasets(folder, glob.escape(name))]
+    except DatasetError as problem:
+        raise DatasetError(
+            f"{problem}; the networks were trained on {' '.join(said)}, or say so with --train-month"
+        ) from (problem)
+
+
+def calendar(folder: Path, training: Sequence[Path], choose_month: str) -> Calendar:
+    """Return the files of a folder by their part in a judgement.
+
+    Args:
+        folder: with labelled CSVs, whose names sort as time passes.
+        training: those that the networks were trained on.
+        choose_month: the month that thresholds are chosen on.
+
+    Raises:
+        DatasetError: a month is missing, or stands in the wrong order.
+    """
+    chosen = find_datasets(folder, choose_month)
+    if len(chosen) > 1:
+        raise DatasetError(
+            f"--choose-month {choose_month!r} matches {', '.join(path.name for path in chosen[:3])}; name one of them"
+        )
+    choice = month_name(chosen[0].name)
+    if late := [path.name for path in training if month_name(path.name) >= choice]:
+        raise DatasetError(
+            f"--choose-month {choice} is not after {late[0]}, which the networks were trained on; "
+            "name a month after all training months"
+        )
+    later = [path for path in find_datasets(folder, "*") if month_name(path.name) > choice]
+    names = [month_name(path.name) for path in later]
+    if twice := [path.name for path in later if names.count(month_name(path.name)) > 1]:
+        raise DatasetError(f"{folder}: holds {' and '.join(twice[:2])}, the same month twice; move one away")
+    if not later:
+        raise DatasetError(
+            f"{folder}: holds no month after --choose-month {choice} to judge on; add one, or choose an earlier month"
+        )
+    return Calendar(chosen[0], tuple(later))
+
+
+def constant_columns(features: NDArray[np.float32]) -> list[str]:
+    """Return the columns that hold one value in all rows (N, 58)."""
+    return [name for name, same in zip(FEATURES, (features == features[0]).all(axis=0), strict=True) if same]
+
+
+def equal_columns(features: NDArray[np.float32]) -> list[list[str]]:
+    """Return the groups of columns that are equal in all rows (N, 58) and not constant."""
+    constant = set(constant_columns(features))
+    _, group = np.unique(features.T, axis=0, return_inverse=True)
+    members = ([name for name, at in zip(FEATURES, group, strict=True) if at == number] for number in range(58))
+    return sorted(names for names in members if len(names) > 1 and not constant & set(names))

@@ -1,0 +1,105 @@
+"""The networks of a judgement: one for each training seed, and the months that they have met."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from torch import nn
+
+import models
+from evaluations.months import month_name
+from models.checkpoint import fingerprint, read_checkpoint, read_two_exits
+from models.early_exit import TwoExits
+from utils.errors import CheckpointError, DatasetError
+
+DEFAULT_TRAIN_MONTH: Final = "2016_01"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network comes from, by its own file; empty where that does not say.
+
+    Attributes:
+        path: its file.
+        architecture: its class.
+        seed: of its training.
+        trained, calibrated: names of the months.
+    """
+
+    path: Path
+    architecture: str
+    seed: str
+    trained: tuple[str, ...]
+    calibrated: tuple[str, ...]
+
+
+def read_origins(paths: Sequence[Path], family: str | None = None) -> list[Origin]:
+    """Read where networks with two exits come from, and check that they can be judged together.
+
+    Args:
+        paths: their files.
+        family: that all must be of; None: that of the first.
+
+    Raises:
+        CheckpointError: a file is no calibrated network with two exits, of another architecture than the first, or the
+            same network as another.
+    """
+    origins: list[Origin] = []
+    known: dict[str, Path] = {}
+    for path in paths:
+        network, checkpoint = read_two_exits(path, family or _family(origins))
+        if not checkpoint.calibrated:
+            raise CheckpointError(f"{path}: is not calibrated; calibrate it with calibration/Calibrate2exits.py")
+        twin = known.setdefault(fingerprint(network), path)
+        if twin is not path:
+            raise CheckpointError(
+                f"{path}: holds the same network as {twin}; name each once, for twice the same seed tells nothing more"
+            )
+        facts = checkpoint.training
+        calibration = facts.get("calibration")
+        calibrated = _months(calibration) if isinstance(calibration, Mapping) else ()
+        seed = str(facts.get("seed", ""))
+        origins.append(Origin(path, checkpoint.architecture.name, seed, _months(facts), calibrated))
+    return origins
+
+
+def trained_on(origins: Sequence[Origin]) -> tuple[str, ...]:
+    """Return the months that all networks were trained on, by their files; where none says, the default.
+
+    Raises:
+        DatasetError: they were not trained on the same months.
+    """
+    found = dict.fromkeys(origin.trained for origin in origins if origin.trained)
+    if len(found) > 1:
+        first, second = (" ".join(months) for months in list(found)[:2])
+        raise DatasetError(
+            f"the networks were trained on different months, {first} and {second}; judge each kind in a run of its own"
+        )
+    return next(iter(found), (DEFAULT_TRAIN_MONTH,))
+
+
+def read_network(origin: Origin) -> TwoExits:
+    """Read a network again; of many, all at once would fill the memory."""
+    return read_two_exits(origin.path)[0]
+
+
+def read_single_exit(path: Path, origins: Sequence[Origin]) -> nn.Module:
+    """Read a single-exit network of the same family.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    checkpoint = read_checkpoint(path, _family(origins))
+    if isinstance(checkpoint.network, TwoExits):
+        raise CheckpointError(f"{path}: has two exits; --single-exit takes networks with one, or leave it out")
+    return checkpoint.network
+
+
+def _family(origins: Sequence[Origin]) -> str | None:
+    return models.ARCHITECTURES[origins[0].architecture].family if origins else None
+
+
+def _months(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    data = facts.get("data")
+    return tuple(map(month_name, data.split())) if isinstance(data, str) else ()

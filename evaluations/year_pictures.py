@@ -1,0 +1,123 @@
+"""The pictures of a judgement's report. The same system has the same colour in all of them."""
+
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluations.baselines import BOOSTING, MAJORITY, REJECT, RULE
+from evaluations.later_months import BOUND, EXIT_1, EXIT_2, SYSTEM
+from evaluations.months import ALL_ROWS, SUBSETS
+from evaluations.rates import MEAN
+from utils.plotting import new_figure
+
+# Okabe and Ito's colours, which people tell apart whatever colours they see.
+COLOURS: Final = {
+    SYSTEM: "#0072B2",
+    EXIT_1 + REJECT: "#D55E00",
+    EXIT_2 + REJECT: "#009E73",
+    BOOSTING + REJECT: "#CC79A7",
+    RULE: "#E69F00",
+    BOUND: "#666666",
+}
+_MARKERS: Final = dict(zip(COLOURS, "osDv^x", strict=True))
+
+
+def pictures(table: pd.DataFrame, comparisons: pd.DataFrame, months: list[str]) -> list[tuple[Figure, str]]:
+    """Return figures with their captions.
+
+    Args:
+        table: records of ``rates.rates_by_subset`` of the later months.
+        comparisons: see ``comparisons.compare``.
+        months: names of the later ones, in order.
+    """
+    return [
+        (
+            error_figure(table, months),
+            "Error of accepted events by month, all rows; means over the networks, the band from the least to the most "
+            f"of them. “{REJECT.strip()}”: at the acceptance of the two exits on the month of the choice. “{BOUND}” "
+            "knows the month's labels: no classifier that answers every row by its vector alone errs less.",
+        ),
+        (
+            difference_figure(comparisons),
+            "Error of the two exits less that of another system, mean over the later months, with 95 % intervals. Left "
+            "of zero the two exits err less. Only an interval that does not hold zero shows a difference. The "
+            f"{MAJORITY} is left out, it is off the scale.",
+        ),
+        (
+            offloaded_figure(table, months),
+            "What becomes of the events that exit 1 is not certain of and offloads, all rows; means over the networks. "
+            "All other events are accepted at exit 1.",
+        ),
+    ]
+
+
+def error_figure(table: pd.DataFrame, months: list[str]) -> Figure:
+    """Return the error of accepted events by month, of the systems in ``COLOURS``."""
+    figure, (ax,) = new_figure(width=8.6, height=4.4)
+    rows = table[table["subset"] == ALL_ROWS]
+    for system, colour in COLOURS.items():
+        of_system = rows[rows["system"] == system]
+        if of_system.empty:
+            continue
+        errors = 100 * of_system.pivot_table(index="month", columns="network", values="error").reindex(months)
+        ax.plot(months, errors.mean(axis=1), color=colour, marker=_MARKERS[system], label=system, zorder=3)
+        ax.fill_between(months, errors.min(axis=1), errors.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+    ax.set(ylabel="error of accepted events, %", ylim=(0, None))
+    _finish(ax)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def difference_figure(comparisons: pd.DataFrame) -> Figure:
+    """Return the differences of errors with their intervals, an axis for each subset."""
+    rows = comparisons[(comparisons["month"] == MEAN) & (comparisons["system"] != MAJORITY)]
+    systems = list(dict.fromkeys(rows["system"]))[::-1]
+    figure, axes = new_figure(columns=len(SUBSETS), width=3.8, height=0.9 + 0.32 * len(systems))
+    for ax, subset in zip(axes, SUBSETS, strict=True):
+        of_subset = rows[rows["subset"] == subset].set_index("system").loc[systems]
+        estimate = 100 * of_subset["estimate"].to_numpy(np.float64)
+        reach = np.stack((estimate - 100 * of_subset["low"], 100 * of_subset["high"] - estimate))
+        for place, system in enumerate(systems):
+            ax.errorbar(
+                estimate[place],
+                place,
+                xerr=np.nan_to_num(np.maximum(reach[:, [place]], 0)),
+                color=_colour(system),
+                marker="o",
+                markersize=5,
+                capsize=3,
+            )
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(title=subset, xlabel="difference of error, points", yticks=range(len(systems)))
+        ax.set_yticklabels([f"{system} " for system in systems] if ax is axes[0] else [""] * len(systems))
+        _finish(ax, axis="x")
+    return figure
+
+
+def offloaded_figure(table: pd.DataFrame, months: list[str]) -> Figure:
+    """Return the shares of events that are offloaded, by what becomes of them, by month."""
+    figure, (ax,) = new_figure(width=8.6, height=3.2)
+    rows = table[(table["subset"] == ALL_ROWS) & (table["system"] == SYSTEM)]
+    mean = 100 * rows.groupby("month")[["acceptance", "offloaded"]].mean().reindex(months)
+    rejected = 100 - mean["acceptance"]
+    accepted = mean["offloaded"] - rejected
+    ax.bar(months, accepted, color=COLOURS[EXIT_2 + REJECT], width=0.6, label="accepted at exit 2")
+    ax.bar(months, rejected, bottom=accepted, color="#BBBBBB", width=0.6, label="rejected")
+    ax.set(ylabel="share of all events, %")
+    _finish(ax)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _colour(system: str) -> str:
+    """Return the colour of a system, whichever way it rejects."""
+    plain = system.partition(" + ")[0]
+    return COLOURS.get(plain, COLOURS.get(plain + REJECT, "#333333"))
+
+
+def _finish(ax: Axes, axis: Literal["x", "y"] = "y") -> None:
+    ax.grid(axis=axis, alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)

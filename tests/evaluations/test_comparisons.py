@@ -1,0 +1,95 @@
+import math
+
+import pandas as pd
+import pytest
+
+from evaluations.baselines import MATCHED, REJECT, RULE
+from evaluations.comparisons import COLUMNS, compare, find, findings, year_table
+from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM
+from evaluations.months import ALL_ROWS, SUBSETS
+from evaluations.rates import AREA, MEAN, mean_rate, over_time
+from tests.evaluations.guesses import DECIDED, MONTHS, SYSTEMS, later_rates
+
+
+@pytest.fixture(scope="module")
+def comparisons() -> pd.DataFrame:
+    return compare(MONTHS, DECIDED, by_vector=True, resamples=400, seed=1)
+
+
+@pytest.fixture(scope="module")
+def later() -> pd.DataFrame:
+    return later_rates()
+
+
+def test_every_difference_is_that_of_the_rates_themselves(comparisons: pd.DataFrame, later: pd.DataFrame) -> None:
+    everything = pd.concat((later, over_time(later)))
+    for row in comparisons.to_dict("records"):
+        place = (str(row["month"]), str(row["subset"]))
+        expected = mean_rate(everything, *place, SYSTEM, "error") - mean_rate(
+            everything, *place, row["system"], "error"
+        )
+        assert row["estimate"] == pytest.approx(expected)
+        assert row["low"] <= row["estimate"] <= row["high"]
+
+
+def test_every_other_system_is_compared_in_each_subset_and_month_and_over_all(comparisons: pd.DataFrame) -> None:
+    assert tuple(comparisons.columns) == COLUMNS
+    names = [*(of.name for of in MONTHS), MEAN, AREA]
+    others = [system for system in SYSTEMS if system not in (SYSTEM, BOUND)]
+    expected = [(name, subset, system) for subset in SUBSETS for system in others for name in names]
+    assert list(comparisons[list(COLUMNS[:3])].itertuples(index=False, name=None)) == expected
+
+
+def test_rows_taken_for_themselves_make_intervals_narrow(comparisons: pd.DataFrame) -> None:
+    by_row = compare(MONTHS, DECIDED, by_vector=False, resamples=400, seed=1)
+    of_all = comparisons["subset"] == ALL_ROWS
+    assert by_row["estimate"].tolist() == pytest.approx(comparisons["estimate"].tolist())
+    wide, narrow = ((table["high"] - table["low"])[of_all].mean() for table in (comparisons, by_row))
+    assert narrow < 0.9 * wide
+
+
+def test_one_month_alone_is_its_own_mean_and_area() -> None:
+    found = compare(MONTHS[:1], DECIDED[:1], by_vector=True, resamples=100, seed=1)
+    one = [find(found, name, ALL_ROWS, RULE) for name in (MONTHS[0].name, MEAN, AREA)]
+    assert one[0] == one[1] == one[2]
+
+
+def test_the_findings_are_means_over_the_later_months_of_all_rows(
+    comparisons: pd.DataFrame, later: pd.DataFrame
+) -> None:
+    found = findings(over_time(later), comparisons, 3, 2, "the path")
+    all_rows = later[later["subset"] == ALL_ROWS].groupby("system")[["error", "acceptance", "cost_share"]].mean()
+    assert (found.error, found.acceptance) == pytest.approx(tuple(all_rows.loc[SYSTEM, ["error", "acceptance"]]))
+    assert (found.cost_exit_1, found.cost_exit_2) == (0.25, 1.0)
+    for alternative, system in (
+        (found.exit_1, EXIT_1 + REJECT),
+        (found.exit_1_by_class, BY_CLASS),
+        (found.exit_1_matched, EXIT_1 + MATCHED),
+        (found.exit_2, EXIT_2 + MATCHED),
+    ):
+        assert alternative.error == pytest.approx(float(all_rows["error"][system]))
+        assert alternative.difference == find(comparisons, MEAN, ALL_ROWS, system)
+    assert list(found.others) == [RULE, "boosting" + MATCHED]
+    assert {subset: list(others) for subset, others in found.elsewhere.items()} == {
+        subset: [RULE, "boosting" + MATCHED] for subset in SUBSETS[1:]
+    }
+    for subset in SUBSETS[1:]:
+        of_exit_1 = find(comparisons, MEAN, subset, EXIT_1 + MATCHED)
+        assert found.exit_1_elsewhere[subset].difference == of_exit_1
+        assert found.elsewhere[subset][RULE].difference == find(comparisons, MEAN, subset, RULE)
+
+
+def test_the_table_of_everything_holds_the_rates_and_the_differences(
+    comparisons: pd.DataFrame, later: pd.DataFrame
+) -> None:
+    table = year_table(later, comparisons)
+    assert list(table) == [
+        "month", "subset", "system", "metric", "mean", "low", "high", "network_1", "network_2",
+    ]  # fmt: skip
+    differences = table[table["metric"] == "error_difference"]
+    assert len(differences) == len(comparisons)
+    assert differences["system"].str.startswith(f"{SYSTEM} - ").all()
+    assert differences["low"].tolist() == comparisons["low"].tolist()
+    of_rates = table[table["metric"] == "error"]
+    assert len(of_rates) == 3 * len(SUBSETS) * len(SYSTEMS)
+    assert all(math.isnan(low) for low in of_rates["low"])
