@@ -96,7 +96,6 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
     from nsga2.exact import exact_front
     from nsga2.objectives import Objectives
     from nsga2.operating_point import (
-        LEAST_COST,
         CostModel,
         Need,
         choose_by_need,
@@ -105,6 +104,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         marks,
         thresholds_of,
     )
+    from nsga2.options import LEAST_COST
     from utils.costs import read_cost_per_offload
     from utils.metrics import accuracy
     from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation
