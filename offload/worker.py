@@ -18,12 +18,14 @@ from offload.exit_2 import CHUNK
 from offload.logs import Sparing
 from offload.metrics import EXPIRED, WorkerMetrics
 from offload.protocol import Answer, Refusal, Request, encode_answer, encode_refusal
+from offload.rabbitmq.problems import BROKER_FAILED
 from offload.rabbitmq.worker_end import Delivery, RequestQueue
 from utils.errors import CloudUnavailableError
 
 DRAIN_TIMEOUT: Final = 25.0
 _JOIN_TIMEOUT: Final = 4.0
 _POLL: Final = 0.1
+_EARLY_TRIES: Final = 8  # of a broker that is there, but fails to give us the queue
 
 log = logging.getLogger(__name__)
 _seldom = Sparing(log)
@@ -125,6 +127,7 @@ class Worker:
         self._together = 1  # how many requests were in the last batch
         self._stopping = False  # not an Event: its lock could be held by the very code that a signal interrupts
         self._was_ready = False
+        self._early_tries = 0
         self._outage: float | None = None
         self._failure: BaseException | None = None
         self.answered = self.refused = self.events = self.dropped = 0
@@ -224,7 +227,9 @@ class Worker:
     def on_lost(self, problem: CloudUnavailableError) -> None:
         """Forget the requests that wait here: the broker hands them out again."""
         if not self._was_ready:
-            raise problem  # a wrong host or port is told at once, and not tried for ever
+            self._early_tries += 1
+            if problem.code != BROKER_FAILED or self._early_tries == _EARLY_TRIES:
+                raise problem  # a wrong host or port is told at once, and not tried for ever
         if self._outage is None:
             self._outage = time.monotonic()
             self._metrics.connection_losses.inc()

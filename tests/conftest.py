@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # As an interrupt, SIGTERM ends the nodes and workers that the tests started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# A shell's background job ignores SIGINT, and so would the scripts that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(ROOT))
 # Two cores serve the tests, the worker and the client at once. Read when torch is imported, here and in scripts run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -11,6 +11,9 @@ from pika.adapters.utils import connection_workflow as workflow
 from offload.broker import Broker, Host
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
+BROKER_FAILED: Final = "broker-failed"
+"""Code of an error within a broker that is there: trying again may help."""
+
 _REFUSAL: Final = re.compile(r"\((403|530)\)")  # as pika quotes the broker: access refused, not allowed
 # A server that turns a client's certificate down says so in an alert, in one of these words.
 _CERTIFICATE_ALERT: Final = re.compile(r"\w*ALERT_\w*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|ACCESS_DENIED)\w*")
@@ -29,6 +32,10 @@ def plain_error(problem: BaseException, broker: Broker, host: Host) -> CloudErro
             return BrokerRefusedError(
                 f"RabbitMQ at {host} refuses user {broker.username!r}: {quoted(problem.reply_text)}"
             )
+        case exceptions.ConnectionClosedByBroker(reply_code=541):
+            # So does 3.10 with a worker that consumes a new quorum queue just as another one's declaration starts it.
+            said = quoted(problem.reply_text)
+            return CloudUnavailableError(f"RabbitMQ at {host} failed ({said}); its log says why", BROKER_FAILED)
         case exceptions.ChannelClosedByBroker(reply_code=403):
             return BrokerRefusedError(
                 f"RabbitMQ at {host} refuses user {broker.username!r}: {quoted(problem.reply_text)}"

@@ -13,6 +13,7 @@ from offload.broker import Broker, Host
 from offload.private_broker import free_port
 from offload.protocol import Answer, Refusal, Request, encode_request, new_id
 from offload.rabbitmq import connection
+from offload.rabbitmq.problems import BROKER_FAILED
 from offload.worker import Batch, Service
 from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, clients, delete, sizes_of
 from tests.offload.link import (
@@ -41,6 +42,17 @@ def test_requests_of_many_clients_are_answered_each_with_its_own_reply(link: Bro
         asked = [pair for client in many * 10 for pair in ask(client, 1, 3)]
         assert all_answered(asked)
     assert (worker.answered, worker.refused, worker.events, worker.dropped) == (80, 0, 160, 0)
+
+
+def test_a_broker_that_fails_to_give_the_queue_is_asked_again_and_told_in_the_end(link: Broker, queue: str) -> None:
+    worker = make_worker(link, queue, Sleeper())
+    problem = CloudUnavailableError("RabbitMQ failed", BROKER_FAILED)
+    for _ in range(7):
+        worker.on_lost(problem)
+    with pytest.raises(CloudUnavailableError, match="RabbitMQ failed"):
+        worker.on_lost(problem)
+    worker.stop()
+    worker.run(lambda: None)  # it closes what it has open
 
 
 def test_requests_that_wait_are_merged_across_clients_in_their_order_up_to_the_limit(link: Broker, queue: str) -> None:

@@ -15,7 +15,7 @@ from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import new_id
 from offload.rabbitmq import connection
 from offload.rabbitmq.connection import Connection
-from offload.rabbitmq.problems import plain_error
+from offload.rabbitmq.problems import BROKER_FAILED, plain_error
 from tests.offload.link import at, connected, listening
 from tests.offload.rabbitmq.ends import (
     BOTH_ENDS,
@@ -93,6 +93,12 @@ def test_what_a_broker_says_of_any_length_fits_in_one_line(kind: Callable[[int, 
     assert is_one_line(error)
     assert "first line second and so on" in str(error)
     assert len(str(error)) < 400
+
+
+def test_an_error_within_the_broker_is_said_to_be_one_and_has_a_code_of_its_own(link: Broker) -> None:
+    error = plain_error(ConnectionClosedByBroker(541, "INTERNAL_ERROR"), link, link.hosts[0])
+    assert isinstance(error, CloudUnavailableError)
+    assert (error.code, "failed (INTERNAL_ERROR); its log says why" in str(error)) == (BROKER_FAILED, True)
 
 
 def test_a_user_who_has_no_right_to_a_queue_is_refused_in_one_line(without_rights: Broker, queue: str) -> None:
