@@ -242,7 +242,9 @@ def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_i
     with PrivateBroker() as node:
         link = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
         worker = make_worker(link, "q", sleeper, None, counted.metrics)
-        patience = Patience(attempt=60.0, retries=0, deadline=60.0)
+        # A queue made just before its node is killed may not have reached the disk: until the worker declares it again,
+        # requests come back, and are sent once more.
+        patience = Patience(attempt=60.0, retries=100, deadline=60.0)
         with serving(worker) as ready, make_client(link, "q", patience, metrics) as client:
             with busy(sleeper, client):
                 asked = ask(client, 1, 1, 1)
