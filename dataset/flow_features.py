@@ -10,9 +10,9 @@ percentile, squares that wrap to 32 bits, b's throughput that repeats a's), beca
 learned from them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,15 @@ class Packets:
     def __len__(self) -> int:
         return len(self.timestamp)
 
+    def take(self, chosen: NDArray[np.intp]) -> Self:
+        """Return the packets at some places (K,), in that order."""
+        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the packets of several parts, at least one, one after another."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
 
 @dataclass(frozen=True)
 class Records:
@@ -86,6 +95,15 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.window_start)
+
+    def take(self, chosen: NDArray[np.intp]) -> Self:
+        """Return the records at some places (K,), in that order."""
+        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the records of several parts, at least one, one after another."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def flow_features(packets: Packets) -> Records:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dataset import conversations as talk
 from dataset.conversations import SECOND, Behaviour
 from dataset.flow_features import Packets, Records, flow_features
-from dataset.scaling import scale
+from dataset.scaling import PUBLISHED
 from utils.schema import ATTACK, CLASS, FEATURES, NORMAL
 
 MONTHS: Final = 12
@@ -91,7 +91,7 @@ def simulate_month(month: int, rows: int, seed: int) -> tuple[NDArray[np.float32
     # A conversation that goes on into the next window makes another record, so there are some to spare.
     kept = sorted(random.sample(range(len(records)), rows))
     labels = [_label(int(truth[row]), month, random) for row in kept]
-    return scale(records.features[kept]).astype(np.float32), np.array(labels, dtype=np.int64)
+    return PUBLISHED.scale(records.features[kept]).astype(np.float32), np.array(labels, dtype=np.int64)
 
 
 def to_csv(features: NDArray[np.float32], labels: NDArray[np.int64]) -> str:

@@ -175,14 +175,14 @@ def _judged(
 ) -> "tuple[Judgement, pd.DataFrame]":
     from tqdm import tqdm
 
-    from dataset.scaling import unscale
+    from dataset.scaling import PUBLISHED
     from evaluations.comparisons import compare
     from evaluations.judgement import Terms, judge
 
     system, exit_1_alone = (
         _chooser(point, args, cost_per_offload) for point in (args.operation_point, options.LEAST_ERROR)
     )
-    terms = Terms(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, unscale)
+    terms = Terms(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, PUBLISHED.unscale)
     vectors = sum(len(month.first) for month in (months.choice, *months.later))
     with tqdm(total=vectors * (len(origins) + len(singles)), desc="answers", unit="vector", disable=None) as bar:
         judgement = judge(months, origins, singles, terms, bar.update)

@@ -4,6 +4,7 @@ Each table maps a fault's name to what makes such a file in a folder and the wor
 """
 
 import functools
+import json
 import os
 import pickle
 import shutil
@@ -207,6 +208,36 @@ SINGLE_EVALUATIONS: dict[str, Fault] = {
     "an unknown class": _single_evaluation("y_pred", 2, "0 or 1"),
     "a certainty over 1": _single_evaluation("cnf", 1.5, "certainty between 0 and 1"),
     "a negative time": _single_evaluation("avg_time", -1, "time in seconds, 0 or more"),
+}
+
+
+def _capture(content: bytes, *says: str) -> Fault:
+    return Fault(lambda folder: _copy(folder / "capture.pcap", content), says)
+
+
+def _scaler(content: object, *says: str) -> Fault:
+    return Fault(lambda folder: _copy(folder / "scaler.json", json.dumps(content).encode()), says)
+
+
+PCAP_HEADER = bytes.fromhex("d4c3b2a1020004000000000000000000000004000100" + "0000")
+CAPTURES: dict[str, Fault] = {
+    **unreadable(".pcap"),
+    "no capture": _capture(b"this is text, and no capture at all", "no pcap or pcapng"),
+    "a header cut off": _capture(PCAP_HEADER[:10], "no pcap or pcapng"),
+    "of an unknown link": _capture(PCAP_HEADER[:20] + b"\x93\0\0\0" + bytes(16), "link of type 147"),
+    "a frame too large": _capture(PCAP_HEADER + b"\xff" * 16, "is damaged at byte 24"),
+}
+
+GOOD_SCALER = [{"feature": name, "min": 0, "range": 1} for name in FEATURES]
+SCALERS: dict[str, Fault] = {
+    **unreadable(".json"),
+    "no JSON": Fault(lambda folder: _copy(folder / "scaler.json", b"min, range"), ("is no scaler",)),
+    "another table": _scaler({"a": 1}, "is no scaler"),
+    "a feature short": _scaler(GOOD_SCALER[1:], f"lacks {FEATURES[0]}"),
+    "a feature twice": _scaler([*GOOD_SCALER, GOOD_SCALER[0]], "one twice"),
+    "a negative range": _scaler([{**GOOD_SCALER[0], "range": -1}, *GOOD_SCALER[1:]], FEATURES[0]),
+    "NaN": _scaler([{**GOOD_SCALER[0], "min": float("nan")}, *GOOD_SCALER[1:]], FEATURES[0]),
+    "nested too deep": Fault(lambda folder: _copy(folder / "scaler.json", b"[" * 100_000), ("is no scaler",)),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tests.bad_files import (
     AUTHORITIES,
+    CAPTURES,
     CERTIFICATES,
     CHECKPOINTS,
     DATASET_FOLDERS,
@@ -24,6 +25,7 @@ from tests.bad_files import (
     PASSWORDS,
     PICTURES,
     ROWS,
+    SCALERS,
     SINGLE_EVALUATIONS,
     SINGLE_EXIT,
     TIMINGS,
@@ -36,12 +38,14 @@ from tests.bad_files import (
     month,
     write_cells,
 )
+from tests.dataset.test_captures import FRAMES, pcap
 from tests.scripts import (
     CALIBRATE,
     CHART,
     CLIENT,
     DEMO,
     EVALUATE,
+    EXTRACT,
     FETCH_DATASET,
     FETCH_MODELS,
     GENERATOR,
@@ -111,6 +115,7 @@ PATHS: dict[str, dict[str, Faults]] = {
     },
     MAKE_RESULTS: {"--dataset-folder": INPUT_FOLDERS, "--output": OUTPUT_FOLDERS},
     DEMO: {"--dataset-folder": INPUT_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
+    EXTRACT: {"--pcap": CAPTURES, "--scaler": SCALERS, "--fit-scaler": OUTPUTS, "--output": OUTPUTS},
     MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_MODELS: {"--output-folder": OUTPUT_FOLDERS},
@@ -232,6 +237,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     good_single_evaluation().to_csv(folder / "single.csv", index=False)
     (folder / "timings.tsv").write_text("batch_size\trequest_process_time\n1\t9.0\n")
     write_front(good_front(), folder / "front.sav")
+    (folder / "capture.pcap").write_bytes(pcap(FRAMES))
     write_front(good_front(), folder / "results" / "nsga2" / "mobilenet_x_f_0.9.sav")
     model = {"--trained-model": checkpoint, "--model": "mobilenet", "--dataset": dataset}
     network = {"--trained-network-file": checkpoint, "--network": "mobilenet"}
@@ -246,7 +252,6 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             "--model": "mobilenet",
             "--dataset-folder": folder,
             "--train-month": "2016_01",
-            "--output": "out",
             **edge,
         },
         SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2, **edge},
@@ -261,9 +266,10 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         SERVER: {**network, **no_broker},
         CLIENT: {**network, **no_broker, "--dataset": dataset},
         GENERATOR: {**network, **no_broker, "--dataset": dataset},
-        REPRODUCE: {"--results": folder / "results", "--output": "out"},
-        MAKE_RESULTS: {"--dataset-folder": folder, "--output": "out", "--epochs": 1},
+        REPRODUCE: {"--results": folder / "results"},
+        MAKE_RESULTS: {"--dataset-folder": folder, "--epochs": 1},
         DEMO: {"--dataset-folder": folder, "--epochs": 1},
+        EXTRACT: {"--pcap": folder / "capture.pcap"},
         MAKE_SAMPLE: {"--rows": 5, "--months": 1},
         FETCH_DATASET: {"--base-url": NOWHERE},
         FETCH_MODELS: {"--base-url": NOWHERE},
@@ -335,7 +341,7 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     assert files_below(tmp_path) == before
 
 
-@pytest.mark.parametrize("script", [TRAIN, CALIBRATE, EVALUATE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE])
+@pytest.mark.parametrize("script", [TRAIN, CALIBRATE, EVALUATE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE, EXTRACT])
 def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(
     capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path, script: str
 ) -> None:
@@ -380,7 +386,7 @@ def test_a_number_out_of_range_or_an_unknown_name_is_a_usage_error_that_quotes_i
 def test_an_unknown_option_or_one_that_is_missing_is_a_usage_error(
     capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], script: str
 ) -> None:
-    savefiles = {option: "out" for option in PATHS[script] if "save" in option}
+    savefiles = {option: "out" for option in PATHS[script] if "save" in option or option == "--output"}
     ended = call(capsys, script, *flat({**good[script], **savefiles}), "--nonsense")
     assert (ended.code, ended.err.splitlines()[-1].endswith("error: unrecognized arguments: --nonsense")) == (2, True)
     required = [name for name, action in actions(script).items() if action.required]

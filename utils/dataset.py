@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from utils.errors import DatasetError
 from utils.files import check_folder, check_readable
-from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IMAGE_SIDE
+from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IDENTITY, IMAGE_SIDE
 from utils.tables import found, place, read_csv
 
 SUFFIXES: Final = (".csv", ".csv.bz2", ".csv.gz")
@@ -130,7 +130,7 @@ def _header(path: Path) -> list[str]:
 
 
 def _check_columns(columns: list[str], path: Path, *, labelled: bool) -> None:
-    known = {*FEATURES, CLASS}
+    known = {*FEATURES, CLASS, *IDENTITY}
     missing = [name for name in FEATURES if name not in columns]
     extra = [name for name in columns if name not in known]
     repeated = [name for name in dict.fromkeys(columns) if name in known and columns.count(name) > 1]

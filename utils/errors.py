@@ -5,6 +5,7 @@
     ToolkitError                  exit code 2
     ├── InputFileError            a file or folder that cannot be read, written, or understood
     │   ├── DatasetError          a dataset CSV that breaks the data contract
+    │   ├── CaptureError          a file of packets that is none, or is damaged
     │   ├── CheckpointError       a .pth file that is damaged, hostile, or of another network
     │   └── ResultFileError       an evaluation CSV or NSGA-II result file that is not one
     ├── DeviceError               a compute device that is not there
@@ -33,6 +34,10 @@ class InputFileError(ToolkitError):
 
 class DatasetError(InputFileError):
     """A dataset CSV that breaks the data contract."""
+
+
+class CaptureError(InputFileError):
+    """A file of packets that is none, or is damaged."""
 
 
 class CheckpointError(InputFileError):

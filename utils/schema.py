@@ -33,6 +33,9 @@ FEATURE_COUNT: Final = len(FEATURES)
 IMAGE_SIDE: Final = 8
 """The features, zero-padded to 64 values, enter a network as a row-major 8x8 image."""
 
+IDENTITY: Final = ("window_start", "address_a", "address_b")
+"""Columns that may stand beside the features, and say whose record it is; no stage computes with them."""
+
 CLASS: Final = "class"
 NORMAL: Final = 0
 ATTACK: Final = 1

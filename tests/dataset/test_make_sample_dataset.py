@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dataset.conversations import Sent
-from dataset.scaling import unscale
+from dataset.scaling import PUBLISHED
 from dataset.simulation import KINDS, MONTHS, Kind, repeated_share, simulate_month, to_csv
 from utils.dataset import Dataset, find_datasets, read_labelled
 from utils.schema import ATTACK, FEATURES, NORMAL
@@ -50,7 +50,7 @@ def exact_match_bound(months: list[LabelledMonth]) -> float:
 
 def raw(name: str, dataset: Dataset) -> NDArray[np.float64]:
     """Return one feature (N,), unscaled, as the whole number it was."""
-    return np.rint(unscale(dataset.features.astype(np.float64))[:, FEATURES.index("MOORE_" + name)])
+    return np.rint(PUBLISHED.unscale(dataset.features.astype(np.float64))[:, FEATURES.index("MOORE_" + name)])
 
 
 def accuracy_of_one_rule(month: LabelledMonth) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataset.scaling import MINIMUMS, RANGES, scale, unscale
+from dataset.scaling import PUBLISHED, Scaler, fitted, read_scaler, write_scaler
 from tests.captures import SHARED, needs_shared
 from utils.schema import CLASS, FEATURES
 
@@ -25,8 +25,8 @@ def read_cells(path: Path) -> NDArray[np.float64]:
 def test_minimums_and_ranges_are_those_recovered_from_the_published_dataset() -> None:
     table = json.loads((SHARED / "data" / "feature-scaler.json").read_text())
     assert [entry["feature"] for entry in table] == list(FEATURES)
-    assert [entry["min"] for entry in table] == MINIMUMS.tolist()
-    assert [entry["range"] for entry in table] == RANGES.tolist()
+    assert [entry["min"] for entry in table] == PUBLISHED.minimums.tolist()
+    assert [entry["range"] for entry in table] == PUBLISHED.ranges.tolist()
 
 
 @needs_shared
@@ -34,23 +34,59 @@ def test_minimums_and_ranges_are_those_recovered_from_the_published_dataset() ->
 def test_published_rows_unscaled_and_scaled_again_come_back_bit_for_bit(month: str) -> None:
     cells = read_cells(SHARED / "data" / "dataset" / month)
     hundredths = np.array(["variance" in name for name in FEATURES])
-    unscaled = unscale(cells)
+    unscaled = PUBLISHED.unscale(cells)
     raw = np.where(hundredths, np.round(unscaled, 2), np.round(unscaled))
     assert np.abs(raw - unscaled).max() < 1e-6
-    np.testing.assert_array_equal(scale(raw), cells)
+    np.testing.assert_array_equal(PUBLISHED.scale(raw), cells)
 
 
 def test_the_ends_of_each_range_become_0_and_1() -> None:
-    np.testing.assert_allclose(scale(MINIMUMS), np.zeros(58), atol=1e-15)
-    np.testing.assert_allclose(scale(MINIMUMS + RANGES), np.ones(58), rtol=1e-15)
+    np.testing.assert_allclose(PUBLISHED.scale(PUBLISHED.minimums), np.zeros(58), atol=1e-15)
+    np.testing.assert_allclose(PUBLISHED.scale(PUBLISHED.minimums + PUBLISHED.ranges), np.ones(58), rtol=1e-15)
 
 
 def test_values_outside_the_range_are_not_clipped() -> None:
-    assert scale(MINIMUMS + 3 * RANGES).min() > 2.99
-    assert scale(MINIMUMS - RANGES).max() < -0.99
+    assert PUBLISHED.scale(PUBLISHED.minimums + 3 * PUBLISHED.ranges).min() > 2.99
+    assert PUBLISHED.scale(PUBLISHED.minimums - PUBLISHED.ranges).max() < -0.99
 
 
 def test_scaling_takes_one_record_or_many() -> None:
     raw = np.arange(58.0)
-    np.testing.assert_array_equal(scale(np.stack([raw, raw])), np.stack([scale(raw), scale(raw)]))
-    np.testing.assert_allclose(unscale(scale(raw)), raw, rtol=1e-12, atol=1e-6)
+    np.testing.assert_array_equal(
+        PUBLISHED.scale(np.stack([raw, raw])), np.stack([PUBLISHED.scale(raw), PUBLISHED.scale(raw)])
+    )
+    np.testing.assert_allclose(PUBLISHED.unscale(PUBLISHED.scale(raw)), raw, rtol=1e-12, atol=1e-6)
+
+
+@needs_shared
+def test_the_recovered_table_is_read_as_the_published_scaler() -> None:
+    found = read_scaler(SHARED / "data" / "feature-scaler.json")
+    np.testing.assert_array_equal(found.minimums, PUBLISHED.minimums)
+    np.testing.assert_array_equal(found.ranges, PUBLISHED.ranges)
+
+
+def test_a_scaler_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    scaler = Scaler(generator.normal(size=58), generator.random(58))
+    write_scaler(scaler, tmp_path / "scaler.json")
+    found = read_scaler(tmp_path / "scaler.json")
+    np.testing.assert_array_equal(found.minimums, scaler.minimums)
+    np.testing.assert_array_equal(found.ranges, scaler.ranges)
+
+
+def test_a_fitted_scaler_takes_the_least_to_0_the_greatest_to_1_and_a_constant_to_0() -> None:
+    raw = np.random.default_rng(1).normal(size=(20, 58))
+    raw[:, 7] = 3.5
+    scaled = fitted(raw).scale(raw)
+    np.testing.assert_allclose(scaled.min(axis=0), 0, atol=1e-14)
+    np.testing.assert_allclose(np.delete(scaled.max(axis=0), 7), 1, rtol=1e-14)
+    assert (scaled[:, 7] == 0).all()
+    np.testing.assert_allclose(fitted(raw).unscale(scaled), raw, rtol=1e-12, atol=1e-14)
+
+
+def test_values_out_of_range_are_counted_on_both_sides_and_the_ends_are_within() -> None:
+    ends = np.stack([PUBLISHED.minimums, PUBLISHED.minimums + PUBLISHED.ranges])
+    assert PUBLISHED.out_of_range(ends) == 0
+    ends[0, :3] -= 1
+    ends[1, 57] += 1
+    assert PUBLISHED.out_of_range(ends) == 4

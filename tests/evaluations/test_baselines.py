@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataset.scaling import MINIMUMS, scale, unscale
+from dataset.scaling import PUBLISHED
 from evaluations.baselines import (
     BOOSTING,
     MAJORITY,
@@ -25,7 +25,9 @@ PROBES, _ = rows_of(5, 300)
 
 def raw_row(**changed: float) -> NDArray[np.float64]:
     """Return raw features of a flow of 60-byte frames, all of b's."""
-    row = dict(zip(FEATURES, MINIMUMS, strict=True)) | {f"MOORE_{name}": value for name, value in changed.items()}
+    row = dict(zip(FEATURES, PUBLISHED.minimums, strict=True)) | {
+        f"MOORE_{name}": value for name, value in changed.items()
+    }
     return np.array([list(row.values())])
 
 
@@ -45,13 +47,15 @@ def test_the_rule_says_normal_only_where_all_frames_are_60_bytes_and_a_sent_neit
 ) -> None:
     raw = raw_row(**changed)
     assert one_line_rule(raw).predictions.tolist() == [attack]
-    assert one_line_rule(unscale(scale(raw).astype(np.float32).astype(np.float64))).predictions.tolist() == [attack]
+    assert one_line_rule(
+        PUBLISHED.unscale(PUBLISHED.scale(raw).astype(np.float32).astype(np.float64))
+    ).predictions.tolist() == [attack]
 
 
 @needs_shared
 def test_the_rule_is_worth_what_was_measured() -> None:
     months = [read_month([SHARED / "data" / "dataset" / f"2016_{number:02}.csv"]) for number in range(3, 9)]
-    rule = fit_baselines(month(1), unscale)[RULE]
+    rule = fit_baselines(month(1), PUBLISHED.unscale)[RULE]
     accuracies = [(rule(of.features).predictions == of.labels).mean() for of in months]
     assert np.mean(accuracies) == pytest.approx(0.912, abs=0.001)
 
@@ -59,15 +63,15 @@ def test_the_rule_is_worth_what_was_measured() -> None:
 def test_the_majority_class_is_that_of_the_training_rows_and_of_a_tie_attack() -> None:
     features, _ = rows_of(1, 4)
     for labels, expected in (([0, 0, 0, 1], 0), ([1, 1, 0, 1], 1), ([0, 1, 0, 1], 1)):
-        fitted = fit_baselines(make_month("m", features, np.array(labels)), unscale)
+        fitted = fit_baselines(make_month("m", features, np.array(labels)), PUBLISHED.unscale)
         assert fitted[MAJORITY](PROBES).predictions.tolist() == [expected] * 300
 
 
 def test_what_a_baseline_learns_does_not_depend_on_the_order_of_its_rows() -> None:
     features, labels = rows_of(1, 500)
     order = np.random.default_rng(0).permutation(500)
-    one = fit_baselines(make_month("m", features, labels), unscale)
-    other = fit_baselines(make_month("m", features[order], labels[order]), unscale)
+    one = fit_baselines(make_month("m", features, labels), PUBLISHED.unscale)
+    other = fit_baselines(make_month("m", features[order], labels[order]), PUBLISHED.unscale)
     for name in (TREE, BOOSTING):
         ours, theirs = one[name](PROBES), other[name](PROBES)
         assert ours.certainties is not None and theirs.certainties is not None
@@ -77,7 +81,7 @@ def test_what_a_baseline_learns_does_not_depend_on_the_order_of_its_rows() -> No
 
 
 def test_a_certainty_is_the_probability_of_the_class_that_is_answered() -> None:
-    fitted = fit_baselines(month(1, rows=500), unscale)
+    fitted = fit_baselines(month(1, rows=500), PUBLISHED.unscale)
     for name in (TREE, BOOSTING):
         certainties = fitted[name](PROBES).certainties
         assert certainties is not None

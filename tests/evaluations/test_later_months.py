@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.scaling import unscale
+from dataset.scaling import PUBLISHED
 from evaluations.baselines import BOOSTING, MATCHED, REJECT, TREE, Answers, fit_baselines
 from evaluations.later_months import (
     BOUND,
@@ -33,7 +33,7 @@ from utils.schema import Thresholds
 
 TRAINING = month(1)
 NETWORK = network(2)
-BASELINES = fit_baselines(TRAINING, unscale)
+BASELINES = fit_baselines(TRAINING, PUBLISHED.unscale)
 
 
 def repeated(number: int) -> Month:

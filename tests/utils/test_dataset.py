@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.captures import SHARED, needs_shared
 from utils.dataset import Dataset, find_datasets, read_all_labelled, read_dataset, read_labelled, to_images
 from utils.errors import DatasetError, InputFileError
-from utils.schema import CLASS, FEATURES
+from utils.schema import CLASS, FEATURES, IDENTITY
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {".bz2": bz2.compress, ".gz": gzip.compress}
 
@@ -52,6 +52,17 @@ def path(tmp_path: Path) -> Path:
 
 
 # What is read
+
+
+def test_columns_that_say_whose_record_it_is_may_stand_beside_the_features(path: Path) -> None:
+    rows = [["1600000005", "10.0.0.1", "10.0.0.2", *row] for row in ROWS]
+    path.write_text(text_of([*IDENTITY, *HEADER], rows))
+    beside = read_dataset(path)
+    path.write_text(text_of())
+    alone = read_dataset(path)
+    np.testing.assert_array_equal(beside.features, alone.features)
+    assert beside.labels is not None and alone.labels is not None
+    np.testing.assert_array_equal(beside.labels, alone.labels)
 
 
 def test_features_labels_and_source_are_those_of_the_file(path: Path) -> None:

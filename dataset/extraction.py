@@ -1,0 +1,151 @@
+"""Captures to flow records, and flow records to the rows of a dataset CSV."""
+
+import bz2
+import gzip
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final, TextIO
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dataset.captures import Tally, read_capture
+from dataset.flow_features import Packets, Records
+from dataset.scaling import PUBLISHED, Scaler
+from dataset.windows import Windows
+from utils.errors import CaptureError
+from utils.files import replacing
+from utils.schema import CLASS, FEATURES, IDENTITY
+from utils.tables import COMPRESSIONS
+
+LEAST_SIZE: Final = 60
+GREATEST_SIZE: Final = 1514
+"""Bytes of the frames that the published traffic is made of."""
+
+_VARIANCES: Final = [name for name in FEATURES if "variance" in name]
+
+
+def record_table(
+    records: Records, scaler: Scaler | None, labels: NDArray[np.int64] | None = None, *, identity: bool = False
+) -> pd.DataFrame:
+    """Return records as rows of a dataset CSV.
+
+    Args:
+        records: R of them.
+        scaler: turns features into network inputs; None: they stay raw.
+        labels: (R,) classes; None: no such column.
+        identity: put the columns ``IDENTITY`` in front.
+    """
+    values = records.features if scaler is None else scaler.scale(records.features)
+    table = pd.DataFrame(values, columns=list(FEATURES))
+    if scaler is None:
+        whole = [name for name in FEATURES if name not in _VARIANCES]
+        table[whole] = table[whole].astype(np.int64)
+    if identity:
+        columns = (records.window_start, dotted(records.address_a), dotted(records.address_b))
+        table = pd.concat((pd.DataFrame(dict(zip(IDENTITY, columns, strict=True))), table), axis=1)
+    if labels is not None:
+        table[CLASS] = labels
+    return table
+
+
+def dotted(addresses: NDArray[np.uint32]) -> list[str]:
+    """Return IPv4 addresses (N,) as people write them."""
+    parts = addresses.astype(">u4").view(np.uint8).reshape(-1, 4)
+    return [f"{a}.{b}.{c}.{d}" for a, b, c, d in parts.tolist()]
+
+
+def capture_records(
+    paths: Sequence[Path],
+    tally: Tally,
+    windows: Windows,
+    *,
+    clamp: bool = False,
+    progress: Callable[[int, int], object] = lambda _file, _bytes: None,
+) -> Iterator[Records]:
+    """Yield the flow records of captures, read one after the other as the parts of one, in order.
+
+    A file that begins before what is closed already is a capture of its own.
+
+    Args:
+        paths: the captures.
+        tally: counts what is read.
+        windows: hold what is not over; new ones.
+        clamp: bring sizes to those of frames that the published traffic is made of; see ``clamped``.
+        progress: called with the number of the file, and its bytes that were read.
+
+    Raises:
+        CaptureError: as ``read_capture``.
+    """
+    for number, path in enumerate(paths):
+        begun = False
+        for packets in read_capture(path, tally, partial(progress, number)):
+            if len(packets) and not begun:
+                begun = True
+                if windows.is_closed_at(int(packets.timestamp[0])):
+                    yield from windows.restart()
+            yield from windows.add(clamped(packets) if clamp else packets)
+    yield from windows.close()
+
+
+def clamped(packets: Packets) -> Packets:
+    """Return packets with sizes within [``LEAST_SIZE``, ``GREATEST_SIZE``].
+
+    Frames captured on the host that sent them are not padded yet, and may be many in one.
+    """
+    return replace(packets, size=np.clip(packets.size, LEAST_SIZE, GREATEST_SIZE))
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        rows: records.
+        windows: they lie in.
+        outside: values that lie outside the scaler's range, of ``rows`` times 58.
+    """
+
+    rows: int
+    windows: int
+    outside: int
+
+
+def write_records(records: Iterable[Records], path: Path, scaler: Scaler | None, *, identity: bool = False) -> Written:
+    """Write records as a dataset CSV, whole or not at all.
+
+    Args:
+        records: in the order of the rows.
+        path: plain, or compressed where its ending says so.
+        scaler: turns features into network inputs; None: they stay raw.
+        identity: put the columns ``IDENTITY`` in front.
+
+    Raises:
+        CaptureError: there are no records.
+        InputFileError: the file cannot be written.
+    """
+    rows = outside = 0
+    starts: set[int] = set()
+    with replacing(path) as unfinished, _opened(unfinished) as stream:
+        for some in records:
+            table = record_table(some, scaler, identity=identity)
+            table.to_csv(stream, header=not rows, index=False)
+            rows += len(some)
+            starts.update(some.window_start.tolist())
+            outside += (scaler or PUBLISHED).out_of_range(some.features)
+        if not rows:
+            raise CaptureError("the captures hold no IPv4 packets, so there is nothing to write")
+    return Written(rows, len(starts), outside)
+
+
+def _opened(path: Path) -> TextIO:
+    """Open a text file to write, compressed where its ending says so."""
+    match COMPRESSIONS.get(path.suffix):
+        case "gzip":
+            return gzip.open(path, "wt", encoding="utf-8")
+        case "bz2":
+            return bz2.open(path, "wt", encoding="utf-8")
+    return path.open("w", encoding="utf-8")

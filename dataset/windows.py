@@ -1,0 +1,118 @@
+"""Packets as they come to flow records: a window is held until nothing more can belong to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.flow_features import WINDOW_SECONDS, Packets, Records, flow_features
+
+_MICROSECONDS: Final = 1_000_000
+_WINDOW: Final = WINDOW_SECONDS * _MICROSECONDS
+
+LATENESS: Final = 4 * WINDOW_SECONDS
+"""Seconds, by the packets' own time, for which a window that is over waits for packets out of order."""
+
+MOST_PACKETS: Final = 1_000_000
+"""Packets that are held; beyond, the oldest windows are closed early, so that memory stays bounded."""
+
+
+@dataclass
+class _Window:
+    """A window that is open: its packets so far, each with its place in the capture."""
+
+    packets: list[Packets] = field(default_factory=list)
+    places: list[NDArray[np.int64]] = field(default_factory=list)
+
+
+class Windows:
+    """Collects packets, and hands out the records of the windows that are closed.
+
+    The records of a capture are those that ``flow_features`` finds in all its packets at once, in the same order, as
+    long as no packet comes later than ``lateness`` allows and no more than ``most_packets`` must be held.
+
+    Args:
+        lateness: seconds by the packets' own time; infinite: windows are closed by ``close`` alone.
+        most_packets: held at once; the newest window is not closed for their sake.
+        in_order: records are handed out in the order of their first packets even where packets of several windows
+            alternate, for which some wait until the next window is closed; else as soon as their window is.
+
+    Attributes:
+        held: packets of windows that are open.
+        late: packets left out, since their window was closed when they came.
+    """
+
+    def __init__(self, lateness: float = LATENESS, most_packets: int = MOST_PACKETS, *, in_order: bool = True) -> None:
+        self.held = self.late = 0
+        self._lateness, self._most, self._in_order = lateness, most_packets, in_order
+        self._open: dict[int, _Window] = {}
+        self._first_open: int | None = None  # windows before this one are closed
+        self._newest: int | None = None
+        self._seen = 0
+        self._waiting: list[Records] = []
+
+    def add(self, packets: Packets) -> list[Records]:
+        """Take the next packets of a capture; return the records that are complete by now."""
+        if not len(packets):
+            return []
+        window = packets.timestamp // _WINDOW
+        for number in np.unique(window).tolist():
+            self._take(number, packets, np.flatnonzero(window == number))
+        self._seen += len(packets)
+        newest = int(packets.timestamp.max())
+        self._newest = newest if self._newest is None else max(newest, self._newest)
+        closed = self.close(self._newest / _MICROSECONDS - self._lateness)
+        while self.held > self._most and len(self._open) > 1:
+            closed += self.close((min(self._open) + 1) * WINDOW_SECONDS)
+        return closed
+
+    def close(self, seconds: float = float("inf")) -> list[Records]:
+        """Close the windows that end at a time, seconds since the epoch, or before; return the complete records."""
+        over = sorted(number for number in self._open if (number + 1) * WINDOW_SECONDS <= seconds)
+        if over:
+            self._first_open = over[-1] + 1
+            self._waiting.append(self._records([self._open.pop(number) for number in over]))
+        if not self._in_order:
+            return self._complete(None)
+        return self._complete(min((int(window.places[0][0]) for window in self._open.values()), default=None))
+
+    def is_closed_at(self, timestamp: int) -> bool:
+        """Return whether the window of a timestamp, in microseconds, is closed already."""
+        return self._first_open is not None and timestamp // _WINDOW < self._first_open
+
+    def restart(self) -> list[Records]:
+        """Close all windows, and take packets of any time again; return the complete records."""
+        records = self.close()
+        self._first_open = self._newest = None
+        return records
+
+    def _take(self, number: int, packets: Packets, chosen: NDArray[np.intp]) -> None:
+        if self._first_open is not None and number < self._first_open:
+            self.late += len(chosen)
+            return
+        window = self._open.setdefault(number, _Window())
+        window.packets.append(packets.take(chosen))
+        window.places.append(self._seen + chosen)
+        self.held += len(chosen)
+
+    def _records(self, windows: Sequence[_Window]) -> Records:
+        """Return the records of windows that are over."""
+        packets = Packets.joined([part for window in windows for part in window.packets])
+        places = np.concatenate([part for window in windows for part in window.places])
+        self.held -= len(packets)
+        order = np.argsort(places)
+        records = flow_features(packets.take(order))
+        return replace(records, first_packet=places[order][records.first_packet])
+
+    def _complete(self, before: int | None) -> list[Records]:
+        """Hand out the records whose first packets came before a place: no record to come belongs in front of them."""
+        if not self._waiting:
+            return []
+        records = Records.joined(self._waiting)
+        records = records.take(np.argsort(records.first_packet))
+        count = len(records) if before is None else int(np.searchsorted(records.first_packet, before))
+        rest = records.take(np.arange(count, len(records)))
+        self._waiting = [rest] if len(rest) else []
+        return [records.take(np.arange(count))] if count else []

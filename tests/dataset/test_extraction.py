@@ -1,0 +1,126 @@
+import bz2
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dataset.captures import Tally
+from dataset.extraction import capture_records, clamped, dotted, record_table
+from dataset.flow_features import Records, flow_features
+from dataset.scaling import PUBLISHED, fitted, read_scaler
+from dataset.windows import Windows
+from tests.captures import SHARED, needs_shared
+from tests.dataset.test_captures import FRAMES, expected, frame, pcap
+from tests.scripts import EXTRACT, call
+from utils.dataset import read_dataset
+from utils.schema import CLASS, FEATURES, IDENTITY
+
+FOLDER = SHARED / "data" / "pcaps"
+CAPTURES = sorted(path.name for path in FOLDER.glob("*.pcap*"))
+SECOND = 1_000_000
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    (tmp_path / "a.pcap").write_bytes(pcap(FRAMES))
+    return tmp_path / "a.pcap"
+
+
+def records_of(*paths: Path, windows: Windows | None = None) -> Records:
+    return Records.joined(list(capture_records(paths, Tally(), windows or Windows())))
+
+
+@needs_shared
+@pytest.mark.parametrize("name", [name for name in CAPTURES if "ipv6" not in name])
+def test_the_script_writes_the_expected_records_of_a_real_capture(
+    capsys: pytest.CaptureFixture[str], name: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "records.csv"
+    ended = call(capsys, EXTRACT, "--pcap", FOLDER / name, "--output", output, "--raw", "--identity")
+    assert (ended.code, ended.err) == (0, "")
+    wanted = pd.read_csv(FOLDER / "expected" / f"{name.partition('.')[0]}.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(output), wanted, check_exact=True)
+
+
+@needs_shared
+def test_a_capture_without_ipv4_is_one_line_and_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    output = tmp_path / "records.csv"
+    ended = call(capsys, EXTRACT, "--pcap", FOLDER / "ipv6-only.pcap", "--output", output)
+    (line,) = ended.err.splitlines()
+    assert (ended.code, "no IPv4 packets" in line, list(tmp_path.iterdir())) == (2, True, [])
+
+
+def test_a_csv_is_scaled_as_published_and_read_as_a_dataset(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "records.csv"
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--identity")
+    assert (ended.code, ended.err) == (0, "")
+    records = flow_features(expected(FRAMES))
+    scaled = PUBLISHED.scale(records.features).astype(np.float32)
+    np.testing.assert_array_equal(read_dataset(output).features, scaled)
+    table = pd.read_csv(output)
+    assert list(table) == [*IDENTITY, *FEATURES]
+    assert table["address_b"].tolist() == ["10.0.1.1", "10.0.1.2", "10.0.1.4"]
+    first, second, third = ended.out.splitlines()
+    assert first.startswith("4 packets in ")
+    assert first.endswith(": 3 IPv4, 1 other, 0 malformed, 0 too late for their window")
+    outside = PUBLISHED.out_of_range(records.features) / records.features.size
+    assert second == f"1 windows of 15 s; {100 * outside:.2f} % of the values lie outside the scaler's range"
+    assert third == f"3 records -> {output}"
+
+
+def test_a_fitted_scaler_takes_its_records_to_0_and_1_and_is_written(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    output, scaler, again = (tmp_path / name for name in ("records.csv", "scaler.json", "again.csv"))
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--fit-scaler", scaler)
+    assert (ended.code, ended.err) == (0, "")
+    table = pd.read_csv(output)
+    assert (table.min().min(), table.max().max()) == (0, pytest.approx(1))
+    assert "0.00 % of the values lie outside" in ended.out
+    np.testing.assert_array_equal(read_scaler(scaler).minimums, fitted(records_of(capture).features).minimums)
+    assert call(capsys, EXTRACT, "--pcap", capture, "--output", again, "--scaler", scaler).code == 0
+    assert again.read_bytes() == output.read_bytes()
+
+
+@pytest.mark.parametrize(("ending", "opener"), [(".csv.gz", gzip.open), (".csv.bz2", bz2.open)])
+def test_a_csv_is_compressed_where_its_name_says_so(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path, ending: str, opener: type
+) -> None:
+    output = tmp_path / f"records{ending}"
+    assert call(capsys, EXTRACT, "--pcap", capture, "--output", output).code == 0
+    with opener(output, "rt") as stream:
+        assert stream.readline().startswith(FEATURES[0])
+
+
+def test_captures_in_the_order_of_time_are_parts_of_one_and_others_stand_alone(tmp_path: Path) -> None:
+    frames = [(1_600_000_000 * SECOND + 4 * SECOND * number, 60, frame(1)) for number in range(60)]
+    parts = [tmp_path / name for name in ("whole", "first", "second")]
+    for path, chosen in zip(parts, (frames, frames[:31], frames[31:]), strict=True):
+        path.write_bytes(pcap(chosen))
+    whole, *halves = parts
+    together = records_of(*halves)
+    np.testing.assert_array_equal(together.features, records_of(whole).features)
+    windows = Windows()
+    backwards = records_of(*reversed(halves), windows=windows)
+    assert windows.late == 0
+    assert len(backwards) == len(together) + 1  # the window that the two halves share is in both
+
+
+def test_clamped_sizes_are_those_of_frames_on_a_wire() -> None:
+    packets = expected([(0, size, frame(1)) for size in (54, 60, 700, 1514, 9000)])
+    assert clamped(packets).size.tolist() == [60, 60, 700, 1514, 1514]
+
+
+def test_raw_features_are_whole_but_for_the_variances() -> None:
+    table = record_table(flow_features(expected(FRAMES)), None, np.array([1, 0, 1]))
+    kinds = {name: table[name].dtype.kind for name in FEATURES}
+    assert {name for name, kind in kinds.items() if kind == "f"} == {name for name in FEATURES if "variance" in name}
+    assert table[CLASS].tolist() == [1, 0, 1]
+
+
+def test_addresses_are_written_as_people_do() -> None:
+    assert dotted(np.array([0, 0x0A000001, 0xFFFFFFFF], np.uint32)) == ["0.0.0.0", "10.0.0.1", "255.255.255.255"]

@@ -1,0 +1,129 @@
+"""Records of packets that come piece by piece are those of all packets at once."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset.flow_features import Packets, Records, flow_features
+from dataset.windows import Windows
+from tests.captures import SHARED, needs_shared, read_packets
+
+FOLDER = SHARED / "data" / "pcaps"
+CAPTURES = sorted(path.name for path in FOLDER.glob("*.pcap*"))
+SECOND = 1_000_000
+NOW = 1_600_000_005 * SECOND  # where a window begins
+
+
+def packets_at(*times: float, host: int = 1) -> Packets:
+    """Return packets at seconds after a window's beginning, between two hosts."""
+    count = len(times)
+    return Packets(
+        np.array([NOW + round(time * SECOND) for time in times], np.int64), np.full(count, host, np.uint32),
+        np.full(count, 99, np.uint32), np.full(count, 60, np.int64), np.full(count, 17, np.uint8),
+        np.zeros(count, np.uint8),
+    )  # fmt: skip
+
+
+def pieces(packets: Packets, size: int) -> list[Packets]:
+    return [packets.take(np.arange(start, min(start + size, len(packets)))) for start in range(0, len(packets), size)]
+
+
+def through(windows: Windows, parts: list[Packets]) -> Records:
+    """Return all records that come out, in order."""
+    found = [records for part in parts for records in windows.add(part)] + windows.close()
+    return Records.joined(found or [flow_features(packets_at())])
+
+
+def assert_same(found: Records, wanted: Records) -> None:
+    for field in fields(Records):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name), field.name)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", CAPTURES)
+def test_a_capture_in_pieces_of_1000_packets_gives_the_records_of_the_whole(name: str) -> None:
+    packets, windows = read_packets(FOLDER / name), Windows()
+    assert_same(through(windows, pieces(packets, 1000)), flow_features(packets))
+    assert (windows.held, windows.late) == (0, 0)
+
+
+@st.composite
+def captures(draw: st.DrawFn) -> Packets:
+    """Packets of a few hosts over two minutes, out of order by as much as half a minute."""
+    count = draw(st.integers(1, 60))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    steady = np.sort(generator.integers(0, 120 * SECOND, count))
+    times = NOW + steady - generator.integers(0, 30 * SECOND, count)
+    hosts = generator.integers(1, 4, (2, count)).astype(np.uint32)
+    return Packets(
+        times.astype(np.int64), hosts[0], hosts[1], generator.integers(60, 1515, count),
+        generator.choice([6, 17], count).astype(np.uint8), generator.integers(0, 64, count).astype(np.uint8),
+    )  # fmt: skip
+
+
+@settings(deadline=None)
+@given(captures(), st.integers(1, 20))
+def test_packets_out_of_order_change_nothing_within_the_lateness(packets: Packets, size: int) -> None:
+    windows = Windows(lateness=45)
+    assert_same(through(windows, pieces(packets, size)), flow_features(packets))
+    assert (windows.held, windows.late) == (0, 0)
+
+
+def test_a_window_is_handed_out_when_nothing_more_can_belong_to_it() -> None:
+    windows = Windows(lateness=30)
+    assert windows.add(packets_at(1, 2)) == []
+    assert windows.add(packets_at(44.9)) == []
+    (records,) = windows.add(packets_at(45))
+    assert records.window_start.tolist() == [NOW // SECOND]
+    assert windows.held == 2
+
+
+def test_a_packet_whose_window_is_closed_is_counted_and_left_out() -> None:
+    windows = Windows(lateness=0)
+    windows.add(packets_at(1, 2, 16))
+    assert windows.add(packets_at(3, 17)) == []
+    (records,) = windows.close()
+    assert (windows.late, records.window_start.tolist()) == (1, [NOW // SECOND + 15])
+    assert records.features[0, 42].item() == 2  # packets from a to b
+
+
+def test_with_too_many_packets_the_oldest_windows_are_closed_early_but_never_the_newest() -> None:
+    windows = Windows(lateness=600, most_packets=3)
+    assert windows.add(packets_at(1, 2, 3, 4, 5)) == []
+    (records,) = windows.add(packets_at(20))
+    assert records.window_start.tolist() == [NOW // SECOND]
+    assert windows.held == 1
+
+
+def test_the_clock_closes_windows_that_no_packet_would() -> None:
+    windows = Windows(lateness=float("inf"))
+    windows.add(packets_at(1))
+    assert windows.close(NOW / SECOND + 14.9) == []
+    (records,) = windows.close(NOW / SECOND + 15)
+    assert len(records) == 1
+    assert windows.close() == []
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_records_wait_for_those_whose_first_packet_came_before_unless_told_not_to(*, in_order: bool) -> None:
+    windows = Windows(lateness=float("inf"), in_order=in_order)
+    windows.add(packets_at(15.1, host=1))  # of the next window, but here first
+    windows.add(packets_at(14.9, host=2))
+    found = windows.close(NOW / SECOND + 15)
+    assert [records.address_a.tolist() for records in found] == ([] if in_order else [[2]])
+    assert [records.address_a.tolist() for records in windows.close()] == ([[1, 2]] if in_order else [[1]])
+
+
+def test_after_a_restart_packets_of_any_time_are_taken_and_places_go_on() -> None:
+    windows = Windows()
+    windows.add(packets_at(100, 200))
+    windows.close()
+    assert windows.is_closed_at(NOW)
+    assert windows.restart() == []
+    assert not windows.is_closed_at(NOW)
+    windows.add(packets_at(1))
+    (records,) = windows.close()
+    assert (records.first_packet.tolist(), windows.late) == ([2], 0)
