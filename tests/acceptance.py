@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from tests.capture_figures import captures
 from tests.promised import Figure
 from tests.threshold_figures import fronts, operating_points, search_times
 from utils import cli
@@ -297,6 +298,7 @@ STEPS = {
     "fronts": fronts,
     "search": search_times,
     "operating-points": operating_points,
+    "captures": captures,
     "help": help_times,
 }
 
