@@ -21,7 +21,7 @@ from offload import logs, options
 from utils import cli
 
 if TYPE_CHECKING:
-    from offload.worker import Batch
+    from offload.service import Batch
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> None:
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
     from offload.protocol import ACTIVATIONS, PAYLOADS
-    from offload.worker import Service, Worker
+    from offload.service import Service
+    from offload.worker import Worker
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     broker = options.broker(args)

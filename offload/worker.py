@@ -11,15 +11,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from offload.broker import Broker
-from offload.exit_2 import CHUNK
 from offload.logs import Sparing
 from offload.metrics import EXPIRED, WorkerMetrics
 from offload.protocol import Answer, Refusal, Request, encode_answer, encode_refusal
 from offload.rabbitmq.problems import BROKER_FAILED
 from offload.rabbitmq.worker_end import Delivery, RequestQueue
+from offload.service import Answering, Batch, Service
 from utils.errors import CloudUnavailableError
 
 DRAIN_TIMEOUT: Final = 25.0
@@ -29,54 +29,6 @@ _EARLY_TRIES: Final = 8  # of a broker that is there, but fails to give us the q
 
 log = logging.getLogger(__name__)
 _seldom = Sparing(log)
-
-
-class Answering(Protocol):
-    """What computes for a worker; see ``offload.cloud.Cloud``."""
-
-    def decode(self, body: bytes, request_id: str, /) -> Request | Refusal:
-        """Return the request in a message from anyone, or why it is none."""
-
-    def answer(self, requests: Sequence[Request], /) -> list[Answer | Refusal]:
-        """Return an answer or a refusal for each request."""
-
-
-@dataclass(frozen=True)
-class Service:
-    """How a worker takes and merges requests.
-
-    Attributes:
-        max_batch: requests are merged up to so many events.
-        batch_wait: seconds that a batch waits at most for as many requests as the last one had; one alone never waits.
-        prefetch: requests that are here at once at most.
-        queue_type: ``classic`` or ``quorum``.
-    """
-
-    max_batch: int = CHUNK
-    batch_wait: float = 0.005
-    prefetch: int = 16
-    queue_type: str = "classic"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What became of the requests that were computed together.
-
-    Attributes:
-        requests: that were answered.
-        events: in them.
-        clients: that sent them.
-        refusals: of requests that were not answered.
-        seconds: that the computation took.
-        waited: seconds that the first of them waited here.
-    """
-
-    requests: int
-    events: int
-    clients: int
-    refusals: tuple[Refusal, ...]
-    seconds: float
-    waited: float
 
 
 @dataclass

@@ -22,7 +22,8 @@ from offload.client import Client, Patience
 from offload.metrics import ClientMetrics, WorkerMetrics
 from offload.options import PASSWORD_VARIABLE
 from offload.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, new_id
-from offload.worker import Batch, Service, Worker
+from offload.service import Batch, Service
+from offload.worker import Worker
 from utils.errors import MessageError
 from utils.schema import FEATURE_COUNT
 

@@ -30,7 +30,8 @@ from offload.protocol import (
     encode_request,
     new_id,
 )
-from offload.worker import Service, Worker
+from offload.service import Service
+from offload.worker import Worker
 from tests.hostile import Bomb
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, connected, make_client, serving, wait_until, waiting_in

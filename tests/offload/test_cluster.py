@@ -14,7 +14,7 @@ from offload.client import Patience
 from offload.metrics import ClientMetrics
 from offload.private_broker import PrivateBroker
 from offload.protocol import Answer
-from offload.worker import Service
+from offload.service import Service
 from tests.offload.link import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
 from tests.offload.test_deployment import BLOCKS
 

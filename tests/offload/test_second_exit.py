@@ -22,9 +22,10 @@ from offload.metrics import WorkerMetrics
 from offload.private_broker import free_port
 from offload.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, PAYLOADS, Answer, Refusal, Request
 from offload.second_exit import ON_CLOUD_FAILURE, Answers, CloudSecondExit, LocalSecondExit, Sending
+from offload.service import Answering, Service
 from offload.stopping import Stop
 from offload.verdicts import verdict_table
-from offload.worker import Answering, Service, Worker
+from offload.worker import Worker
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, at, make_client, serving, wait_until
 from tests.offload.test_edge import CERTAIN, CPU, HALVES, MOBILENET, THRESHOLDS, UNCERTAIN, Legible, events

@@ -14,7 +14,7 @@ from offload.private_broker import free_port
 from offload.protocol import Answer, Refusal, Request, encode_request, new_id
 from offload.rabbitmq import connection
 from offload.rabbitmq.problems import BROKER_FAILED
-from offload.worker import Batch, Service
+from offload.service import Batch, Service
 from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, clients, delete, sizes_of
 from tests.offload.link import (
     REPLY_TO,

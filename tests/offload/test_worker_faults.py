@@ -22,7 +22,8 @@ from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import Answer, Refusal, Request
 from offload.rabbitmq import connection
 from offload.rabbitmq.worker_end import RequestQueue
-from offload.worker import Service, Worker
+from offload.service import Service
+from offload.worker import Worker
 from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, delete, sizes_of
 from tests.offload.link import (
     PATIENCE,
