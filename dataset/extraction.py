@@ -40,7 +40,7 @@ def record_table(
         identity: put the columns ``IDENTITY`` in front.
     """
     values = records.features if scaler is None else scaler.scale(records.features)
-    table = pd.DataFrame(values, columns=list(FEATURES))
+    table = pd.DataFrame(values + 0.0, columns=list(FEATURES))  # which makes a zero 0, not -0
     if scaler is None:
         whole = [name for name in FEATURES if name not in _VARIANCES]
         table[whole] = table[whole].astype(np.int64)
@@ -50,6 +50,15 @@ def record_table(
     if labels is not None:
         table[CLASS] = labels
     return table
+
+
+def csv_lines(table: pd.DataFrame) -> str:
+    """Return the rows of a table as CSV, as pandas would write them; each value of a column is put into words once."""
+    columns = []
+    for name in table:
+        values, place = np.unique(table[name].to_numpy(), return_inverse=True)
+        columns.append(np.array([str(value) for value in values.tolist()], dtype=object)[place])
+    return "".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True))
 
 
 def dotted(addresses: NDArray[np.uint32]) -> list[str]:
@@ -132,7 +141,9 @@ def write_records(records: Iterable[Records], path: Path, scaler: Scaler | None,
     with replacing(path) as unfinished, _opened(unfinished) as stream:
         for some in records:
             table = record_table(some, scaler, identity=identity)
-            table.to_csv(stream, header=not rows, index=False)
+            if not rows:
+                stream.write(",".join(map(str, table)) + "\n")
+            stream.write(csv_lines(table))
             rows += len(some)
             starts.update(some.window_start.tolist())
             outside += (scaler or PUBLISHED).out_of_range(some.features)

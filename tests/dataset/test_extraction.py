@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dataset.captures import Tally
-from dataset.extraction import capture_records, clamped, dotted, record_table
+from dataset.extraction import capture_records, clamped, csv_lines, dotted, record_table
 from dataset.flow_features import Records, flow_features
 from dataset.scaling import PUBLISHED, fitted, read_scaler
 from dataset.windows import Windows
@@ -120,6 +120,13 @@ def test_raw_features_are_whole_but_for_the_variances() -> None:
     kinds = {name: table[name].dtype.kind for name in FEATURES}
     assert {name for name, kind in kinds.items() if kind == "f"} == {name for name in FEATURES if "variance" in name}
     assert table[CLASS].tolist() == [1, 0, 1]
+
+
+def test_rows_are_written_as_pandas_writes_them() -> None:
+    generator = np.random.default_rng(1)
+    values = np.round(generator.normal(size=(300, 3)), 2) * 10.0 ** generator.integers(-9, 9, (300, 1)) + 0.0
+    table = pd.DataFrame(values, columns=["a", "b", "c"]).assign(n=generator.integers(0, 9, 300), who="10.0.0.1")
+    assert csv_lines(table) == table.to_csv(index=False, header=False)
 
 
 def test_addresses_are_written_as_people_do() -> None:
