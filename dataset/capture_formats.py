@@ -6,6 +6,7 @@ the whole piece at once.
 Sources: the Internet drafts draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,19 +117,24 @@ class Pcap:
 
     def take(self, piece: bytes, place: int, /) -> tuple[list[Frames], int]:
         """See ``CaptureFormat``."""
-        starts: list[int] = []
-        append, captured_at = starts.append, self._captured.unpack_from
-        at, last, end = 0, len(piece) - _PCAP_FRAME, len(piece)
-        while at <= last:
-            (captured,) = captured_at(piece, at)
-            following = at + _PCAP_FRAME + captured
-            if following > end:
-                if captured > LARGEST_FRAME:
-                    raise _damaged(place + at, f"a frame of {captured} bytes")
-                break
-            append(at)
-            at = following
+        starts = self._headers(piece)
+        at = starts.pop()
+        if at + _PCAP_FRAME <= len(piece) and (captured := self._captured.unpack_from(piece, at)[0]) > LARGEST_FRAME:
+            raise _damaged(place + at, f"a frame of {captured} bytes")
         return [self._frames(piece, np.array(starts, np.int64), place)], at
+
+    def _headers(self, piece: bytes) -> list[int]:
+        """Return where the frames' headers begin, and at last where the first frame does that is not whole."""
+        # The one loop over single frames: nothing is done in it that can be done for all of them afterwards.
+        starts = [0]
+        append, captured_at, at = starts.append, self._captured.unpack_from, 0
+        with contextlib.suppress(struct.error):  # it reads beyond the end
+            while True:
+                at += _PCAP_FRAME + captured_at(piece, at)[0]
+                append(at)
+        if at > len(piece):
+            starts.pop()
+        return starts
 
     def _frames(self, piece: bytes, header: Integers, place: int) -> Frames:
         content, number = np.frombuffer(piece, np.uint8), f"{self._order}u4"

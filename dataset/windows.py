@@ -57,11 +57,16 @@ class Windows:
         """Take the next packets of a capture; return the records that are complete by now."""
         if not len(packets):
             return []
-        window = packets.timestamp // _WINDOW
-        for number in np.unique(window).tolist():
-            self._take(number, packets, np.flatnonzero(window == number))
+        oldest, newest = int(packets.timestamp.min()), int(packets.timestamp.max())
+        places = self._seen + np.arange(len(packets))
+        if oldest // _WINDOW == newest // _WINDOW:
+            self._take(oldest // _WINDOW, packets, places)
+        else:
+            window = packets.timestamp // _WINDOW
+            for number in np.unique(window).tolist():
+                chosen = np.flatnonzero(window == number)
+                self._take(number, packets.take(chosen), places[chosen])
         self._seen += len(packets)
-        newest = int(packets.timestamp.max())
         self._newest = newest if self._newest is None else max(newest, self._newest)
         closed = self.close(self._newest / _MICROSECONDS - self._lateness)
         while self.held > self._most and len(self._open) > 1:
@@ -88,23 +93,26 @@ class Windows:
         self._first_open = self._newest = None
         return records
 
-    def _take(self, number: int, packets: Packets, chosen: NDArray[np.intp]) -> None:
+    def _take(self, number: int, packets: Packets, places: NDArray[np.int64]) -> None:
+        """Put packets at some places of the capture into their window."""
         if self._first_open is not None and number < self._first_open:
-            self.late += len(chosen)
+            self.late += len(packets)
             return
         window = self._open.setdefault(number, _Window())
-        window.packets.append(packets.take(chosen))
-        window.places.append(self._seen + chosen)
-        self.held += len(chosen)
+        window.packets.append(packets)
+        window.places.append(places)
+        self.held += len(packets)
 
     def _records(self, windows: Sequence[_Window]) -> Records:
         """Return the records of windows that are over."""
         packets = Packets.joined([part for window in windows for part in window.packets])
         places = np.concatenate([part for window in windows for part in window.places])
         self.held -= len(packets)
-        order = np.argsort(places)
-        records = flow_features(packets.take(order))
-        return replace(records, first_packet=places[order][records.first_packet])
+        if (np.diff(places) < 0).any():  # packets of the windows alternate
+            order = np.argsort(places)
+            packets, places = packets.take(order), places[order]
+        records = flow_features(packets)
+        return replace(records, first_packet=places[records.first_packet])
 
     def _complete(self, before: int | None) -> list[Records]:
         """Hand out the records whose first packets came before a place: no record to come belongs in front of them."""
