@@ -253,6 +253,10 @@ class PcapNg:
         if wrong.any():
             raise _damaged(place + packets[int(wrong.argmax())], "a packet that does not fit its block or interface")
         ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
+        # Interfaces that are alike count as one: frames of two of them often alternate.
+        alike: dict[_Interface, int] = {}
+        numbers = [alike.setdefault(one, number) for number, one in enumerate(self._interfaces)]
+        interface = np.array(numbers)[interface]
         changes = np.flatnonzero(np.diff(interface)) + 1
         for run in np.split(np.arange(len(block)), changes):
             source = self._interfaces[int(interface[run[0]])]

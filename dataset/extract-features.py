@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from utils import cli
 from utils.errors import InputFileError
-from utils.files import check_readable, check_writable
+from utils.files import check_apart, check_readable, check_writable
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> None:
     if args.raw and args.scaler:
         raise InputFileError("--raw leaves the features as they are, and --scaler scales them; leave out one")
     output = check_writable(args.output)
+    for written_to in (output, *([args.fit_scaler] if args.fit_scaler else [])):
+        check_apart(written_to, [*args.pcap, *([args.scaler] if args.scaler else [])])
     scaler = read_scaler(args.scaler) if args.scaler else None if args.raw else PUBLISHED
     if args.fit_scaler:
         check_writable(args.fit_scaler)

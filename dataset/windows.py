@@ -12,11 +12,11 @@ from dataset.flow_features import WINDOW_SECONDS, Packets, Records, flow_feature
 _MICROSECONDS: Final = 1_000_000
 _WINDOW: Final = WINDOW_SECONDS * _MICROSECONDS
 
-LATENESS: Final = 4 * WINDOW_SECONDS
-"""Seconds, by the packets' own time, for which a window that is over waits for packets out of order."""
-
 MOST_PACKETS: Final = 1_000_000
-"""Packets that are held; beyond, the oldest windows are closed early, so that memory stays bounded."""
+"""Packets that are held; beyond, the oldest windows are closed, so that memory stays bounded."""
+
+MOST_WAITING: Final = 200_000
+"""Records that wait for others in front of them; beyond, they are handed out as they are."""
 
 
 @dataclass
@@ -34,7 +34,8 @@ class Windows:
     long as no packet comes later than ``lateness`` allows and no more than ``most_packets`` must be held.
 
     Args:
-        lateness: seconds by the packets' own time; infinite: windows are closed by ``close`` alone.
+        lateness: seconds, by the packets' own time, for which a window that is over waits for packets out of order. Not
+            by default: one packet with a wrong time far ahead would close all windows.
         most_packets: held at once; the newest window is not closed for their sake.
         in_order: records are handed out in the order of their first packets even where packets of several windows
             alternate, for which some wait until the next window is closed; else as soon as their window is.
@@ -44,7 +45,9 @@ class Windows:
         late: packets left out, since their window was closed when they came.
     """
 
-    def __init__(self, lateness: float = LATENESS, most_packets: int = MOST_PACKETS, *, in_order: bool = True) -> None:
+    def __init__(
+        self, lateness: float = float("inf"), most_packets: int = MOST_PACKETS, *, in_order: bool = True
+    ) -> None:
         self.held = self.late = 0
         self._lateness, self._most, self._in_order = lateness, most_packets, in_order
         self._open: dict[int, _Window] = {}
@@ -120,7 +123,9 @@ class Windows:
             return []
         records = Records.joined(self._waiting)
         records = records.take(np.argsort(records.first_packet))
-        count = len(records) if before is None else int(np.searchsorted(records.first_packet, before))
+        count = len(records)
+        if before is not None and count <= MOST_WAITING:
+            count = int(np.searchsorted(records.first_packet, before))
         rest = records.take(np.arange(count, len(records)))
         self._waiting = [rest] if len(rest) else []
         return [records.take(np.arange(count))] if count else []

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """One promise, what was measured, and whether that meets it."""
+    """One promise, what was measured, and whether that meets it; None where it is stated beside another's claim."""
 
     name: str
     goal: str
     measured: str
-    met: bool
+    met: bool | None
+
+    @property
+    def word(self) -> str:
+        """Whether it is met, in a word."""
+        return {True: "met", False: "NOT MET", None: "stated"}[self.met]

@@ -431,9 +431,9 @@ def run(args: argparse.Namespace) -> int:
         for step in args.only or STEPS:
             for figure in STEPS[step](ground):
                 figures.append(figure)
-                print(f"  {'met' if figure.met else 'NOT MET'}: {figure.name}: {figure.measured}", flush=True)
+                print(f"  {figure.word}: {figure.name}: {figure.measured}", flush=True)
     lines = ["| figure | goal | measured | |", "|---|---|---|---|"]
-    lines += [f"| {f.name} | {f.goal} | {f.measured} | {'met' if f.met else '**not met**'} |" for f in figures]
+    lines += [f"| {f.name} | {f.goal} | {f.measured} | {f.word} |" for f in figures]
     print("\n" + "\n".join(lines))
     return 0 if all(figure.met for figure in figures) else 1
 

@@ -135,7 +135,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
                 f"error {100 * row['error']:.2f} % (single exit {100 * row['single_exit_error']:.2f} %), acceptance "
                 f"{100 * row['acceptance']:.1f} %, offloaded {100 * row['offloaded']:.1f} %, cost "
                 f"{100 * row['of_single_exit']:.2f} % of the single exit's",
-                True,  # it is stated, whatever it is
+                None,
             )
 
 

@@ -4,7 +4,7 @@ import glob
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -93,6 +93,17 @@ def check_writable(path: Path) -> Path:
     except OSError as problem:
         raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
     return path
+
+
+def check_apart(output: Path, inputs: Iterable[Path]) -> None:
+    """Check that an output is none of the inputs, which it would take the place of.
+
+    Raises:
+        InputFileError: it is one.
+    """
+    for path in inputs:
+        if output.exists() and path.exists() and output.samefile(path):
+            raise InputFileError(f"{output}: is an input, too, and would be lost; choose another name for the output")
 
 
 def _is_special(path: Path) -> bool:

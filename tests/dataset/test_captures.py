@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset.capture_formats import PcapNg
 from dataset.captures import Tally, read_capture
 from dataset.flow_features import Packets
 from tests.captures import SHARED, Frame, ipv4_packet, needs_shared, read_frames, read_packets
@@ -144,6 +145,13 @@ def test_pcapng_may_hold_sections_and_interfaces_of_all_kinds(tmp_path: Path) ->
     found, tally = read(tmp_path / "a")
     assert_same(found, expected([FRAMES[0], FRAMES[1], FRAMES[3], (77, 60, frame(9))]))
     assert (tally.packets, tally.ipv4, tally.malformed) == (5, 4, 1)
+
+
+def test_frames_of_interfaces_that_are_alike_are_read_together() -> None:
+    content = section("<") + interface("<") + interface("<") + interface("<", RAW)
+    content += b"".join(packet("<", *FRAMES[0], number=number % 2) for number in range(50))
+    (frames,), done = PcapNg().take(content, 0)
+    assert (len(frames), frames.link_type, done) == (50, ETHERNET, len(content))
 
 
 @pytest.mark.parametrize(

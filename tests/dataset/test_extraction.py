@@ -1,5 +1,6 @@
 import bz2
 import gzip
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,33 @@ def test_captures_in_the_order_of_time_are_parts_of_one_and_others_stand_alone(t
     whole, *halves = parts
     together = records_of(*halves)
     np.testing.assert_array_equal(together.features, records_of(whole).features)
-    windows = Windows()
+    windows = Windows(lateness=0)
     backwards = records_of(*reversed(halves), windows=windows)
     assert windows.late == 0
     assert len(backwards) == len(together) + 1  # the window that the two halves share is in both
+
+
+def test_a_packet_with_a_wrong_time_costs_no_other_its_record(tmp_path: Path) -> None:
+    frames = [(1_600_000_000 * SECOND + SECOND * number, 60, frame(number % 7)) for number in range(200)]
+    frames[3] = (4_000_000_000 * SECOND, 60, frame(3))
+    (tmp_path / "a.pcap").write_bytes(pcap(frames))
+    windows = Windows()
+    found = records_of(tmp_path / "a.pcap", windows=windows)
+    wanted = flow_features(expected(frames))
+    assert windows.late == 0
+    for field in fields(Records):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name))
+
+
+@pytest.mark.parametrize("option", ["--output", "--fit-scaler"])
+def test_a_capture_is_never_written_over(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path, option: str
+) -> None:
+    before = capture.read_bytes()
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", tmp_path / "a.csv", option, capture)
+    (line,) = ended.err.splitlines()
+    assert (ended.code, f"{capture}: is an input, too" in line) == (2, True)
+    assert (capture.read_bytes(), sorted(tmp_path.iterdir())) == (before, [capture])
 
 
 def test_clamped_sizes_are_those_of_frames_on_a_wire() -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dataset.windows
 from dataset.flow_features import Packets, Records, flow_features
 from dataset.windows import Windows
 from tests.captures import SHARED, needs_shared, read_packets
@@ -105,6 +106,17 @@ def test_the_clock_closes_windows_that_no_packet_would() -> None:
     (records,) = windows.close(NOW / SECOND + 15)
     assert len(records) == 1
     assert windows.close() == []
+
+
+def test_too_many_records_wait_for_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset.windows, "MOST_WAITING", 1)
+    windows = Windows()
+    windows.add(packets_at(100, host=1))  # of a window that stays open, and here first
+    windows.add(packets_at(1, host=2))
+    assert windows.close(NOW / SECOND + 15) == []
+    windows.add(packets_at(20, host=3))
+    (records,) = windows.close(NOW / SECOND + 30)
+    assert records.address_a.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("in_order", [True, False])

@@ -235,6 +235,7 @@ def test_the_script_tells_and_writes_what_the_point_does_on_another_month(
         (["--evaluation-savefile", "x.csv"], "needs --evaluate"),
         (["--evaluate", "{other}", "--single-exit", "{single}", "--single-exit", "{single}"], "2 --single-exit for 1"),
         (["--evaluate", "{found}", "--single-exit", "{single}"], "is not of the same rows"),
+        (["--evaluate", "{other}", "--evaluation-savefile", "{other}"], "is an input, too"),
         (["--evaluate", "{single}"], "is not an evaluation CSV of two exits"),
         (["--evaluate", "{other}", "--single-exit", "{other}"], "is not an evaluation CSV of a single exit"),
         (["--evaluate", "{other}", "--cost-model", "edge"], "needs either --cost-per-offload or --offload-timings"),
