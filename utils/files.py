@@ -102,7 +102,11 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
         InputFileError: it is one.
     """
     for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
+        try:
+            same = output.samefile(path)
+        except OSError:
+            continue  # one of them is not there, or its use will say why not
+        if same:
             raise InputFileError(f"{output}: is an input, too, and would be lost; choose another name for the output")
 
 

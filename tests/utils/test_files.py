@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CheckpointError, InputFileError
-from utils.files import check_folder, check_readable, check_writable, make_folder, matching, replacing
+from utils.files import check_apart, check_folder, check_readable, check_writable, make_folder, matching, replacing
 
 TOO_LONG = "a" * 300
 
@@ -174,3 +174,20 @@ def test_a_file_whose_name_looks_like_a_pattern_stands_for_itself(tmp_path: Path
     (tmp_path / "a1.csv").touch()
     assert matching(tmp_path / "a*.csv") == [tmp_path / "a1.csv", tmp_path / "a[1].csv"]
     assert matching(tmp_path / "a[2].csv") == [tmp_path / "a[2].csv"]
+
+
+# Inputs and outputs
+
+
+def test_an_output_that_is_an_input_by_whatever_name_is_refused(file: Path) -> None:
+    link = file.with_name("link.csv")
+    link.symlink_to(file)
+    for output in (file, link, file.parent / ".." / "folder" / "file.csv"):
+        with pytest.raises(InputFileError, match="is an input, too, and would be lost"):
+            check_apart(output, [file.with_name("other.csv"), file])
+
+
+def test_outputs_apart_or_not_there_yet_are_let_pass(file: Path) -> None:
+    file.with_name("other.csv").touch()
+    check_apart(file.with_name("new.csv"), [file, file.with_name("missing.csv")])
+    check_apart(file.with_name("other.csv"), [file, file.with_name(TOO_LONG)])
