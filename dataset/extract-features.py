@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> None:
     """Extract as the arguments say."""
     from dataset.captures import Tally
     from dataset.extraction import capture_records, write_records
-    from dataset.flow_features import Records
     from dataset.scaling import PUBLISHED, fitted, read_scaler, write_scaler
     from dataset.windows import Windows
+    from utils.records import Records
 
     start = time.perf_counter()
     if args.raw and args.scaler:

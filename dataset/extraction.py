@@ -13,11 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dataset.captures import Tally, read_capture
-from dataset.flow_features import Packets, Records
+from dataset.flow_features import Packets
 from dataset.scaling import PUBLISHED, Scaler
 from dataset.windows import Windows
 from utils.errors import CaptureError
 from utils.files import replacing
+from utils.records import Records, dotted
 from utils.schema import CLASS, FEATURES, IDENTITY
 from utils.tables import COMPRESSIONS
 
@@ -59,12 +60,6 @@ def csv_lines(table: pd.DataFrame) -> str:
         values, place = np.unique(table[name].to_numpy(), return_inverse=True)
         columns.append(np.array([str(value) for value in values.tolist()], dtype=object)[place])
     return "".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True))
-
-
-def dotted(addresses: NDArray[np.uint32]) -> list[str]:
-    """Return IPv4 addresses (N,) as people write them."""
-    parts = addresses.astype(">u4").view(np.uint8).reshape(-1, 4)
-    return [f"{a}.{b}.{c}.{d}" for a, b, c, d in parts.tolist()]
 
 
 def capture_records(

@@ -17,9 +17,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.records import WINDOW_SECONDS, Records
 from utils.schema import FEATURE_COUNT
-
-WINDOW_SECONDS: Final = 15
 
 _WINDOW: Final = WINDOW_SECONDS * 1_000_000
 _TCP: Final = 6
@@ -44,6 +43,8 @@ class Packets:
         size: (P,) int64, bytes of the frame on the wire, however few of them were captured; less than 2**32.
         protocol: (P,) uint8, of the IPv4 header.
         tcp_flags: (P,) uint8, FIN in the lowest bit; 0 where not known or not TCP.
+        ports: (P,) uint32, of the source in the upper 16 bits, of the destination in the lower; of ICMP, type and code;
+            0 where not known.
     """
 
     timestamp: NDArray[np.int64]
@@ -52,9 +53,10 @@ class Packets:
     size: NDArray[np.int64]
     protocol: NDArray[np.uint8]
     tcp_flags: NDArray[np.uint8]
+    ports: NDArray[np.uint32]
 
     def __post_init__(self) -> None:
-        for field, dtype in zip(fields(self), ("i8", "u4", "u4", "i8", "u1", "u1"), strict=True):
+        for field, dtype in zip(fields(self), ("i8", "u4", "u4", "i8", "u1", "u1", "u4"), strict=True):
             column = getattr(self, field.name)
             if column.dtype != np.dtype(dtype) or column.shape != (len(self),):
                 raise ValueError(f"{field.name} is {column.dtype} {column.shape}, not {np.dtype(dtype)} ({len(self)},)")
@@ -71,38 +73,6 @@ class Packets:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the packets of several parts, at least one, one after another."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
-
-
-@dataclass(frozen=True)
-class Records:
-    """Flow records, in the order of their first packets; arrays of one length R.
-
-    Attributes:
-        window_start: (R,) int64, seconds since the epoch.
-        address_a: (R,) uint32, source of the record's first packet.
-        address_b: (R,) uint32, its destination.
-        features: (R, 58) float64, raw, in the order of ``schema.FEATURES``; times in microseconds, sizes in
-            bytes, throughput in bytes per microsecond.
-        first_packet: (R,) int64, index of the record's first packet in the capture.
-    """
-
-    window_start: NDArray[np.int64]
-    address_a: NDArray[np.uint32]
-    address_b: NDArray[np.uint32]
-    features: NDArray[np.float64]
-    first_packet: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.window_start)
-
-    def take(self, chosen: NDArray[np.intp]) -> Self:
-        """Return the records at some places (K,), in that order."""
-        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the records of several parts, at least one, one after another."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
@@ -133,6 +103,9 @@ def flow_features(packets: Packets) -> Records:
         address_b=packets.destination[first],
         features=features,
         first_packet=first,
+        first_seen=packets.timestamp[first],
+        protocol=packets.protocol[first],
+        ports=packets.ports[first],
     )
 
 

@@ -19,6 +19,8 @@ _IPV4: Final = 0x0800
 _IP_HEADER: Final = 20
 _FLAGS: Final = 33  # of TCP, behind an IPv4 header of 20 bytes
 _TCP: Final = 6
+_ICMP: Final = 1
+_WITH_PORTS: Final = np.isin(np.arange(256), (_ICMP, _TCP, 17, 132))
 _LARGEST_SIZE: Final = 2**32 - 1
 
 
@@ -99,6 +101,21 @@ def _packets(frames: Frames, chosen: NDArray[np.intp], ip: Integers, link: LinkT
     flags = np.zeros(len(chosen), np.uint8)
     known = (protocol == _TCP) & (frames.captured[chosen] > link.header + _FLAGS)
     flags[known] = content[ip[known] + _FLAGS]
+    ports = _ports(frames, chosen, ip, protocol)
     size = np.clip(frames.size[chosen] - link.header + _ETHERNET_HEADER, 0, _LARGEST_SIZE)
     source, destination = (words(content, ip + at, ">u4").astype(np.uint32) for at in (12, 16))
-    return Packets(frames.timestamp[chosen], source, destination, size, protocol, flags)
+    return Packets(frames.timestamp[chosen], source, destination, size, protocol, flags, ports)
+
+
+def _ports(frames: Frames, chosen: NDArray[np.intp], ip: Integers, protocol: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Return the ports (P,) of packets, as in ``Packets``; those of a datagram's first fragment alone are there."""
+    content = frames.content
+    behind = ip + (content[ip] & 0xF).astype(np.int64) * 4
+    there = (behind + 4 <= frames.start[chosen] + frames.captured[chosen]) & _WITH_PORTS[protocol]
+    there &= (content[ip + 6] & 0x1F | content[ip + 7]) == 0  # the fragment's offset
+    ports = np.zeros(len(chosen), np.uint32)
+    ports[there] = words(content, behind[there], ">u4")
+    icmp = there & (protocol == _ICMP)
+    first = ports[icmp]
+    ports[icmp] = first >> 24 << 16 | first >> 16 & 0xFF
+    return ports

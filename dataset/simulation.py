@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from dataset import conversations as talk
 from dataset.conversations import SECOND, Behaviour
-from dataset.flow_features import Packets, Records, flow_features
+from dataset.flow_features import Packets, flow_features
 from dataset.scaling import PUBLISHED
+from utils.records import Records
 from utils.schema import ATTACK, CLASS, FEATURES, NORMAL
 
 MONTHS: Final = 12
@@ -123,7 +124,8 @@ def _records(kinds: list[Kind], month: int, random: Random) -> tuple[Records, ND
             rows.append((begin + packet.at, *ends, packet.size, kind.protocol, packet.flags, kind.truth))
     rows.sort()
     *columns, truth = (np.array(column) for column in zip(*rows, strict=True))
-    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8)
+    columns.append(np.zeros(len(rows)))  # conversations have no ports
+    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8, np.uint32)
     packets = Packets(*(column.astype(dtype) for column, dtype in zip(columns, dtypes, strict=True)))
     records = flow_features(packets)
     return records, truth[records.first_packet]

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.flow_features import WINDOW_SECONDS, Packets, Records, flow_features
+from dataset.flow_features import Packets, flow_features
+from utils.records import WINDOW_SECONDS, Records
 
 _MICROSECONDS: Final = 1_000_000
 _WINDOW: Final = WINDOW_SECONDS * _MICROSECONDS

@@ -14,12 +14,12 @@ from models.early_exit import TwoExits
 from offload.exit_2 import FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import Asked, SecondExit
-from offload.stopping import Stop
 from offload.verdicts import Verdicts
 from utils.dataset import distinct_vectors, to_images
 from utils.decision import is_accepted
 from utils.metrics import certainty
 from utils.schema import EDGE, Thresholds
+from utils.stopping import Stop
 
 CHUNK: Final = 32
 """Events of one forward pass: with more, MobileNetV2's activations leave the processor's cache and cost up to 9 times

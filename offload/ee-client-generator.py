@@ -80,9 +80,9 @@ def run(args: argparse.Namespace) -> None:
     from offload.load import Pace, ask, load_figure, load_of, load_table
     from offload.metrics import ClientMetrics
     from offload.second_exit import Sending
-    from offload.stopping import Stop
     from utils.dataset import read_dataset
     from utils.plotting import check_format, save_figure
+    from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     if args.savefile is not None:

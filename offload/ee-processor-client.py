@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> None:
     from models.prediction import select_device
     from offload.edge import Edge
     from offload.metrics import ClientMetrics
-    from offload.stopping import Stop
     from offload.verdicts import Tally, verdict_table
     from offload.verdicts_file import resume
     from utils.dataset import read_dataset
+    from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     savefile = _savefile(args)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from offload.client import Client
 from offload.exit_2 import FloatArray
 from offload.second_exit import Sending
-from offload.stopping import Stop
 from utils.errors import CloudUnavailableError, MessageError
 from utils.metrics import ratio
 from utils.plotting import new_figure
+from utils.stopping import Stop
 
 ANSWERED: Final = "answered"
 COLUMNS: Final = ("client", "start_seconds", "round_trip_seconds", "events", "result")

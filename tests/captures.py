@@ -31,19 +31,29 @@ UNITS_PER_SECOND = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}
 def read_packets(path: Path) -> Packets:
     """Return the IPv4 packets of a capture; its first bytes say whether it is gzip, pcap or pcapng."""
     rows = [packet for frame in read_frames(path) if (packet := ipv4_packet(*frame)) is not None]
-    columns = zip(*rows, strict=True) if rows else ([] for _ in range(6))
-    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8)
+    columns = zip(*rows, strict=True) if rows else ([] for _ in range(7))
+    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8, np.uint32)
     return Packets(*(np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)))
 
 
-def ipv4_packet(time: int, size: int, frame: bytes) -> tuple[int, int, int, int, int, int] | None:
+def ipv4_packet(time: int, size: int, frame: bytes) -> tuple[int, int, int, int, int, int, int] | None:
     """Return a row of ``Packets``, or None where the Ethernet frame is not IPv4."""
     if frame[12:14] != b"\x08\x00" or len(frame) < 34:
         return None
     source, destination = struct.unpack_from(">II", frame, 26)
     protocol = frame[23]
     flags = frame[47] if protocol == 6 and len(frame) > 47 else 0
-    return time, source, destination, size, protocol, flags
+    return time, source, destination, size, protocol, flags, ports(protocol, frame)
+
+
+def ports(protocol: int, frame: bytes) -> int:
+    """Return source and destination port of an IPv4 packet, 16 bits each, or an ICMP packet's type and code."""
+    behind = 14 + 4 * (frame[14] & 15)
+    if protocol not in {1, 6, 17, 132} or int.from_bytes(frame[20:22]) & 0x1FFF or len(frame) < behind + 4:
+        return 0
+    if protocol == 1:
+        return frame[behind] << 16 | frame[behind + 1]
+    return int.from_bytes(frame[behind : behind + 4])
 
 
 def read_frames(path: Path) -> Iterator[Frame]:

@@ -19,6 +19,7 @@ class Packet(NamedTuple):
     size: int
     protocol: int = 6
     flags: int = 0
+    ports: int = 0
 
 
 class Record(NamedTuple):

@@ -39,7 +39,6 @@ from offload.options import PASSWORD_VARIABLE
 from offload.private_broker import PrivateBroker
 from offload.protocol import FEATURES, Request, new_id
 from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
-from offload.stopping import Stop
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link import FINGERPRINT, Relay, SleepingWorker, at
@@ -47,6 +46,7 @@ from utils.dataset import distinct_vectors, read_dataset, to_images
 from utils.decision import is_accepted
 from utils.metrics import certainty
 from utils.schema import Thresholds
+from utils.stopping import Stop
 
 PATIENCE = Patience.of(120.0, 0)
 CPU = torch.device("cpu")

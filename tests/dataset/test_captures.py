@@ -19,7 +19,7 @@ from utils.errors import CaptureError
 FOLDER = SHARED / "data" / "pcaps"
 CAPTURES = sorted(path.name for path in FOLDER.glob("*.pcap*"))
 SECOND = 1_000_000
-DTYPES = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8)
+DTYPES = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8, np.uint32)
 ETHERNET, RAW, NULL, COOKED, COOKED_2 = 1, 101, 0, 113, 276
 
 

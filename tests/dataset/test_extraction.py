@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 
 from dataset.captures import Tally
-from dataset.extraction import capture_records, clamped, csv_lines, dotted, record_table
-from dataset.flow_features import Records, flow_features
+from dataset.extraction import capture_records, clamped, csv_lines, record_table
+from dataset.flow_features import flow_features
 from dataset.scaling import PUBLISHED, fitted, read_scaler
 from dataset.windows import Windows
 from tests.captures import SHARED, needs_shared
 from tests.dataset.test_captures import FRAMES, expected, frame, pcap
 from tests.scripts import EXTRACT, call
 from utils.dataset import read_dataset
+from utils.records import Records
 from utils.schema import CLASS, FEATURES, IDENTITY
 
 FOLDER = SHARED / "data" / "pcaps"
@@ -151,7 +152,3 @@ def test_rows_are_written_as_pandas_writes_them() -> None:
     values = np.round(generator.normal(size=(300, 3)), 2) * 10.0 ** generator.integers(-9, 9, (300, 1)) + 0.0
     table = pd.DataFrame(values, columns=["a", "b", "c"]).assign(n=generator.integers(0, 9, 300), who="10.0.0.1")
     assert csv_lines(table) == table.to_csv(index=False, header=False)
-
-
-def test_addresses_are_written_as_people_do() -> None:
-    assert dotted(np.array([0, 0x0A000001, 0xFFFFFFFF], np.uint32)) == ["0.0.0.0", "10.0.0.1", "255.255.255.255"]

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.flow_features import Packets, Records, flow_features
+from dataset.flow_features import Packets, flow_features
 from tests.captures import SHARED, needs_shared, pcap_frames, pcapng_frames, read_frames, read_packets
 from tests.flow_features_reference import ACK, FIN, PSH, SYN, Packet, Record, reference_records
+from utils.records import Records
 from utils.schema import FEATURES
 
 CAPTURES = (
@@ -34,7 +35,7 @@ A, B, C = 0x0A000001, 0x0A000002, 0x0A000003
 
 
 def table(packets: list[Packet]) -> Packets:
-    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8)
+    dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8, np.uint32)
     columns = zip(*packets, strict=True) if packets else ([] for _ in dtypes)
     return Packets(*(np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)))
 
@@ -234,8 +235,9 @@ sizes = st.one_of(
 )
 addresses = st.sampled_from((A, A, A, B, B, B, C, 0, 2**32 - 1))
 some_packets = st.builds(
-    Packet, times, addresses, addresses, sizes, st.sampled_from((1, 6, 6, 6, 17)), st.integers(0, 255)
-)
+    Packet, times, addresses, addresses, sizes, st.sampled_from((1, 6, 6, 6, 17)), st.integers(0, 255),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None, database=None)
@@ -257,6 +259,7 @@ def test_long_records_give_what_the_plain_reference_gives(hosts: int, in_order: 
         random.choice([60, 64, 1514, 65_000], n) + random.integers(0, 3, n),
         np.full(n, 6, dtype=np.uint8),
         random.integers(0, 64, n).astype(np.uint8),
+        np.zeros(n, dtype=np.uint32),
     )
     columns = [getattr(packets, field.name).tolist() for field in dataclasses.fields(Packets)]
     same(flow_features(packets), reference_records([Packet(*row) for row in zip(*columns, strict=True)]))

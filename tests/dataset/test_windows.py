@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset.windows
-from dataset.flow_features import Packets, Records, flow_features
+from dataset.flow_features import Packets, flow_features
 from dataset.windows import Windows
 from tests.captures import SHARED, needs_shared, read_packets
+from utils.records import Records
 
 FOLDER = SHARED / "data" / "pcaps"
 CAPTURES = sorted(path.name for path in FOLDER.glob("*.pcap*"))
@@ -24,7 +25,7 @@ def packets_at(*times: float, host: int = 1) -> Packets:
     return Packets(
         np.array([NOW + round(time * SECOND) for time in times], np.int64), np.full(count, host, np.uint32),
         np.full(count, 99, np.uint32), np.full(count, 60, np.int64), np.full(count, 17, np.uint8),
-        np.zeros(count, np.uint8),
+        np.zeros(count, np.uint8), np.arange(count, dtype=np.uint32),
     )  # fmt: skip
 
 
@@ -62,6 +63,7 @@ def captures(draw: st.DrawFn) -> Packets:
     return Packets(
         times.astype(np.int64), hosts[0], hosts[1], generator.integers(60, 1515, count),
         generator.choice([6, 17], count).astype(np.uint8), generator.integers(0, 64, count).astype(np.uint8),
+        generator.integers(0, 2**32, count).astype(np.uint32),
     )  # fmt: skip
 
 

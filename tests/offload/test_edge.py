@@ -24,13 +24,13 @@ from offload.edge import Edge
 from offload.exit_2 import FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import Answers, LocalSecondExit
-from offload.stopping import Stop
 from offload.verdicts import Verdicts, verdict_table
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, wait_until
 from utils.dataset import distinct_vectors, read_dataset
 from utils.errors import CloudUnavailableError
 from utils.schema import CLOUD, FEATURE_COUNT, NOT_ASKED, Thresholds
+from utils.stopping import Stop
 
 CPU = torch.device("cpu")
 ROWS = 200

@@ -18,11 +18,11 @@ from offload.options import PASSWORD_VARIABLE
 from offload.private_broker import free_port
 from offload.second_exit import Sending
 from offload.service import Service
-from offload.stopping import Stop
 from offload.worker import Worker
 from tests.offload.link import FINGERPRINT, Sleeper, make_client, make_worker, serving
 from tests.scripts import GENERATOR, Ended, call
 from utils.plotting import save_figure
+from utils.stopping import Stop
 
 EVENTS = np.random.default_rng(1).random((3, 58)).astype(np.float32)
 

@@ -23,7 +23,6 @@ from offload.private_broker import free_port
 from offload.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, PAYLOADS, Answer, Refusal, Request
 from offload.second_exit import ON_CLOUD_FAILURE, Answers, CloudSecondExit, LocalSecondExit, Sending
 from offload.service import Answering, Service
-from offload.stopping import Stop
 from offload.verdicts import verdict_table
 from offload.worker import Worker
 from tests.networks import calibrated_network
@@ -31,6 +30,7 @@ from tests.offload.link import PATIENCE, at, make_client, serving, wait_until
 from tests.offload.test_edge import CERTAIN, CPU, HALVES, MOBILENET, THRESHOLDS, UNCERTAIN, Legible, events
 from utils.dataset import read_dataset, to_images
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError, MessageError
+from utils.stopping import Stop
 
 ONE_TRY = Patience(attempt=PATIENCE, retries=0, deadline=PATIENCE)
 

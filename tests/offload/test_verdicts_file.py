@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from offload.edge import Edge
 from offload.second_exit import LocalSecondExit
-from offload.stopping import Stop
 from offload.verdicts import verdict_table
 from offload.verdicts_file import VerdictsFile, resume
 from tests.offload.link import PATIENCE, Program
@@ -23,6 +22,7 @@ from tests.offload.test_edge import CPU, HALVES, Legible
 from utils.dataset import Dataset
 from utils.errors import InputFileError
 from utils.schema import DECIDER_COLUMNS, FEATURE_COUNT, OFFLOAD_COLUMNS, Thresholds
+from utils.stopping import Stop
 
 SIZE = 5
 HEADER = f"{','.join(OFFLOAD_COLUMNS)}\n".encode()

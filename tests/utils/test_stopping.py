@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from offload.stopping import Stop
 from tests.offload.link import PATIENCE, Program, wait_until
+from utils.stopping import Stop
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 _CLIENT = """
 import sys, time
-from offload.stopping import Stop
+from utils.stopping import Stop
 
 stop = Stop(float(sys.argv[1]))
 try:

@@ -1,0 +1,66 @@
+"""Flow records: what captures are turned into, and what verdicts and alerts are about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.schema import FEATURES
+
+WINDOW_SECONDS: Final = 15
+
+_PACKETS: Final = [FEATURES.index(f"MOORE_total_packets_{direction}") for direction in ("a_b", "b_a")]
+
+
+@dataclass(frozen=True)
+class Records:
+    """Flow records, in the order of their first packets; arrays of one length R.
+
+    A record is all that two addresses sent each other in a window of ``WINDOW_SECONDS``, by whatever protocols and
+    ports; those that stand here are its first packet's.
+
+    Attributes:
+        window_start: (R,) int64, seconds since the epoch.
+        address_a: (R,) uint32, source of the record's first packet.
+        address_b: (R,) uint32, its destination.
+        features: (R, 58) float64, raw, in the order of ``schema.FEATURES``; times in microseconds, sizes in
+            bytes, throughput in bytes per microsecond.
+        first_packet: (R,) int64, index of the record's first packet in the capture.
+        first_seen: (R,) int64, its time, microseconds since the epoch.
+        protocol: (R,) uint8, its protocol.
+        ports: (R,) uint32, its ports, as in ``dataset.flow_features.Packets``.
+    """
+
+    window_start: NDArray[np.int64]
+    address_a: NDArray[np.uint32]
+    address_b: NDArray[np.uint32]
+    features: NDArray[np.float64]
+    first_packet: NDArray[np.int64]
+    first_seen: NDArray[np.int64]
+    protocol: NDArray[np.uint8]
+    ports: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.window_start)
+
+    @property
+    def packets(self) -> NDArray[np.int64]:
+        """How many packets a and b sent (R, 2)."""
+        return self.features[:, _PACKETS].astype(np.int64)
+
+    def take(self, chosen: NDArray[np.intp]) -> Self:
+        """Return the records at some places (K,), in that order."""
+        return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the records of several parts, at least one, one after another."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def dotted(addresses: NDArray[np.uint32]) -> list[str]:
+    """Return IPv4 addresses (N,) as people write them."""
+    parts = addresses.astype(">u4").view(np.uint8).reshape(-1, 4)
+    return [f"{a}.{b}.{c}.{d}" for a, b, c, d in parts.tolist()]
