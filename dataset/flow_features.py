@@ -66,6 +66,13 @@ class Packets:
     def __len__(self) -> int:
         return len(self.timestamp)
 
+    @property
+    def pairs(self) -> NDArray[np.uint64]:
+        """A number (P,) of the two addresses, whichever is the source."""
+        low = np.minimum(self.source, self.destination).astype(np.uint64)
+        high = np.maximum(self.source, self.destination).astype(np.uint64)
+        return low << np.uint64(32) | high
+
     def take(self, chosen: NDArray[np.intp]) -> Self:
         """Return the packets at some places (K,), in that order."""
         return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
@@ -115,9 +122,7 @@ def _group(packets: Packets) -> tuple[Integers, Integers]:
     Records are numbered by their first packets; within a record the packets keep the capture's order.
     """
     window = packets.timestamp // _WINDOW
-    low = np.minimum(packets.source, packets.destination).astype(np.uint64)
-    high = np.maximum(packets.source, packets.destination).astype(np.uint64)
-    pair = low << np.uint64(32) | high
+    pair = packets.pairs
     order = np.lexsort((pair, window))  # stable
     window, pair = window[order], pair[order]
     new = np.ones(len(order), dtype=np.bool_)

@@ -22,10 +22,21 @@ MOST_WAITING: Final = 200_000
 
 @dataclass
 class _Window:
-    """A window that is open: its packets so far, each with its place in the capture."""
+    """A window that is open: its packets so far, each with its place in the capture, and the records they belong to."""
 
     packets: list[Packets] = field(default_factory=list)
     places: list[NDArray[np.int64]] = field(default_factory=list)
+    pairs: set[int] = field(default_factory=set)
+
+    def admits(self, packets: Packets, most_records: int) -> NDArray[np.bool_]:
+        """Return which packets (P,) belong to the first so many records, and note these records."""
+        pairs, first, place = np.unique(packets.pairs, return_index=True, return_inverse=True)
+        known = np.fromiter(map(self.pairs.__contains__, pairs.tolist()), np.bool_, len(pairs))
+        new = np.flatnonzero(~known)
+        new = new[np.argsort(first[new])][: most_records - len(self.pairs)]
+        self.pairs.update(pairs[new].tolist())
+        known[new] = True
+        return known[place]
 
 
 class Windows:
@@ -40,16 +51,25 @@ class Windows:
         most_packets: held at once; the newest window is not closed for their sake.
         in_order: records are handed out in the order of their first packets even where packets of several windows
             alternate, for which some wait until the next window is closed; else as soon as their window is.
+        most_records: of one window, for traffic that does not wait: packets that would begin more, or of which more
+            than ``most_packets`` would be held, are left out. By default there are none.
 
     Attributes:
         held: packets of windows that are open.
         late: packets left out, since their window was closed when they came.
+        left_out: packets left out, since there was no room.
     """
 
     def __init__(
-        self, lateness: float = float("inf"), most_packets: int = MOST_PACKETS, *, in_order: bool = True
+        self,
+        lateness: float = float("inf"),
+        most_packets: int = MOST_PACKETS,
+        *,
+        in_order: bool = True,
+        most_records: int | None = None,
     ) -> None:
-        self.held = self.late = 0
+        self.held = self.late = self.left_out = 0
+        self._most_records = most_records
         self._lateness, self._most, self._in_order = lateness, most_packets, in_order
         self._open: dict[int, _Window] = {}
         self._first_open: int | None = None  # windows before this one are closed
@@ -103,9 +123,16 @@ class Windows:
             self.late += len(packets)
             return
         window = self._open.setdefault(number, _Window())
-        window.packets.append(packets)
-        window.places.append(places)
-        self.held += len(packets)
+        if self._most_records is not None:
+            chosen = np.flatnonzero(window.admits(packets, self._most_records))[: max(self._most - self.held, 0)]
+            self.left_out += len(packets) - len(chosen)
+            packets, places = packets.take(chosen), places[chosen]
+        if len(packets):
+            window.packets.append(packets)
+            window.places.append(places)
+            self.held += len(packets)
+        elif not window.packets:
+            del self._open[number]
 
     def _records(self, windows: Sequence[_Window]) -> Records:
         """Return the records of windows that are over."""

@@ -141,3 +141,36 @@ def test_after_a_restart_packets_of_any_time_are_taken_and_places_go_on() -> Non
     windows.add(packets_at(1))
     (records,) = windows.close()
     assert (records.first_packet.tolist(), windows.late) == ([2], 0)
+
+
+def test_a_window_takes_only_so_many_records_and_counts_what_it_left_out() -> None:
+    windows = Windows(most_records=2)
+    first = Packets.joined(
+        [packets_at(0, host=5), packets_at(1, 2, host=3), packets_at(3, host=4), packets_at(4, host=5)]
+    )
+    windows.add(first)
+    windows.add(Packets.joined([packets_at(5, host=3), packets_at(6, host=2)]))
+    windows.add(packets_at(15, host=2))
+    records = Records.joined(windows.close())
+    assert records.address_a.tolist() == [5, 3, 2]
+    assert records.packets[:, 0].tolist() == [2, 3, 1]
+    assert (windows.left_out, windows.held) == (2, 0)
+
+
+def test_a_window_of_bounded_records_takes_only_so_many_packets_too() -> None:
+    windows = Windows(most_packets=3, most_records=10)
+    windows.add(packets_at(0, 1, 2, 3, host=1))
+    windows.add(packets_at(4, host=2))
+    assert (windows.held, windows.left_out) == (3, 2)
+    assert Records.joined(windows.close()).packets.tolist() == [[3, 0]]
+    assert windows.add(packets_at(16, 17, 18, 19)) == []
+    assert (windows.held, windows.left_out) == (3, 3)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", CAPTURES)
+def test_bounds_that_are_not_reached_change_nothing(name: str) -> None:
+    packets = read_packets(FOLDER / name)
+    windows = Windows(most_records=100_000)
+    assert_same(through(windows, pieces(packets, 1000)), flow_features(packets))
+    assert windows.left_out == 0
