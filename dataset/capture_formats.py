@@ -23,7 +23,9 @@ Integers = NDArray[np.int64]
 LARGEST_FRAME: Final = 262_144
 """Captured bytes of a frame at most, as libpcap has it; more is damage."""
 
-_PCAP_HEADER: Final = 24
+HEADER: Final = 24
+"""Bytes by which a capture's format is told, if there are as many."""
+
 _PCAP_FRAME: Final = 16
 _TICKS: Final = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}  # per second, by the file's first four bytes
 _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3, 6
@@ -91,7 +93,7 @@ def capture_format(beginning: bytes) -> tuple[CaptureFormat, int]:
     """Return the format of a file that begins so, and how many bytes its header takes.
 
     Args:
-        beginning: the first ``_PCAP_HEADER`` bytes, or the whole of a shorter file.
+        beginning: the first ``HEADER`` bytes, or the whole of a shorter file.
 
     Raises:
         CaptureError: it is no capture.
@@ -99,11 +101,11 @@ def capture_format(beginning: bytes) -> tuple[CaptureFormat, int]:
     if beginning[:4] == _SECTION.to_bytes(4):
         return PcapNg(), 0
     for order in "<>":
-        if len(beginning) >= _PCAP_HEADER:
+        if len(beginning) >= HEADER:
             magic, link = struct.unpack_from(f"{order}I16xI", beginning)
             if magic in _TICKS:
                 # The bits above say whether frames end with a check sequence, and how long it is.
-                return Pcap(order, _TICKS[magic], link & 0xFFFF), _PCAP_HEADER
+                return Pcap(order, _TICKS[magic], link & 0xFFFF), HEADER
     raise CaptureError("is no pcap or pcapng capture, by its first bytes; convert it, for example with editcap")
 
 

@@ -8,7 +8,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
 
-from dataset.capture_formats import capture_format
+from dataset.capture_formats import HEADER, CaptureFormat, capture_format
 from dataset.flow_features import Packets
 from dataset.link_types import ipv4_packets
 from utils.errors import CaptureError
@@ -18,7 +18,6 @@ PIECE: Final = 4 * 2**20
 """Bytes of a capture that are looked at together."""
 
 _GZIP: Final = b"\x1f\x8b"
-_HEADER: Final = 24
 
 
 @dataclass
@@ -69,27 +68,67 @@ def read_capture(
 
 
 def _pieces(stream: BufferedIOBase, progress: Callable[[], object], tally: Tally, piece: int) -> Iterator[Packets]:
-    beginning, _ = _read(stream, _HEADER)
-    form, done = capture_format(beginning)
-    content, place = beginning[done:], done
-    while True:
+    decoder, ends = Decoder(tally), False
+    while not ends:
         more, ends = _read(stream, piece)
-        content += more
-        frames, done = form.take(content, place)
-        content, place = content[done:], place + done
+        yield from decoder.decode(more)
+        progress()
+    decoder.finish()
+
+
+class Decoder:
+    """Turns a capture's bytes into packets, as they come.
+
+    Args:
+        tally: counts what was read.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._format: CaptureFormat | None = None
+        self._rest, self._place = b"", 0  # what is not decoded yet, and where in the capture it stands
+
+    def decode(self, more: bytes) -> Iterator[Packets]:
+        """Yield the IPv4 packets that the next bytes bring.
+
+        Raises:
+            CaptureError: they are of no capture, damaged, or were captured on a link of an unknown type.
+        """
+        self._rest += more
+        if self._format is None:
+            if len(self._rest) < HEADER:
+                return
+            self._begin()
+        assert self._format is not None
+        frames, done = self._format.take(self._rest, self._place)
+        self._done_with(done)
         for some in frames:
             found = ipv4_packets(some)
-            tally.packets += len(some)
-            tally.ipv4 += len(found.packets)
-            tally.other += found.other
-            tally.malformed += found.malformed
+            self._tally.packets += len(some)
+            self._tally.ipv4 += len(found.packets)
+            self._tally.other += found.other
+            self._tally.malformed += found.malformed
             yield found.packets
-        progress()
-        if ends:
-            break
-    tally.packets += form.untimed
-    tally.malformed += form.untimed
-    tally.truncated += bool(content)
+
+    def finish(self) -> None:
+        """Count what the end of the capture leaves.
+
+        Raises:
+            CaptureError: it is too short to be one.
+        """
+        if self._format is None:
+            self._begin()
+        assert self._format is not None
+        self._tally.packets += self._format.untimed
+        self._tally.malformed += self._format.untimed
+        self._tally.truncated += bool(self._rest)
+
+    def _begin(self) -> None:
+        self._format, done = capture_format(self._rest[:HEADER])
+        self._done_with(done)
+
+    def _done_with(self, count: int) -> None:
+        self._rest, self._place = self._rest[count:], self._place + count
 
 
 def _read(stream: BufferedIOBase, count: int) -> tuple[bytes, bool]:
