@@ -27,6 +27,7 @@ _PURE_ACK_SIZE: Final = 64
 _NO_MINIMUM: Final = 2000
 _SIZE_BITS: Final = 32
 _STATISTICS: Final = 7
+_DTYPES: Final = ("i8", "u4", "u4", "i8", "u1", "u1", "u4")
 
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -56,7 +57,7 @@ class Packets:
     ports: NDArray[np.uint32]
 
     def __post_init__(self) -> None:
-        for field, dtype in zip(fields(self), ("i8", "u4", "u4", "i8", "u1", "u1", "u4"), strict=True):
+        for field, dtype in zip(fields(self), _DTYPES, strict=True):
             column = getattr(self, field.name)
             if column.dtype != np.dtype(dtype) or column.shape != (len(self),):
                 raise ValueError(f"{field.name} is {column.dtype} {column.shape}, not {np.dtype(dtype)} ({len(self)},)")
@@ -81,6 +82,9 @@ class Packets:
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the packets of several parts, at least one, one after another."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+NO_PACKETS: Final = Packets(*(np.empty(0, dtype) for dtype in _DTYPES))
 
 
 def flow_features(packets: Packets) -> Records:

@@ -1,0 +1,182 @@
+"""Packets as they come: windows closed by the clock, whatever the link does."""
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset.captures import Tally
+from dataset.flow_features import NO_PACKETS, Packets, flow_features
+from dataset.growing import GrowingCapture
+from dataset.live import live_records, live_windows
+from tests.captures import SHARED, needs_shared, read_packets
+from tests.dataset.test_windows import CAPTURES, FOLDER, NOW, SECOND, assert_same, packets_at
+from utils.errors import CaptureError
+from utils.records import Records
+
+
+@dataclass
+class Replay:
+    """Packets that come when their own timestamps say, on a clock of their own; at most ``most`` at once."""
+
+    all: Packets
+    seconds: float
+    most: int = 1_000
+    grace: float = 0.1
+    dropped: int = 0
+    found: list[tuple[float, Records]] = field(default_factory=list)
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        self.due = np.maximum.accumulate(self.all.timestamp)
+
+    @property
+    def is_drained(self) -> bool:
+        return self.ended or bool(self.due[self.at] > self.seconds * SECOND)
+
+    @property
+    def ended(self) -> bool:
+        return self.at == len(self.all)
+
+    def clock(self) -> float:
+        return self.seconds
+
+    def packets(self, seconds: float, /) -> Packets:
+        if self.ended:
+            return NO_PACKETS
+        if self.is_drained:
+            self.seconds = min(self.seconds + seconds, int(self.due[self.at]) / SECOND)
+        end = min(int(np.searchsorted(self.due, self.seconds * SECOND, "right")), self.at + self.most)
+        now, self.at = self.all.take(np.arange(self.at, end)), end
+        return now
+
+    def run(self, until: float = float("inf")) -> Records:
+        """Return all records, and note when each came."""
+        for found in live_records(self, live_windows(), lambda: self.seconds >= until, clock=self.clock):
+            self.found += [(self.seconds, records) for records in found]
+        return Records.joined([records for _, records in self.found] or [flow_features(NO_PACKETS)])
+
+
+def replay(packets: Packets, before: float = 1.0) -> Replay:
+    start = int(packets.timestamp[0]) / SECOND if len(packets) else 0.0
+    return Replay(packets, start - before)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", CAPTURES)
+def test_a_capture_at_its_own_timestamps_gives_the_records_of_the_whole(name: str) -> None:
+    packets = read_packets(FOLDER / name)
+    assert_same(replay(packets).run(), flow_features(packets))
+
+
+def test_a_silent_link_yields_its_records_when_the_window_is_over() -> None:
+    source = replay(Packets.joined([packets_at(1, 2), packets_at(100)]))
+    source.run()
+    first, _ = source.found
+    assert first[0] == pytest.approx(NOW / SECOND + 15.1, abs=0.06)
+
+
+def test_what_is_open_when_it_stops_is_yielded_too() -> None:
+    source = replay(packets_at(1, 2, 3, 200))
+    records = source.run(until=NOW / SECOND + 5)
+    assert records.packets.tolist() == [[3, 0]]
+
+
+def test_a_reader_that_is_behind_closes_windows_by_the_packets_times() -> None:
+    times = np.linspace(0, 40, 400)
+    source = Replay(packets_at(*times.tolist()), NOW / SECOND + 41, most=7)
+    assert source.run().packets[:, 0].tolist() == flow_features(packets_at(*times.tolist())).packets[:, 0].tolist()
+
+
+def test_a_clock_that_is_set_back_begins_anew() -> None:
+    ahead, back = packets_at(3600, 3601), packets_at(0, 1, 2)
+    source = replay(ahead)
+    windows, seen = live_windows(), []
+    for found in live_records(source, windows, lambda: source.seconds > NOW / SECOND + 3 and source.ended,
+                              clock=source.clock):  # fmt: skip
+        seen += found
+        if source.ended and source.seconds > NOW / SECOND + 3000:
+            source.all, source.due, source.at, source.seconds = back, back.timestamp, 0, NOW / SECOND - 1
+    assert Records.joined(seen).packets[:, 0].tolist() == [2, 3]
+    assert windows.late == 0
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["nmap-version-scan.pcap", "nmap-version-scan.pcapng", "synack-reflection.pcap"])
+def test_a_file_that_grows_gives_the_packets_of_the_whole(tmp_path: Path, name: str) -> None:
+    content, path, tally = (FOLDER / name).read_bytes(), tmp_path / name, Tally()
+    cuts = np.random.default_rng(1).integers(0, len(content), 40)
+    with path.open("wb", buffering=0) as stream, GrowingCapture(path, tally) as source:
+        parts = []
+        for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(content)], strict=True):
+            stream.write(content[start:end])
+            parts.append(source.packets(0))
+        assert not source.ended
+        assert source.is_drained
+    assert_packets(Packets.joined(parts), read_packets(FOLDER / name))
+    assert tally.truncated == 0
+
+
+def assert_packets(found: Packets, wanted: Packets) -> None:
+    for name in ("timestamp", "source", "destination", "size", "protocol", "tcp_flags", "ports"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+
+@needs_shared
+def test_a_pipe_ends_with_its_writer(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "pipe", read_packets(FOLDER / "nmap-version-scan.pcap")
+    os.mkfifo(path)
+    writer = threading.Thread(target=lambda: path.write_bytes((FOLDER / "nmap-version-scan.pcap").read_bytes()))
+    writer.start()
+    with GrowingCapture(path, Tally()) as source:
+        records = [some for found in live_records(source, live_windows(), lambda: False) for some in found]
+    writer.join()
+    assert_same(Records.joined(records), flow_features(wanted))
+
+
+@needs_shared
+def test_standard_input_is_read_as_a_pipe() -> None:
+    program = (
+        "from dataset.captures import Tally\nfrom dataset.growing import *\n"
+        "with GrowingCapture(STANDARD_INPUT, Tally()) as source:\n"
+        "    count = 0\n    while not source.ended:\n        count += len(source.packets(1))\n    print(count)"
+    )
+    with (FOLDER / "nmap-version-scan.pcap").open("rb") as capture:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdin=capture, capture_output=True, text=True, check=True
+        )
+    assert int(done.stdout) == len(read_packets(FOLDER / "nmap-version-scan.pcap"))
+
+
+@needs_shared
+def test_a_file_that_cannot_grow_is_refused(tmp_path: Path) -> None:
+    with (
+        GrowingCapture(FOLDER / "echo-connections.pcap.gz", Tally()) as source,
+        pytest.raises(
+            CaptureError, match=r"echo-connections.pcap.gz: is compressed, so it does not grow; leave out --follow"
+        ),
+    ):
+        source.packets(0)
+    path = tmp_path / "cut.pcap"
+    path.write_bytes((FOLDER / "nmap-version-scan.pcap").read_bytes())
+    with GrowingCapture(path, Tally()) as source:
+        source.packets(0)
+        path.write_bytes(b"")
+        with pytest.raises(CaptureError, match="became shorter while it was read"):
+            source.packets(0)
+    with pytest.raises(CaptureError, match="cannot be read: No such file"), GrowingCapture(tmp_path / "no", Tally()):
+        pass
+
+
+@needs_shared
+def test_a_silent_file_does_not_keep_its_reader_from_stopping() -> None:
+    over = threading.Event()
+    threading.Timer(0.3, over.set).start()
+    with GrowingCapture(FOLDER / "syn-flood-small.pcap", Tally()) as source:
+        found = [some for records in live_records(source, live_windows(), over.is_set) for some in records]
+    assert_same(Records.joined(found), flow_features(read_packets(SHARED / "data" / "pcaps" / "syn-flood-small.pcap")))
