@@ -1,0 +1,63 @@
+"""A network of the tests' own: a namespace that the calling thread is in for a while, and frames sent in it."""
+
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+LEFT, RIGHT = "left", "right"
+"""Interfaces with a cable between them: what the one sends, the other receives."""
+
+_LIBC = ctypes.CDLL(None, use_errno=True)  # os.unshare and os.setns are of Python 3.12
+_NEW_NETWORK = 0x40000000
+
+
+def cannot(reason: str) -> None:
+    """Skip, but fail under CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def need(program: str, package: str) -> None:
+    """Skip where a program is not installed, but fail under CI."""
+    if shutil.which(program) is None:
+        cannot(f"{program} is not installed (on Debian: apt install {package})")
+
+
+def ip(*arguments: str) -> str:
+    """Run the program ``ip``, and return what it prints."""
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+@contextmanager
+def own_network() -> Iterator[None]:
+    """Have this thread, and the programs that it starts, in a new network: ``lo``, and a cable from left to right."""
+    need("ip", "iproute2")
+    with Path("/proc/thread-self/ns/net").open() as before:
+        if _LIBC.unshare(_NEW_NETWORK):
+            cannot(f"a network namespace cannot be made here, but by root: {os.strerror(ctypes.get_errno())}")
+        try:
+            without_ipv6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+            if without_ipv6.exists():  # which says hello whenever a link comes up
+                without_ipv6.write_text("1")
+            ip("link", "add", LEFT, "type", "veth", "peer", "name", RIGHT)
+            for name in ("lo", LEFT, RIGHT):
+                ip("link", "set", name, "up")
+            yield
+        finally:
+            assert _LIBC.setns(before.fileno(), _NEW_NETWORK) == 0
+
+
+@contextmanager
+def cable_end(name: str = LEFT) -> Iterator[socket.socket]:
+    """Open a socket that sends whole frames by an interface."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end:
+        end.bind((name, 0))
+        yield end
