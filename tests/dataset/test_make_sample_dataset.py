@@ -68,7 +68,7 @@ def test_the_bundled_sample_is_what_the_script_makes_byte_for_byte(tmp_path: Pat
 
 def test_the_bundled_sample_is_small_and_says_what_it_is() -> None:
     files = sorted(path.name for path in SAMPLE.iterdir())
-    assert files == [*NAMES, "README.md"]
+    assert files == [*NAMES, "README.md", "network"]
     assert sum((SAMPLE / name).stat().st_size for name in NAMES) < 2_500_000
     assert "**not real traffic**" in (SAMPLE / "README.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,242 @@
+"""A small network on this machine alone: hosts in network namespaces, joined by a hub that a sensor listens to.
+
+Nothing leads out of it: no namespace has an interface but loopback and its end of a cable to the hub. No namespace has
+a name either: each lives as long as a process that waits for the end of its input, which comes when the network is
+closed, or when the process that made it dies in whatever way.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tests.namespaces import cannot
+from utils.errors import ToolkitError
+
+PROGRAMS: Final = {
+    "ethtool": "ethtool",
+    "ip": "iproute2",
+    "ping": "iputils-ping",
+    "tcpdump": "tcpdump",
+    **dict.fromkeys(("nsenter", "setpriv", "taskset", "unshare"), "util-linux"),
+}
+"""What a network is made with, and the Debian packages that bring it."""
+
+_TIMEOUT: Final = 10.0  # seconds
+_LAST_FRAMES: Final = 0.3  # seconds in which tcpdump fetches what the kernel holds for it
+_IS_ROOT: Final = os.geteuid() == 0
+_UNSHARE: Final = ("unshare", "--net") if _IS_ROOT else ("unshare", "--net", "--user", "--map-root-user")
+_ENTER: Final = ("--net",) if _IS_ROOT else ("--net", "--user", "--preserve-credentials")
+
+# A frame on the way is one that a wire could carry: cut to its size, and with its checksum, before it is sent.
+_LIKE_A_WIRE: Final = "tx off tso off gso off gro off"
+
+
+class NetworkError(ToolkitError):
+    """A network did not do what it should."""
+
+
+class UnavailableError(NetworkError):
+    """This machine, or this user of it, cannot have a network."""
+
+
+@contextmanager
+def skipping() -> Iterator[None]:
+    """Skip the test where the block cannot have a network; under CI let it fail."""
+    try:
+        yield
+    except UnavailableError as problem:
+        cannot(str(problem))
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of a network.
+
+    Attributes:
+        address: IPv4; of the sensor, which only listens, there is none.
+        interface: the name, inside the host, of its end of the cable to the hub.
+        enter: the command in front of one that is to run inside the host.
+    """
+
+    address: str
+    enter: tuple[str, ...]
+    _stack: ExitStack
+    interface: str = "eth0"
+
+    def start(self, command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
+        """Start a program inside the host; it is killed with the network, or with the thread that started it.
+
+        Args:
+            command: program and arguments; run as root of the network.
+            options: of ``subprocess.Popen``.
+        """
+        return _start(self._stack, [*self.enter, *command], **options)
+
+    def run(self, command: Sequence[str | Path]) -> str:
+        """Run a program inside the host to its end, within 10 seconds; return what it printed.
+
+        Raises:
+            NetworkError: it failed; the message says what it complained of.
+        """
+        return _run([*self.enter, *command])
+
+
+class Network:
+    """A network; use it in a ``with`` block.
+
+    Programs inside its hosts all run on one processor, so that whoever listens sees the frames in the same order; the
+    sensor's may run on any.
+
+    Args:
+        addresses: of the hosts by name, at most 15 characters, in one network of 24 bits.
+        gateway: the host to which the others send what is for elsewhere; it drops that without a word.
+        beyond: networks elsewhere, such as ``203.0.113.0/24``, all addresses of which the gateway answers for.
+
+    Attributes:
+        sensor: a host without an address; every frame between the others reaches its interface once, as at the mirror
+            port of a switch.
+        hub: what the other ends of all cables are in, each by the name of its host.
+
+    Raises:
+        UnavailableError: on entering: a program is missing, or the kernel or its settings refuse something.
+    """
+
+    sensor: Host
+    hub: Host
+
+    def __init__(self, addresses: Mapping[str, str], *, gateway: str = "", beyond: Sequence[str] = ()) -> None:
+        self._addresses, self._gateway, self._beyond = addresses, gateway, beyond
+        self._stack = ExitStack()
+        self._hosts: dict[str, Host] = {}
+
+    def __getitem__(self, name: str) -> Host:
+        return self._hosts[name]
+
+    def __enter__(self) -> Self:
+        missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
+        if missing:
+            raise UnavailableError(f"a network needs programs; on Debian: apt install {' '.join(missing)}")
+        try:
+            self._build()
+        except NetworkError as problem:
+            self._stack.close()
+            raise UnavailableError(f"a network is not to be had here: {problem}") from None
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    def _build(self) -> None:
+        hub = self._namespace(())
+        self.hub = Host("", _inside(hub), self._stack, "hub")
+        _set_up(hub, "ip link add hub type bridge ageing_time 0 mcast_snooping 0", _up("hub"))
+        self.sensor = self._join(hub, "sensor", "")
+        one_processor = ("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))))
+        for name, address in self._addresses.items():
+            self._hosts[name] = self._join(hub, name, address, one_processor)
+        for name, host in self._hosts.items():
+            self._route(name, host)
+
+    def _namespace(self, outer: Sequence[str]) -> int:
+        """Make a network namespace, inside another if not the first; return the number of the process that holds it."""
+        unshare = _UNSHARE if not outer else ("unshare", "--net")
+        holder = _start(
+            self._stack,
+            [*outer, *unshare, "sh", "-c", "echo; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert holder.stdout is not None
+        if holder.stdout.readline() != "\n":
+            raise NetworkError(holder.communicate()[1].strip())
+        return holder.pid
+
+    def _join(self, hub: int, name: str, address: str, outer: Sequence[str] = ()) -> Host:
+        """Make a host and put its cable into the hub."""
+        pid, interface = self._namespace(_inside(hub)), Host.interface
+        _set_up(
+            hub,
+            f"ip link add name {name} type veth peer name {interface} netns {pid}",
+            f"ip link set dev {name} master hub",
+            f"ethtool -K {name} {_LIKE_A_WIRE}",
+            _up(name),
+        )
+        _set_up(pid, "ip link set dev lo up", f"ethtool -K {interface} {_LIKE_A_WIRE}", _up(interface))
+        if address:
+            _set_up(pid, f"ip address add {address}/24 dev {interface}")
+        return Host(address, (*outer, *_inside(pid), "setpriv", "--pdeathsig", "KILL"), self._stack)
+
+    def _route(self, name: str, host: Host) -> None:
+        if name == self._gateway:
+            for network in self._beyond:
+                host.run(["ip", "route", "add", "local", network, "dev", "lo"])
+            host.run(["ip", "route", "add", "blackhole", "default"])
+        elif self._gateway:
+            host.run(["ip", "route", "add", "default", "via", self._addresses[self._gateway]])
+
+
+def _start(stack: ExitStack, command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
+    """Start a program that is killed, and waited for, with a stack."""
+    process: subprocess.Popen[str] = stack.enter_context(subprocess.Popen(command, text=True, **options))
+    stack.callback(process.kill)
+    return process
+
+
+def _run(command: Sequence[str | Path]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    if done.returncode:
+        raise NetworkError(f"{' '.join(map(str, command))}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _inside(pid: int) -> tuple[str, ...]:
+    """Return the command in front of one that is to run in the namespace which a process holds."""
+    return ("nsenter", f"--target={pid}", *_ENTER)
+
+
+def _set_up(pid: int, *commands: str) -> None:
+    """Run a shell's commands in the namespace which a process holds, up to the first that fails."""
+    _run([*_inside(pid), "sh", "-ec", "; ".join(commands)])
+
+
+def _up(interface: str) -> str:
+    """Return the commands that bring an interface up without an IPv6 address, which it would announce."""
+    return f"ip link set dev {interface} addrgenmode none; ip link set dev {interface} up"
+
+
+@contextmanager
+def tcpdump(sensor: Host, path: Path, size: int = 262_144) -> Iterator[None]:
+    """Capture, for the length of a block, every frame that passes the sensor.
+
+    Args:
+        sensor: of a network.
+        path: the pcap to write, ending in ``.pcap``.
+        size: bytes at which a frame is cut.
+
+    Raises:
+        UnavailableError: tcpdump does not start, as in the namespace of a user who is not root.
+        NetworkError: it lost a frame.
+    """
+    options = ["-w", str(path.resolve()), "-U", "--immediate-mode", "-B", "16384", "-s", str(size), "-n", "-Z", "root"]
+    process = sensor.start(["tcpdump", "-i", sensor.interface, *options], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    if "listening on" not in (line := process.stderr.readline()):
+        raise UnavailableError(line.strip())
+    yield
+    time.sleep(_LAST_FRAMES)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=_TIMEOUT)[1]
+    if not re.search(r"^0 packets dropped by kernel", said, re.MULTILINE):
+        raise NetworkError(f"tcpdump: {said.strip()}")

@@ -1,0 +1,119 @@
+"""The servers of the small network: web, names and login sessions, for clients of the same standing.
+
+Run, inside a host:
+    python -m tests.network.services
+
+It prints a line once all of them listen.
+"""
+
+import random
+import socket
+import threading
+import zlib
+from http.server import BaseHTTPRequestHandler
+from socketserver import BaseServer, DatagramRequestHandler, StreamRequestHandler, ThreadingTCPServer, UDPServer
+from typing import Any, Final
+
+import dpkt
+
+WEB: Final = 80
+NAMES: Final = 53
+LOGIN: Final = 22
+PASSWORD: Final = b"correct horse"
+
+SITES: Final = "203.0.113."
+"""The beginning of the addresses that names stand for."""
+
+PACE: Final = 2_000_000
+"""Bytes a second at which a connection sends at most, so that a transfer takes its time as on a slower link."""
+
+_SO_MAX_PACING_RATE: Final = 47  # missing in socket; linux/asm-generic/socket.h
+_TIMEOUT: Final = 10.0  # seconds
+
+
+def paced(connection: socket.socket) -> None:
+    """Let a connection send at ``PACE``."""
+    connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, PACE)
+
+
+class Web(BaseHTTPRequestHandler):
+    """Answers ``GET /N`` with N bytes, and takes what is put."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = _TIMEOUT
+
+    def do_GET(self) -> None:
+        paced(self.connection)
+        self._answer(bytes(int(self.path[1:])))
+
+    def do_PUT(self) -> None:
+        left = int(self.headers["Content-Length"])
+        while left:
+            left -= len(self.rfile.read(min(left, 65_536)))
+        self._answer(b"")
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+class Names(DatagramRequestHandler):
+    """Answers a question for an address; the same name has always the same."""
+
+    def handle(self) -> None:
+        message = dpkt.dns.DNS(self.rfile.read())
+        (question,) = message.qd
+        address = socket.inet_aton(f"{SITES}{1 + zlib.crc32(question.name.encode()) % 254}")
+        message.qr, message.aa = 1, 1
+        message.an = [dpkt.dns.DNS.RR(name=question.name, type=dpkt.dns.DNS_A, ttl=60, rlen=4, rdata=address)]
+        self.wfile.write(bytes(message))
+
+
+class Login(StreamRequestHandler):
+    """Greets, asks for the password up to three times, then answers each line as a shell might."""
+
+    timeout = _TIMEOUT
+
+    def handle(self) -> None:
+        self.wfile.write(b"2.0-login\r\n")
+        for _ in range(3):
+            if self.rfile.readline().strip() == PASSWORD:
+                self.wfile.write(b"welcome\r\n")
+                return self._serve()
+            self.wfile.write(b"denied\r\n")
+        return None
+
+    def _serve(self) -> None:
+        chosen = random.Random(self.client_address[1])
+        for line in self.rfile:
+            self.wfile.write(line.strip() + chosen.choice((0, 10, 40, 200)) * b" result" + b"\r\n")
+
+
+def _serve(server: BaseServer) -> None:
+    threading.Thread(target=server.serve_forever).start()
+
+
+class _Tcp(ThreadingTCPServer):
+    allow_reuse_address = True
+    request_queue_size = 128
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that hang up, as scanners do."""
+
+
+def main() -> int:
+    """Serve until killed."""
+    for server in (_Tcp(("", WEB), Web), _Tcp(("", LOGIN), Login), UDPServer(("", NAMES), Names)):
+        _serve(server)
+    print(flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
