@@ -1,43 +1,47 @@
-r"""Turn captures into flow records: a dataset CSV that every other stage takes as it is.
+r"""Turn captures, or an interface's traffic, into flow records: a dataset CSV that every other stage takes as it is.
 
 Run:
     python dataset/extract-features.py --pcap capture.pcap --output saves/records.csv
 
 A record is all IPv4 packets between two addresses in one window of 15 seconds, described by 58 features. Captures are
 pcap or pcapng, in either byte order, plain or gzipped, of Ethernet, raw IP, Linux cooked or loopback links; several are
-read one after the other, as the parts of one.
+read one after the other, as the parts of one. An interface is observed until SIGTERM, Ctrl-C or --duration, and then
+the file is written.
 """
 
 import argparse
+import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from dataset import options
 from utils import cli
 from utils.errors import InputFileError
-from utils.files import check_apart, check_readable, check_writable
+from utils.files import check_apart, check_writable
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from dataset.captures import Tally
     from dataset.extraction import Written
+    from dataset.labels import Labels
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
+    options.add_sources(parser.add_mutually_exclusive_group(required=True))
     add = parser.add_argument
-    add("--pcap", required=True, nargs="+", type=Path, metavar="FILE", help="captures, in the order of time")
     add("--output", required=True, type=Path, metavar="CSV", help="dataset CSV to write; .gz and .bz2 are compressed")
-    add("--scaler", type=Path, metavar="JSON", help="scale by this file (default: as published)")
+    add(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="add the column class: attacks are what this CSV of MAWILab, or list of addresses or flows, names",
+    )
     add(
         "--fit-scaler",
         type=Path,
@@ -46,73 +50,57 @@ def make_parser() -> argparse.ArgumentParser:
         "otherwise",
     )
     add("--raw", action="store_true", help="do not scale: microseconds, bytes and counts")
-    add(
-        "--clamp-size",
-        action="store_true",
-        help="bring frame sizes to 60 to 1514 bytes: frames captured on the host that sends them lie outside",
-    )
     add("--identity", action="store_true", help="put window_start, address_a and address_b in front of the features")
+    options.add_traffic(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Extract as the arguments say."""
-    from dataset.captures import Tally
-    from dataset.extraction import capture_records, write_records
-    from dataset.scaling import PUBLISHED, fitted, read_scaler, write_scaler
-    from dataset.windows import Windows
+    from dataset.extraction import write_records
+    from dataset.labels import read_labels
+    from dataset.observation import observed
+    from dataset.scaling import fitted, write_scaler
     from utils.records import Records
+    from utils.stopping import Stop
 
     start = time.perf_counter()
-    if args.raw and args.scaler:
-        raise InputFileError("--raw leaves the features as they are, and --scaler scales them; leave out one")
-    output = check_writable(args.output)
-    for written_to in (output, *([args.fit_scaler] if args.fit_scaler else [])):
-        check_apart(written_to, [*args.pcap, *([args.scaler] if args.scaler else [])])
-    scaler = read_scaler(args.scaler) if args.scaler else None if args.raw else PUBLISHED
-    if args.fit_scaler:
-        check_writable(args.fit_scaler)
-    tally, windows = Tally(), Windows()
-    with _bar(args.pcap) as progress:
-        found = capture_records(args.pcap, tally, windows, clamp=args.clamp_size, progress=partial(progress, tally))
-        records: Iterable[Records] = found
+    _check_files(args)
+    traffic, labels = options.traffic(args), read_labels(args.labels) if args.labels else None
+    scaler = None if args.raw else options.scaler(args)
+    stop = Stop()
+    # The records of live traffic until a signal are worth writing; half of a capture is not.
+    signals = stop.on_signals() if traffic.is_live else contextlib.nullcontext()
+    with signals, observed(traffic, lambda: stop.requested) as observation:
+        records: Iterable[Records] = (some for found in observation.records for some in found)
         fit = None
-        if args.fit_scaler and (records := list(found)):
+        if args.fit_scaler and (records := list(records)):
             fit = fitted(Records.joined(records).features)
             scaler = scaler if args.raw or args.scaler else fit
-        written = write_records(records, output, scaler, identity=args.identity)
+        written = write_records(records, args.output, scaler, labels, identity=args.identity)
     if fit is not None:
         write_scaler(fit, args.fit_scaler)
         print(f"scaler -> {args.fit_scaler}")
-    _summary(tally, windows.late, written, time.perf_counter() - start)
-    print(f"{written.rows} records -> {output}")
+    print(f"{observation.summary()}, in {time.perf_counter() - start:.1f} s")
+    _summary(written, labels)
+    print(f"{written.rows} records -> {args.output}")
 
 
-@contextmanager
-def _bar(paths: Sequence[Path]) -> "Iterator[Callable[[Tally, int, int], None]]":
-    """Draw a progress bar of the bytes of some files; yield what to call with tally, file number and bytes read."""
-    from tqdm import tqdm
-
-    from utils.errors import CaptureError
-
-    sizes = [check_readable(path, CaptureError).stat().st_size for path in paths]
-    with tqdm(desc="captures", total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
-
-        def show(tally: "Tally", number: int, read: int) -> None:
-            bar.set_postfix(packets=tally.packets, refresh=False)
-            bar.update(sum(sizes[:number]) + read - bar.n)
-
-        yield show
+def _check_files(args: argparse.Namespace) -> None:
+    if args.raw and args.scaler:
+        raise InputFileError("--raw leaves the features as they are, and --scaler scales them; leave out one")
+    read = [path for path in (*(args.pcap or ()), args.scaler, args.labels) if path is not None]
+    for written in (args.output, args.fit_scaler):
+        if written is not None:
+            check_apart(check_writable(written), read)
 
 
-def _summary(tally: "Tally", late: int, written: "Written", seconds: float) -> None:
-    truncated = f"; {tally.truncated} files end within a frame" if tally.truncated else ""
-    print(
-        f"{tally.packets} packets in {seconds:.1f} s: {tally.ipv4} IPv4, {tally.other} other, {tally.malformed} "
-        f"malformed, {late} too late for their window{truncated}"
-    )
+def _summary(written: "Written", labels: "Labels | None") -> None:
     share = 100 * written.outside / (written.rows * FEATURE_COUNT)
     print(f"{written.windows} windows of 15 s; {share:.2f} % of the values lie outside the scaler's range")
+    if labels is not None and written.attacks is not None:
+        ignored = f"; {labels.ignored} lines on IPv6 left out" if labels.ignored else ""
+        print(f"{written.attacks} attacks by the labels ({100 * written.attacks / written.rows:.2f} %){ignored}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from dataset.captures import Tally, read_capture
 from dataset.flow_features import Packets
+from dataset.labels import Labels
 from dataset.scaling import PUBLISHED, Scaler
 from dataset.windows import Windows
 from utils.errors import CaptureError
 from utils.files import replacing
-from utils.records import Records, dotted
-from utils.schema import CLASS, FEATURES, IDENTITY
+from utils.records import Records, identity_table
+from utils.schema import CLASS, FEATURES
 from utils.tables import COMPRESSIONS
 
 LEAST_SIZE: Final = 60
@@ -46,8 +47,7 @@ def record_table(
         whole = [name for name in FEATURES if name not in _VARIANCES]
         table[whole] = table[whole].astype(np.int64)
     if identity:
-        columns = (records.window_start, dotted(records.address_a), dotted(records.address_b))
-        table = pd.concat((pd.DataFrame(dict(zip(IDENTITY, columns, strict=True))), table), axis=1)
+        table = pd.concat((identity_table(records), table), axis=1)
     if labels is not None:
         table[CLASS] = labels
     return table
@@ -111,40 +111,52 @@ class Written:
         rows: records.
         windows: they lie in.
         outside: values that lie outside the scaler's range, of ``rows`` times 58.
+        attacks: records labelled so; None without labels.
     """
 
     rows: int
     windows: int
     outside: int
+    attacks: int | None
 
 
-def write_records(records: Iterable[Records], path: Path, scaler: Scaler | None, *, identity: bool = False) -> Written:
+def write_records(
+    records: Iterable[Records],
+    path: Path,
+    scaler: Scaler | None,
+    labels: Labels | None = None,
+    *,
+    identity: bool = False,
+) -> Written:
     """Write records as a dataset CSV, whole or not at all.
 
     Args:
         records: in the order of the rows.
         path: plain, or compressed where its ending says so.
         scaler: turns features into network inputs; None: they stay raw.
+        labels: tell the attacks; None: there is no class column.
         identity: put the columns ``IDENTITY`` in front.
 
     Raises:
         CaptureError: there are no records.
         InputFileError: the file cannot be written.
     """
-    rows = outside = 0
+    rows = outside = attacks = 0
     starts: set[int] = set()
     with replacing(path) as unfinished, _opened(unfinished) as stream:
         for some in records:
-            table = record_table(some, scaler, identity=identity)
+            classes = None if labels is None else labels.of(some)
+            table = record_table(some, scaler, classes, identity=identity)
             if not rows:
                 stream.write(",".join(map(str, table)) + "\n")
             stream.write(csv_lines(table))
             rows += len(some)
             starts.update(some.window_start.tolist())
             outside += (scaler or PUBLISHED).out_of_range(some.features)
+            attacks += 0 if classes is None else int(classes.sum())
         if not rows:
-            raise CaptureError("the captures hold no IPv4 packets, so there is nothing to write")
-    return Written(rows, len(starts), outside)
+            raise CaptureError("there were no IPv4 packets, so there is nothing to write")
+    return Written(rows, len(starts), outside, None if labels is None else attacks)
 
 
 def _opened(path: Path) -> TextIO:

@@ -34,7 +34,7 @@ class GrowingCapture:
     """Seconds: tcpdump hands packets on after one at most, and then they are written."""
 
     def __init__(self, path: Path, tally: Tally) -> None:
-        self.dropped = 0
+        self.dropped = None
         self.ended = self.is_drained = False
         self._path, self._decoder = path, Decoder(tally)
         self._stream: BinaryIO

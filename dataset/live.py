@@ -10,13 +10,13 @@ from typing import Final, Protocol
 
 from dataset.extraction import clamped
 from dataset.flow_features import Packets
+from dataset.options import MOST_RECORDS
 from dataset.windows import Windows
 from utils.records import Records
 
 TICK: Final = 0.05
 """Seconds between two looks at the clock, at most."""
 
-MOST_RECORDS: Final = 200_000
 MOST_PACKETS: Final = 4_000_000
 """That an open window holds at most: 150 MB, and as much again when it is closed."""
 
@@ -32,7 +32,7 @@ class Source(Protocol):
         grace: seconds after which a packet that was captured is here.
         is_drained: whether there was no more than was handed out.
         ended: whether nothing will come any more.
-        dropped: packets that were lost before they came here.
+        dropped: packets that were lost before they came here; None where that is not known.
     """
 
     grace: float
@@ -44,7 +44,7 @@ class Source(Protocol):
     def ended(self) -> bool: ...  # noqa: D102
 
     @property
-    def dropped(self) -> int: ...  # noqa: D102
+    def dropped(self) -> int | None: ...  # noqa: D102
 
     def packets(self, seconds: float, /) -> Packets:
         """Return the next packets, as soon as there are some; none if there are none for so long.

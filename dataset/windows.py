@@ -1,7 +1,8 @@
 """Packets as they come to flow records: a window is held until nothing more can belong to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, groupby
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,8 @@ MOST_PACKETS: Final = 1_000_000
 MOST_WAITING: Final = 200_000
 """Records that wait for others in front of them; beyond, they are handed out as they are."""
 
+_BATCH: Final = 50_000  # packets: of more at once each takes longer, for they fit in no cache
+
 
 @dataclass
 class _Window:
@@ -27,6 +30,9 @@ class _Window:
     packets: list[Packets] = field(default_factory=list)
     places: list[NDArray[np.int64]] = field(default_factory=list)
     pairs: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.packets))
 
     def admits(self, packets: Packets, most_records: int) -> NDArray[np.bool_]:
         """Return which packets (P,) belong to the first so many records, and note these records."""
@@ -87,14 +93,14 @@ class Windows:
             self._take(oldest // _WINDOW, packets, places)
         else:
             window = packets.timestamp // _WINDOW
-            for number in np.unique(window).tolist():
-                chosen = np.flatnonzero(window == number)
-                self._take(number, packets.take(chosen), places[chosen])
+            order = np.argsort(window, kind="stable")
+            for chosen in np.split(order, np.flatnonzero(np.diff(window[order])) + 1):
+                self._take(int(window[chosen[0]]), packets.take(chosen), places[chosen])
         self._seen += len(packets)
         self._newest = newest if self._newest is None else max(newest, self._newest)
         closed = self.close(self._newest / _MICROSECONDS - self._lateness)
-        while self.held > self._most and len(self._open) > 1:
-            closed += self.close((min(self._open) + 1) * WINDOW_SECONDS)
+        if self.held > self._most:
+            closed += self.close(self._surplus())
         return closed
 
     def close(self, seconds: float = float("inf")) -> list[Records]:
@@ -102,7 +108,7 @@ class Windows:
         over = sorted(number for number in self._open if (number + 1) * WINDOW_SECONDS <= seconds)
         if over:
             self._first_open = over[-1] + 1
-            self._waiting.append(self._records([self._open.pop(number) for number in over]))
+            self._waiting += map(self._records, _batches([self._open.pop(number) for number in over]))
         if not self._in_order:
             return self._complete(None)
         return self._complete(min((int(window.places[0][0]) for window in self._open.values()), default=None))
@@ -134,6 +140,16 @@ class Windows:
         elif not window.packets:
             del self._open[number]
 
+    def _surplus(self) -> float:
+        """Return when the last of the oldest windows ends, in seconds, that are too many to be held."""
+        held, end = self.held, float("-inf")
+        for number in sorted(self._open)[:-1]:
+            if held <= self._most:
+                break
+            held -= len(self._open[number])
+            end = (number + 1) * WINDOW_SECONDS
+        return end
+
     def _records(self, windows: Sequence[_Window]) -> Records:
         """Return the records of windows that are over."""
         packets = Packets.joined([part for window in windows for part in window.packets])
@@ -150,10 +166,16 @@ class Windows:
         if not self._waiting:
             return []
         records = Records.joined(self._waiting)
-        records = records.take(np.argsort(records.first_packet))
-        count = len(records)
+        order = np.argsort(records.first_packet)
+        count = len(order)
         if before is not None and count <= MOST_WAITING:
-            count = int(np.searchsorted(records.first_packet, before))
-        rest = records.take(np.arange(count, len(records)))
-        self._waiting = [rest] if len(rest) else []
-        return [records.take(np.arange(count))] if count else []
+            count = int(np.searchsorted(records.first_packet, before, sorter=order))
+        self._waiting = [records.take(order[count:])] if count < len(order) else []
+        return [records.take(order[:count])] if count else []
+
+
+def _batches(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
+    """Yield windows in turn, as many of small ones together as hold ``_BATCH`` packets or little more."""
+    before = accumulate(map(len, windows), initial=0)
+    for _, batch in groupby(zip(windows, before, strict=False), key=lambda pair: pair[1] // _BATCH):
+        yield [window for window, _ in batch]

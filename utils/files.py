@@ -110,6 +110,14 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
             raise InputFileError(f"{output}: is an input, too, and would be lost; choose another name for the output")
 
 
+def is_pipe(path: Path) -> bool:
+    """Return whether ``path`` is a named pipe, or one that the shell made, as in ``<(zcat capture.gz)``."""
+    try:
+        return path.is_fifo()
+    except OSError:
+        return False  # its use will say why
+
+
 def _is_special(path: Path) -> bool:
     """Return whether ``path`` is there, but is neither a file nor a folder."""
     try:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Final, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from utils.schema import FEATURES
+from utils.schema import FEATURES, IDENTITY
 
 WINDOW_SECONDS: Final = 15
 
@@ -58,6 +59,12 @@ class Records:
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Return the records of several parts, at least one, one after another."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def identity_table(records: Records) -> pd.DataFrame:
+    """Return whose records (R,) they are, as columns ``schema.IDENTITY`` of a table."""
+    columns = (records.window_start, dotted(records.address_a), dotted(records.address_b))
+    return pd.DataFrame(dict(zip(IDENTITY, columns, strict=True)))
 
 
 def dotted(addresses: NDArray[np.uint32]) -> list[str]:

@@ -1,5 +1,10 @@
 import bz2
 import gzip
+import os
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,8 +19,9 @@ from dataset.scaling import PUBLISHED, fitted, read_scaler
 from dataset.windows import Windows
 from tests.captures import SHARED, needs_shared
 from tests.dataset.test_captures import FRAMES, expected, frame, pcap
-from tests.scripts import EXTRACT, call
-from utils.dataset import read_dataset
+from tests.offload.link import wait_until
+from tests.scripts import EXTRACT, ROOT, call
+from utils.dataset import read_dataset, read_labelled
 from utils.records import Records
 from utils.schema import CLASS, FEATURES, IDENTITY
 
@@ -67,8 +73,7 @@ def test_a_csv_is_scaled_as_published_and_read_as_a_dataset(
     assert list(table) == [*IDENTITY, *FEATURES]
     assert table["address_b"].tolist() == ["10.0.1.1", "10.0.1.2", "10.0.1.4"]
     first, second, third = ended.out.splitlines()
-    assert first.startswith("4 packets in ")
-    assert first.endswith(": 3 IPv4, 1 other, 0 malformed, 0 too late for their window")
+    assert first.startswith("4 packets: 3 IPv4, 1 other, 0 malformed, 0 too late for their window, in ")
     outside = PUBLISHED.out_of_range(records.features) / records.features.size
     assert second == f"1 windows of 15 s; {100 * outside:.2f} % of the values lie outside the scaler's range"
     assert third == f"3 records -> {output}"
@@ -122,6 +127,65 @@ def test_a_packet_with_a_wrong_time_costs_no_other_its_record(tmp_path: Path) ->
     assert windows.late == 0
     for field in fields(Records):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name))
+
+
+def test_labels_become_the_class_that_other_stages_read(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    output, labels = tmp_path / "records.csv", tmp_path / "labels.txt"
+    labels.write_text("10.0.1.2\n2001:db8::1\n")
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--labels", labels)
+    assert (ended.code, ended.err) == (0, "")
+    _, classes = read_labelled(output)
+    assert classes.tolist() == [0, 1, 0]
+    assert "1 attacks by the labels (33.33 %); 1 lines on IPv6 left out\n" in ended.out
+
+
+def test_a_window_of_live_traffic_holds_no_more_records_than_was_said(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    pipe, output = tmp_path / "pipe", tmp_path / "records.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(capture.read_bytes()))
+    writer.start()
+    ended = call(capsys, EXTRACT, "--pcap", pipe, "--follow", "--output", output, "--max-records", 2)
+    writer.join()
+    assert (ended.code, ended.err) == (0, "")
+    assert "0 too late for their window, 1 left out by --max-records, in " in ended.out
+    assert len(read_dataset(output)) == 2
+
+
+def test_sigterm_writes_what_was_observed_until_then(capture: Path, tmp_path: Path) -> None:
+    output = tmp_path / "records.csv"
+    command = list(map(str, (sys.executable, ROOT / EXTRACT, "--pcap", capture, "--follow", "--output", output)))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: reads(process.pid, capture), 60)
+        time.sleep(0.2)
+        process.terminate()
+        told, _ = process.communicate(timeout=30)
+    assert (process.returncode, len(read_dataset(output))) == (0, 3)
+    assert f"3 records -> {output}" in told
+
+
+def reads(process: int, path: Path) -> bool:
+    """Return whether a process has a file open."""
+    return any(link.readlink() == path for link in Path(f"/proc/{process}/fd").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
+        (("--pcap", "a.pcap", "--duration", "5"), "--duration is for traffic that is still coming"),
+        (("--pcap", "a.pcap", "--interface", "lo"), "not allowed with argument"),
+        ((), "one of the arguments --pcap --interface is required"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    ended = call(capsys, EXTRACT, *options, "--output", tmp_path / "a.csv")
+    assert (ended.code, message in ended.err) == (2, True)
 
 
 @pytest.mark.parametrize("option", ["--output", "--fit-scaler"])

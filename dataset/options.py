@@ -1,0 +1,77 @@
+"""Options that name the traffic to observe, for the scripts that do so."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from utils import cli
+
+if TYPE_CHECKING:
+    from dataset.observation import Traffic
+    from dataset.scaling import Scaler
+
+MOST_RECORDS: Final = 200_000
+
+
+def add_sources(group: argparse._ActionsContainer) -> None:
+    """Add captures and interfaces to what may be named as the source."""
+    group.add_argument(
+        "--pcap",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="captures, in the order of time: pcap or pcapng, plain or gzipped; - is standard input",
+    )
+    group.add_argument("--interface", metavar="IF", help="network interface, observed until stopped; needs CAP_NET_RAW")
+
+
+def add_traffic(parser: argparse.ArgumentParser) -> None:
+    """Add how traffic is observed and turned into features."""
+    add = parser.add_argument_group("traffic").add_argument
+    add("--follow", action="store_true", help="go on reading the capture as another program writes it, until stopped")
+    add(
+        "--duration",
+        type=cli.real_number(0.1, 1e9),
+        metavar="S",
+        help="stop observing after so many seconds (default: at SIGTERM or Ctrl-C)",
+    )
+    add(
+        "--max-records",
+        type=cli.whole_number(1, 10_000_000),
+        default=MOST_RECORDS,
+        metavar="N",
+        help="records of a window of live traffic; packets that would begin more are left out and counted "
+        "(default: %(default)s)",
+    )
+    add(
+        "--clamp-size",
+        action="store_true",
+        help="bring frame sizes to 60 to 1514 bytes: frames captured on the host that sends them lie outside",
+    )
+    add("--scaler", type=Path, metavar="JSON", help="scale features by this file (default: as published)")
+
+
+def traffic(args: argparse.Namespace) -> "Traffic":
+    """Return the traffic that the arguments name.
+
+    Raises:
+        InputFileError: they do not go together.
+    """
+    from dataset.observation import Traffic
+
+    named = Traffic(
+        args.pcap or (), args.interface, args.follow, args.duration, args.max_records, clamp=args.clamp_size
+    )
+    named.check()
+    return named
+
+
+def scaler(args: argparse.Namespace) -> "Scaler":
+    """Return the scaler that the arguments name.
+
+    Raises:
+        InputFileError: its file is none.
+    """
+    from dataset.scaling import PUBLISHED, read_scaler
+
+    return read_scaler(args.scaler) if args.scaler else PUBLISHED

@@ -1,0 +1,62 @@
+"""Captured frames sent again, at their own pace."""
+
+import gzip
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from dataset.capture_formats import HEADER, capture_format
+from utils.errors import CaptureError
+from utils.files import check_readable
+
+_ETHERNET: Final = 1
+_LARGEST_FILE: Final = 64 * 2**20
+_LARGEST_FRAME: Final = 1514
+_MICROSECONDS: Final = 1_000_000
+_GZIP: Final = b"\x1f\x8b"
+
+
+def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
+    """Yield the frames of a small Ethernet capture: seconds since the first, and the frame.
+
+    A frame that was cut when it was captured has its length again; zeros stand for what is missing.
+
+    Raises:
+        CaptureError: the file is missing, large, no capture or damaged, or is not of Ethernet frames of the usual size.
+    """
+    check_readable(path, CaptureError)
+    with path.open("rb") as file:
+        stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+        content = stream.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise CaptureError(f"{path}: is too large to be replayed; cut it, for example with editcap")
+    form, done = capture_format(content[:HEADER])
+    frames, _ = form.take(content[done:], done)
+    first = None
+    for some in frames:
+        if some.link_type != _ETHERNET or some.size.max(initial=0) > _LARGEST_FRAME:
+            raise CaptureError(f"{path}: holds other than Ethernet frames of at most {_LARGEST_FRAME} bytes")
+        for start, captured, size, timestamp in zip(
+            some.start.tolist(), some.captured.tolist(), some.size.tolist(), some.timestamp.tolist(), strict=True
+        ):
+            first = timestamp if first is None else first
+            frame = some.content[start : start + min(captured, size)].tobytes()
+            yield (timestamp - first) / _MICROSECONDS, frame.ljust(size, b"\0")
+
+
+def replay(frames: Iterator[tuple[float, bytes]], send: Callable[[bytes], object]) -> int:
+    """Send frames when they are due; return how many were.
+
+    Args:
+        frames: seconds since the first, and what to send.
+        send: sends one.
+    """
+    begun, count = time.monotonic(), 0
+    for due, frame in frames:
+        wait = due - (time.monotonic() - begun)
+        if wait > 0:
+            time.sleep(wait)
+        send(frame)
+        count += 1
+    return count
