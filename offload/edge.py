@@ -93,9 +93,9 @@ class Edge:
         """Yield the verdicts on each batch, in order, while exit 1 of later batches goes on.
 
         Args:
-            batches: features (N, 58) float32.
+            batches: features (N, 58) float32; with an empty one, nothing is begun, but what is answered comes out.
             window: requests under way at once at most; one batch may need more of them, but only alone.
-            stop: ends the taking of batches, and in the end the waiting for answers.
+            stop: ends in the end the waiting for answers.
 
         Raises:
             CloudError: what ``second_exit`` raises.
@@ -114,10 +114,9 @@ class Edge:
                     yield self.finish(undecided.popleft())
                 elif stop.is_over:
                     return
-            if stop.requested:
-                break
-            undecided.append(self.begin(features))
-            events += len(features)
+            if len(features):
+                undecided.append(self.begin(features))
+                events += len(features)
         while undecided:
             if undecided[0].wait(_POLL):
                 yield self.finish(undecided.popleft())

@@ -4,6 +4,9 @@ Run:
     python offload/ee-processor-client.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet --dataset dataset/sample/2016_03.csv --savefile saves/verdicts.csv
 
+In place of --dataset, --pcap reads captures, and --interface observes a network until it is stopped; --alerts writes
+the attacks that were found there, and what was rejected, as Suricata's EVE JSON, one event a line.
+
 Rows are written in order, as they are decided. Where the cloud does not answer, the edge runs exit 2 itself, or what
 --on-cloud-failure says. SIGTERM or Ctrl-C waits for what is under way, writes it, and ends with exit code 0; --resume
 goes on from there. With --process-exit2-locally no RabbitMQ is needed. Exit codes: 0 done, 2 wrong arguments or files,
@@ -19,29 +22,35 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from dataset import options as traffic_options
 from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
-from utils.schema import DECIDER_COLUMNS, OFFLOAD_COLUMNS, Thresholds
+from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS, Thresholds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
 
     from models.early_exit import TwoExits
     from offload.metrics import ClientMetrics
     from offload.second_exit import SecondExit
+    from offload.sources import Observe, Observed, Source
     from offload.verdicts import Tally, Verdicts
     from offload.verdicts_file import VerdictsFile
 
 log = logging.getLogger(__name__)
 
+STANDARD_OUTPUT = Path("-")
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
-    cli.add_dataset(parser)
+    sources = parser.add_mutually_exclusive_group(required=True)
+    cli.add_dataset(sources, required=False)
+    traffic_options.add_sources(sources)
     options.add_network(parser)
     cli.add_batch_size(parser)
     add = parser.add_argument
@@ -58,6 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     add("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
     add("--process-exit2-locally", action="store_true", help="run exit 2 here, without RabbitMQ")
+    traffic_options.add_traffic(parser)
+    options.add_alerts(parser)
     options.add_broker(parser, required=False)
     options.add_asking(parser)
     options.add_watching(parser)
@@ -66,65 +77,101 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Decide as the arguments say."""
-    from tqdm import tqdm
-
     from models.checkpoint import fingerprint, read_two_exits
     from models.packing import pack_linear_layers
     from models.prediction import select_device
     from offload.edge import Edge
+    from offload.events import decided
     from offload.metrics import ClientMetrics
     from offload.verdicts import Tally, verdict_table
-    from offload.verdicts_file import resume
-    from utils.dataset import read_dataset
     from utils.stopping import Stop
 
-    logs.configure(json=args.log_format == "json", debug=args.debug)
+    logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STANDARD_OUTPUT)
+    _check(args)
     savefile = _savefile(args)
     device = select_device(args.device)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
     pack_linear_layers(network)
-    dataset = read_dataset(args.dataset)
     metrics = ClientMetrics(checkpoint.architecture.name, fingerprint(network))
-    stop, done, total = Stop(args.drain_timeout), 0, Tally.of_nothing(labelled=dataset.labels is not None)
+    source, stop = _source(args, savefile, metrics), Stop(args.drain_timeout)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_second_exit(args, network, device, metrics))
         edge = Edge(network, _thresholds(args), second_exit, device)
         if savefile is not None:
             stack.enter_context(savefile)
-            done = resume(savefile, dataset, edge) if args.resume else 0
-        bar = stack.enter_context(tqdm(total=len(dataset), initial=done, desc="events", unit="event", disable=None))
-        batches = (dataset.features[i : i + args.batch_size] for i in range(done, len(dataset), args.batch_size))
-        for number, verdicts in enumerate(edge.decide_all(batches, args.window, stop), 1):
-            labels = None if dataset.labels is None else dataset.labels[done : done + len(verdicts)]
+        batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
+        for number, (batch, verdicts) in enumerate(decided(edge, batches, args.window, stop), 1):
             if savefile is not None:
-                savefile.append(verdict_table(verdicts, labels, deciders=args.show_decider))
-            done += len(verdicts)
+                table = verdict_table(verdicts, batch.labels, batch.records, deciders=args.show_decider)
+                savefile.append(table)
             _count(verdicts, metrics)
-            counted = Tally.of(verdicts, labels)
+            counted = Tally.of(verdicts, batch.labels)
             total += counted
-            with tqdm.external_write_mode(sys.stdout):
-                _report(f"batch {number}", counted, args)
-            bar.update(counted.events)
-    _report("total", total, args)
-    if stop.requested:
-        log.warning("stopped after %d of %d events%s", done, len(dataset), "; go on with --resume" if savefile else "")
+            source.decided(batch, verdicts)
+            _report(f"batch {number}", counted, args, table=bool(args.dataset))
+    _report("total", total, args, table=True)
+    source.report(stop)
     if savefile is not None and savefile.rows:
         logs.report(log, "saved", f"{savefile.rows} rows -> {savefile.path}", rows=savefile.rows)
+
+
+def _source(args: argparse.Namespace, savefile: "VerdictsFile | None", metrics: "ClientMetrics") -> "Source":
+    from offload.sources import DatasetSource, Telling, TrafficSource
+    from utils.dataset import read_dataset
+
+    if args.dataset is not None:
+        return DatasetSource(read_dataset(args.dataset), savefile, resumes=args.resume, batch_size=args.batch_size)
+    scaler, telling = traffic_options.scaler(args), Telling(args.alerts, args.max_rejected_alerts, args.interface)
+    return TrafficSource(_observe(args), scaler.scale, args.batch_size, telling, metrics)
+
+
+def _observe(args: argparse.Namespace) -> "Observe":
+    from dataset.observation import observed
+    from offload.sensor import Seen
+    from offload.sources import Observed
+
+    traffic = traffic_options.traffic(args)
+
+    @contextlib.contextmanager
+    def observe(is_over: "Callable[[], bool]") -> "Iterator[Observed]":
+        with observed(traffic, is_over) as observation:
+            tally, windows = observation.tally, observation.windows
+
+            def seen() -> Seen:
+                packets = (tally.ipv4, tally.other, tally.malformed)
+                return Seen(*packets, windows.late, windows.left_out, observation.dropped)
+
+            yield Observed(observation.records, seen, observation.summary)
+
+    return observe
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Check that the arguments go together.
+
+    Raises:
+        InputFileError: they do not.
+    """
+    if not args.process_exit2_locally and args.mq_hostname is None:
+        raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
+    options.check_payload(args)
+    if args.resume and (args.savefile is None or args.dataset is None):
+        raise InputFileError("--resume continues a --savefile from a --dataset; name both")
+    of_traffic = {"--alerts": args.alerts, "--follow": args.follow, "--duration": args.duration}
+    for option, given in of_traffic.items():
+        if given and args.dataset:
+            raise InputFileError(f"{option} is for traffic; name it by --pcap or --interface in place of --dataset")
 
 
 def _savefile(args: argparse.Namespace) -> "VerdictsFile | None":
     from offload.verdicts_file import VerdictsFile
 
-    if not args.process_exit2_locally and args.mq_hostname is None:
-        raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
-    options.check_payload(args)
     if args.savefile is None:
-        if args.resume:
-            raise InputFileError("--resume continues a --savefile; name it")
         return None
-    return VerdictsFile(args.savefile, (*OFFLOAD_COLUMNS, *DECIDER_COLUMNS) if args.show_decider else OFFLOAD_COLUMNS)
+    whose = () if args.dataset else IDENTITY
+    return VerdictsFile(args.savefile, (*whose, *OFFLOAD_COLUMNS, *(DECIDER_COLUMNS if args.show_decider else ())))
 
 
 def _thresholds(args: argparse.Namespace) -> Thresholds:
@@ -170,11 +217,15 @@ def _count(verdicts: "Verdicts", metrics: "ClientMetrics") -> None:
     metrics.fallback_events.labels(policy="reject").inc(int((failed & ~verdicts.answered).sum()))
 
 
-def _report(name: str, counted: "Tally", args: argparse.Namespace) -> None:
-    if args.log_format == "json":
-        logs.report(log, name.split()[0], f"{name}: {counted.summary()}", figures=counted.fields())
-    else:
-        print(f"{name}: {counted.summary()}\n{counted.table()}", flush=True)
+def _report(name: str, counted: "Tally", args: argparse.Namespace, *, table: bool) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(sys.stdout):
+        if args.log_format == "json":
+            logs.report(log, name.split()[0], f"{name}: {counted.summary()}", figures=counted.fields())
+        else:
+            out = sys.stderr if args.alerts == STANDARD_OUTPUT else sys.stdout
+            print(f"{name}: {counted.summary()}", *([counted.table()] if table else []), sep="\n", file=out, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

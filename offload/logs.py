@@ -22,17 +22,18 @@ _DEEPEST: Final = 6
 _CONTINUED: Final = "  | "
 
 
-def configure(*, json: bool, debug: bool) -> None:
+def configure(*, json: bool, debug: bool, spare_stdout: bool = False) -> None:
     """Set up the root logger: up to INFO on stdout, from WARNING on stderr; called again, set it up anew.
 
     Args:
         json: write JSON lines instead of sentences.
         debug: log DEBUG too, name time and logger in each sentence, and let pika report.
+        spare_stdout: log everything on stderr, since stdout is for something else.
     """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _LineHandler)]:
         root.removeHandler(handler)
-    handler = _LineHandler()
+    handler = _LineHandler(logging.DEBUG if spare_stdout else logging.WARNING)
     handler.setFormatter(_JsonFormatter() if json else _TextFormatter(debug=debug))
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -80,13 +81,21 @@ class Sparing:
 
 
 class _LineHandler(logging.Handler):
-    """Writes each record at once and under one lock, so that lines of several threads never mix."""
+    """Writes each record at once and under one lock, so that lines of several threads never mix.
+
+    Args:
+        stderr_from: the level from which records go to stderr.
+    """
+
+    def __init__(self, stderr_from: int) -> None:
+        super().__init__()
+        self._stderr_from = stderr_from
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; where no one reads any more, it is lost, and no more than that."""
         try:
             # Looked up each time, for a test or a progress bar may have replaced them.
-            stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+            stream = sys.stderr if record.levelno >= self._stderr_from else sys.stdout
             encoding = getattr(stream, "encoding", None) or "utf-8"
             line = f"{self.format(record)}\n".encode(encoding, "backslashreplace").decode(encoding)
         except Exception:

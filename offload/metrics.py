@@ -54,6 +54,10 @@ DROPPED_REPLIES: Final = (
     "not-finite",
 )
 POLICIES: Final = ("local", "reject")
+PACKET_FATES: Final = ("ipv4", "other", "malformed", "late", "left_out", "dropped")
+"""What becomes of observed packets; see ``offload.sensor.Seen``."""
+SIGNATURES: Final = ("attack", "rejected")
+"""What alerts tell of."""
 ANSWERS: Final = (
     "answered",
     "too-large",
@@ -161,6 +165,9 @@ class ClientMetrics(_Metrics):
         in_flight: requests that wait for their answer.
         round_trip: seconds from a request to its answer.
         breaker_open: 1 while the cloud is not asked because it failed repeatedly.
+        packets: label fate (see ``offload.sensor.Seen``), of observed traffic.
+        alerts: label signature (attack, rejected).
+        suppressed_alerts: rejected records that were not told.
     """
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
@@ -185,6 +192,15 @@ class ClientMetrics(_Metrics):
         )
         self.breaker_open = self._gauge(
             "breaker_open", "1 while the cloud is not asked because it failed repeatedly, else 0."
+        )
+        self.packets = self._counter("packets", "Packets of observed traffic, by what became of them.", ("fate",))
+        for fate in PACKET_FATES:
+            self.packets.labels(fate=fate)
+        self.alerts = self._counter("alerts", "Alerts told, by signature.", ("signature",))
+        for signature in SIGNATURES:
+            self.alerts.labels(signature=signature)
+        self.suppressed_alerts = self._counter(
+            "suppressed_alerts", "Rejected records that were not told, since a window had enough of them."
         )
 
 

@@ -234,6 +234,24 @@ def check_payload(args: argparse.Namespace) -> None:
         raise InputFileError("--half-precision is for activations; add --payload activations")
 
 
+def add_alerts(parser: argparse.ArgumentParser) -> None:
+    """Add where the alerts on traffic go."""
+    add = parser.add_argument_group("alerts").add_argument
+    add(
+        "--alerts",
+        type=Path,
+        metavar="FILE",
+        help="add alerts to this file of Suricata EVE JSON lines; - is standard output, and the rest goes to stderr",
+    )
+    add(
+        "--max-rejected-alerts",
+        type=cli.whole_number(0, 1_000_000),
+        default=10,
+        metavar="N",
+        help="alerts on rejected records in each window of 15 s; more are but counted (default: %(default)s)",
+    )
+
+
 def add_watching(parser: argparse.ArgumentParser) -> None:
     """Add how those who run a process can watch it."""
     add = parser.add_argument_group("watching").add_argument

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from utils.metrics import ratio
+from utils.records import Records, identity_table
 from utils.schema import (
     ATTACK,
     CERTAIN,
@@ -80,8 +81,14 @@ class Verdicts:
         return Counter(zip(self.decider.tolist(), final.tolist(), strict=True))
 
 
-def verdict_table(verdicts: Verdicts, labels: NDArray[np.int64] | None, *, deciders: bool = False) -> pd.DataFrame:
-    """Return the offload CSV's rows, with columns ``OFFLOAD_COLUMNS`` and, if asked for, ``DECIDER_COLUMNS``."""
+def verdict_table(
+    verdicts: Verdicts, labels: NDArray[np.int64] | None, records: Records | None = None, *, deciders: bool = False
+) -> pd.DataFrame:
+    """Return the offload CSV's rows.
+
+    Their columns are ``OFFLOAD_COLUMNS``, behind ``IDENTITY`` where the records are known, and if asked for
+    ``DECIDER_COLUMNS``.
+    """
     answered = verdicts.answered
     known = np.full(len(verdicts), NOT_ASKED) if labels is None else labels
     columns = (
@@ -94,6 +101,8 @@ def verdict_table(verdicts: Verdicts, labels: NDArray[np.int64] | None, *, decid
         known,
     )
     table = pd.DataFrame(dict(zip(OFFLOAD_COLUMNS, columns, strict=True)))
+    if records is not None:
+        table = pd.concat((identity_table(records), table), axis=1)
     if deciders:
         for name, column in zip(DECIDER_COLUMNS, (verdicts.decider, verdicts.reason), strict=True):
             table[name] = column

@@ -419,24 +419,24 @@ def test_an_answer_that_failed_raises_after_all_batches_before_it_came_out() -> 
         next(deciding)
 
 
-def test_a_stop_takes_no_further_batch_and_yields_what_is_under_way() -> None:
-    stop, prompt = Stop(drain_timeout=PATIENCE), Prompt()
+def test_an_empty_batch_begins_nothing_and_lets_out_what_is_answered() -> None:
+    late, nothing = Late(), events(0)
+    taken = []
 
     def batches() -> Iterator[FloatArray]:
-        for _ in range(3):
-            yield events(2)
-        stop.request()
         yield events(2)
-        raise AssertionError("another batch was taken")
+        for number in range(3):
+            taken.append(number)
+            if number == 1:
+                late.asked[0].done.set()
+            yield nothing
+        yield events(3, CERTAIN)
 
-    assert len(list(edge_of(prompt).decide_all(batches(), 4, stop))) == 3
-    assert len(prompt.asked) == 3
-
-
-def test_after_a_stop_nothing_is_begun() -> None:
-    stop = Stop()
-    stop.request()
-    assert list(Edge(Legible(), HALVES, Never(), CPU).decide_all([events(3)] * 3, 4, stop)) == []
+    deciding = edge_of(late).decide_all(batches(), 8, Stop())
+    assert len(next(deciding)) == 2
+    assert taken == [0, 1]
+    assert [len(verdicts) for verdicts in deciding] == [3]
+    assert len(late.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,174 @@
+"""Where a client's events come from, and what is told of them as they are decided."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from offload import logs
+from offload.alerts import AlertsFile
+from offload.edge import Edge
+from offload.eve import RejectedLimit
+from offload.events import Batch, of_dataset, of_records
+from offload.metrics import ClientMetrics
+from offload.sensor import Seen, Sensor
+from offload.verdicts import Verdicts
+from offload.verdicts_file import VerdictsFile, resume
+from utils.dataset import Dataset
+from utils.records import Records
+from utils.stopping import Stop
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Where events come from.
+
+    Attributes:
+        labelled: whether their classes are known.
+    """
+
+    labelled: bool
+
+    def opened(self, edge: Edge, stop: Stop, /) -> AbstractContextManager[Iterable[Batch]]:
+        """Return a block with the batches to decide, until a stop is asked for."""
+
+    def decided(self, batch: Batch, verdicts: Verdicts, /) -> None:
+        """Take note of the verdicts on a batch."""
+
+    def report(self, stop: Stop, /) -> None:
+        """Log what is to be said at the end."""
+
+
+class DatasetSource:
+    """The rows of a dataset.
+
+    Args:
+        rows: all of them.
+        savefile: where the verdicts go.
+        resumes: begin where that file ends.
+        batch_size: rows of a batch.
+    """
+
+    def __init__(self, rows: Dataset, savefile: VerdictsFile | None, *, resumes: bool, batch_size: int) -> None:
+        self.labelled = rows.labels is not None
+        self._rows, self._savefile, self._resumes, self._batch_size = rows, savefile, resumes, batch_size
+        self._done = 0
+
+    @contextmanager
+    def opened(self, edge: Edge, stop: Stop, /) -> Iterator[Iterable[Batch]]:
+        """See ``Source``."""
+        rows = self._rows
+        if self._savefile is not None and self._resumes:
+            self._done = resume(self._savefile, rows, edge)
+        with tqdm(total=len(rows), initial=self._done, desc="events", unit="event", disable=None) as self._bar:
+            yield of_dataset(rows, self._done, self._batch_size, stop)
+
+    def decided(self, batch: Batch, _verdicts: Verdicts, /) -> None:
+        """See ``Source``."""
+        self._done += len(batch)
+        self._bar.update(len(batch))
+
+    def report(self, stop: Stop, /) -> None:
+        """See ``Source``."""
+        if stop.requested:
+            hint = "; go on with --resume" if self._savefile else ""
+            log.warning("stopped after %d of %d events%s", self._done, len(self._rows), hint)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Traffic under observation.
+
+    Attributes:
+        records: that are complete, in lists; an empty one whenever there are none for a moment.
+        seen: returns the packets so far.
+        summary: returns them as a line for people.
+    """
+
+    records: Iterable[Sequence[Records]]
+    seen: Callable[[], Seen]
+    summary: Callable[[], str]
+
+
+Observe = Callable[[Callable[[], bool]], AbstractContextManager[Observed]]
+"""Begins to observe traffic, until what it is given says that it is over."""
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How alerts are told.
+
+    Attributes:
+        file: for the events, or ``alerts.STDOUT``, or None.
+        most_rejected: alerts on rejected records of each window.
+        in_iface: the interface that the traffic comes from, if it does.
+    """
+
+    file: Path | None
+    most_rejected: int
+    in_iface: str | None
+
+
+class TrafficSource:
+    """The flow records of traffic, and the alerts on them.
+
+    Args:
+        observe: the traffic.
+        scale: turns raw features (N, 58) into network inputs.
+        batch_size: records of a batch, at most.
+        telling: how alerts are told.
+        metrics: count packets and alerts.
+    """
+
+    labelled = False
+
+    def __init__(
+        self,
+        observe: Observe,
+        scale: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        batch_size: int,
+        telling: Telling,
+        metrics: ClientMetrics,
+    ) -> None:
+        self._observe, self._scale, self._batch_size = observe, scale, batch_size
+        self._telling, self._metrics = telling, metrics
+        self._summary = ""
+
+    @contextmanager
+    def opened(self, _edge: Edge, stop: Stop, /) -> Iterator[Iterable[Batch]]:
+        """See ``Source``."""
+        telling = self._telling
+        with ExitStack() as stack:
+            file = None if telling.file is None else stack.enter_context(AlertsFile(telling.file))
+            traffic = stack.enter_context(self._observe(lambda: stop.requested))
+            limit = RejectedLimit(telling.most_rejected)
+            self._sensor = Sensor(file, limit, self._metrics, traffic.seen, telling.in_iface)
+            self._sensor.tell_counts()  # whoever reads the events sees that it is there
+            yield self._watched(of_records(traffic.records, self._scale, self._batch_size))
+            self._sensor.tell_counts()
+            self._summary = traffic.summary()
+
+    def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self._sensor.look()
+            yield batch
+
+    def decided(self, batch: Batch, verdicts: Verdicts, /) -> None:
+        """See ``Source``."""
+        assert batch.records is not None
+        self._sensor.tell(batch.records, verdicts)
+
+    def report(self, _stop: Stop, /) -> None:
+        """See ``Source``."""
+        alerts, suppressed = self._sensor.alerts, self._sensor.suppressed
+        logs.report(log, "traffic", self._summary)
+        more = f", {suppressed} more on rejected records were not told" if suppressed else ""
+        where = f" -> {self._telling.file}" if self._telling.file else ""
+        logs.report(log, "alerts", f"{alerts} alerts{more}{where}", alerts=alerts, suppressed=suppressed)

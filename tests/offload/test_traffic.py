@@ -1,0 +1,172 @@
+"""The client on traffic: captures, a file that grows and a live interface become verdicts and alerts."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from offload.eve import Event
+from tests.captures import SHARED, needs_shared
+from tests.dataset.test_captures import frame
+from tests.namespaces import LEFT, RIGHT, cable_end, own_network
+from tests.offload.link import Program, wait_until
+from tests.offload.test_eve import faults_of
+from tests.scripts import CLIENT, EXTRACT, call
+from utils.schema import IDENTITY, OFFLOAD_COLUMNS
+
+FOLDER = SHARED / "data" / "pcaps"
+SCAN = FOLDER / "nmap-version-scan.pcap"
+CAPTURES = (SCAN, FOLDER / "synack-reflection.pcap", FOLDER / "dhcp-flood.pcap")
+WINDOW = 15
+THRESHOLDS = (
+    "--normal-exit1-min-certainty", 0.7, "--attack-exit1-min-certainty", 0.7,
+    "--normal-exit2-min-certainty", 0.7, "--attack-exit2-min-certainty", 0.7,
+)  # fmt: skip
+
+
+@pytest.fixture
+def options(checkpoint: Path) -> tuple[object, ...]:
+    return ("--trained-network-file", checkpoint, "--network", "mobilenet", "--process-exit2-locally", *THRESHOLDS)
+
+
+def events_in(path: Path) -> list[Event]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def alerts_in(path: Path) -> list[Event]:
+    return [event for event in events_in(path) if event["event_type"] == "alert"]
+
+
+def last_stats(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = [event["stats"] for event in events_in(path) if event["event_type"] == "stats"][-1]
+    return found
+
+
+@needs_shared
+def test_captures_get_the_verdicts_of_the_dataset_that_is_made_of_them(
+    capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path
+) -> None:
+    direct, records, detour, eve = (tmp_path / name for name in ("direct.csv", "records.csv", "detour.csv", "eve.json"))
+    ended = call(capsys, CLIENT, *options, "--pcap", *CAPTURES, "--savefile", direct, "--alerts", eve)
+    assert (ended.code, ended.err) == (0, "")
+    assert call(capsys, EXTRACT, "--pcap", *CAPTURES, "--output", records, "--identity").code == 0
+    assert call(capsys, CLIENT, *options, "--dataset", records, "--savefile", detour).code == 0
+    found = pd.read_csv(direct, keep_default_na=False)
+    assert list(found) == [*IDENTITY, *OFFLOAD_COLUMNS]
+    pd.testing.assert_frame_equal(found[list(IDENTITY)], pd.read_csv(records)[list(IDENTITY)])
+    pd.testing.assert_frame_equal(found[list(OFFLOAD_COLUMNS)], pd.read_csv(detour, keep_default_na=False))
+
+    assert [fault for event in events_in(eve) for fault in faults_of(event)] == []
+    attacks = found[found["final_prediction"] == "1"]
+    told = [alert for alert in alerts_in(eve) if alert["early_exit"]["decider"] != "rejected"]
+    assert [(alert["src_ip"], alert["dest_ip"]) for alert in told] == list(
+        zip(attacks["address_a"], attacks["address_b"], strict=True)
+    )
+    rejected = int((found["final_prediction"] == "rejected").sum())
+    counts = last_stats(eve)
+    assert counts["early_exit"]["records"] == len(found)
+    assert counts["early_exit"]["alerts"] == len(alerts_in(eve))
+    assert counts["early_exit"]["rejected"] == rejected
+    assert len(alerts_in(eve)) - len(told) + counts["early_exit"]["rejected_suppressed"] == rejected
+    assert f"{len(alerts_in(eve))} alerts" in ended.out and str(eve) in ended.out
+
+
+@needs_shared
+def test_alerts_on_standard_output_are_alone_there(options: tuple[object, ...], tmp_path: Path) -> None:
+    with Program(tmp_path, CLIENT, *options, "--pcap", SCAN, "--alerts", "-") as client:
+        assert client.end(60) == 0
+    events = [json.loads(line) for line in client.out.splitlines()]
+    assert {event["event_type"] for event in events} == {"alert", "stats"}
+    assert "total: 7 events" in client.err
+
+
+@needs_shared
+@pytest.mark.parametrize("how", ["text", "json"])
+def test_a_file_that_grows_is_followed_until_sigterm_which_loses_nothing(
+    options: tuple[object, ...], tmp_path: Path, how: str
+) -> None:
+    content, path, eve = SCAN.read_bytes(), tmp_path / "growing.pcap", tmp_path / "eve.json"
+    path.write_bytes(content[:20_000])
+    arguments = (*options, "--pcap", path, "--follow", "--alerts", eve, "--log-format", how)
+    with Program(tmp_path, CLIENT, *arguments, "--savefile", tmp_path / "v.csv") as client:
+        wait_until(lambda: eve.exists(), 60)
+        with path.open("ab") as stream:
+            stream.write(content[20_000:])
+        time.sleep(0.5)
+        client.send(signal.SIGTERM)
+        assert client.end(60) == 0
+    assert len(pd.read_csv(tmp_path / "v.csv")) == 7
+    assert last_stats(eve)["decoder"] == {"pkts": 547, "ipv4": 44, "invalid": 0}
+    assert "warning" not in client.err
+
+
+def test_a_live_record_is_an_alert_within_a_second_after_its_window_is_over(checkpoint: Path, tmp_path: Path) -> None:
+    with own_network():
+        arrivals = observe_a_window_and_a_half(checkpoint, tmp_path)
+    eve = tmp_path / "eve.json"
+    assert [fault for event in events_in(eve) for fault in faults_of(event)] == []
+    alerts = alerts_in(eve)
+    assert {alert["in_iface"] for alert in alerts} == {RIGHT}
+    assert {alert["dest_ip"] for alert in alerts} == {f"10.0.1.{host}" for host in range(40)}
+    assert sum(alert["flow"]["pkts_toserver"] for alert in alerts) == last_stats(eve)["decoder"]["ipv4"]
+    assert last_stats(eve)["capture"]["kernel_drops"] == 0
+    first = min(arrivals)
+    over = [arrived for arrived in arrivals if arrived < first + WINDOW / 2]
+    assert first % WINDOW < 1.0, "the first alerts came late"
+    assert max(over) % WINDOW < 1.0, "the last alerts of the window came late"
+
+
+def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
+    """Send packets while a client observes, until a window is over; return when there were more alerts each time."""
+    eve, arrivals = folder / "eve.json", list[float]()
+    # No exit is certain enough of anything, so each record goes the long way, and is told.
+    thresholds = ("--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1, "--normal-exit2-min-certainty",
+                  1, "--attack-exit2-min-certainty", 1, "--max-rejected-alerts", 1000)  # fmt: skip
+    arguments = ("--trained-network-file", checkpoint, "--network", "mobilenet", "--process-exit2-locally", *thresholds)
+    with Program(folder, CLIENT, *arguments, "--interface", RIGHT, "--alerts", eve) as client, cable_end(LEFT) as end:
+        wait_until(lambda: eve.exists(), 60)
+        draw, told = random.Random(1), 0
+        deadline = time.time() + 3 * WINDOW
+        while time.time() < deadline and not (arrivals and time.time() > arrivals[0] + 1.5):
+            end.send(frame(draw.randrange(40), draw.choice((60, 300, 1514))))
+            count = len(alerts_in(eve)) if time.time() % WINDOW < 2 else told
+            if count > told:
+                arrivals.append(time.time())
+                told = count
+            time.sleep(0.01)
+        client.send(signal.SIGTERM)
+        assert client.end(60) == 0, client.err
+    return arrivals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dataset", "a.csv", "--alerts", "eve.json"), "--alerts is for traffic"),
+        (("--dataset", "a.csv", "--follow"), "--follow is for traffic"),
+        (("--dataset", "a.csv", "--duration", "3"), "--duration is for traffic"),
+        (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume continues a --savefile from a --dataset"),
+        (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
+        (("--pcap", "absent.pcap"), "absent.pcap: no such file"),
+        (("--interface", "absent0"), "absent0: no such interface"),
+        (("--pcap", "a.pcap", "--interface", "lo"), "not allowed with argument"),
+        ((), "one of the arguments --dataset --pcap --interface is required"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[object, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = call(capsys, CLIENT, *options, *arguments)
+    assert (ended.code, message in ended.err) == (2, True), ended.err
+    assert list(tmp_path.iterdir()) == []
