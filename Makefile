@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint acceptance bench soak figures rabbitmq chromium clean
+.PHONY: help demo demo-live test lint acceptance bench soak figures rabbitmq chromium network-tools clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
+	@echo "make demo-live   a small network watched: alerts as the edge finds them, and a summary"
 	@echo "make test        every check: ruff, mypy, pytest"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
@@ -38,6 +39,9 @@ rabbitmq:
 demo: $(VENV)/installed rabbitmq
 	$(BIN)/python offload/demo.py --output-folder demo-output
 
+demo-live: $(VENV)/installed rabbitmq
+	$(BIN)/python offload/demo-live.py --output-folder demo-output/live
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,7 +51,11 @@ lint: $(VENV)/installed-dev
 chromium:
 	@sh tests/install-chromium.sh
 
-test: lint rabbitmq chromium
+# What the tests' own network is made with: Debian's packages, when root.
+network-tools:
+	@sh tests/install-network-tools.sh
+
+test: lint rabbitmq chromium network-tools
 	$(BIN)/python -m pytest
 
 acceptance: $(VENV)/installed-dev rabbitmq

@@ -241,6 +241,14 @@ SCALERS: dict[str, Fault] = {
 }
 
 
+LABELS: dict[str, Fault] = {
+    **unreadable(".csv"),
+    "no address": Fault(lambda folder: _copy(folder / "labels.csv", b"10.0.0.1\nhost\n"), ("line 2",)),
+    "everything": Fault(lambda folder: _copy(folder / "labels.csv", b",,,\n"), ("line 1", "all traffic")),
+    "binary": Fault(lambda folder: _copy(folder / "labels.csv", bytes(range(256))), ("line 1",)),
+}
+
+
 def _timings(content: str, *says: str) -> Fault:
     return Fault(lambda folder: _copy(folder / "timings.tsv", content.encode()), says)
 
@@ -375,6 +383,12 @@ OUTPUTS: dict[str, Fault] = {
     "a device": Fault(lambda _: Path("/dev/null"), ("is a device or a pipe", "name a file")),
     "in a folder that nobody can make": Fault(lambda _: Path("/proc/nobody/out"), ("cannot be written to",)),
 }  # fmt: skip
+ALERTS: dict[str, Fault] = {
+    "below a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY) / "deep" / "out", ("cannot be written",)),
+    "a folder": Fault(lambda folder: _mkdir(folder / "out"), ("Is a directory", "name the file")),
+    "of too long a name": Fault(lambda folder: folder / ("x" * 300), ("cannot be written",)),
+    "of something else": Fault(lambda folder: _copy(folder / "file", _IN_WAY), ("holds something else",)),
+}
 OUTPUT_FOLDERS: dict[str, Fault] = {
     "a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY), ("cannot be written to",)),
     "below a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY) / "deep", ("cannot be written to",)),

@@ -72,7 +72,7 @@ OPTIONS: dict[str, dict[str, str | None]] = {
     INFER: {**MODEL, "--savefile": REQUIRED},
     SERVER: {**BROKER, **NETWORK, "--mq-hostname": REQUIRED},
     CLIENT: {
-        **BROKER, **NETWORK, "--mq-hostname": None, "--dataset": REQUIRED, "--batch-size": "1000",
+        **BROKER, **NETWORK, "--mq-hostname": None, "--dataset": None, "--batch-size": "1000",
         "--normal-exit1-min-certainty": "0.95", "--attack-exit1-min-certainty": "0.95",
         "--normal-exit2-min-certainty": "0.98", "--attack-exit2-min-certainty": "0.98", "--savefile": None,
         "--debug": None, "--process-exit2-locally": None,

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.bad_files import (
+    ALERTS,
     AUTHORITIES,
     CAPTURES,
     CERTIFICATES,
@@ -20,6 +21,7 @@ from tests.bad_files import (
     EVALUATIONS,
     FRONTS,
     INPUT_FOLDERS,
+    LABELS,
     OUTPUT_FOLDERS,
     OUTPUTS,
     PASSWORDS,
@@ -44,6 +46,7 @@ from tests.scripts import (
     CHART,
     CLIENT,
     DEMO,
+    DEMO_LIVE,
     EVALUATE,
     EXTRACT,
     FETCH_DATASET,
@@ -101,7 +104,15 @@ PATHS: dict[str, dict[str, Faults]] = {
     },
     INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
     SERVER: {"--trained-network-file": TWO_EXITS, **BROKER},
-    CLIENT: {"--trained-network-file": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS, **BROKER},
+    CLIENT: {
+        "--trained-network-file": TWO_EXITS,
+        "--dataset": DATASETS,
+        "--pcap": CAPTURES,
+        "--scaler": SCALERS,
+        "--alerts": ALERTS,
+        "--savefile": OUTPUTS,
+        **BROKER,
+    },
     GENERATOR: {
         "--trained-network-file": TWO_EXITS,
         "--dataset": DATASETS,
@@ -115,7 +126,14 @@ PATHS: dict[str, dict[str, Faults]] = {
     },
     MAKE_RESULTS: {"--dataset-folder": INPUT_FOLDERS, "--output": OUTPUT_FOLDERS},
     DEMO: {"--dataset-folder": INPUT_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
-    EXTRACT: {"--pcap": CAPTURES, "--scaler": SCALERS, "--fit-scaler": OUTPUTS, "--output": OUTPUTS},
+    DEMO_LIVE: {"--capture": CAPTURES, "--output-folder": OUTPUT_FOLDERS},
+    EXTRACT: {
+        "--pcap": CAPTURES,
+        "--labels": LABELS,
+        "--scaler": SCALERS,
+        "--fit-scaler": OUTPUTS,
+        "--output": OUTPUTS,
+    },
     MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_MODELS: {"--output-folder": OUTPUT_FOLDERS},
@@ -183,6 +201,9 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
         "--normal-exit2-min-certainty": ("-1", "95"),
         "--attack-exit2-min-certainty": ("-1", "98"),
+        "--duration": ("0", "nan", "inf"),
+        "--max-records": ("0", "10000001"),
+        "--max-rejected-alerts": ("-1", "1.5"),
     },
     GENERATOR: {
         **PORTS,
@@ -194,7 +215,9 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     REPRODUCE: {"--operation-point": ("-1", "2.5", "nan"), "--watts": ("0", "nan", "inf", "-1")},
     MAKE_RESULTS: {"--epochs": ("0",), "--batch-size": ("0", "1.5"), "--seed": ("-1", "4294967296")},
+    DEMO_LIVE: {"--epochs": ("0",)},
     DEMO: {"--epochs": ("0",), "--min-acceptance": ("1.5", "nan")},
+    EXTRACT: {"--duration": ("0", "nan", "inf"), "--max-records": ("0", "10000001")},
     MAKE_SAMPLE: {"--rows": ("0", "100001"), "--months": ("0", "13"), "--seed": ("-1",)},
 }
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -225,6 +248,8 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     FETCH_DATASET: {"--months": ("2016_13", "january")},
     FETCH_MODELS: {"--model": ("resnet",)},
 }
+OF_TRAFFIC = ("--pcap", "--scaler", "--alerts")
+"""Options of the client that do not go with a dataset."""
 ASKS_FOR_DEVICE = (TRAIN, CALIBRATE, EVALUATE, INFER, SERVER, CLIENT, GENERATOR)
 
 
@@ -269,6 +294,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         REPRODUCE: {"--results": folder / "results"},
         MAKE_RESULTS: {"--dataset-folder": folder, "--epochs": 1},
         DEMO: {"--dataset-folder": folder, "--epochs": 1},
+        DEMO_LIVE: {"--epochs": 1},
         EXTRACT: {"--pcap": folder / "capture.pcap"},
         MAKE_SAMPLE: {"--rows": 5, "--months": 1},
         FETCH_DATASET: {"--base-url": NOWHERE},
@@ -332,6 +358,9 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     if option == "--mq-key-file":
         options["--mq-certificate-file"] = CERTIFICATES["no certificate"].make(tmp_path / "bad")
         before = files_below(tmp_path)
+    if script == CLIENT and option in OF_TRAFFIC:
+        del options["--dataset"]
+        options |= {**good[EXTRACT], "--process-exit2-locally": "--debug"}
     ended = call(capsys, script, *flat({**options, option: bad}), *companions)
     assert (ended.code, len(ended.err.splitlines())) == (2, 1), ended.err
     line = ended.err.rstrip("\n")
