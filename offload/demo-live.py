@@ -40,8 +40,7 @@ SAMPLE = ROOT / "dataset" / "sample" / "network"
 CLIENT = "offload/ee-processor-client.py"
 MODEL = "alexnet"
 SENDS, LISTENS = "cable0", "cable1"
-INSIDE = "EE_DEMO_NETWORK"
-"""Environment variable: set inside the namespace."""
+INSIDE = "EE_DEMO_NETWORK"  # environment variable that is set inside the namespace
 
 
 def make_parser() -> argparse.ArgumentParser:
