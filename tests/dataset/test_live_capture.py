@@ -59,9 +59,9 @@ def tcpdump(path: Path) -> Iterator[None]:
     command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "16384", "-Z", "root"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
-        while "listening on" not in program.stderr.readline():
-            assert program.poll() is None
         try:
+            while "listening on" not in program.stderr.readline():
+                assert program.poll() is None
             yield
             time.sleep(0.3)
         finally:
@@ -75,8 +75,8 @@ def extracting(interface: str, output: Path, start: Start) -> Iterator[None]:
     """Have a process extract the records of what comes within the block, and end it by SIGTERM."""
     options = ["--interface", interface, "--output", str(output), "--raw", "--identity"]
     with start([sys.executable, str(ROOT / EXTRACT), *options]) as program:
-        wait_until_captures(program.pid)
         try:
+            wait_until_captures(program.pid)
             yield
             time.sleep(0.3)
         finally:
