@@ -29,8 +29,8 @@ from tests.scripts import CLIENT, ROOT, SERVER, load_script
 README = (ROOT / "README.md").read_text()
 FOLDER = ROOT / "offload" / "systemd"
 EXAMPLE = (FOLDER / "ee.environment.example").read_text()
-WORKER_UNIT, CLIENT_UNIT = "ee-worker@.service", "ee-client.service"
-SCRIPTS = {WORKER_UNIT: SERVER, CLIENT_UNIT: CLIENT}
+WORKER_UNIT, CLIENT_UNIT, SENSOR_UNIT = "ee-worker@.service", "ee-client.service", "ee-sensor.service"
+SCRIPTS = {WORKER_UNIT: SERVER, CLIENT_UNIT: CLIENT, SENSOR_UNIT: CLIENT}
 BLOCKS: dict[str, str] = dict(re.findall(r"```\w+ ([\w.-]+)\n(.*?)```", README, re.DOTALL))
 SECTION = README.partition("### Deployment\n")[2].partition("\n##")[0]
 ALERTS = re.findall(r"^\| `(.+?)` \|", SECTION, re.MULTILINE)
@@ -133,16 +133,17 @@ class Site:
     def program(self, folder: Path, unit: str, instance: int = 1, **changes: object) -> Program:
         """Start what a unit starts, in a folder that stands for /var/lib."""
         folder.mkdir(exist_ok=True)
-        credentials, state = folder / "credentials", folder / "ee-client"
-        for needed in (credentials, state):
+        credentials, state, logs = folder / "credentials", folder / "ee-client", folder / "ee-sensor"
+        for needed in (credentials, state, logs):
             needed.mkdir(exist_ok=True)
         for line in settings(unit)["LoadCredential"]:
             name, _, path = line.partition(":")
             (credentials / name).unlink(missing_ok=True)
             (credentials / name).write_text(Path(self.moved(path)).read_text())
             (credentials / name).chmod(0o400)
-        text = changed(**{"EE_CLIENT_METRICS_PORT": free_port(), **changes})
-        words = command(unit, text, {"i": str(instance), "d": str(credentials), "S": str(folder)})
+        ports = {f"EE_{who}_METRICS_PORT": free_port() for who in ("CLIENT", "SENSOR")}
+        text = changed(**{**ports, **changes})
+        words = command(unit, text, {"i": str(instance), "d": str(credentials), "S": str(folder), "L": str(folder)})
         assert words[0] == PYTHON
         return Program(folder, *(self.moved(word) for word in words[1:]))
 
@@ -238,23 +239,31 @@ def test_a_planted_mistake_is_found(right: str, wrong: str, tmp_path: Path) -> N
 @every_unit
 def test_systemd_rates_the_sandbox_well(unit: str, tmp_path: Path) -> None:
     options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
-    arguments = ["systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", *options]
+    threshold = 20 if unit == SENSOR_UNIT else 15  # tenths; a sensor has a capability
+    arguments = ["systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "--no-pager", *options]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_both_services_are_in_one_sandbox() -> None:
-    worker, client = settings(WORKER_UNIT), settings(CLIENT_UNIT)
+def test_all_services_are_in_one_sandbox_but_for_the_packets_that_a_sensor_sees() -> None:
+    worker, client, sensor = map(settings, SCRIPTS)
     keys = list(worker)[list(worker).index("NoNewPrivileges") : -1]
     assert len(keys) > 20
     assert {key for key in keys if worker[key] != client[key]} == {"UMask"}
+    assert {key for key in keys if client[key] != sensor[key]} == {
+        "CapabilityBoundingSet", "AmbientCapabilities", "PrivateUsers", "RestrictAddressFamilies",
+    }  # fmt: skip
+    assert sensor["AmbientCapabilities"] == sensor["CapabilityBoundingSet"] == ["CAP_NET_RAW"]
+    assert sensor["RestrictAddressFamilies"] == [f"{client['RestrictAddressFamilies'][0]} AF_PACKET"]
 
 
 @every_unit
 def test_every_option_can_be_set_but_those_that_are_better_put_otherwise(unit: str) -> None:
     options = {action.option_strings[0] for action in load_script(SCRIPTS[unit]).make_parser()._actions}
-    named = set(re.findall(r"--[a-z][\w-]+", f"{settings(unit)['ExecStart'][0]} {EXAMPLE}"))
-    assert options - named == {"-h", "--mq-port", "--mq-password"}
+    lines = [settings(other)["ExecStart"][0] for other, script in SCRIPTS.items() if script == SCRIPTS[unit]]
+    named = set(re.findall(r"--[a-z][\w-]+", " ".join((*lines, EXAMPLE))))
+    for_people = {"--pcap", "--follow", "--duration"} if SCRIPTS[unit] == CLIENT else set()
+    assert options - named == {"-h", "--mq-port", "--mq-password"} | for_people
 
 
 def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> None:
@@ -263,8 +272,8 @@ def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> Non
     assert set(shown) == used | {"OMP_NUM_THREADS"}
     for unit in SCRIPTS:
         for name, value in defaults(unit).items():
-            assert value.replace("%S", "/var/lib") == shown[name]
-    assert set(assignments(EXAMPLE)) == used - set(defaults(WORKER_UNIT)) - set(defaults(CLIENT_UNIT))
+            assert value.replace("%S", "/var/lib").replace("%L", "/var/log") == shown[name]
+    assert set(assignments(EXAMPLE)) == used.difference(*map(defaults, SCRIPTS))
 
 
 @every_unit
@@ -304,6 +313,22 @@ def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(
         worker.send(signal.SIGTERM)
         assert worker.end(seconds(WORKER_UNIT)) == 0, worker.err
         assert worker.err == ""
+
+
+def test_a_sensor_watches_an_interface_and_asks_the_worker(site: Site, instance: int, tmp_path: Path) -> None:
+    thresholds = {f"EE_{name}_EXIT1_MIN_CERTAINTY": 1 for name in ("NORMAL", "ATTACK")}
+    eve = tmp_path / "sensor" / "ee-sensor" / "eve.json"
+    with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
+        worker.wait_for('"event": "ready"')
+        with site.program(tmp_path / "sensor", SENSOR_UNIT, EE_INTERFACE="lo", **thresholds) as sensor:
+            wait_until(lambda: eve.exists() and eve.stat().st_size, MONTH)  # once the interface is open
+            with closing(socket.socket(type=socket.SOCK_DGRAM)) as sender:
+                sender.sendto(b"hello", ("127.0.0.1", 9))
+            sensor.send(signal.SIGTERM)
+            assert sensor.end(seconds(SENSOR_UNIT)) == 0, sensor.err
+    last = json.loads(eve.read_text().splitlines()[-1])
+    assert last["stats"]["early_exit"]["offloaded"] == last["stats"]["early_exit"]["records"] > 0
+    assert '"event": "batch"' in worker.out
 
 
 def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp_path: Path) -> None:

@@ -289,8 +289,8 @@ def test_panels_lie_side_by_side_in_the_grid_and_never_on_each_other() -> None:
             assert taken.setdefault(cell, panel["id"]) == panel["id"]
 
 
-def test_edge_cloud_and_processes_have_a_row_each() -> None:
-    assert [row["title"] for row in ROWS] == ["Edge", "Cloud", "Processes"]
+def test_edge_traffic_cloud_and_processes_have_a_row_each() -> None:
+    assert [row["title"] for row in ROWS] == ["Edge", "Traffic", "Cloud", "Processes"]
 
 
 def test_a_recent_grafana_takes_it() -> None:

@@ -94,7 +94,7 @@ def test_a_file_that_grows_is_followed_until_sigterm_which_loses_nothing(
     path.write_bytes(content[:20_000])
     arguments = (*options, "--pcap", path, "--follow", "--alerts", eve, "--log-format", how)
     with Program(tmp_path, CLIENT, *arguments, "--savefile", tmp_path / "v.csv") as client:
-        wait_until(lambda: eve.exists(), 60)
+        wait_until(lambda: events_in(eve), 60)
         with path.open("ab") as stream:
             stream.write(content[20_000:])
         time.sleep(0.5)
@@ -129,7 +129,7 @@ def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
                   1, "--attack-exit2-min-certainty", 1, "--max-rejected-alerts", 1000)  # fmt: skip
     arguments = ("--trained-network-file", checkpoint, "--network", "mobilenet", "--process-exit2-locally", *thresholds)
     with Program(folder, CLIENT, *arguments, "--interface", RIGHT, "--alerts", eve) as client, cable_end(LEFT) as end:
-        wait_until(lambda: eve.exists(), 60)
+        wait_until(lambda: events_in(eve), 60)
         draw, told = random.Random(1), 0
         deadline = time.time() + 3 * WINDOW
         while time.time() < deadline and not (arrivals and time.time() > arrivals[0] + 1.5):
