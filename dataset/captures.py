@@ -10,7 +10,7 @@ from typing import Final
 
 from dataset.capture_formats import HEADER, CaptureFormat, capture_format
 from dataset.flow_features import Packets
-from dataset.link_types import ipv4_packets
+from dataset.link_types import Sorted, ipv4_packets
 from utils.errors import CaptureError
 from utils.files import check_readable
 
@@ -37,6 +37,13 @@ class Tally:
     other: int = 0
     malformed: int = 0
     truncated: int = 0
+
+    def count(self, found: Sorted) -> None:
+        """Count what some frames are."""
+        self.packets += len(found.packets) + found.other + found.malformed
+        self.ipv4 += len(found.packets)
+        self.other += found.other
+        self.malformed += found.malformed
 
 
 def read_capture(
@@ -104,10 +111,7 @@ class Decoder:
         self._done_with(done)
         for some in frames:
             found = ipv4_packets(some)
-            self._tally.packets += len(some)
-            self._tally.ipv4 += len(found.packets)
-            self._tally.other += found.other
-            self._tally.malformed += found.malformed
+            self._tally.count(found)
             yield found.packets
 
     def finish(self) -> None:

@@ -19,7 +19,7 @@ from dataset.capture_formats import Frames, Integers, words
 from dataset.captures import Tally
 from dataset.flow_features import NO_PACKETS, Packets
 from dataset.link_types import ipv4_packets
-from utils.errors import CaptureError
+from utils.errors import CaptureError, NoInterfaceError
 
 BLOCK: Final = 2**18
 """Bytes of the ring that the kernel hands over together, full or not, so that small ones waste less room."""
@@ -33,14 +33,16 @@ KEPT: Final = 80
 _RETIREMENT: Final = 20  # milliseconds, after which the kernel hands over a block that is not full
 _SLOT: Final = 2048  # divides blocks into frames for the kernel's checks alone
 _ALL_PROTOCOLS: Final = 3
-_SOL_PACKET: Final = 263
 _ATTACH_FILTER: Final = 26
+_SOL_PACKET: Final = 263
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _IGNORE_OUTGOING = 1, 5, 6, 10, 23  # its options
 _PROMISCUOUS: Final = 1
 _THIRD_VERSION: Final = 2
 _RETURN: Final = 0x06  # of a filter's program: how many bytes to keep
 _LOOPBACK: Final = 772
 _LINK_TYPES: Final = {1: 1, _LOOPBACK: 1, 65534: 101}  # Ethernet, loopback, raw IP: ARPHRD_ to LINKTYPE_ numbers
+
+_ABSENT: Final = (None, errno.ENODEV)  # as if_nametoindex has it, and bind
 
 _READY, _TAGGED = 1, 16  # in the status of a block, of a frame
 _STATUS_PLACE: Final = 8
@@ -74,11 +76,11 @@ class Interface:
         self.dropped = 0
         self._name, self._tally = name, tally
         self._blocks = max(ring_bytes // BLOCK, 2)
-        self._next = 0  # block
 
     def __enter__(self) -> Self:
         if not hasattr(socket, "AF_PACKET"):
             raise CaptureError("interfaces are captured on Linux alone; elsewhere capture with tcpdump into a file")
+        self._next = 0  # block
         try:
             with ExitStack() as opened:
                 self._socket = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
@@ -86,7 +88,8 @@ class Interface:
                 self._ring = opened.enter_context(mmap.mmap(self._socket.fileno(), self._blocks * BLOCK))
                 self._opened = opened.pop_all()
         except OSError as problem:
-            raise CaptureError(f"{self._name}: {_remedy(problem)}") from problem
+            error = NoInterfaceError if problem.errno in _ABSENT else CaptureError
+            raise error(f"{self._name}: {_remedy(problem)}") from problem
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         return self
@@ -116,10 +119,9 @@ class Interface:
             return NO_PACKETS
         frames, tagged = block_frames(self._take(), self._link_type)
         found = ipv4_packets(frames)
-        self._tally.packets += len(frames) + tagged
-        self._tally.ipv4 += len(found.packets)
-        self._tally.other += found.other + tagged
-        self._tally.malformed += found.malformed
+        self._tally.count(found)
+        self._tally.packets += tagged
+        self._tally.other += tagged
         return found.packets
 
     def _wait(self, seconds: float) -> None:
@@ -128,7 +130,7 @@ class Interface:
             return
         self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which forgets it, so that the next poll waits
         if not self._socket.getsockname()[0]:
-            raise CaptureError(f"{self._name}: the interface was removed; start again when it is back")
+            raise NoInterfaceError(f"{self._name}: the interface was removed; start again when it is back")
 
     def _newly_dropped(self) -> int:
         counts = self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 12)  # since they were last asked for
@@ -161,7 +163,9 @@ def block_frames(block: bytes, link_type: int) -> tuple[Frames, int]:
         numbers = np.frombuffer(block, np.uint32, len(block) // 4).take(header // 4 + _NUMBERS)
         start = header + words(content, header + _PLACE, "=u2")
     except (IndexError, struct.error):
-        raise CaptureError("the kernel's ring is damaged: a frame lies beyond the end of its block") from None
+        raise CaptureError(
+            "the kernel's ring is damaged: a frame lies beyond the end of its block; start again"
+        ) from None
     seconds, nanoseconds, captured, size, status = numbers.astype(np.int64)
     timestamp = seconds * 10**6 + nanoseconds // 1000
     plain = status & _TAGGED == 0
@@ -199,7 +203,7 @@ def _begin(listening: socket.socket, name: str, blocks: int) -> int:
     listening.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, int(kind == _LOOPBACK))
     listening.bind((name, _ALL_PROTOCOLS))
     if listening.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENETDOWN:
-        raise CaptureError(f"{name}: is down; bring it up, with: ip link set {name} up")
+        raise NoInterfaceError(f"{name}: is down; bring it up, with: ip link set {name} up")
     return _LINK_TYPES[kind]
 
 
@@ -217,7 +221,7 @@ def _remedy(problem: OSError) -> str:
                 "capturing needs CAP_NET_RAW: run as root, or give it to python with setcap cap_net_raw+ep, "
                 "or to a systemd unit with AmbientCapabilities=CAP_NET_RAW"
             )
-        case None | errno.ENODEV:
+        case absent if absent in _ABSENT:
             return f"no such interface; there are {', '.join(name for _, name in socket.if_nameindex())}"
         case errno.ENOMEM:
             return "there is not enough memory for its ring; ask for a smaller one"

@@ -10,7 +10,8 @@ the attacks that were found there, and what was rejected, as Suricata's EVE JSON
 Rows are written in order, as they are decided. Where the cloud does not answer, the edge runs exit 2 itself, or what
 --on-cloud-failure says. SIGTERM or Ctrl-C waits for what is under way, writes it, and ends with exit code 0; --resume
 goes on from there. With --process-exit2-locally no RabbitMQ is needed. Exit codes: 0 done, 2 wrong arguments or files,
-3 the cloud did not answer (with --on-cloud-failure wait), 4 the broker refuses user, password or certificate.
+3 the cloud did not answer (with --on-cloud-failure wait) or the interface is not there, 4 the broker refuses user,
+password or certificate.
 """
 
 import argparse

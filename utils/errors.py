@@ -5,7 +5,8 @@
     ToolkitError                  exit code 2
     ├── InputFileError            a file or folder that cannot be read, written, or understood
     │   ├── DatasetError          a dataset CSV that breaks the data contract
-    │   ├── CaptureError          a file of packets that is none, or is damaged
+    │   ├── CaptureError          a file of packets that is none or damaged, or an interface that cannot be captured
+    │   │   └── NoInterfaceError  one that is not there, or down (exit code 3)
     │   ├── CheckpointError       a .pth file that is damaged, hostile, or of another network
     │   └── ResultFileError       an evaluation CSV or NSGA-II result file that is not one
     ├── DeviceError               a compute device that is not there
@@ -37,7 +38,13 @@ class DatasetError(InputFileError):
 
 
 class CaptureError(InputFileError):
-    """A file of packets that is none, or is damaged."""
+    """A file of packets that is none or is damaged, or an interface that cannot be captured."""
+
+
+class NoInterfaceError(CaptureError):
+    """A network interface that is not there, or down: it may come later."""
+
+    exit_code = 3
 
 
 class CheckpointError(InputFileError):

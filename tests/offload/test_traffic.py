@@ -153,7 +153,6 @@ def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
         (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume continues a --savefile from a --dataset"),
         (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
         (("--pcap", "absent.pcap"), "absent.pcap: no such file"),
-        (("--interface", "absent0"), "absent0: no such interface"),
         (("--pcap", "a.pcap", "--interface", "lo"), "not allowed with argument"),
         ((), "one of the arguments --dataset --pcap --interface is required"),
     ],
@@ -170,3 +169,11 @@ def test_arguments_that_do_not_go_together_are_one_line(
     ended = call(capsys, CLIENT, *options, *arguments)
     assert (ended.code, message in ended.err) == (2, True), ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interface_that_is_not_there_may_come_later_so_the_exit_code_is_3(
+    capsys: pytest.CaptureFixture[str], options: tuple[object, ...]
+) -> None:
+    ended = call(capsys, CLIENT, *options, "--interface", "absent0")
+    (line,) = ended.err.splitlines()
+    assert (ended.code, "absent0: no such interface; there are " in line) == (3, True)
