@@ -1,20 +1,19 @@
 """Capture files as frames: classic pcap and pcapng, in either byte order, piece by piece.
 
-Where the frames of a piece lie is found one after the other, for each says where the next begins; all else is read for
-the whole piece at once.
+What can be read for all frames of a piece at once is; only where they begin each tells of the next.
 
 Sources: the Internet drafts draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng.
 """
 
-import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.frame_headers import FRAME_HEADER, frame_headers
 from utils.errors import CaptureError
 
 Bytes = NDArray[np.uint8]
@@ -26,9 +25,9 @@ LARGEST_FRAME: Final = 262_144
 HEADER: Final = 24
 """Bytes by which a capture's format is told, if there are as many."""
 
-_PCAP_FRAME: Final = 16
 _TICKS: Final = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}  # per second, by the file's first four bytes
 _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3, 6
+_PACKETS: Final = (_PACKET, _OLD_PACKET)
 _BYTE_ORDER: Final = 0x1A2B3C4D
 _PACKET_HEADER: Final = 28
 _SMALLEST_BLOCK: Final = 12
@@ -82,11 +81,27 @@ class CaptureFormat(Protocol):
         """
 
 
+def layout(**fields: tuple[str, int]) -> np.dtype[np.void]:
+    """Return the type of structures that have fields of some types at some places, which may overlap."""
+    formats, offsets = zip(*fields.values(), strict=True)
+    return np.dtype({"names": list(fields), "formats": formats, "offsets": offsets})
+
+
+def structures(content: Bytes, at: Integers, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return what stands at places (N,) of a piece, aligned or not, as a type.
+
+    Raises:
+        IndexError: it is not whole in the piece.
+    """
+    # As bytes of no type a structure is copied at once, not field by field.
+    untyped = np.dtype((np.void, dtype.itemsize))
+    everywhere = np.ndarray((max(len(content) - dtype.itemsize + 1, 0),), untyped, content.data, strides=(1,))
+    return everywhere[at].view(dtype)
+
+
 def words(content: Bytes, at: Integers, dtype: str) -> Integers:
-    """Return the numbers of a type, such as ``>u2``, that stand at places (N,) of a piece, aligned or not, as int64."""
-    width = np.dtype(dtype).itemsize
-    everywhere = np.ndarray((max(len(content) - width + 1, 0),), dtype, content.data, strides=(1,))
-    return everywhere[at].astype(np.int64)
+    """Return the numbers of a type, such as ``>u2``, that stand at places (N,) of a piece, as int64."""
+    return structures(content, at, np.dtype(dtype)).astype(np.int64)
 
 
 def capture_format(beginning: bytes) -> tuple[CaptureFormat, int]:
@@ -115,38 +130,25 @@ class Pcap:
     def __init__(self, order: str, ticks: int, link_type: int) -> None:
         self.untimed = 0
         self._order, self._ticks, self._link_type = order, ticks, link_type
-        self._captured = struct.Struct(f"{order}8xI")
+        self._header = np.dtype([(name, f"{order}u4") for name in ("seconds", "fraction", "captured", "size")])
 
     def take(self, piece: bytes, place: int, /) -> tuple[list[Frames], int]:
         """See ``CaptureFormat``."""
-        starts = self._headers(piece)
-        at = starts.pop()
-        if at + _PCAP_FRAME <= len(piece) and (captured := self._captured.unpack_from(piece, at)[0]) > LARGEST_FRAME:
-            raise _damaged(place + at, f"a frame of {captured} bytes")
-        return [self._frames(piece, np.array(starts, np.int64), place)], at
-
-    def _headers(self, piece: bytes) -> list[int]:
-        """Return where the frames' headers begin, and at last where the first frame does that is not whole."""
-        # The one loop over single frames: nothing is done in it that can be done for all of them afterwards.
-        starts = [0]
-        append, captured_at, at = starts.append, self._captured.unpack_from, 0
-        with contextlib.suppress(struct.error):  # it reads beyond the end
-            while True:
-                at += _PCAP_FRAME + captured_at(piece, at)[0]
-                append(at)
-        if at > len(piece):
-            starts.pop()
-        return starts
-
-    def _frames(self, piece: bytes, header: Integers, place: int) -> Frames:
-        content, number = np.frombuffer(piece, np.uint8), f"{self._order}u4"
-        seconds, fraction, captured, size = (words(content, header + 4 * field, number) for field in range(4))
+        content, at = np.frombuffer(piece, np.uint8), frame_headers(piece, self._order)
+        header = structures(content, at, self._header)
+        start, captured = at + FRAME_HEADER, header["captured"].astype(np.int64)
         wrong = captured > LARGEST_FRAME
         if wrong.any():
             first = int(wrong.argmax())
-            raise _damaged(place + int(header[first]), f"a frame of {captured[first]} bytes")
-        microseconds = seconds * 10**6 + fraction // (self._ticks // 10**6)
-        return Frames(content, header + _PCAP_FRAME, captured, size, microseconds, self._link_type)
+            raise _damaged(place + int(at[first]), f"a frame of {captured[first]} bytes")
+        end = start + captured
+        whole = slice(np.count_nonzero(end <= len(piece)))  # all but perhaps the last
+        microseconds = header["seconds"] * np.int64(10**6) + header["fraction"] // (self._ticks // 10**6)
+        frames = Frames(
+            content, start[whole], captured[whole], header["size"][whole].astype(np.int64), microseconds[whole],
+            self._link_type,
+        )  # fmt: skip
+        return [frames], int(end[whole].max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class PcapNg:
                 raise _damaged(place + at, f"a block of {length} bytes")
             if at + length > end:
                 break
-            if kind in {_PACKET, _OLD_PACKET}:
+            if kind in _PACKETS:
                 packets.append(at)
             elif kind == _INTERFACE:
                 self._add_interface(piece[at : at + length], place + at)
@@ -243,18 +245,20 @@ class PcapNg:
         if not packets:
             return
         content, block, number = np.frombuffer(piece, np.uint8), np.array(packets, np.int64), f"{self._order}u4"
-        kind, length = words(content, block, number), words(content, block + 4, number)
-        short = length < _PACKET_HEADER + 4
+        room = words(content, block + 4, number) - _PACKET_HEADER - 4
+        short = room < 0
         if short.any():
             raise _damaged(place + packets[int(short.argmax())], "a packet block without a packet")
-        high, low, captured, size = (words(content, block + at, number) for at in (12, 16, 20, 24))
-        narrow = words(content, block + 8, f"{self._order}u2")
-        interface = np.where(kind == _OLD_PACKET, narrow, words(content, block + 8, number))
-        room = length - _PACKET_HEADER - 4
+        header = structures(content, block, layout(
+            kind=(number, 0), interface=(number, 8), old_interface=(f"{self._order}u2", 8), high=(number, 12),
+            low=(number, 16), captured=(number, 20), size=(number, 24),
+        ))  # fmt: skip
+        captured, size = header["captured"].astype(np.int64), header["size"].astype(np.int64)
+        interface = np.where(header["kind"] == _OLD_PACKET, header["old_interface"], header["interface"])
         wrong = (captured > room) | (captured > LARGEST_FRAME) | (interface >= len(self._interfaces))
         if wrong.any():
             raise _damaged(place + packets[int(wrong.argmax())], "a packet that does not fit its block or interface")
-        ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
+        ticks = header["high"].astype(np.uint64) << np.uint64(32) | header["low"]
         # Interfaces that are alike count as one: frames of two of them often alternate.
         alike: dict[_Interface, int] = {}
         numbers = [alike.setdefault(one, number) for number, one in enumerate(self._interfaces)]

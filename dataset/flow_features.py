@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Final, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from utils.records import WINDOW_SECONDS, Records
@@ -89,24 +90,26 @@ NO_PACKETS: Final = Packets(*(np.empty(0, dtype) for dtype in _DTYPES))
 
 def flow_features(packets: Packets) -> Records:
     """Return the flow records of some packets."""
-    order, record = _group(packets)
-    count = int(record[-1]) + 1 if len(record) else 0
+    order, record = _grouped(_record_numbers(packets))
+    count = int(record.max(initial=-1)) + 1
     first = order[_starts(np.bincount(record, minlength=count))]
     time, size = packets.timestamp[order], packets.size[order]
-    from_a = packets.source[order] == packets.source[first][record]
     flags = np.where(packets.protocol == _TCP, packets.tcp_flags, 0)[order]
+    from_b = packets.source[order] != packets.source[first][record]
 
     features = np.empty((count, FEATURE_COUNT))
     steps, sizes, counters = np.split(features, (3 * _STATISTICS, 6 * _STATISTICS), axis=1)  # views
-    for index, chosen in enumerate((np.ones_like(from_a), from_a, ~from_a)):
-        block = slice(index * _STATISTICS, (index + 1) * _STATISTICS)
-        least = 0 if index == 0 else 1  # within one direction, only steps forward in time count
-        _fill_statistics(steps[:, block], *_steps(time[chosen], record[chosen], least))
-        _fill_statistics(sizes[:, block], size[chosen], record[chosen])
+    steps[:, :_STATISTICS] = _statistics(*_steps(time, record, 0), count)
+    sizes[:, :_STATISTICS] = _statistics(size, record, count)
+    order, side = _grouped(2 * record + from_b)  # a and b of each record
+    time, size, flags = time[order], size[order], flags[order]
+    # Within one direction, only steps forward in time count.
+    steps[:, _STATISTICS:] = _statistics(*_steps(time, side, 1), 2 * count).reshape(count, 2 * _STATISTICS)
+    sizes[:, _STATISTICS:] = _statistics(size, side, 2 * count).reshape(count, 2 * _STATISTICS)
+    lengths = np.bincount(side, minlength=2 * count)
     for index, counted in enumerate(_counted(size, flags)):
-        counters[:, 2 * index] = np.bincount(record[counted & from_a], minlength=count)
-        counters[:, 2 * index + 1] = np.bincount(record[counted & ~from_a], minlength=count)
-    counters[:, -2:] = _throughput(time[from_a], size[from_a], record[from_a])[:, np.newaxis]
+        counters[:, 2 * index : 2 * index + 2] = _sums(counted, lengths).reshape(count, 2)
+    counters[:, -2:] = _throughput(time, size, lengths)[::2, np.newaxis]
 
     return Records(
         window_start=packets.timestamp[first] // _WINDOW * WINDOW_SECONDS,
@@ -120,25 +123,28 @@ def flow_features(packets: Packets) -> Records:
     )
 
 
-def _group(packets: Packets) -> tuple[Integers, Integers]:
-    """Return packet indices (P,) record by record, and each one's record number, ascending.
-
-    Records are numbered by their first packets; within a record the packets keep the capture's order.
-    """
+def _record_numbers(packets: Packets) -> Integers:
+    """Return the number of each packet's record (P,); records are numbered by their first packets."""
+    record, pairs = pd.factorize(packets.pairs)
     window = packets.timestamp // _WINDOW
-    pair = packets.pairs
-    order = np.lexsort((pair, window))  # stable
-    window, pair = window[order], pair[order]
-    new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = (window[1:] != window[:-1]) | (pair[1:] != pair[:-1])
+    if len(window) and window.min() != window.max():
+        record, _ = pd.factorize(pd.factorize(window)[0] * len(pairs) + record)
+    return record
 
-    first = order[new]
-    number = np.empty_like(first)
-    number[np.argsort(first)] = np.arange(len(first))
-    record = np.empty_like(order)
-    record[order] = number[np.cumsum(new) - 1]
-    order = np.argsort(record, kind="stable")
-    return order, record[order]
+
+def _grouped(group: Integers) -> tuple[Integers, Integers]:
+    """Return indices of packets (P,) group by group, and each one's group; within a group they keep their order."""
+    order = _order(group)
+    return order, group[order]
+
+
+def _order(numbers: Integers) -> Integers:
+    """Return the stable order (N,) of numbers that are not negative."""
+    # Digit by digit of 16 bits, the lowest first: such ones numpy sorts in linear time.
+    order = np.argsort(numbers.astype(np.uint16), kind="stable")
+    for shift in range(16, int(numbers.max(initial=0)).bit_length(), 16):
+        order = order[np.argsort((numbers[order] >> shift).astype(np.uint16), kind="stable")]
+    return order
 
 
 def _starts(lengths: Integers) -> Integers:
@@ -146,31 +152,41 @@ def _starts(lengths: Integers) -> Integers:
     return np.cumsum(lengths) - lengths
 
 
-def _steps(time: Integers, record: Integers, least: int) -> tuple[Integers, Integers]:
-    """Return the steps in time of at least ``least`` µs between a record's packets, and their records."""
+def _sums(values: Integers | Mask, lengths: Integers) -> Integers:
+    """Return the sum (S,) of each of some consecutive segments of values, which may be empty, given their lengths."""
+    some = np.flatnonzero(lengths)
+    sums = np.zeros_like(lengths)
+    if len(some):
+        sums[some] = np.add.reduceat(values, _starts(lengths[some]), dtype=np.int64)
+    return sums
+
+
+def _steps(time: Integers, group: Integers, least: int) -> tuple[Integers, Integers]:
+    """Return the steps in time of at least ``least`` µs between a group's packets, and their groups."""
     step = np.diff(time)
-    kept = (record[1:] == record[:-1]) & (step >= least)
-    return step[kept], record[1:][kept]
+    kept = np.flatnonzero((group[1:] == group[:-1]) & (step >= least))
+    return step[kept], group[1:][kept]
 
 
-def _fill_statistics(statistics: NDArray[np.float64], values: Integers, record: Integers) -> None:
-    """Write the seven statistics of each record's values.
+def _statistics(values: Integers, group: Integers, count: int) -> NDArray[np.float64]:
+    """Return the seven statistics (G, 7) of each group's values.
 
     Args:
-        statistics: (R, 7), filled; a record may be without values.
-        values: (V,) within [0, 2**32), record by record.
-        record: (V,) ascending, within [0, R).
+        values: (V,) within [0, 2**32), group by group.
+        group: (V,) ascending, within [0, G).
+        count: G, how many groups there are, with values or without.
     """
-    statistics[:] = 0
+    statistics = np.zeros((count, _STATISTICS))
     statistics[:, 0] = _NO_MINIMUM
-    lengths = np.bincount(record, minlength=len(statistics))
+    lengths = np.bincount(group, minlength=count)
     some = np.flatnonzero(lengths)
     if not len(some):
-        return
+        return statistics
     n = lengths[some]
     start = _starts(n)
-    # One sort orders every record's values at once: the record's number in the high bits keeps records apart.
-    ordered = np.sort(record << _SIZE_BITS | values) & (1 << _SIZE_BITS) - 1
+    # All groups' values are brought in order at once: the group's number in the high bits keeps groups apart.
+    bits = int(values.max()).bit_length()
+    ordered = values[_order(group << bits | values)]
     total = np.add.reduceat(values, start)
     columns = (
         np.minimum(ordered[start], _NO_MINIMUM),
@@ -183,6 +199,7 @@ def _fill_statistics(statistics: NDArray[np.float64], values: Integers, record: 
     )
     for index, column in enumerate(columns):
         statistics[some, index] = column
+    return statistics
 
 
 def _variance(values: Integers, start: Integers, n: Integers, total: Integers) -> NDArray[np.float64]:
@@ -215,10 +232,12 @@ def _counted(size: Integers, flags: NDArray[np.uint8]) -> Iterator[Mask]:
         yield flags & flag != 0
 
 
-def _throughput(time: Integers, size: Integers, record: Integers) -> Integers:
-    """Return each record's bytes per µs, truncated toward zero, from the packets of its direction a."""
-    n = np.bincount(record)
+def _throughput(time: Integers, size: Integers, lengths: Integers) -> Integers:
+    """Return the bytes per µs, truncated toward zero, of each of some consecutive segments (S,) of packets."""
+    some = np.flatnonzero(lengths)
+    throughput = np.zeros_like(lengths)
+    n = lengths[some]
     start = _starts(n)
     elapsed: Integers = time[start + n - 1] - time[start]  # negative where the capture is out of order
-    total: Integers = np.add.reduceat(size, start)
-    return np.sign(elapsed) * (total // np.maximum(np.abs(elapsed), 1))
+    throughput[some] = np.sign(elapsed) * (_sums(size, n) // np.maximum(np.abs(elapsed), 1))
+    return throughput

@@ -10,18 +10,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.capture_formats import Frames, Integers, words
+from dataset.capture_formats import Bytes, Frames, Integers, layout, structures, words
 from dataset.flow_features import Packets
 from utils.errors import CaptureError
 
 _ETHERNET_HEADER: Final = 14
 _IPV4: Final = 0x0800
 _IP_HEADER: Final = 20
-_FLAGS: Final = 33  # of TCP, behind an IPv4 header of 20 bytes
+_FLAGS: Final = 33  # of TCP, behind an IPv4 header without options
 _TCP: Final = 6
 _ICMP: Final = 1
 _WITH_PORTS: Final = np.isin(np.arange(256), (_ICMP, _TCP, 17, 132))
 _LARGEST_SIZE: Final = 2**32 - 1
+_HEADERS: Final = layout(
+    version_length=("u1", 0), fragment=(">u2", 6), protocol=("u1", 9), source=(">u4", 12), destination=(">u4", 16),
+    ports=(">u4", _IP_HEADER), flags=("u1", _FLAGS),
+)  # fmt: skip
+"""The headers of IPv4, and of TCP behind it where that one has no options."""
 
 
 @dataclass(frozen=True)
@@ -84,38 +89,46 @@ def ipv4_packets(frames: Frames) -> Sorted:
         raise CaptureError(f"was captured on a link of type {frames.link_type}; known are {known}")
     link = LINK_TYPES[frames.link_type]
     place, dtype, values = link.marks
-    whole = frames.captured >= link.header
-    whole &= frames.captured >= place + np.dtype(dtype).itemsize
-    marked = whole.copy()
-    marked[whole] = np.isin(words(frames.content, frames.start[whole] + place, dtype), values)
-    long_enough = frames.captured >= link.header + _IP_HEADER
-    chosen = np.flatnonzero(marked & long_enough)
-    malformed = int((~whole | (marked & ~long_enough)).sum())
-    packets = _packets(frames, chosen, frames.start[chosen] + link.header, link)
-    return Sorted(packets, len(frames) - len(chosen) - malformed, malformed)
+    whole = np.flatnonzero(frames.captured >= max(link.header, place + np.dtype(dtype).itemsize))
+    marked = whole[_is_one_of(words(frames.content, frames.start[whole] + place, dtype), values)]
+    chosen = marked[frames.captured[marked] >= link.header + _IP_HEADER]
+    malformed = len(frames) - len(whole) + len(marked) - len(chosen)
+    return Sorted(_packets(frames, chosen, link), len(frames) - len(chosen) - malformed, malformed)
 
 
-def _packets(frames: Frames, chosen: NDArray[np.intp], ip: Integers, link: LinkType) -> Packets:
+def _is_one_of(numbers: Integers, values: tuple[int, ...]) -> NDArray[np.bool_]:
+    found = np.zeros(len(numbers), np.bool_)
+    for value in values:
+        found |= numbers == value
+    return found
+
+
+def _packets(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> Packets:
+    start, captured = frames.start[chosen] + link.header, frames.captured[chosen] - link.header
     content = frames.content
-    protocol = content[ip + 9]
-    flags = np.zeros(len(chosen), np.uint8)
-    known = (protocol == _TCP) & (frames.captured[chosen] > link.header + _FLAGS)
-    flags[known] = content[ip[known] + _FLAGS]
-    ports = _ports(frames, chosen, ip, protocol)
-    size = np.clip(frames.size[chosen] - link.header + _ETHERNET_HEADER, 0, _LARGEST_SIZE)
-    source, destination = (words(content, ip + at, ">u4").astype(np.uint32) for at in (12, 16))
-    return Packets(frames.timestamp[chosen], source, destination, size, protocol, flags, ports)
+    if (lacking := int(start.max(initial=0)) + _HEADERS.itemsize - len(content)) > 0:
+        content = np.append(content, np.zeros(lacking, np.uint8))
+    header = structures(content, start, _HEADERS)
+    protocol = header["protocol"].copy()
+    return Packets(
+        frames.timestamp[chosen],
+        header["source"].astype(np.uint32),
+        header["destination"].astype(np.uint32),
+        np.clip(frames.size[chosen] - link.header + _ETHERNET_HEADER, 0, _LARGEST_SIZE),
+        protocol,
+        np.where((protocol == _TCP) & (captured > _FLAGS), header["flags"], 0),
+        _ports(content, start, captured, header),
+    )
 
 
-def _ports(frames: Frames, chosen: NDArray[np.intp], ip: Integers, protocol: NDArray[np.uint8]) -> NDArray[np.uint32]:
+def _ports(content: Bytes, start: Integers, captured: Integers, header: NDArray[np.void]) -> NDArray[np.uint32]:
     """Return the ports (P,) of packets, as in ``Packets``; those of a datagram's first fragment alone are there."""
-    content = frames.content
-    behind = ip + (content[ip] & 0xF).astype(np.int64) * 4
-    there = (behind + 4 <= frames.start[chosen] + frames.captured[chosen]) & _WITH_PORTS[protocol]
-    there &= (content[ip + 6] & 0x1F | content[ip + 7]) == 0  # the fragment's offset
-    ports = np.zeros(len(chosen), np.uint32)
-    ports[there] = words(content, behind[there], ">u4")
-    icmp = there & (protocol == _ICMP)
+    length = (header["version_length"] & 0xF).astype(np.int64) * 4
+    there = (length + 4 <= captured) & _WITH_PORTS[header["protocol"]] & (header["fragment"] & 0x1FFF == 0)
+    ports = np.where(there, header["ports"], 0)
+    moved = np.flatnonzero(there & (length != _IP_HEADER))
+    ports[moved] = words(content, start[moved] + length[moved], ">u4")
+    icmp = np.flatnonzero(header["protocol"] == _ICMP)
     first = ports[icmp]
     ports[icmp] = first >> 24 << 16 | first >> 16 & 0xFF
     return ports

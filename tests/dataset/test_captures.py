@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dataset import frame_headers
 from dataset.capture_formats import PcapNg
 from dataset.captures import Tally, read_capture
 from dataset.flow_features import Packets
@@ -152,6 +155,76 @@ def test_frames_of_interfaces_that_are_alike_are_read_together() -> None:
     content += b"".join(packet("<", *FRAMES[0], number=number % 2) for number in range(50))
     (frames,), done = PcapNg().take(content, 0)
     assert (len(frames), frames.link_type, done) == (50, ETHERNET, len(content))
+
+
+def frame_header(order: str, seconds: int, captured: int) -> bytes:
+    return struct.pack(f"{order}IIII", seconds, 0, captured, captured)
+
+
+def followed(piece: bytes, order: str) -> list[int]:
+    """Return where frames' headers begin, one found after the other."""
+    headers, at = [], 0
+    while at + 16 <= len(piece):
+        headers.append(at)
+        at += 16 + int(struct.unpack_from(f"{order}I", piece, at + 8)[0])
+    return headers
+
+
+@st.composite
+def pieces(draw: st.DrawFn, order: str) -> bytes:
+    """Frames, some of whose bytes look like headers, damaged here and there, and cut off anywhere."""
+    generator = random.Random(draw(st.integers(0, 2**32)))
+    seconds = draw(st.sampled_from([0, 1_600_000_000, 2**32 - 1]))
+    content = b""
+    for _ in range(draw(st.integers(0, 60))):
+        looks = [frame_header(order, seconds, generator.choice([0, 1, 30, 200])) for _ in range(generator.randrange(4))]
+        frame = b"".join(looks) + generator.randbytes(generator.choice([0, 1, 44, 300]))
+        content += frame_header(order, seconds + generator.randrange(-1, 2) & 0xFFFFFFFF, len(frame)) + frame
+    damaged = bytearray(content)
+    for _ in range(draw(st.integers(0, 3)) if content else 0):
+        damaged[generator.randrange(len(damaged))] = generator.choice([0, 1, 0x7F, 0xFF])
+    return bytes(damaged[: draw(st.integers(0, len(damaged)))])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@settings(max_examples=400, deadline=None, database=None)
+@given(st.data(), st.sampled_from([16, 100, 1000]))
+def test_headers_are_those_found_one_after_the_other_whatever_looks_like_one(
+    order: str, data: st.DataObject, segment: int
+) -> None:
+    piece = data.draw(pieces(order))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(frame_headers, "_SEGMENT", segment)
+        assert frame_headers.frame_headers(piece, order).tolist() == followed(piece, order)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_headers_of_plain_traffic_need_not_be_found_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    generator = random.Random(1)
+    sizes = [generator.choice([60, 66, 590, 1514]) for _ in range(5000)]
+    content = b"".join(
+        frame_header(order, 1_600_000_000 + number // 100, size) + generator.randbytes(size)
+        for number, size in enumerate(sizes)
+    )
+    wanted = followed(content, order)
+    monkeypatch.delattr(frame_headers, "_one_by_one")
+    assert frame_headers.frame_headers(content, order).tolist() == wanted
+
+
+def test_headers_of_any_content_give_what_a_plain_reader_finds_in_them(tmp_path: Path) -> None:
+    generator = random.Random(1)
+    frames = []
+    for number in range(3000):
+        options = generator.choice([0x45, 0x4F, 0x40, generator.randrange(256)])
+        fragment = generator.choice([0, 1, 0x1000, 0x2000])
+        ip = struct.pack(">BBHHHBB", options, 0, 0, 0, fragment, 64, generator.choice([1, 6, 17, 50, 132]))
+        captured = b"\2" * 12 + b"\x08\0" + ip + generator.randbytes(generator.randrange(10, 90))
+        frames.append((number * SECOND, len(captured), captured))
+    (tmp_path / "a.pcap").write_bytes(pcap(frames))
+    for piece in (4000, 4 * 2**20):
+        assert_same(read(tmp_path / "a.pcap", piece)[0], expected(frames))
 
 
 @pytest.mark.parametrize(

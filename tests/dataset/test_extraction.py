@@ -210,3 +210,12 @@ def test_rows_are_written_as_pandas_writes_them() -> None:
     values = np.round(generator.normal(size=(300, 3)), 2) * 10.0 ** generator.integers(-9, 9, (300, 1)) + 0.0
     table = pd.DataFrame(values, columns=["a", "b", "c"]).assign(n=generator.integers(0, 9, 300), who="10.0.0.1")
     assert csv_lines(table) == table.to_csv(index=False, header=False)
+
+
+def test_equal_rows_and_equal_numbers_of_other_types_are_written_as_pandas_writes_them() -> None:
+    generator = np.random.default_rng(2)
+    whole, fraction = generator.integers(0, 2, (2, 500))
+    table = pd.DataFrame({"n": whole, "x": fraction / 1.0, "who": np.where(whole, "10.0.0.1", "10.0.0.2")})
+    table = table.assign(y=fraction / 3, m=whole * 2**52, z=generator.random(500))
+    for columns in (["x", "n", "m"], list(table), ["who"]):
+        assert csv_lines(table[columns]) == table[columns].to_csv(index=False, header=False)

@@ -265,6 +265,30 @@ def test_long_records_give_what_the_plain_reference_gives(hosts: int, in_order: 
     same(flow_features(packets), reference_records([Packet(*row) for row in zip(*columns, strict=True)]))
 
 
+def test_more_records_than_16_bits_can_number_keep_their_order_and_their_packets() -> None:
+    count = 70_000
+    host = np.random.default_rng(1).permutation(count).astype(np.uint32) + 10
+    there, back = np.arange(count), np.arange(count)[::-1]
+    pair = host[np.concatenate((there, back))]
+    server = np.zeros(2 * count, np.uint32)
+    is_back = np.arange(2 * count) >= count
+    packets = Packets(
+        np.full(2 * count, 7),
+        np.where(is_back, server, pair),
+        np.where(is_back, pair, server),
+        60 + np.concatenate((there, back)),
+        np.full(2 * count, 17, np.uint8),
+        np.zeros(2 * count, np.uint8),
+        np.zeros(2 * count, np.uint32),
+    )
+    records = flow_features(packets)
+    assert records.address_a.tolist() == host.tolist()
+    assert records.packets.tolist() == [[1, 1]] * count
+    sizes = (60 + there).tolist()
+    assert records.features[:, FEATURES.index("MOORE_maximumDataWire_a_b")].tolist() == sizes
+    assert records.features[:, FEATURES.index("MOORE_medianDataWire_b_a")].tolist() == sizes
+
+
 def test_a_column_of_another_type_or_length_is_refused_by_name() -> None:
     good = table([Packet(1, A, B, 60)])
     with pytest.raises(ValueError, match=r"^size is int32"):

@@ -117,6 +117,7 @@ def stamped_once() -> Iterator[None]:
     """Have the kernel stamp frames when they come, for all who receive them; else each ring has a time of its own."""
     with socket.socket(type=socket.SOCK_DGRAM) as asking:
         asking.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
+        time.sleep(0.3)  # the kernel does so a little later
         yield
 
 

@@ -56,7 +56,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> tuple[Pa
 @contextmanager
 def tcpdump(path: Path) -> Iterator[None]:
     """Have tcpdump capture what comes within the block; it must not lose any."""
-    command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "16384", "-Z", "root"]
+    command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "65536", "-Z", "root"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
         try:

@@ -174,3 +174,20 @@ def test_bounds_that_are_not_reached_change_nothing(name: str) -> None:
     windows = Windows(most_records=100_000)
     assert_same(through(windows, pieces(packets, 1000)), flow_features(packets))
     assert windows.left_out == 0
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_windows_closed_few_or_many_at_once_give_the_records_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(dataset.windows, "_BATCH", batch)
+    parts = [packets_at(*(15 * number + late for late in (1, 2, -3)), host=number % 3 + 1) for number in range(1, 20)]
+    packets = Packets.joined(parts)
+    assert_same(through(Windows(), pieces(packets, 8)), flow_features(packets))
+
+
+def test_no_more_of_the_oldest_windows_are_closed_early_than_must_be() -> None:
+    windows = Windows(most_packets=5)
+    (records,) = windows.add(packets_at(1, 2, 16, 17, 31, 32, 46, 47, 61))
+    assert records.window_start.tolist() == [NOW // SECOND, NOW // SECOND + 15]
+    assert windows.held == 5
