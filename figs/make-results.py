@@ -206,11 +206,12 @@ def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Ed
     from models.packing import pack_linear_layers
     from offload.broker import Broker, Host
     from offload.client import Client, Patience
-    from offload.exit_2 import Exit2, FloatArray
+    from offload.exits import FloatArray
     from offload.metrics import ClientMetrics
     from offload.options import own_name
     from offload.protocol import FEATURES
     from offload.second_exit import Sending
+    from offload.torch_exits import Exit2
     from utils.dataset import to_images
 
     network, content = read_two_exits(checkpoint)

@@ -8,8 +8,10 @@ import torch
 
 from models.checkpoint import fingerprint
 from models.early_exit import TwoExits
-from offload.exit_2 import CHUNK, Exit2, FloatArray
+from offload.exits import FloatArray
 from offload.protocol import ACTIVATIONS, FEATURES, PAYLOADS, Answer, Limits, Refusal, Request, decode_request
+from offload.service import CHUNK
+from offload.torch_exits import Exit2
 from utils.errors import MessageError
 
 

@@ -6,24 +6,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.early_exit import TwoExits
-from offload.exit_2 import FloatArray
+from offload.exits import AtExit1, FirstExit, FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import Asked, SecondExit
 from offload.verdicts import Verdicts
-from utils.dataset import distinct_vectors, to_images
+from utils.dataset import distinct_vectors
 from utils.decision import is_accepted
 from utils.metrics import certainty
 from utils.schema import EDGE, Thresholds
 from utils.stopping import Stop
-
-CHUNK: Final = 32
-"""Events of one forward pass: with more, MobileNetV2's activations leave the processor's cache and cost up to 9 times
-as much an event; with fewer, the fixed cost of a pass shows."""
 
 _POLL: Final = 0.05
 
@@ -61,19 +54,15 @@ class Edge:
     """Decides batches of events.
 
     Args:
-        network: in evaluation mode, on ``device``.
+        exit_1: is computed for all of them.
         thresholds: least certainties.
         second_exit: is asked about the events that exit 1 is not certain of.
-        device: where exit 1 runs.
     """
 
-    def __init__(
-        self, network: TwoExits, thresholds: Thresholds, second_exit: SecondExit, device: torch.device
-    ) -> None:
-        self._network = network
+    def __init__(self, exit_1: FirstExit, thresholds: Thresholds, second_exit: SecondExit) -> None:
+        self._exit_1 = exit_1
         self._thresholds = thresholds
         self._second_exit = second_exit
-        self._device = device
 
     def decide(self, features: FloatArray) -> Verdicts:
         """Return the verdicts on one batch of features (N, 58) float32."""
@@ -86,8 +75,7 @@ class Edge:
 
     def at_exit_1(self, features: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the predictions (N,) and certainties (N,) of exit 1 for features (N, 58)."""
-        _, prediction, certainties = self._exit_1(features)
-        return prediction, certainties
+        return certainty(self._exit_1(features).logits)
 
     def decide_all(self, batches: Iterable[FloatArray], window: int, stop: Stop) -> Iterator[Verdicts]:
         """Yield the verdicts on each batch, in order, while exit 1 of later batches goes on.
@@ -127,26 +115,13 @@ class Edge:
         """Compute exit 1 of features (N, 58) and ask about the uncertain events, each distinct one once."""
         first, place = distinct_vectors(features)
         events = features[first]
-        activations, prediction_1, certainty_1 = self._exit_1(events)
+        at_exit_1: AtExit1 = self._exit_1(events)
+        prediction_1, certainty_1 = certainty(at_exit_1.logits)
         rows = np.flatnonzero(self._is_uncertain(prediction_1, certainty_1))
         if len(rows) == 0:
             return Undecided(place, prediction_1, certainty_1, rows, None)
-
-        def of_uncertain() -> FloatArray:
-            with torch.inference_mode():
-                chosen = torch.cat(activations)[torch.from_numpy(rows).to(self._device)]
-                return chosen.float().cpu().numpy()
-
-        asked = self._second_exit(events[rows], of_uncertain)
+        asked = self._second_exit(events[rows], lambda: at_exit_1.activations(rows))
         return Undecided(place, prediction_1, certainty_1, rows, asked)
-
-    def _exit_1(self, features: FloatArray) -> tuple[list[Tensor], NDArray[np.int64], NDArray[np.float64]]:
-        """Return the activations behind segment 1, in chunks, and predictions (N,) and certainties (N,) of exit 1."""
-        images = torch.from_numpy(to_images(features))
-        with torch.inference_mode():
-            chunks = [self._network.edge(chunk.to(self._device)) for chunk in torch.split(images, CHUNK)]
-            logits = torch.cat([logits for _, logits in chunks]).float().cpu().numpy()
-        return [activations for activations, _ in chunks], *certainty(logits)
 
     def _is_uncertain(self, prediction: NDArray[np.int64], certainties: NDArray[np.float64]) -> NDArray[np.bool_]:
         limits = self._thresholds

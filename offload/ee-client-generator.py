@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.early_exit import TwoExits
-    from offload.exit_2 import FloatArray
+    from offload.exits import FloatArray
 
 log = logging.getLogger(__name__)
 

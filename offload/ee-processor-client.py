@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     from offload.edge import Edge
     from offload.events import decided
     from offload.metrics import ClientMetrics
+    from offload.torch_exits import Exit1
     from offload.verdicts import Tally, verdict_table
     from utils.stopping import Stop
 
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_second_exit(args, network, device, metrics))
-        edge = Edge(network, _thresholds(args), second_exit, device)
+        edge = Edge(Exit1(network, device), _thresholds(args), second_exit)
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
@@ -192,8 +193,9 @@ def _second_exit(
     from models.checkpoint import fingerprint
     from offload.client import Client, Patience
     from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
+    from offload.torch_exits import Exit2
 
-    local = LocalSecondExit(network, device)
+    local = LocalSecondExit(Exit2(network, device))
     if args.process_exit2_locally:
         with options.watched(args, metrics.registry, local):
             yield local

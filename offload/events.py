@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.edge import Edge
-from offload.exit_2 import FloatArray
+from offload.exits import FloatArray
 from offload.verdicts import Verdicts
 from utils.dataset import Dataset
 from utils.records import Records

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offload.client import Client
-from offload.exit_2 import FloatArray
+from offload.exits import FloatArray
 from offload.second_exit import Sending
 from utils.errors import CloudUnavailableError, MessageError
 from utils.metrics import ratio

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from models.early_exit import TwoExits
 from offload.client import Client
-from offload.exit_2 import Exit2, FloatArray
+from offload.exits import FloatArray, OwnSecondExit
 from offload.protocol import FEATURES, MAX_EVENTS, Answer, Request, new_id
 from utils.errors import CloudUnavailableError, MessageError
 from utils.schema import CLASS_COUNT, CLOUD, LOCAL
@@ -72,8 +70,8 @@ class SecondExit(Protocol):
 class LocalSecondExit:
     """Exit 2 computed on the edge itself."""
 
-    def __init__(self, network: TwoExits, device: torch.device) -> None:
-        self._exit_2 = Exit2(network, device)
+    def __init__(self, exit_2: OwnSecondExit) -> None:
+        self._exit_2 = exit_2
 
     def __call__(self, features: FloatArray, activations: Callable[[], FloatArray], /) -> Asked:
         """Compute exit 2 at once."""

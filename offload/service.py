@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from offload.exit_2 import CHUNK
 from offload.protocol import Answer, Refusal, Request
+
+CHUNK: Final = 64
+"""Events of one forward pass of exit 2 by default: AlexNet's weights are read once for each, and MobileNetV2's
+activations still fit into the processor's cache."""
 
 
 class Answering(Protocol):

@@ -39,6 +39,7 @@ from offload.options import PASSWORD_VARIABLE
 from offload.private_broker import PrivateBroker
 from offload.protocol import FEATURES, Request, new_id
 from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
+from offload.torch_exits import Exit1, Exit2
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link import FINGERPRINT, Relay, SleepingWorker, at
@@ -155,8 +156,10 @@ def one_client(bench: Bench, family: str, payload: str) -> None:
         stack.enter_context(bench.ours(family, "ours"))
         client = stack.enter_context(Client(bench.link, "ours", PATIENCE, ClientMetrics()))
         plain = plain_link.PlainClient(bench.broker.port, bench.broker.username, "plain")
-        local = LocalSecondExit(packed, CPU)
-        edge = Edge(packed, thresholds, CloudSecondExit(client, Sending(digest, "b", payload), local, "wait"), CPU)
+        local = LocalSecondExit(Exit2(packed, CPU))
+        edge = Edge(
+            Exit1(packed, CPU), thresholds, CloudSecondExit(client, Sending(digest, "b", payload), local, "wait")
+        )
 
         def run_ours() -> None:
             verdicts = list(edge.decide_all(batches(bench.features, 1000), 8, Stop()))

@@ -15,7 +15,7 @@ from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits
 from offload.broker import Broker
 from offload.cloud import Cloud
-from offload.exit_2 import FloatArray
+from offload.exits import FloatArray
 from offload.metrics import ANSWERS, WorkerMetrics
 from offload.protocol import (
     ACTIVATIONS,

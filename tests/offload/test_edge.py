@@ -21,9 +21,10 @@ from models.early_exit import TwoExits
 from models.prediction import predict
 from models.preprocessing import Identity
 from offload.edge import Edge
-from offload.exit_2 import FloatArray
+from offload.exits import FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import Answers, LocalSecondExit
+from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import Verdicts, verdict_table
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, wait_until
@@ -99,7 +100,7 @@ class Late:
         self.asked: list[LateAnswers] = []
         self.under_way: list[int] = []
         self.given_up = False
-        self._local = LocalSecondExit(Legible(), CPU)
+        self._local = LocalSecondExit(Exit2(Legible(), CPU))
 
     def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
         one = LateAnswers(self._local.of(features, activations()))
@@ -160,7 +161,7 @@ def answering(
 
 
 def edge_of(second_exit: Late, thresholds: Thresholds = HALVES) -> Edge:
-    return Edge(Legible(), thresholds, second_exit, CPU)
+    return Edge(Exit1(Legible(), CPU), thresholds, second_exit)
 
 
 def assert_same(one: Verdicts, other: Verdicts) -> None:
@@ -198,7 +199,7 @@ def labels(sample: Path) -> NDArray[np.int64]:
 
 
 def local_edge(network: TwoExits, thresholds: Thresholds) -> Edge:
-    return Edge(network, thresholds, LocalSecondExit(network, CPU), CPU)
+    return Edge(Exit1(network, CPU), thresholds, LocalSecondExit(Exit2(network, CPU)))
 
 
 class Never:
@@ -307,7 +308,7 @@ def test_equal_events_get_equal_verdicts_each_in_its_place(
 
 
 def test_exit_2_is_not_asked_where_no_event_is_uncertain(network: CalibratedNetwork, features: FloatArray) -> None:
-    verdicts = Edge(network, NONE_OFFLOADED, Never(), CPU).decide(features)
+    verdicts = Edge(Exit1(network, CPU), NONE_OFFLOADED, Never()).decide(features)
     assert not verdicts.uncertain.any()
     assert not verdicts.rejected.any()
     assert set(verdicts.decider) == {"edge"}
@@ -323,7 +324,7 @@ def test_every_event_can_be_offloaded(network: CalibratedNetwork, features: Floa
 def test_a_certainty_equal_to_its_threshold_is_accepted(network: CalibratedNetwork, features: FloatArray) -> None:
     _, certainties = local_edge(network, NONE_OFFLOADED).at_exit_1(features[:1])
     exact, above = float(certainties[0]), math.nextafter(float(certainties[0]), 2.0)
-    assert not Edge(network, Thresholds(exact, exact, 1, 1), Never(), CPU).decide(features[:1]).uncertain.any()
+    assert not Edge(Exit1(network, CPU), Thresholds(exact, exact, 1, 1), Never()).decide(features[:1]).uncertain.any()
     assert local_edge(network, Thresholds(above, above, 1, 1)).decide(features[:1]).uncertain.all()
 
 
@@ -399,7 +400,7 @@ def test_a_batch_of_certain_events_does_not_wait_for_the_end_of_all() -> None:
             taken.append(number)
             yield events(3, CERTAIN)
 
-    deciding = Edge(Legible(), HALVES, Never(), CPU).decide_all(batches(), 8, Stop())
+    deciding = Edge(Exit1(Legible(), CPU), HALVES, Never()).decide_all(batches(), 8, Stop())
     next(deciding)
     assert taken == [0, 1]
 

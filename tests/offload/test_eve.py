@@ -22,6 +22,7 @@ from dataset.scaling import PUBLISHED
 from offload.edge import Edge
 from offload.eve import Counts, Event, RejectedLimit, alerts, community_id, stats
 from offload.second_exit import LocalSecondExit
+from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import Verdicts
 from tests.captures import SHARED, ipv4_packet, needs_shared, read_frames, read_packets
 from tests.networks import calibrated_network
@@ -162,7 +163,7 @@ def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name
 def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided() -> None:
     records = flow_features(read_packets(FOLDER / "synack-reflection.pcap")).take(np.arange(300))
     network = calibrated_network(MOBILENET)
-    edge = Edge(network, THRESHOLDS[MOBILENET], LocalSecondExit(network, CPU), CPU)
+    edge = Edge(Exit1(network, CPU), THRESHOLDS[MOBILENET], LocalSecondExit(Exit2(network, CPU)))
     verdicts = edge.decide(PUBLISHED.scale(records.features).astype(np.float32))
     events = alerts(records, verdicts, RejectedLimit(NO_LIMIT))
     assert [fault for event in events for fault in faults_of(event)] == []

@@ -17,12 +17,13 @@ from offload.broker import Broker
 from offload.client import Client, Patience
 from offload.cloud import Cloud
 from offload.edge import Edge
-from offload.exit_2 import FloatArray
+from offload.exits import FloatArray
 from offload.metrics import WorkerMetrics
 from offload.private_broker import free_port
 from offload.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, PAYLOADS, Answer, Refusal, Request
 from offload.second_exit import ON_CLOUD_FAILURE, Answers, CloudSecondExit, LocalSecondExit, Sending
 from offload.service import Answering, Service
+from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import verdict_table
 from offload.worker import Worker
 from tests.networks import calibrated_network
@@ -115,7 +116,7 @@ def asking(
     client: Client, network: TwoExits, on_failure: str = "local", payload: str = FEATURES, *, half: bool = False
 ) -> CloudSecondExit:
     sending = Sending(fingerprint(network), "edge:1", payload, half)
-    return CloudSecondExit(client, sending, LocalSecondExit(network, CPU), on_failure)
+    return CloudSecondExit(client, sending, LocalSecondExit(Exit2(network, CPU)), on_failure)
 
 
 def ask(second_exit: CloudSecondExit, network: TwoExits, features: FloatArray) -> Answers:
@@ -142,7 +143,7 @@ def test_the_cloud_says_what_the_edge_would_say_itself(
     link: Broker, queue: str, network: CalibratedNetwork, payload: str, half: bool
 ) -> None:
     features = np.random.default_rng(1).random((90, 58), np.float32)
-    local = LocalSecondExit(network, CPU)(features, Activations(network, features)).answers()
+    local = LocalSecondExit(Exit2(network, CPU))(features, Activations(network, features)).answers()
     with working(link, queue, Cloud(network, CPU, "cloud")), make_client(link, queue) as client:
         answers = ask(asking(client, network, "wait", payload, half=half), network, features)
     assert set(answers.answered_by) == {"cloud"}
@@ -305,7 +306,7 @@ def test_an_event_that_half_precision_cannot_hold_is_answered_right(link: Broker
 
 def test_the_local_exit_needs_no_one() -> None:
     network, features = Legible(), numbered(5)
-    local = LocalSecondExit(network, CPU)
+    local = LocalSecondExit(Exit2(network, CPU))
     asked = local(features, Activations(network, features))
     assert asked.under_way() == 0
     assert asked.wait(0)
@@ -325,7 +326,7 @@ def decided(edge: Edge) -> list[tuple[str, str, object]]:
 def test_the_table_says_that_the_cloud_decided(link: Broker, queue: str) -> None:
     network = Legible()
     with working(link, queue, Cloud(network, CPU, "cloud")), make_client(link, queue) as client:
-        found = decided(Edge(network, HALVES, asking(client, network), CPU))
+        found = decided(Edge(Exit1(network, CPU), HALVES, asking(client, network)))
     assert found == [
         ("edge", "certain", 1),
         ("edge", "certain", 0),
@@ -346,7 +347,7 @@ def test_the_table_says_what_kept_the_cloud_from_answering(
 ) -> None:
     network = Legible()
     with absent(queue) as client:
-        found = decided(Edge(network, HALVES, asking(client, network, on_failure), CPU))
+        found = decided(Edge(Exit1(network, CPU), HALVES, asking(client, network, on_failure)))
     assert found == [("edge", "certain", 1), ("edge", "certain", 0), *uncertain_events]
 
 
@@ -356,7 +357,9 @@ def test_batches_decided_with_workers_of_unlike_speed_are_decided_in_order_as_th
 ) -> None:
     batches = np.split(read_dataset(sample / "2016_03.csv").features[:200], 20)
     limits = THRESHOLDS[MOBILENET]
-    local = [Edge(mobilenet, limits, LocalSecondExit(mobilenet, CPU), CPU).decide(batch) for batch in batches]
+    local = [
+        Edge(Exit1(mobilenet, CPU), limits, LocalSecondExit(Exit2(mobilenet, CPU))).decide(batch) for batch in batches
+    ]
     expected = sum(verdicts.uncertain.any() for verdicts in local)
 
     class Slow(Cloud):
@@ -368,7 +371,7 @@ def test_batches_decided_with_workers_of_unlike_speed_are_decided_in_order_as_th
     fast = Worker(link, queue, Cloud(mobilenet, CPU, "fast"), one_at_a_time, WorkerMetrics())
     slow = Worker(link, queue, Slow(mobilenet, CPU, "slow"), one_at_a_time, WorkerMetrics())
     with serving(fast), serving(slow), make_client(link, queue) as client:
-        edge = Edge(mobilenet, limits, asking(client, mobilenet, "wait", payload), CPU)
+        edge = Edge(Exit1(mobilenet, CPU), limits, asking(client, mobilenet, "wait", payload))
         remote = list(edge.decide_all(batches, 4, Stop()))
     assert fast.answered + slow.answered == expected > 10
     assert slow.answered > 0

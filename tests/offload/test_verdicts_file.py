@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from offload.edge import Edge
 from offload.second_exit import LocalSecondExit
+from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import verdict_table
 from offload.verdicts_file import VerdictsFile, resume
 from tests.offload.link import PATIENCE, Program
@@ -42,7 +43,7 @@ def dataset_of(count: int, seed: int = 0, *, labelled: bool = True) -> Dataset:
 
 
 def edge_with(thresholds: Thresholds = HALVES) -> Edge:
-    return Edge(Legible(), thresholds, LocalSecondExit(Legible(), CPU), CPU)
+    return Edge(Exit1(Legible(), CPU), thresholds, LocalSecondExit(Exit2(Legible(), CPU)))
 
 
 def tables(dataset: Dataset, start: int = 0, *, deciders: bool = False) -> Iterator[pd.DataFrame]:
@@ -234,7 +235,7 @@ def test_a_file_of_another_network_is_not_continued(path: Path, factor: float) -
     other = Legible()
     other.halves.mul_(factor)
     with VerdictsFile(path, OFFLOAD_COLUMNS) as savefile, pytest.raises(InputFileError, match="network"):
-        resume(savefile, dataset, Edge(other, HALVES, LocalSecondExit(other, CPU), CPU))
+        resume(savefile, dataset, Edge(Exit1(other, CPU), HALVES, LocalSecondExit(Exit2(other, CPU))))
 
 
 @pytest.mark.parametrize("changed", range(4))
