@@ -1,0 +1,100 @@
+"""Write a network's first half as an ONNX file, for an edge that runs it without torch; on request its second half too.
+
+Run:
+    python dnn/export-edge-model.py --trained-model saves/M_calibrated.pth --output saves/M_edge.onnx
+
+The file holds input transform, segment 1, exit 1 and its temperature; --second-exit-output writes segment 2, exit 2 and
+its temperature. Each is compared with the checkpoint and kept only if all certainties agree within 0.0001; with
+--quantize the agreement is printed only.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+import models
+from utils import cli
+from utils.errors import InputFileError
+from utils.files import check_apart, check_writable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from models.onnx_export import Agreement
+
+SAMPLE = Path(__file__).resolve().parents[1] / "dataset" / "sample"
+RANDOM_ROWS = 500
+SAMPLE_ROWS = 100  # of each bundled month
+DATASET_ROWS = 2000
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    cli.add_trained_model(parser, models.FAMILIES)
+    add = parser.add_argument
+    add("--output", required=True, type=Path, metavar="ONNX", help="file to write, of transform, segment 1 and exit 1")
+    add("--dataset", type=Path, metavar="CSV", help="rows to compare on (default: the bundled sample, and random rows)")
+    add("--second-exit-output", type=Path, metavar="ONNX", help="file to write, of segment 2 and exit 2")
+    add(
+        "--quantize",
+        choices=("int8",),
+        help="compute exit 1's convolutions with 8-bit integers, to ranges found in --dataset: MobileNetV2's alone is "
+        "faster so, and its certainties move",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export as the arguments say."""
+    from models.checkpoint import read_two_exits
+    from models.onnx_export import write_edge_model, write_second_exit_model
+
+    outputs = [path for path in (args.output, args.second_exit_output) if path is not None]
+    for path in outputs:
+        check_apart(check_writable(path), [args.trained_model])
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise InputFileError(f"{args.output}: is both outputs; name two files")
+    network, checkpoint = read_two_exits(args.trained_model, args.model)
+    features = _rows_to_check(args.dataset, random=args.quantize is None)
+    agreement = write_edge_model(args.output, network, features, int8=args.quantize == "int8")
+    print(f"{checkpoint.architecture.name}, exit 1: {_in_words(agreement)} -> {args.output}")
+    if args.second_exit_output is not None:
+        agreement = write_second_exit_model(args.second_exit_output, network, features)
+        print(f"{checkpoint.architecture.name}, exit 2: {_in_words(agreement)} -> {args.second_exit_output}")
+
+
+def _rows_to_check(dataset: Path | None, *, random: bool) -> "NDArray[np.float32]":
+    """Return features (N, 58) of a dataset or of the bundled months, and random ones within and beyond their range."""
+    import numpy as np
+
+    from utils.dataset import find_datasets, read_dataset
+    from utils.schema import FEATURE_COUNT
+
+    paths = find_datasets(SAMPLE, "*") if dataset is None else [dataset]
+    most = SAMPLE_ROWS if dataset is None else DATASET_ROWS
+    rows = [read_dataset(path).features[:most] for path in paths]
+    if random:
+        values = np.random.default_rng(1).uniform(-0.5, 3.5, size=(RANDOM_ROWS, FEATURE_COUNT))
+        rows.append(values.astype(np.float32))
+    return np.concatenate(rows)
+
+
+def _in_words(agreement: "Agreement") -> str:
+    return (
+        f"{agreement.rows} rows: certainties within {agreement.difference:.1e} of the checkpoint's, "
+        f"{100 * agreement.equal_labels:.2f} % of labels equal"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

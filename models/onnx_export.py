@@ -1,0 +1,145 @@
+"""Write the two halves of a network with two exits as ONNX files, each checked against PyTorch before it is kept.
+
+Their metadata: ``format_version``, ``architecture``, ``fingerprint``, ``activation_shape`` and, where the edge's half
+has a quantile transform, its ``knots`` and ``levels``.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from models.alexnet import AlexNetWithExits
+from models.calibrated import CalibratedNetwork
+from models.checkpoint import fingerprint
+from models.early_exit import EarlyExitNetwork, TwoExits
+from models.onnx_graph import Graph, append, append_first_exit, append_first_segment
+from models.onnx_quantize import quantize
+from models.onnx_runtime import (
+    ACTIVATIONS,
+    FORMAT_VERSION,
+    INPUTS,
+    LOGITS_1,
+    LOGITS_2,
+    read_edge_model,
+    read_second_exit_model,
+    transform_metadata,
+)
+from models.prediction import batches, predict
+from models.preprocessing import QuantileTransform
+from utils.dataset import to_images
+from utils.errors import CheckpointError
+from utils.files import replacing
+from utils.metrics import certainty
+from utils.schema import FEATURE_COUNT
+
+MOST_DIFFERENCE: Final = 1e-4
+"""Of a certainty, between PyTorch and the file."""
+
+_BATCH: Final = 100
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file compares with PyTorch, over the rows it was checked on.
+
+    Attributes:
+        rows: how many.
+        difference: the largest of a certainty.
+        equal_labels: share of the rows.
+    """
+
+    rows: int
+    difference: float
+    equal_labels: float
+
+
+def write_edge_model(path: Path, network: TwoExits, features: FloatArray, *, int8: bool = False) -> Agreement:
+    """Write input transform, segment 1 and the calibrated exit 1 as an ONNX file.
+
+    Args:
+        path: the file to write.
+        network: in evaluation mode on the CPU.
+        features: (N, 58) float32, to check the file on.
+        int8: whether convolutions are computed with 8-bit integers, to scales taken from the features. Then the
+            agreement is reported only. Of MobileNetV2 alone: AlexNet's exit 1 is not faster so.
+
+    Raises:
+        CheckpointError: the certainties are not PyTorch's, or int8 is of no use to the network; nothing is written.
+        InputFileError: the file cannot be written.
+    """
+    model, (temperature, _) = _parts(network)
+    metadata = _metadata(network)
+    if isinstance(model.transform, QuantileTransform):
+        metadata |= transform_metadata(model.transform.knots.numpy(), model.transform.levels.numpy())
+    graph = Graph()
+    activations = append_first_segment(graph, model.backbone[0], INPUTS)
+    logits = append_first_exit(graph, model.exits[0], activations, temperature)
+    content = graph.to_bytes(
+        {INPUTS: (FEATURE_COUNT,)}, {LOGITS_1: (logits, 2), ACTIVATIONS: (activations, 4)}, metadata
+    )
+    if int8:
+        if isinstance(model, AlexNetWithExits):
+            raise CheckpointError(
+                f"{path}: is not written: int8 makes AlexNet's exit 1 no faster; leave out --quantize"
+            )
+        content = quantize(content, INPUTS, _transformed(model, features))
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+        given, _ = read_edge_model(partial).exit_1(features)
+        return _agreement(path, predict(network, features, _BATCH)[0], given, math.inf if int8 else MOST_DIFFERENCE)
+
+
+def write_second_exit_model(path: Path, network: TwoExits, features: FloatArray) -> Agreement:
+    """Write segment 2 and the calibrated exit 2 as an ONNX file; else as ``write_edge_model``."""
+    model, (_, temperature) = _parts(network)
+    graph = Graph()
+    logits = append(graph, nn.Sequential(model.backbone[1], model.exits[1]), ACTIVATIONS, temperature)
+    content = graph.to_bytes({ACTIVATIONS: network.activation_shape()}, {LOGITS_2: (logits, 2)}, _metadata(network))
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+        with torch.inference_mode():
+            activations = np.concatenate([network.segment_1(x).numpy() for x in batches(features, _BATCH)])
+        given = read_second_exit_model(partial).exit_2(activations)
+        return _agreement(path, predict(network, features, _BATCH)[1], given, MOST_DIFFERENCE)
+
+
+def _parts(network: TwoExits) -> tuple[EarlyExitNetwork, tuple[float, float]]:
+    if isinstance(network, CalibratedNetwork):
+        first, second = (float(value) for value in network.temperature)
+        return network.model, (first, second)
+    assert isinstance(network, EarlyExitNetwork)
+    return network, (1.0, 1.0)
+
+
+def _transformed(model: EarlyExitNetwork, features: FloatArray) -> FloatArray:
+    with torch.inference_mode():
+        images: FloatArray = model.transform(torch.from_numpy(to_images(features))).numpy()
+    return images.reshape(len(features), -1)[:, :FEATURE_COUNT]
+
+
+def _metadata(network: TwoExits) -> dict[str, str]:
+    return {
+        "format_version": str(FORMAT_VERSION),
+        "architecture": type(_parts(network)[0]).__name__,
+        "fingerprint": fingerprint(network),
+        "activation_shape": ",".join(map(str, network.activation_shape())),
+    }
+
+
+def _agreement(path: Path, expected: FloatArray, given: FloatArray, most: float) -> Agreement:
+    (label, certain), (label_given, certain_given) = certainty(expected), certainty(given)
+    difference = float(np.abs(certain - certain_given).max())
+    if not difference <= most:
+        raise CheckpointError(
+            f"{path}: is not written, for its certainties would differ by {difference:.2g} from the checkpoint's; "
+            "keep to the checkpoint"
+        )
+    return Agreement(len(given), difference, float((label == label_given).mean()))

@@ -1,0 +1,50 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from models.checkpoint import write_checkpoint
+from models.onnx_runtime import read_edge_model, read_second_exit_model
+from tests.networks import new_network
+from tests.scripts import call
+
+EXPORT = "dnn/export-edge-model.py"
+
+
+def test_both_halves_are_written_and_their_agreement_printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path
+) -> None:
+    edge, second = tmp_path / "edge.onnx", tmp_path / "second.onnx"
+    ended = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", edge, "--second-exit-output", second)
+    assert ended.code == 0 and ended.err == ""
+    differences = [float(text) for text in re.findall(r"within (\S+) of the checkpoint's, 100.00 %", ended.out)]
+    assert len(differences) == 2 and max(differences) <= 1e-4
+    assert read_edge_model(edge).fingerprint == read_second_exit_model(second).fingerprint
+
+
+def test_eight_bits_on_a_dataset_of_ones_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path, sample: Path
+) -> None:
+    edge = tmp_path / "edge.onnx"
+    options = ["--trained-model", checkpoint, "--output", edge, "--quantize", "int8", "--dataset"]
+    ended = call(capsys, EXPORT, *options, sample / "2016_02.csv")
+    assert ended.code == 0 and "labels equal" in ended.out and ended.err == ""
+    assert read_edge_model(edge).architecture == "MobileNetV2WithExits"
+
+
+def test_a_network_with_one_exit_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    single = tmp_path / "single.pth"
+    write_checkpoint(single, new_network("MobileNetV2"), {})
+    ended = call(capsys, EXPORT, "--trained-model", single, "--output", tmp_path / "edge.onnx")
+    assert ended.code == 2 and "has one exit" in ended.err and len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "edge.onnx").exists()
+
+
+def test_no_output_takes_the_place_of_another_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path
+) -> None:
+    edge = tmp_path / "edge.onnx"
+    same = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", edge, "--second-exit-output", edge)
+    own = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", checkpoint)
+    assert (same.code, own.code) == (2, 2)
+    assert "is both outputs" in same.err and "is an input" in own.err
