@@ -32,9 +32,7 @@ from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS, Thresholds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import torch
-
-    from models.early_exit import TwoExits
+    from offload.exits import Network
     from offload.metrics import ClientMetrics
     from offload.second_exit import SecondExit
     from offload.sources import Observe, Observed, Source
@@ -53,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_dataset(sources, required=False)
     traffic_options.add_sources(sources)
     options.add_network(parser)
+    options.add_runtime(parser)
     cli.add_batch_size(parser)
     add = parser.add_argument
     for exit_number, default in ((1, 0.95), (2, 0.98)):
@@ -78,29 +77,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Decide as the arguments say."""
-    from models.checkpoint import fingerprint, read_two_exits
-    from models.packing import pack_linear_layers
-    from models.prediction import select_device
     from offload.edge import Edge
     from offload.events import decided
     from offload.metrics import ClientMetrics
-    from offload.torch_exits import Exit1
     from offload.verdicts import Tally, verdict_table
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STANDARD_OUTPUT)
     _check(args)
     savefile = _savefile(args)
-    device = select_device(args.device)
-    network, checkpoint = read_two_exits(args.trained_network_file, args.network)
-    network.to(device)
-    pack_linear_layers(network)
-    metrics = ClientMetrics(checkpoint.architecture.name, fingerprint(network))
+    network = _network(args)
+    metrics = ClientMetrics(network.architecture, network.fingerprint)
     source, stop = _source(args, savefile, metrics), Stop(args.drain_timeout)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
-        second_exit = stack.enter_context(_second_exit(args, network, device, metrics))
-        edge = Edge(Exit1(network, device), _thresholds(args), second_exit)
+        second_exit = stack.enter_context(_second_exit(args, network, metrics))
+        edge = Edge(network.exit_1, _thresholds(args), second_exit)
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
@@ -117,6 +109,22 @@ def run(args: argparse.Namespace) -> None:
     source.report(stop)
     if savefile is not None and savefile.rows:
         logs.report(log, "saved", f"{savefile.rows} rows -> {savefile.path}", rows=savefile.rows)
+
+
+def _network(args: argparse.Namespace) -> "Network":
+    if not _is_exported(args):
+        from offload.torch_exits import open_checkpoint
+
+        return open_checkpoint(args.trained_network_file, args.network, args.device)
+    from offload.onnx_exits import open_exported
+
+    return open_exported(args.trained_network_file, args.second_exit_file, args.network)
+
+
+def _is_exported(args: argparse.Namespace) -> bool:
+    if args.runtime is None:
+        return bool(args.trained_network_file.suffix == ".onnx")
+    return bool(args.runtime == "onnx")
 
 
 def _source(args: argparse.Namespace, savefile: "VerdictsFile | None", metrics: "ClientMetrics") -> "Source":
@@ -159,12 +167,25 @@ def _check(args: argparse.Namespace) -> None:
     if not args.process_exit2_locally and args.mq_hostname is None:
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
     options.check_payload(args)
+    if args.second_exit_file is not None and not _is_exported(args):
+        raise InputFileError("--second-exit-file is for an exported network; a checkpoint holds its second half")
+    if _is_exported(args) and args.second_exit_file is None and _runs_exit_2(args):
+        raise InputFileError(
+            "an exported network's exit 2 is in a file of its own; name it with --second-exit-file, or choose "
+            "--on-cloud-failure reject or wait"
+        )
+    if _is_exported(args) and args.device != "cpu":
+        raise InputFileError("--device is for PyTorch; ONNX Runtime computes on the processor here, leave it out")
     if args.resume and (args.savefile is None or args.dataset is None):
         raise InputFileError("--resume continues a --savefile from a --dataset; name both")
     of_traffic = {"--alerts": args.alerts, "--follow": args.follow, "--duration": args.duration}
     for option, given in of_traffic.items():
         if given and args.dataset:
             raise InputFileError(f"{option} is for traffic; name it by --pcap or --interface in place of --dataset")
+
+
+def _runs_exit_2(args: argparse.Namespace) -> bool:
+    return bool(args.process_exit2_locally or args.on_cloud_failure == "local")
 
 
 def _savefile(args: argparse.Namespace) -> "VerdictsFile | None":
@@ -186,17 +207,14 @@ def _thresholds(args: argparse.Namespace) -> Thresholds:
 
 
 @contextlib.contextmanager
-def _second_exit(
-    args: argparse.Namespace, network: "TwoExits", device: "torch.device", metrics: "ClientMetrics"
-) -> "Iterator[SecondExit]":
+def _second_exit(args: argparse.Namespace, network: "Network", metrics: "ClientMetrics") -> "Iterator[SecondExit]":
     """Yield who answers for exit 2, while the process can be watched."""
-    from models.checkpoint import fingerprint
     from offload.client import Client, Patience
     from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
-    from offload.torch_exits import Exit2
 
-    local = LocalSecondExit(Exit2(network, device))
+    local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
     if args.process_exit2_locally:
+        assert local is not None  # the arguments were checked
         with options.watched(args, metrics.registry, local):
             yield local
         return
@@ -204,7 +222,7 @@ def _second_exit(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
     client = Client(options.broker(args), args.mq_queue, patience, metrics)
-    sending = Sending(fingerprint(network), options.own_name(), args.payload, args.half_precision)
+    sending = Sending(network.fingerprint, options.own_name(), args.payload, args.half_precision)
     with client, options.watched(args, metrics.registry, client):
         yield CloudSecondExit(client, sending, local, args.on_cloud_failure)
     sent, received = client.bytes_sent, client.bytes_received

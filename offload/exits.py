@@ -38,3 +38,20 @@ class OwnSecondExit(Protocol):
 
     def of_activations(self, activations: FloatArray, /) -> FloatArray:
         """Return the logits (n, 2) float32 for the activations (n, C, H, W) behind segment 1."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as a client has it.
+
+    Attributes:
+        architecture: class name, as in ``models.ARCHITECTURES``.
+        fingerprint: of its weights; only a worker with the same answers for it.
+        exit_1: is computed for every event.
+        exit_2: None where only workers have it.
+    """
+
+    architecture: str
+    fingerprint: str
+    exit_1: FirstExit
+    exit_2: OwnSecondExit | None

@@ -49,6 +49,23 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     cli.add_device(parser)
 
 
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add what computes the network, and an exported one's second half."""
+    add = parser.add_argument
+    add(
+        "--runtime",
+        choices=("torch", "onnx"),
+        help="what computes the network: PyTorch, or ONNX Runtime for one that dnn/export-edge-model.py wrote, several "
+        "times faster and without PyTorch (default: by the file's ending, .onnx or another)",
+    )
+    add(
+        "--second-exit-file",
+        type=Path,
+        metavar="ONNX",
+        help="second half of an exported network, to run exit 2 here (default: only workers run it)",
+    )
+
+
 def own_name() -> str:
     """Return what this process calls itself in its messages: host and process number."""
     return f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', socket.gethostname())[:100]}:{os.getpid()}"

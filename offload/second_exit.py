@@ -134,11 +134,11 @@ class CloudSecondExit:
     Args:
         client: carries the requests.
         sending: what they hold.
-        local: computes exit 2 where the cloud does not answer and ``on_failure`` is ``local``.
+        local: computes exit 2 where the cloud does not answer and ``on_failure`` is ``local``; else None will do.
         on_failure: ``local``; ``reject``, no answer; or ``wait``, the failure is raised.
     """
 
-    def __init__(self, client: Client, sending: Sending, local: LocalSecondExit, on_failure: str) -> None:
+    def __init__(self, client: Client, sending: Sending, local: LocalSecondExit | None, on_failure: str) -> None:
         self._client = client
         self._sending = sending
         self._local = local
@@ -168,7 +168,7 @@ class CloudSecondExit:
             raise failure
         # A worker's code may be any text; here it becomes a table's cell.
         code = failure.code if _CODE.fullmatch(failure.code) else "refused"
-        if self._on_failure == "local":
+        if self._on_failure == "local" and self._local is not None:
             return Answers.all_by(self._local.of(part.features, part.activations), LOCAL, code)
         nothing = np.full((len(part.features), CLASS_COUNT), np.nan, dtype=np.float32)
         return Answers.all_by(nothing, "", code)

@@ -1,16 +1,35 @@
 """The exits of a network as PyTorch computes them, on the edge and at a worker."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.checkpoint import fingerprint, read_two_exits
 from models.early_exit import TwoExits
-from offload.exits import AtExit1, FloatArray
+from models.packing import pack_linear_layers
+from models.prediction import select_device
+from offload.exits import AtExit1, FloatArray, Network
 from offload.service import CHUNK
 from utils.dataset import to_images
+
+
+def open_checkpoint(path: Path, family: str, device_name: str) -> Network:
+    """Return the network of a checkpoint (.pth).
+
+    Raises:
+        CheckpointError: as ``models.checkpoint.read_two_exits``.
+        DeviceError: there is no such device.
+    """
+    device = select_device(device_name)
+    network, checkpoint = read_two_exits(path, family)
+    network.to(device)
+    pack_linear_layers(network)
+    exit_1, exit_2 = Exit1(network, device), Exit2(network, device)
+    return Network(checkpoint.architecture.name, fingerprint(network), exit_1, exit_2)
 
 
 class Exit1:

@@ -1,0 +1,136 @@
+"""An exported network at the edge: the same verdicts as its checkpoint, without PyTorch."""
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models.checkpoint import read_two_exits, write_checkpoint
+from models.onnx_export import write_edge_model, write_second_exit_model
+from offload.broker import Broker
+from offload.onnx_exits import open_exported
+from offload.options import PASSWORD_VARIABLE
+from offload.protocol import new_id
+from offload.torch_exits import open_checkpoint
+from tests.networks import SAMPLE, calibrated_network
+from tests.offload.link import Program, connected
+from tests.offload.test_link import ALL_OFFLOADED
+from tests.scripts import CLIENT, ROOT, SERVER, call
+from utils.dataset import read_dataset
+from utils.errors import CheckpointError
+from utils.metrics import certainty
+
+TOLERANCE = 5e-5
+
+
+def export(checkpoint: Path, folder: Path) -> tuple[Path, Path]:
+    """Return both halves of a checkpoint, exported."""
+    network, _ = read_two_exits(checkpoint)
+    halves = folder / "edge.onnx", folder / "second.onnx"
+    features = read_dataset(SAMPLE).features[:50]
+    write_edge_model(halves[0], network, features)
+    write_second_exit_model(halves[1], network, features)
+    return halves
+
+
+@pytest.fixture(scope="module")
+def halves(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return export(checkpoint, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="module")
+def others_halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("others")
+    write_checkpoint(folder / "other.pth", calibrated_network("MobileNetV2WithExits", seed=1), {})
+    return export(folder / "other.pth", folder)
+
+
+def test_both_exits_say_what_the_checkpoint_says(checkpoint: Path, halves: tuple[Path, Path]) -> None:
+    features = read_dataset(SAMPLE).features[:150]
+    ours, theirs = open_exported(*halves, "mobilenet"), open_checkpoint(checkpoint, "mobilenet", "cpu")
+    assert (ours.architecture, ours.fingerprint) == (theirs.architecture, theirs.fingerprint)
+    first, wanted = ours.exit_1(features), theirs.exit_1(features)
+    np.testing.assert_allclose(certainty(first.logits)[1], certainty(wanted.logits)[1], atol=1e-5)
+    rows = np.array([3, 1, 149])
+    np.testing.assert_allclose(first.activations(rows), wanted.activations(rows), rtol=1e-4, atol=1e-4)
+    assert ours.exit_2 is not None and theirs.exit_2 is not None
+    for mine, yours in (
+        (ours.exit_2.of_features(features), theirs.exit_2.of_features(features)),
+        (ours.exit_2.of_activations(first.activations(rows)), theirs.exit_2.of_features(features[rows])),
+    ):
+        np.testing.assert_allclose(certainty(mine)[1], certainty(yours)[1], atol=TOLERANCE)
+
+
+def test_halves_of_two_networks_or_of_another_family_are_refused(
+    halves: tuple[Path, Path], others_halves: tuple[Path, Path]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"second\.onnx: is of another network than .*edge\.onnx"):
+        open_exported(halves[0], others_halves[1], "mobilenet")
+    with pytest.raises(CheckpointError, match="holds MobileNetV2WithExits, not alexnet"):
+        open_exported(*halves, "alexnet")
+    assert open_exported(halves[0], None, "mobilenet").exit_2 is None
+
+
+def test_the_client_decides_a_month_alike_without_importing_torch(
+    checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--network", "mobilenet", "--process-exit2-locally", "--dataset", sample / "2016_03.csv", *ALL_OFFLOADED]
+    plain, fast = tmp_path / "plain.csv", tmp_path / "fast.csv"
+    assert call(capsys, CLIENT, "--trained-network-file", checkpoint, *common, "--savefile", plain).code == 0
+    exported = ["--trained-network-file", halves[0], "--second-exit-file", halves[1], "--savefile", fast]
+    program = (
+        "import runpy, sys\nsys.modules['torch'] = None\n"
+        "try:\n    runpy.run_path(sys.argv[1], run_name='__main__')\nexcept SystemExit as ended:\n"
+        "    sys.exit(ended.code)\n"
+    )
+    command = [sys.executable, "-c", "import sys; script = sys.argv.pop(1)\n" + program.replace(
+        "sys.argv[1]", "script"), ROOT / CLIENT, *common, *exported]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, other = (pd.read_csv(path, keep_default_na=False) for path in (plain, fast))
+    clear = (one["exit_2_certainty"].astype(float) - 0.5).abs() > TOLERANCE
+    assert (one["exit_2_prediction"] == other["exit_2_prediction"])[clear].all()
+    assert (one["exit_1_certainty"] - other["exit_1_certainty"]).abs().max() < TOLERANCE
+
+
+def test_a_worker_answers_an_exported_edge_as_it_does_the_checkpoint(
+    link: Broker, checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path
+) -> None:
+    queue = f"requests.{new_id()}"
+    broker = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
+              "--mq-queue", queue, "--network", "mobilenet")  # fmt: skip
+    password = {PASSWORD_VARIABLE: link.password}
+    (tmp_path / "worker").mkdir()
+    with contextlib.ExitStack() as stack:
+        arguments = (SERVER, "--trained-network-file", checkpoint, *broker)
+        worker = stack.enter_context(Program(tmp_path / "worker", *arguments, **password))
+        worker.wait_for("ready: MobileNetV2WithExits")
+        client = stack.enter_context(Program(
+            tmp_path, CLIENT, *broker, "--trained-network-file", halves[0], "--on-cloud-failure", "wait",
+            "--dataset", sample / "2016_03.csv", "--show-decider", "--savefile", tmp_path / "v.csv", *ALL_OFFLOADED,
+            **password,
+        ))  # fmt: skip
+        assert client.end(60) == 0, client.err
+    assert set(pd.read_csv(tmp_path / "v.csv")["decider"]) == {"cloud", "rejected"}
+    with connected(link) as channel:
+        channel.queue_delete(queue)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trained-network-file", "c.pth", "--second-exit-file", "s.onnx"), "--second-exit-file is for an exported"),
+        (("--trained-network-file", "e.onnx"), "exit 2 is in a file of its own; name it with --second-exit-file"),
+        (("--trained-network-file", "e.onnx", "--second-exit-file", "s.onnx", "--device", "cuda"), "--device is for"),
+        (("--trained-network-file", "c.pth", "--runtime", "onnx"), "exit 2 is in a file of its own"),
+    ],
+)
+def test_options_of_the_two_runtimes_do_not_mix(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    ended = call(capsys, CLIENT, *arguments, "--network", "mobilenet", "--dataset", "d.csv", "--process-exit2-locally")
+    assert (ended.code, message in ended.err) == (2, True), ended.err
