@@ -241,6 +241,10 @@ SCALERS: dict[str, Fault] = {
 }
 
 
+EXPORTED: dict[str, Fault] = {
+    **unreadable(".onnx"),
+    "no ONNX": Fault(lambda folder: _copy(folder / "second.onnx", b"segment 2"), ("export it again",)),
+}
 LABELS: dict[str, Fault] = {
     **unreadable(".csv"),
     "no address": Fault(lambda folder: _copy(folder / "labels.csv", b"10.0.0.1\nhost\n"), ("line 2",)),
@@ -260,6 +264,33 @@ TIMINGS: dict[str, Fault] = {
     "a header alone": _timings("batch_size\trequest_process_time\n", "has no rows"),
     "text in a number": _timings("batch_size\trequest_process_time\n1\tsoon\n", "that is no number"),
     "requests of no events": _timings("batch_size\trequest_process_time\n0\t9\n", "batch_size under 1"),
+}
+
+
+def _text(name: str, content: str, *says: str) -> Fault:
+    return Fault(lambda folder: _copy(folder / name, content.encode()), says)
+
+
+METER_LOGS: dict[str, Fault] = {
+    **unreadable(".csv"),
+    "not text": _binary("meter.csv"),
+    "another table": _text("meter.csv", "time,power\n1,2\n", "is no meter's log", "timestamp", "it has power, time"),
+    "amperes alone": _text("meter.csv", "timestamp,amperes\n1,2\n", "is no meter's log"),
+    "text in a number": _text("meter.csv", "timestamp,watts\n1,2\n2,lots\n", "line 3", "'lots'"),
+    "a power below nothing": _text("meter.csv", "timestamp,watts\n1,-2\n", "line 2", "'-2'"),
+    "no time": _text("meter.csv", "timestamp,watts\nnoon,2\n", "line 2", "'noon'"),
+    "a clock that is set back": _text("meter.csv", "timestamp,watts\n2,2\n1,2\n", "time does not rise"),
+}
+INTERVALS: dict[str, Fault] = {
+    **unreadable(".json"),
+    "not text": _binary("intervals.json"),
+    "no JSON": _text("intervals.json", "no", "holds no measured intervals"),
+    "other JSON": _text("intervals.json", "[1]", "holds no measured intervals"),
+    "nothing measured": _text(
+        "intervals.json",
+        '{"family": "mobilenet", "shared": "", "outcomes": {}, "intervals": []}',
+        "holds no measured intervals",
+    ),
 }
 
 

@@ -18,9 +18,11 @@ SCRIPTS = tuple(
 )
 
 TRAIN = "dnn/train-early-exit-network.py"
+EXPORT = "dnn/export-edge-model.py"
 CALIBRATE = "calibration/Calibrate2exits.py"
 EVALUATE = "evaluations/generate-model-evaluation-csv.py"
 YEAR = "evaluations/evaluate-year.py"
+ENERGY = "evaluations/measure-energy.py"
 REPRODUCE = "figs/reproduce-figures.py"
 MAKE_RESULTS = "figs/make-results.py"
 SEARCH = "nsga2/nsga2_2variables.py"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.checkpoint import read_two_exits
+from models.onnx_export import write_edge_model
 from tests.bad_files import (
     ALERTS,
     AUTHORITIES,
@@ -19,9 +21,12 @@ from tests.bad_files import (
     DATASET_FOLDERS,
     DATASETS,
     EVALUATIONS,
+    EXPORTED,
     FRONTS,
     INPUT_FOLDERS,
+    INTERVALS,
     LABELS,
+    METER_LOGS,
     OUTPUT_FOLDERS,
     OUTPUTS,
     PASSWORDS,
@@ -37,6 +42,7 @@ from tests.bad_files import (
     good_evaluation,
     good_front,
     good_single_evaluation,
+    good_weights,
     month,
     write_cells,
 )
@@ -47,7 +53,9 @@ from tests.scripts import (
     CLIENT,
     DEMO,
     DEMO_LIVE,
+    ENERGY,
     EVALUATE,
+    EXPORT,
     EXTRACT,
     FETCH_DATASET,
     FETCH_MODELS,
@@ -65,6 +73,7 @@ from tests.scripts import (
     call,
     load_script,
 )
+from utils.dataset import read_dataset
 from utils.results import write_front
 
 Faults = Mapping[str, Fault]
@@ -92,6 +101,16 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--offload-timings": TIMINGS,
         "--output": OUTPUT_FOLDERS,
     },
+    ENERGY: {
+        "--trained-model": TWO_EXITS,
+        "--single-exit": CHECKPOINTS,
+        "--dataset": DATASETS,
+        "--meter-csv": METER_LOGS,
+        "--intervals": INTERVALS,
+        "--savefile": OUTPUTS,
+        "--picture": PICTURES,
+        **BROKER,
+    },
     SEARCH: {"--eval-file": EVALUATIONS, "--offload-timings": TIMINGS, "--savefile": OUTPUTS},
     CHART: {
         "--datafile": FRONTS,
@@ -103,9 +122,16 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--evaluation-savefile": OUTPUTS,
     },
     INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
+    EXPORT: {
+        "--trained-model": TWO_EXITS,
+        "--dataset": DATASETS,
+        "--output": OUTPUTS,
+        "--second-exit-output": OUTPUTS,
+    },
     SERVER: {"--trained-network-file": TWO_EXITS, **BROKER},
     CLIENT: {
         "--trained-network-file": TWO_EXITS,
+        "--second-exit-file": EXPORTED,
         "--dataset": DATASETS,
         "--pcap": CAPTURES,
         "--scaler": SCALERS,
@@ -165,6 +191,18 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--bootstrap": ("0", "99", "1e3"),
         "--cost-per-offload": ("-1", "nan", "inf"),
         "--seed": ("-1", "4294967296", "0.5"),
+    },
+    ENERGY: {
+        "--mq-port": PORTS["--mq-port"],
+        "--batch-size": ("0",),
+        "--normal-exit1-min-certainty": ("-0.1", "1.1", "nan"),
+        "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
+        "--normal-exit2-min-certainty": ("-1", "95"),
+        "--attack-exit2-min-certainty": ("-1", "98"),
+        "--watts": ("0", "nan", "inf", "-1"),
+        "--rounds": ("0", "1001"),
+        "--seconds": ("-1", "nan", "inf"),
+        "--idle-seconds": ("-1", "nan", "inf"),
     },
     SEARCH: {
         "--min-acceptance": ("-0.01", "1.01", "nan", "inf"),
@@ -231,15 +269,18 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "--cost-model": ("free",),
         "--offload-where": ("network", "=AlexNet", ""),
     },
+    ENERGY: {"--meter": ("sundial", "")},
     SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
     CHART: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
     INFER: {"--model": ("resnet",)},
+    EXPORT: {"--model": ("resnet",), "--quantize": ("int4",)},
     SERVER: {"--network": ("resnet", ""), "--queue-type": ("stream",), "--log-format": ("xml",)},
     CLIENT: {
         "--network": ("resnet",),
         "--payload": ("pickle",),
         "--on-cloud-failure": ("panic",),
         "--log-format": ("",),
+        "--runtime": ("jax", ""),
     },
     GENERATOR: {"--network": ("resnet",), "--payload": ("pickle",), "--log-format": ("xml",)},
     REPRODUCE: {"--only": ("figure", ""), "--format": ("jpg",)},
@@ -261,11 +302,13 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     good_evaluation().to_csv(folder / "evaluation.csv", index=False)
     good_single_evaluation().to_csv(folder / "single.csv", index=False)
     (folder / "timings.tsv").write_text("batch_size\trequest_process_time\n1\t9.0\n")
+    torch.save(dict(good_weights("MobileNetV2")), folder / "single.pth")
     write_front(good_front(), folder / "front.sav")
     (folder / "capture.pcap").write_bytes(pcap(FRAMES))
     write_front(good_front(), folder / "results" / "nsga2" / "mobilenet_x_f_0.9.sav")
     model = {"--trained-model": checkpoint, "--model": "mobilenet", "--dataset": dataset}
     network = {"--trained-network-file": checkpoint, "--network": "mobilenet"}
+    write_edge_model(checkpoint.with_suffix(".onnx"), read_two_exits(checkpoint)[0], read_dataset(dataset).features[:9])
     edge = {"--cost-model": "edge", "--offload-timings": folder / "timings.tsv"}
     no_broker = {"--mq-hostname": "127.0.0.1", "--mq-port": 1}
     return {
@@ -279,6 +322,13 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             "--train-month": "2016_01",
             **edge,
         },
+        ENERGY: {
+            "--trained-model": checkpoint,
+            "--single-exit": folder / "single.pth",
+            "--dataset": dataset,
+            "--watts": 3,
+            **no_broker,
+        },
         SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2, **edge},
         CHART: {
             "--datafile": folder / "front.sav",
@@ -288,6 +338,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             **edge,
         },
         INFER: model,
+        EXPORT: model,
         SERVER: {**network, **no_broker},
         CLIENT: {**network, **no_broker, "--dataset": dataset},
         GENERATOR: {**network, **no_broker, "--dataset": dataset},
@@ -358,6 +409,10 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     if option == "--mq-key-file":
         options["--mq-certificate-file"] = CERTIFICATES["no certificate"].make(tmp_path / "bad")
         before = files_below(tmp_path)
+    if option == "--second-exit-file":
+        exported = good[CLIENT]["--trained-network-file"]
+        assert isinstance(exported, Path)
+        options["--trained-network-file"] = exported.with_suffix(".onnx")
     if script == CLIENT and option in OF_TRAFFIC:
         del options["--dataset"]
         options |= {**good[EXTRACT], "--process-exit2-locally": "--debug"}
@@ -370,7 +425,9 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     assert files_below(tmp_path) == before
 
 
-@pytest.mark.parametrize("script", [TRAIN, CALIBRATE, EVALUATE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE, EXTRACT])
+@pytest.mark.parametrize(
+    "script", [TRAIN, CALIBRATE, EVALUATE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE, EXTRACT, EXPORT]
+)
 def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(
     capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path, script: str
 ) -> None:

@@ -7,7 +7,7 @@
     │   ├── DatasetError          a dataset CSV that breaks the data contract
     │   ├── CaptureError          a file of packets that is none or damaged, or an interface that cannot be captured
     │   │   └── NoInterfaceError  one that is not there, or down (exit code 3)
-    │   ├── CheckpointError       a .pth file that is damaged, hostile, or of another network
+    │   ├── CheckpointError       a .pth or .onnx file that is damaged, hostile, or of another network
     │   └── ResultFileError       an evaluation CSV or NSGA-II result file that is not one
     ├── DeviceError               a compute device that is not there
     ├── InfeasibleError           no thresholds satisfy what was asked for
@@ -48,7 +48,7 @@ class NoInterfaceError(CaptureError):
 
 
 class CheckpointError(InputFileError):
-    """A .pth file that is damaged, hostile, or of another network."""
+    """A .pth or .onnx file that is damaged, hostile, or of another network."""
 
 
 class ResultFileError(InputFileError):

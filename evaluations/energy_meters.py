@@ -1,0 +1,244 @@
+"""What reads energy: the processor's own counters, and the log of an external meter. Neither is ever estimated here."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import InputFileError
+from utils.files import check_readable
+
+POWERCAP: Final = Path("/sys/class/powercap")
+TIMESTAMP, WATTS, AMPERES, VOLTS = "timestamp", "watts", "amperes", "volts"
+
+_ZONE: Final = re.compile(r"intel-rapl:\d+")  # neither parts of a package, nor the same counter by way of MMIO
+_MICROJOULES: Final = 1e-6
+_LARGEST_GAP: Final = 5.0
+_LEAST_READINGS: Final = 2
+
+FloatArray = NDArray[np.float64]
+Begin = Callable[[], Callable[[], float]]
+"""Begins to measure; what it returns says how many joules were used since."""
+
+
+def begin_nothing() -> Callable[[], float]:
+    """Begin for a meter that is read afterwards, or for none."""
+    return lambda: float("nan")
+
+
+class Rapl:
+    """The energy counters of the processor's packages (Running Average Power Limit), all of them summed.
+
+    They count the packages alone: neither memory, nor disks, nor the network adapter; and all that runs on them.
+    Source: the Linux kernel's documentation of the power capping framework.
+
+    Args:
+        folder: the framework's, in sysfs.
+
+    Raises:
+        InputFileError: there are none, or this user may not read them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._zones = [zone for zone in _zones(folder) if _text(zone / "name").startswith("package")]
+        if not self._zones:
+            raise InputFileError(
+                f"{folder}: shows no RAPL counter of a processor package; give --meter-csv or a power model (--watts)"
+            )
+        self._ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
+        self.names = [_text(zone / "name") for zone in self._zones]
+        self._read()
+
+    def _read(self) -> list[int]:
+        return [_number(zone / "energy_uj") for zone in self._zones]
+
+    def begin(self) -> Callable[[], float]:
+        """Begin to measure; what it returns says the joules since, right if no counter has wrapped twice."""
+        before = self._read()
+
+        def joules() -> float:
+            steps = zip(before, self._read(), self._ranges, strict=True)
+            return _MICROJOULES * sum(late - early + (most if late < early else 0) for early, late, most in steps)
+
+        return joules
+
+
+def has_rapl(folder: Path) -> bool:
+    """Return whether there are counters, be they readable or not."""
+    return bool(_zones(folder))
+
+
+def choose_meter(name: str | None, folder: Path, *, log: bool, watts: bool) -> str:
+    """Return which meter is to be used, ``rapl``, ``csv`` or ``model``: the last only where a power was stated for it.
+
+    Args:
+        name: ``--meter``, if given.
+        folder: where RAPL's counters would be.
+        log: whether an external meter's log was given.
+        watts: whether a power was stated.
+
+    Raises:
+        InputFileError: there is none, or the options contradict each other.
+    """
+    given = {"csv": log, "model": watts}
+    chosen = name or next((meter for meter, is_given in given.items() if is_given), "rapl")
+    if name is None and chosen == "rapl" and not has_rapl(folder):
+        raise InputFileError(
+            f"no meter: this machine shows no RAPL counters in {folder}; give an external meter's log (--meter-csv, "
+            "or --meter csv to give it later), or state a power model (--watts)"
+        )
+    if chosen == "model" and not watts:
+        raise InputFileError("--meter model: needs the power that it multiplies processor time by; state it by --watts")
+    for meter, option in (("csv", "--meter-csv"), ("model", "--watts")):
+        if given[meter] and chosen != meter:
+            raise InputFileError(f"{option} is for --meter {meter}, but the meter is {chosen}; leave one out")
+    return chosen
+
+
+def _zones(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("intel-rapl:*") if _ZONE.fullmatch(path.name))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except PermissionError as problem:
+        raise InputFileError(
+            f"{path}: may not be read by this user; run as root, or once: sudo chmod a+r {path.parent.parent}/"
+            f"intel-rapl:*/{path.name}"
+        ) from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputFileError(f"{path}: cannot be read: {problem}; use another --meter") from problem
+
+
+def _number(path: Path) -> int:
+    text = _text(path)
+    if not text.isdecimal():
+        raise InputFileError(f"{path}: holds {text[:40]!r}, no count of microjoules; use another --meter")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class PowerLog:
+    """Power as an external meter logged it.
+
+    Attributes:
+        path: for messages.
+        times: (N,) float64, seconds since the epoch, rising.
+        watts: (N,) float64.
+    """
+
+    path: Path
+    times: FloatArray
+    watts: FloatArray
+
+    def reaches(self, time: float) -> bool:
+        """Return whether the log goes on to that time."""
+        return len(self.times) > 0 and float(self.times[-1]) >= time
+
+    def joules(self, start: float, end: float) -> float:
+        """Return the energy from ``start`` to ``end``, seconds since the epoch, by the trapezoid rule.
+
+        Power at the ends is interpolated between the readings on either side.
+
+        Raises:
+            InputFileError: the log does not cover that time, or has a gap or too few readings in it.
+        """
+        self._check(start, end)
+        inside = (self.times > start) & (self.times < end)
+        first, last = np.interp([start, end], self.times, self.watts)
+        times = np.concatenate(([start], self.times[inside], [end]))
+        watts = np.concatenate(([first], self.watts[inside], [last]))
+        return float((np.diff(times) * (watts[1:] + watts[:-1]) / 2).sum())
+
+    def _check(self, start: float, end: float) -> None:
+        if not len(self.times) or start < self.times[0] or not self.reaches(end):
+            found = "nothing" if not len(self.times) else f"{_shown(self.times[0])} to {_shown(self.times[-1])}"
+            raise InputFileError(
+                f"{self.path}: covers {found}, but a measurement took place from {_shown(start)} to {_shown(end)} "
+                "(UTC); log the whole run, and set the meter's clock as this machine's"
+            )
+        before = int(np.searchsorted(self.times, start, side="right"))
+        after = int(np.searchsorted(self.times, end, side="left"))
+        readings = after - before
+        if readings < _LEAST_READINGS:
+            raise InputFileError(
+                f"{self.path}: has {readings} readings in a measurement of {end - start:.2f} s, at least "
+                f"{_LEAST_READINGS} are needed; measure longer (--seconds, --idle-seconds), or log more often"
+            )
+        steps = np.diff(self.times)
+        of_this = steps[before - 1 : after]  # from the last reading before it to the first after it
+        if of_this.max() > _LARGEST_GAP * np.median(steps):
+            at = self.times[before - 1 + int(of_this.argmax())]
+            raise InputFileError(
+                f"{self.path}: has a gap of {of_this.max():.2f} s after {_shown(at)} (UTC), within a measurement, "
+                f"where readings are {np.median(steps):.2f} s apart; measure again"
+            )
+
+
+def _shown(time: float) -> str:
+    return str(np.datetime64(int(1000 * time), "ms"))
+
+
+def read_power_log(path: Path) -> PowerLog:
+    """Read the CSV of an external meter, which may still be written to: a last line without its end is left out.
+
+    Args:
+        path: columns ``timestamp``, seconds since the epoch or ISO 8601 (local time where no offset stands), and
+            ``watts``, or ``amperes`` and ``volts``; others are passed over.
+
+    Raises:
+        InputFileError: the file is missing or no such table, a cell is no number, or time does not rise.
+    """
+    content = check_readable(path).read_bytes()
+    try:
+        text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise InputFileError(f"{path}: is not text; export the meter's log as CSV") from problem
+    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    columns = {name.strip().lower() for name in rows.fieldnames or ()}
+    if TIMESTAMP not in columns or not (WATTS in columns or {AMPERES, VOLTS} <= columns):
+        raise InputFileError(
+            f"{path}: is no meter's log, its columns must be {TIMESTAMP} and {WATTS}, or {TIMESTAMP}, {AMPERES} and "
+            f"{VOLTS}; it has {', '.join(sorted(columns)) or 'none'}"
+        )
+    try:
+        readings = [_reading(row, f"{path}: line {rows.line_num}") for row in rows]
+    except csv.Error as problem:
+        raise InputFileError(f"{path}: line {rows.line_num} is no line of a CSV: {problem}; export it again") from None
+    times, watts = np.array(readings, dtype=np.float64).reshape(-1, 2).T
+    if (np.diff(times) <= 0).any():
+        at = _shown(times[int(np.argmax(np.diff(times) <= 0)) + 1])
+        raise InputFileError(f"{path}: time does not rise at {at} (UTC); log with a clock that is never set back")
+    return PowerLog(path, times, watts)
+
+
+def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> tuple[float, float]:
+    row = {name.strip().lower(): cell for name, cell in cells.items() if isinstance(name, str)}
+
+    def number(name: str) -> float:
+        try:
+            value = float(str(row[name]))
+        except ValueError:
+            value = float("nan")
+        if not np.isfinite(value) or value < 0:
+            raise InputFileError(f"{place} has {name} {str(row[name])[:40]!r}; it must be a number, 0 or more")
+        return value
+
+    watts = number(WATTS) if WATTS in row else number(AMPERES) * number(VOLTS)
+    text = str(row[TIMESTAMP]).strip()
+    if re.search(r"\d[-:T]\d", text):
+        try:
+            return datetime.fromisoformat(text).timestamp(), watts
+        except (ValueError, OverflowError, OSError):
+            raise InputFileError(
+                f"{place} has the time {text[:40]!r}; write seconds since the epoch or ISO 8601"
+            ) from None
+    return number(TIMESTAMP), watts

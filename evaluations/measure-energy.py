@@ -1,0 +1,329 @@
+r"""Measure what an event costs the edge: with a single exit, with two exits there, and with exit 2 asked of the cloud.
+
+Run:
+    python evaluations/measure-energy.py --trained-model saves/M_calibrated.pth --single-exit saves/S.pth \
+        --dataset dataset/sample/2016_03.csv --watts 4 --savefile saves/energy.csv
+
+Energy is read by the processor's own counters (RAPL) where the machine has them, or by an external meter whose log is
+a CSV (--meter-csv: columns timestamp and watts, or amperes and volts). --watts states a power model instead: processor
+time times W, which is no reading. Let nothing else run. A meter's log that is written elsewhere is given later: measure
+with --meter csv alone, then run the command that is printed.
+
+Without --mq-hostname, the cloud is a worker on this machine, by a private RabbitMQ. A worker on another one (started
+with the same network) is the better measurement: then the meter sees the client alone.
+"""
+
+import argparse
+import contextlib
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+from offload import options
+from utils import cli
+from utils.errors import CloudUnavailableError, InputFileError
+from utils.files import check_apart, check_writable
+from utils.schema import Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sized
+
+    from torch import nn
+
+    from evaluations.energy_measurement import Outcome, Run, Work
+    from evaluations.energy_meters import PowerLog
+    from evaluations.energy_report import Meter
+    from models.early_exit import TwoExits
+    from offload.second_exit import SecondExit
+    from utils.dataset import Dataset
+
+WINDOW: Final = 8  # requests under way at once, as the edge client's default
+_OF_A_MEASUREMENT: Final = ("--trained-model", "--single-exit", "--dataset")
+_LOG_LATENESS: Final = 15.0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--trained-model", type=Path, metavar="FILE", help="checkpoint (.pth) of two exits")
+    add("--single-exit", type=Path, metavar="FILE", help="checkpoint (.pth) of the same network's single exit")
+    cli.add_dataset(parser, required=False)
+    for exit_number, default in ((1, 0.95), (2, 0.98)):
+        for name in ("normal", "attack"):
+            add(
+                f"--{name}-exit{exit_number}-min-certainty",
+                type=cli.real_number(0, 1),
+                default=default,
+                metavar="C",
+                help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: %(default)s)",
+            )
+    cli.add_batch_size(parser)
+    add("--meter", choices=("rapl", "csv", "model"), help="(default: what --meter-csv or --watts is for, else rapl)")
+    add("--meter-csv", type=Path, metavar="CSV", help="log of an external meter, which may still be written to")
+    add("--watts", type=cli.real_number(0, 1e4, open_ends=True), metavar="W", help="of the power model")
+    add("--intervals", type=Path, metavar="JSON", help="measured before with --meter csv; now give --meter-csv")
+    add("--rounds", type=cli.whole_number(1, 1000), default=5, metavar="N", help="(default: %(default)s)")
+    add(
+        "--seconds",
+        type=cli.real_number(0, 3600),
+        default=2.0,
+        metavar="S",
+        help="least length of a measurement, in which the dataset is repeated (default: %(default)g)",
+    )
+    add(
+        "--idle-seconds",
+        type=cli.real_number(0, 3600),
+        default=5.0,
+        metavar="S",
+        help="of idling, whose power is subtracted; 0 subtracts nothing (default: %(default)g)",
+    )
+    add("--savefile", required=True, type=Path, metavar="CSV", help="table to write")
+    add("--picture", type=Path, metavar="FILE", help="bars of the ratios beside the paper's (.png, .pdf, .svg)")
+    options.add_broker(parser, required=False)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, or evaluate what was measured, as the arguments say."""
+    from evaluations.energy_measurement import read_run, write_run
+    from evaluations.energy_meters import POWERCAP, choose_meter, read_power_log
+    from utils.plotting import check_format
+
+    inputs = [args.trained_model, args.single_exit, args.dataset, args.meter_csv, args.intervals]
+    recorded = check_writable(args.savefile).with_suffix(".intervals.json")
+    for path in (args.savefile, *([check_format(check_writable(args.picture))] if args.picture else [])):
+        check_apart(path, [given for given in inputs if given is not None])
+    log = read_power_log(args.meter_csv) if args.meter_csv else None
+    if args.intervals is not None:
+        measurement = read_run(args.intervals)
+        _check_later(args)
+        _report(args, measurement, _log_meter(log))
+        return
+    name = choose_meter(args.meter, POWERCAP, log=log is not None, watts=args.watts is not None)
+    missing = [option for option in _OF_A_MEASUREMENT if getattr(args, option[2:].replace("-", "_")) is None]
+    if missing:
+        raise InputFileError(f"no {missing[0]}: name it, or --intervals of what was measured before")
+    if name != "csv":
+        _report(args, *_measured(args, name))
+        return
+    measurement, _ = _measured(args, name)
+    write_run(measurement, recorded)
+    print(f"{len(measurement.intervals)} measured intervals -> {recorded}")
+    if log is None:
+        print(f"when the meter's log is at hand: {_command(args, recorded)}")
+        return
+    try:
+        _report(args, measurement, _log_meter(_awaited(log, measurement.intervals[-1].end)))
+    except InputFileError as problem:
+        raise InputFileError(f"{problem}; nothing is lost, with a better log: {_command(args, recorded)}") from problem
+
+
+def _command(args: argparse.Namespace, recorded: Path) -> str:
+    log = args.meter_csv or "METER.csv"
+    return (
+        f"python evaluations/measure-energy.py --intervals {recorded} --meter-csv {log} --savefile {args.savefile}"
+        f"{'' if args.picture is None else f' --picture {args.picture}'}"
+    )
+
+
+def _check_later(args: argparse.Namespace) -> None:
+    """Check the options that go with ``--intervals``.
+
+    Raises:
+        InputFileError: one is missing, or is of a measurement.
+    """
+    if args.meter_csv is None or args.meter not in {None, "csv"} or args.watts is not None:
+        raise InputFileError(f"--intervals {args.intervals}: goes with --meter-csv and no other meter; give its log")
+    if any(path is not None for path in (args.trained_model, args.single_exit, args.dataset)):
+        raise InputFileError(
+            f"--intervals {args.intervals}: was measured before, and nothing is measured now; leave out "
+            f"{', '.join(_OF_A_MEASUREMENT)}"
+        )
+
+
+def _log_meter(log: "PowerLog | None") -> "Meter":
+    from evaluations.energy_report import Meter
+
+    assert log is not None
+    return Meter("csv", f"external meter, {log.path.name}", lambda part: log.joules(part.start, part.end))
+
+
+def _awaited(log: "PowerLog", end: float) -> "PowerLog":
+    """Return the log as it is once it goes on to ``end``, or after a while."""
+    from evaluations.energy_meters import read_power_log
+
+    deadline = time.monotonic() + _LOG_LATENESS
+    while not log.reaches(end) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        log = read_power_log(log.path)
+    return log
+
+
+def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
+    """Return what was measured, and the meter that it was measured by."""
+    from tqdm import tqdm
+
+    from evaluations.energy_measurement import Run, measure, measure_idle
+    from evaluations.energy_meters import POWERCAP, Rapl, begin_nothing
+    from evaluations.energy_report import Meter, power_model
+    from figs.energy import TWO_EXITS_OFFLOADED
+    from models.checkpoint import read_checkpoint, read_two_exits
+    from models.packing import pack_linear_layers
+    from utils.dataset import read_dataset
+
+    begin = begin_nothing
+    meter = Meter("csv", "", lambda part: part.joules) if name == "csv" else power_model(args.watts or 0.0)
+    if name == "rapl":
+        rapl = Rapl(POWERCAP)
+        begin, meter = rapl.begin, Meter("rapl", f"RAPL, {' + '.join(rapl.names)}", lambda part: part.joules)
+    network, checkpoint = read_two_exits(args.trained_model)
+    single = read_checkpoint(args.single_exit)
+    family, two, one = checkpoint.architecture.family, checkpoint.architecture, single.architecture
+    if one.family != family:
+        raise InputFileError(
+            f"{args.trained_model}: holds {two.name} ({family}), but {args.single_exit} holds {one.name} "
+            f"({one.family}); give two exits and a single exit of the same"
+        )
+    if one.exits != 1:
+        raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
+    dataset = read_dataset(args.dataset)
+    for each in (network, single.network):
+        pack_linear_layers(each)
+    with contextlib.ExitStack() as stack:
+        second_exits = stack.enter_context(_second_exits(args, network, family))
+        methods, outcomes = _warmed_up(args, dataset, network, single.network, second_exits)
+        idle = [] if name == "model" or args.idle_seconds == 0 else [measure_idle(args.idle_seconds, begin)]
+        rounds = measure(methods, args.rounds, args.seconds, begin)
+        intervals = (*idle, *tqdm(rounds, "measurements", args.rounds * len(methods), disable=None))
+    shared = TWO_EXITS_OFFLOADED if TWO_EXITS_OFFLOADED in methods and _worker_is_here(args) else ""
+    return Run(family, shared, outcomes, intervals), meter
+
+
+def _worker_is_here(args: argparse.Namespace) -> bool:
+    return args.mq_hostname is None or args.mq_hostname.startswith(("localhost", "127.", "::1", "[::1]"))
+
+
+def _warmed_up(
+    args: argparse.Namespace,
+    dataset: "Dataset",
+    network: "TwoExits",
+    single: "nn.Module",
+    second_exits: "dict[str, SecondExit]",
+) -> "tuple[dict[str, Work], dict[str, Outcome]]":
+    """Return the methods and what becomes of the events by each; all were run once."""
+    import numpy as np
+    import torch
+
+    from evaluations.energy_measurement import decide_at_single_exit, outcome
+    from figs.material import SINGLE
+    from offload.edge import Edge
+    from offload.service import CHUNK
+    from offload.torch_exits import Exit1
+    from utils.stopping import Stop
+
+    features, size = dataset.features, args.batch_size
+    batches = [features[begin : begin + size] for begin in range(0, len(features), size)]
+    at_single_exit = functools.partial(decide_at_single_exit, single, features, size, CHUNK)
+    exit_1, nothing = Exit1(network, torch.device("cpu")), np.zeros(len(features), dtype=np.bool_)
+    methods: dict[str, Work] = {SINGLE: at_single_exit}
+    outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}
+
+    def decide(edge: Edge) -> "Sized":
+        return np.concatenate([verdicts.prediction for verdicts in edge.decide_all(batches, WINDOW, Stop())])
+
+    for name, second_exit in second_exits.items():
+        edge = Edge(exit_1, _thresholds(args), second_exit)
+        verdicts = list(edge.decide_all(batches, WINDOW, Stop()))
+        prediction, uncertain, rejected = (
+            np.concatenate([getattr(of_batch, part) for of_batch in verdicts])
+            for part in ("prediction", "uncertain", "rejected")
+        )
+        outcomes[name] = outcome(prediction, uncertain, rejected, dataset.labels)
+        methods[name] = functools.partial(decide, edge)
+    return methods, outcomes
+
+
+def _thresholds(args: argparse.Namespace) -> Thresholds:
+    return Thresholds(
+        args.normal_exit1_min_certainty,
+        args.attack_exit1_min_certainty,
+        args.normal_exit2_min_certainty,
+        args.attack_exit2_min_certainty,
+    )
+
+
+@contextlib.contextmanager
+def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) -> "Iterator[dict[str, SecondExit]]":
+    """Yield who answers for exit 2: this process, and the cloud where it can be had."""
+    import torch
+
+    from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+    from models.checkpoint import fingerprint
+    from offload.broker import Broker, Host
+    from offload.client import Client, Patience
+    from offload.metrics import ClientMetrics
+    from offload.private_broker import PrivateBroker
+    from offload.protocol import FEATURES
+    from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
+    from offload.torch_exits import Exit2
+    from utils.running import serving
+
+    local, where = LocalSecondExit(Exit2(network, torch.device("cpu"))), None
+    with contextlib.ExitStack() as stack:
+        if args.mq_hostname is not None:
+            where = options.broker(args)
+        else:
+            try:
+                node = stack.enter_context(PrivateBroker())
+            except CloudUnavailableError as problem:
+                print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name one by --mq-hostname")
+            else:
+                where = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+                of_worker = (
+                    "--mq-hostname", "127.0.0.1", "--mq-port", node.port, "--mq-username", node.username,
+                    "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
+                    "--quiet",
+                )  # fmt: skip
+                password = {options.PASSWORD_VARIABLE: node.password}
+                stack.enter_context(serving("offload/ee-processor-server.py", of_worker, password))
+        if where is None:
+            yield {TWO_EXITS_LOCAL: local}
+            return
+        digest = fingerprint(network)
+        # Persistent: that no answer comes is an error here, and never made up for by exit 2 on the edge.
+        patience = Patience.of(request_timeout=15.0, retries=1, wait_timeout=20.0)
+        client = stack.enter_context(Client(where, args.mq_queue, patience, ClientMetrics(family, digest)))
+        cloud = CloudSecondExit(client, Sending(digest, options.own_name(), FEATURES), local, on_failure="wait")
+        yield {TWO_EXITS_LOCAL: local, TWO_EXITS_OFFLOADED: cloud}
+
+
+def _report(args: argparse.Namespace, measurement: "Run", meter: "Meter") -> None:
+    """Print the table, and write it and its picture."""
+    from evaluations.energy_report import energy_figure, energy_table, idle_watts, notes, words
+    from figs.energy import PAPER_MICROAMPERE_HOURS
+    from utils.plotting import save_figure
+    from utils.results import write_table
+
+    paper = PAPER_MICROAMPERE_HOURS.get(measurement.family, {})
+    table = energy_table(measurement, meter, paper)
+    idle = idle_watts(measurement, meter)
+    print(f"\nenergy by {meter.words}{f'; idle power {idle:.2f} W is subtracted' if idle else ''}\n")
+    print(words(table), *(f"- {note}" for note in notes(table)), sep="\n")
+    write_table(table, args.savefile)
+    print(f"{len(table)} rows -> {args.savefile}")
+    if args.picture is not None:
+        print(f"picture -> {save_figure(energy_figure(table), args.picture)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

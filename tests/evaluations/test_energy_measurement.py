@@ -1,0 +1,148 @@
+"""Intervals of real work, the single exit's answers, and the file of intervals."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evaluations.energy_measurement import (
+    IDLE,
+    Interval,
+    Outcome,
+    Run,
+    busy_seconds,
+    decide_at_single_exit,
+    measure,
+    measure_idle,
+    outcome,
+    read_run,
+    write_run,
+)
+from evaluations.energy_meters import begin_nothing
+from evaluations.measurement import measure_single_exit
+from tests.evaluations.small_months import rows_of
+from tests.networks import new_network
+from utils.errors import InputFileError
+
+
+def burn() -> range:
+    """Use a tenth of a second of the processor for five events."""
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    return range(5)
+
+
+def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enough() -> None:
+    methods = {"first": burn, "second": burn}
+    intervals = list(measure(methods, 2, 0.25, begin_nothing))
+    assert [interval.method for interval in intervals] == ["first", "second", "first", "second"]
+    for interval in intervals:
+        assert interval.events % 5 == 0
+        assert interval.end - interval.start >= 0.25
+        assert interval.cpu_seconds / interval.events >= 0.1 / 5
+        assert np.isnan(interval.joules)
+    assert all(earlier.end <= later.start for earlier, later in itertools.pairwise(intervals))
+
+
+def test_work_is_done_once_where_no_time_is_asked_for() -> None:
+    assert [interval.events for interval in measure({"once": burn}, 3, 0.0, begin_nothing)] == [5, 5, 5]
+
+
+def test_idling_takes_time_but_hardly_the_processor() -> None:
+    idle = measure_idle(0.3, begin_nothing)
+    assert (idle.method, idle.events) == (IDLE, 0)
+    assert idle.end - idle.start >= 0.3
+    assert idle.cpu_seconds < 0.1
+
+
+def test_the_machines_processor_time_is_read_where_it_says_it(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 9999 999 4 6 50 0 0\ncpu0 1 2 3\n")
+    assert busy_seconds(stat) == pytest.approx(160 / 100)
+    assert np.isnan(busy_seconds(tmp_path / "none"))
+    before = busy_seconds()
+    for _ in range(5):
+        burn()
+    assert busy_seconds() - before > 0.3
+
+
+def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
+    network, (features, labels) = new_network("MobileNetV2"), rows_of(3)
+    table = measure_single_exit(network, features, labels, 100, torch.device("cpu"))
+    found = decide_at_single_exit(network, features, batch_size=50, chunk=16)
+    assert len(np.unique(features, axis=0)) < len(features)
+    assert found.tolist() == table["y_pred"].tolist()
+
+
+def test_an_outcome_counts_the_errors_of_the_accepted_alone() -> None:
+    predictions, labels = np.array([0, 1, 1, 0, 1]), np.array([0, 0, 1, 1, 0])
+    asked, rejected = np.array([True, True, False, True, False]), np.array([False, True, False, False, False])
+    assert outcome(predictions, asked, rejected, labels) == Outcome(3 / 5, 1 / 5, 2 / 4)
+    assert np.isnan(outcome(predictions, asked, rejected, None).error)
+
+
+SHARES = Outcome(0.25, 0.125, 0.5)
+RUN = Run(
+    "mobilenet",
+    "far",
+    {"near": SHARES, "far": SHARES},
+    (
+        Interval(IDLE, 1.0, 2.0, 0.0, 0.5, 0),
+        Interval("near", 2.0, 3.5, 1.0, 1.5, 7),
+        Interval("far", 4.0, 5.0, 1, 2, 9),
+    ),
+)
+
+
+def test_a_measurement_is_read_as_it_was_written_but_for_the_joules(tmp_path: Path) -> None:
+    with_joules = replace(RUN, intervals=tuple(replace(interval, joules=5.0) for interval in RUN.intervals))
+    write_run(with_joules, tmp_path / "run.json")
+    assert repr(read_run(tmp_path / "run.json")) == repr(RUN)  # as NaN is unequal to itself
+    assert RUN.methods == ("near", "far")
+
+
+def of_interval(**changed: object) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["intervals"][1].update(changed)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        of_interval(end=1.0),
+        of_interval(events=0),
+        of_interval(start=True),
+        of_interval(cpu_seconds=-1),
+        of_interval(end=float("inf")),
+        of_interval(method=None),
+        of_interval(more=1),
+        lambda content: content.pop("intervals"),
+        lambda content: content.pop("outcomes"),
+        lambda content: content["outcomes"]["near"].update(error=1.5),
+        lambda content: content["outcomes"].pop("near"),
+        lambda content: content.update(family=3),
+        lambda content: content.update(intervals=[], outcomes={}),
+    ],
+)
+def test_a_file_of_intervals_that_is_none_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
+    path = tmp_path / "run.json"
+    write_run(RUN, path)
+    content = json.loads(path.read_text())
+    spoil(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputFileError, match=r"run\.json: holds no measured intervals"):
+        read_run(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no", "[" * 100_000, "\udcff"])
+def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(InputFileError, match="holds no measured intervals"):
+        read_run(tmp_path / "run.json")
