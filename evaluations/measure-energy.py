@@ -27,7 +27,6 @@ from offload import options
 from utils import cli
 from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import check_apart, check_writable
-from utils.schema import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sized
@@ -53,15 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--trained-model", type=Path, metavar="FILE", help="checkpoint (.pth) of two exits")
     add("--single-exit", type=Path, metavar="FILE", help="checkpoint (.pth) of the same network's single exit")
     cli.add_dataset(parser, required=False)
-    for exit_number, default in ((1, 0.95), (2, 0.98)):
-        for name in ("normal", "attack"):
-            add(
-                f"--{name}-exit{exit_number}-min-certainty",
-                type=cli.real_number(0, 1),
-                default=default,
-                metavar="C",
-                help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: %(default)s)",
-            )
+    options.add_thresholds(parser)
     cli.add_batch_size(parser)
     add("--meter", choices=("rapl", "csv", "model"), help="(default: what --meter-csv or --watts is for, else rapl)")
     add("--meter-csv", type=Path, metavar="CSV", help="log of an external meter, which may still be written to")
@@ -237,7 +228,7 @@ def _warmed_up(
         return np.concatenate([verdicts.prediction for verdicts in edge.decide_all(batches, WINDOW, Stop())])
 
     for name, second_exit in second_exits.items():
-        edge = Edge(exit_1, _thresholds(args), second_exit)
+        edge = Edge(exit_1, options.thresholds(args), second_exit)
         verdicts = list(edge.decide_all(batches, WINDOW, Stop()))
         prediction, uncertain, rejected = (
             np.concatenate([getattr(of_batch, part) for of_batch in verdicts])
@@ -246,15 +237,6 @@ def _warmed_up(
         outcomes[name] = outcome(prediction, uncertain, rejected, dataset.labels)
         methods[name] = functools.partial(decide, edge)
     return methods, outcomes
-
-
-def _thresholds(args: argparse.Namespace) -> Thresholds:
-    return Thresholds(
-        args.normal_exit1_min_certainty,
-        args.attack_exit1_min_certainty,
-        args.normal_exit2_min_certainty,
-        args.attack_exit2_min_certainty,
-    )
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from dataset import options as traffic_options
 from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
-from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS, Thresholds
+from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,15 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_runtime(parser)
     cli.add_batch_size(parser)
     add = parser.add_argument
-    for exit_number, default in ((1, 0.95), (2, 0.98)):
-        for name in ("normal", "attack"):
-            add(
-                f"--{name}-exit{exit_number}-min-certainty",
-                type=cli.real_number(0, 1),
-                default=default,
-                metavar="C",
-                help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: %(default)s)",
-            )
+    options.add_thresholds(parser)
     add("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     add("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     add("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
@@ -92,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_second_exit(args, network, metrics))
-        edge = Edge(network.exit_1, _thresholds(args), second_exit)
+        edge = Edge(network.exit_1, options.thresholds(args), second_exit)
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
@@ -195,15 +187,6 @@ def _savefile(args: argparse.Namespace) -> "VerdictsFile | None":
         return None
     whose = () if args.dataset else IDENTITY
     return VerdictsFile(args.savefile, (*whose, *OFFLOAD_COLUMNS, *(DECIDER_COLUMNS if args.show_decider else ())))
-
-
-def _thresholds(args: argparse.Namespace) -> Thresholds:
-    return Thresholds(
-        args.normal_exit1_min_certainty,
-        args.attack_exit1_min_certainty,
-        args.normal_exit2_min_certainty,
-        args.attack_exit2_min_certainty,
-    )
 
 
 @contextlib.contextmanager

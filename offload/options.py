@@ -16,6 +16,7 @@ from offload.broker import Broker, Host, Tls
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import check_readable
+from utils.schema import Thresholds
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -63,6 +64,29 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="ONNX",
         help="second half of an exported network, to run exit 2 here (default: only workers run it)",
+    )
+
+
+def add_thresholds(parser: argparse.ArgumentParser) -> None:
+    """Add the four least certainties at which an answer is accepted."""
+    for exit_number, default in ((1, 0.95), (2, 0.98)):
+        for name in ("normal", "attack"):
+            parser.add_argument(
+                f"--{name}-exit{exit_number}-min-certainty",
+                type=cli.real_number(0, 1),
+                default=default,
+                metavar="C",
+                help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: %(default)s)",
+            )
+
+
+def thresholds(args: argparse.Namespace) -> Thresholds:
+    """Return the least certainties that the arguments name."""
+    return Thresholds(
+        args.normal_exit1_min_certainty,
+        args.attack_exit1_min_certainty,
+        args.normal_exit2_min_certainty,
+        args.attack_exit2_min_certainty,
     )
 
 
