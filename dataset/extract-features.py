@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from dataset import options
 from utils import cli
-from utils.errors import InputFileError
+from utils.errors import CaptureError, InputFileError
 from utils.files import check_apart, check_writable
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
     from dataset.extraction import Written
     from dataset.labels import Labels
+    from utils.records import Records
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,11 +69,12 @@ def run(args: argparse.Namespace) -> None:
     _check_files(args)
     traffic, labels = options.traffic(args), read_labels(args.labels) if args.labels else None
     scaler = None if args.raw else options.scaler(args)
-    stop = Stop()
+    stop, failures = Stop(), list[CaptureError]()
     # The records of live traffic until a signal are worth writing; half of a capture is not.
     signals = stop.on_signals() if traffic.is_live else contextlib.nullcontext()
     with signals, observed(traffic, lambda: stop.requested) as observation:
-        records: Iterable[Records] = (some for found in observation.records for some in found)
+        coming = _until_it_fails(observation.records, failures) if traffic.is_live else observation.records
+        records: Iterable[Records] = (some for found in coming for some in found)
         fit = None
         if args.fit_scaler and (records := list(records)):
             fit = fitted(Records.joined(records).features)
@@ -84,6 +86,16 @@ def run(args: argparse.Namespace) -> None:
     print(f"{observation.summary()}, in {time.perf_counter() - start:.1f} s")
     _summary(written, labels)
     print(f"{written.rows} records -> {args.output}")
+    if failures:
+        raise failures[0]
+
+
+def _until_it_fails(lists: "Iterator[list[Records]]", failures: "list[CaptureError]") -> "Iterator[list[Records]]":
+    """Yield what is observed until an error, and note the error: what was observed is worth writing."""
+    try:
+        yield from lists
+    except CaptureError as failure:
+        failures.append(failure)
 
 
 def _check_files(args: argparse.Namespace) -> None:

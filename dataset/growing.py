@@ -3,11 +3,10 @@
 import os
 import select
 import stat
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
 
 from dataset.captures import PIECE, Decoder, Tally
 from dataset.flow_features import NO_PACKETS, Packets
@@ -37,22 +36,25 @@ class GrowingCapture:
         self.dropped = None
         self.ended = self.is_drained = False
         self._path, self._decoder = path, Decoder(tally)
-        self._stream: BinaryIO
+        self._file = -1
         self._read = 0
 
     def __enter__(self) -> Self:
         try:
-            self._stream = sys.stdin.buffer if self._path == STANDARD_INPUT else self._path.open("rb")
+            if self._path == STANDARD_INPUT:
+                self._file = os.dup(0)
+            else:
+                # A pipe that no one writes yet is waited for later, where a stop is seen.
+                self._file = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as problem:
-            raise CaptureError(f"{self._path}: cannot be read: {problem.strerror}; check the path") from problem
-        self._grows = self._path != STANDARD_INPUT and stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode)
+            raise CaptureError(f"{self._name}: cannot be read: {problem.strerror}; check the path") from problem
+        self._grows = self._path != STANDARD_INPUT and stat.S_ISREG(os.fstat(self._file).st_mode)
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._path != STANDARD_INPUT:
-            self._stream.close()
+        os.close(self._file)
 
     def packets(self, seconds: float, /) -> Packets:
         """See ``Source``."""
@@ -69,16 +71,10 @@ class GrowingCapture:
 
     def _more(self, seconds: float) -> bytes:
         """Return what has been written since, at most a piece; waits a while if that is nothing."""
-        file = self._stream.fileno()
-        if self._grows:
-            more = os.read(file, PIECE)
-            self._check_size()
-            if not more:
-                time.sleep(seconds)
-        else:
-            ready, _, _ = select.select([file], [], [], seconds)
-            more = os.read(file, PIECE) if ready else b""
-            self.ended = bool(ready) and not more
+        try:
+            more = self._grown(seconds) if self._grows else self._piped(seconds)
+        except OSError as problem:
+            raise CaptureError(f"{self._name}: cannot be read: {problem.strerror}; check the disk") from problem
         self.is_drained = len(more) < PIECE if self._grows else not more
         if self._read == 0 and more.startswith(_GZIP):
             raise CaptureError(
@@ -87,9 +83,24 @@ class GrowingCapture:
         self._read += len(more)
         return more
 
-    def _check_size(self) -> None:
-        if os.fstat(self._stream.fileno()).st_size < self._read:
+    def _grown(self, seconds: float) -> bytes:
+        more = os.read(self._file, PIECE)
+        if os.fstat(self._file).st_size < self._read:
             raise CaptureError(f"{self._name}: became shorter while it was read; start again with the new one")
+        if not more:
+            if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._file)):
+                raise CaptureError(f"{self._name}: was moved or removed; start again with the new one")
+            time.sleep(seconds)
+        return more
+
+    def _piped(self, seconds: float) -> bytes:
+        ready, _, _ = select.select([self._file], [], [], seconds)
+        try:
+            more = os.read(self._file, PIECE) if ready else b""
+        except BlockingIOError:
+            return b""
+        self.ended = bool(ready) and not more
+        return more
 
     @property
     def _name(self) -> str:

@@ -25,8 +25,8 @@ ATTACK_LABELS: Final = ("anomalous", "suspicious")
 """Of MAWILab's labels; notice and benign traffic is normal."""
 
 _LARGEST_FILE: Final = 64 * 2**20
-_ICMP: Final = 1
-_NO_PORTS: Final = -1 << 32
+_WITH_PORTS: Final = (6, 17, 132)  # TCP, UDP, SCTP
+_NO_PORT: Final = np.int64(-1)
 
 
 class Rule(NamedTuple):
@@ -56,8 +56,9 @@ class Labels:
 
     def of(self, records: Records) -> NDArray[np.int64]:
         """Return the classes (R,) of records."""
-        ports = np.where(records.protocol == _ICMP, _NO_PORTS, records.ports.astype(np.int64))
-        columns = (records.address_a, ports >> 16, records.address_b, ports & 0xFFFF)
+        known = np.isin(records.protocol, _WITH_PORTS) & (records.ports > 0)
+        port_a, port_b = (np.where(known, ports, _NO_PORT) for ports in (records.ports >> 16, records.ports & 0xFFFF))
+        columns = (records.address_a, port_a, records.address_b, port_b)
         packets = pd.DataFrame(dict(zip(Rule._fields, columns, strict=True)), dtype=np.int64)
         attack = np.zeros(len(records), np.bool_)
         for names, rules in self._by_what_they_name():
@@ -87,8 +88,8 @@ def read_labels(path: Path) -> Labels:
     if check_readable(path, InputFileError).stat().st_size > _LARGEST_FILE:
         raise InputFileError(f"{path}: is larger than any list of labels")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    is_mawilab = bool(lines) and set(MAWILAB_COLUMNS) <= set(_fields(lines[0]))
     try:
+        is_mawilab = bool(lines) and set(MAWILAB_COLUMNS) <= set(_fields(lines[0]))
         found = list(_mawilab_rules(lines) if is_mawilab else _listed_rules(lines))
     except (ValueError, csv.Error) as problem:
         raise InputFileError(f"{path}: {problem}") from problem

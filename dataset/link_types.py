@@ -21,6 +21,7 @@ _FLAGS: Final = 33  # of TCP, behind an IPv4 header without options
 _TCP: Final = 6
 _ICMP: Final = 1
 _WITH_PORTS: Final = np.isin(np.arange(256), (_ICMP, _TCP, 17, 132))
+_LATEST: Final = 253_402_300_800 * 10**6  # microseconds: the year 10000
 _LARGEST_SIZE: Final = 2**32 - 1
 _HEADERS: Final = layout(
     version_length=("u1", 0), fragment=(">u2", 6), protocol=("u1", 9), source=(">u4", 12), destination=(">u4", 16),
@@ -70,7 +71,7 @@ class Sorted:
     Attributes:
         packets: the IPv4 packets.
         other: frames that are not IPv4.
-        malformed: frames that claim to be, and are too short for its header.
+        malformed: frames that claim to be, and are too short for its header, or of no time from 1970 to 9999.
     """
 
     packets: Packets
@@ -92,6 +93,8 @@ def ipv4_packets(frames: Frames) -> Sorted:
     whole = np.flatnonzero(frames.captured >= max(link.header, place + np.dtype(dtype).itemsize))
     marked = whole[_is_one_of(words(frames.content, frames.start[whole] + place, dtype), values)]
     chosen = marked[frames.captured[marked] >= link.header + _IP_HEADER]
+    if len(chosen) and not 0 <= frames.timestamp.min() <= frames.timestamp.max() < _LATEST:
+        chosen = chosen[(frames.timestamp[chosen] >= 0) & (frames.timestamp[chosen] < _LATEST)]
     malformed = len(frames) - len(whole) + len(marked) - len(chosen)
     return Sorted(_packets(frames, chosen, link), len(frames) - len(chosen) - malformed, malformed)
 

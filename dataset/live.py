@@ -1,7 +1,8 @@
 """Packets that come as time passes, to flow records: windows are closed by the clock, so a silent link has its records.
 
-A window is closed once no packet of it can still be on its way. Whoever is behind with reading goes by the packets' own
-times instead, so that a burst is late, but whole.
+A window is closed once no packet of it can still be on its way. The clock that stamps the packets may be another
+machine's: how far it is ahead of ours is what the promptest packets show. Whoever is behind with reading goes by the
+packets' own times instead, so that a burst is late, but whole; and so does whoever reads a capture of former times.
 """
 
 import time
@@ -12,6 +13,7 @@ from dataset.extraction import clamped
 from dataset.flow_features import Packets
 from dataset.options import MOST_RECORDS
 from dataset.windows import Windows
+from utils.errors import CaptureError
 from utils.records import Records
 
 TICK: Final = 0.05
@@ -20,7 +22,9 @@ TICK: Final = 0.05
 MOST_PACKETS: Final = 4_000_000
 """That an open window holds at most: 150 MB, and as much again when it is closed."""
 
-_OLD: Final = 60.0  # seconds; with packets older than this the clock has nothing to do: they are of an old capture
+_OLD: Final = 60.0  # seconds; a capture whose packets are always older than this is one of former times
+_BACKLOG: Final = 1.0  # seconds in which what the source still holds is read at the end, at most
+_NEVER: Final = float("-inf")
 _SET_BACK: Final = 1.0
 _MICROSECONDS: Final = 1_000_000
 
@@ -77,28 +81,37 @@ def live_records(
         clock: seconds since the epoch, by which the packets are stamped.
 
     Raises:
-        CaptureError: what ``source`` raises.
+        CaptureError: what ``source`` raises, after the records of the windows that were open.
     """
-    before, newest = clock(), float("-inf")
-    while not (is_over() or source.ended):
+    before, newest, ahead = clock(), _NEVER, _NEVER
+    try:
+        while not (is_over() or source.ended):
+            packets = source.packets(TICK)
+            now = clock()
+            found: list[Records] = []
+            if now < before - _SET_BACK:
+                # Time begins anew, lest all packets until then be too late.
+                found, newest, ahead = windows.restart(), _NEVER, _NEVER
+            before = now
+            if len(packets):
+                newest = max(newest, int(packets.timestamp.max()) / _MICROSECONDS)
+                ahead = max(ahead, newest - now)
+                found += windows.add(clamped(packets) if clamp else packets)
+            is_current = source.is_drained and ahead > -_OLD
+            yield found + windows.close((now + ahead if is_current else newest) - source.grace)
+        yield from _backlog(source, windows, clock(), clamp=clamp)
+    except CaptureError:
+        yield windows.close()
+        raise
+    yield windows.close()
+
+
+def _backlog(source: Source, windows: Windows, end: float, *, clamp: bool) -> Iterator[list[Records]]:
+    """Yield the records that what was captured before the end completes."""
+    deadline = time.monotonic() + _BACKLOG
+    while time.monotonic() < deadline:
         packets = source.packets(TICK)
-        now = clock()
-        # Time begins anew, lest all packets until then be too late.
-        found = windows.restart() if now < before - _SET_BACK else []
-        before = now
-        if len(packets):
-            newest = int(packets.timestamp.max()) / _MICROSECONDS
-            found += windows.add(clamped(packets) if clamp else packets)
-        is_current = source.is_drained and now < newest + _OLD
-        yield found + windows.close((now if is_current else min(now, newest)) - source.grace)
-    yield _last(source, windows, clock(), clamp=clamp)
-
-
-def _last(source: Source, windows: Windows, end: float, *, clamp: bool) -> list[Records]:
-    """Return the records of what was captured before the end, and of the windows that are open."""
-    found: list[Records] = []
-    while len(packets := source.packets(TICK)):
-        found += windows.add(clamped(packets) if clamp else packets)
-        if int(packets.timestamp.max()) >= end * _MICROSECONDS:
-            break
-    return found + windows.close()
+        yield windows.add(clamped(packets) if clamp else packets)
+        is_later = len(packets) and int(packets.timestamp.max()) >= end * _MICROSECONDS
+        if is_later or source.ended or (source.is_drained and not len(packets)):
+            return

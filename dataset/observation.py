@@ -109,7 +109,7 @@ def observed(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observat
 
     Args:
         traffic: what to observe.
-        is_over: whether to stop; the records of windows that are open then are yielded too.
+        is_over: whether to stop; of live traffic, the records of windows that are open then are yielded too.
 
     Raises:
         CaptureError: what ``read_capture``, ``GrowingCapture`` or ``Interface`` raises.

@@ -2,6 +2,7 @@
 
 import gzip
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from utils.files import check_readable
 
 _ETHERNET: Final = 1
 _LARGEST_FILE: Final = 64 * 2**20
+_HEADER: Final = 14
 _LARGEST_FRAME: Final = 1514
 _MICROSECONDS: Final = 1_000_000
 _GZIP: Final = b"\x1f\x8b"
@@ -26,17 +28,24 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
         CaptureError: the file is missing, large, no capture or damaged, or is not of Ethernet frames of the usual size.
     """
     check_readable(path, CaptureError)
-    with path.open("rb") as file:
-        stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
-        content = stream.read(_LARGEST_FILE + 1)
+    try:
+        with path.open("rb") as file:
+            stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+            content = stream.read(_LARGEST_FILE + 1)
+    except (OSError, EOFError, zlib.error) as problem:
+        raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
     if len(content) > _LARGEST_FILE:
         raise CaptureError(f"{path}: is too large to be replayed; cut it, for example with editcap")
     form, done = capture_format(content[:HEADER])
     frames, _ = form.take(content[done:], done)
+    if not sum(map(len, frames)):
+        raise CaptureError(f"{path}: holds no frame; replay another")
     first = None
     for some in frames:
-        if some.link_type != _ETHERNET or some.size.max(initial=0) > _LARGEST_FRAME:
-            raise CaptureError(f"{path}: holds other than Ethernet frames of at most {_LARGEST_FRAME} bytes")
+        if some.link_type != _ETHERNET or not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
+            raise CaptureError(
+                f"{path}: holds other than Ethernet frames of {_HEADER} to {_LARGEST_FRAME} bytes; replay another"
+            )
         for start, captured, size, timestamp in zip(
             some.start.tolist(), some.captured.tolist(), some.size.tolist(), some.timestamp.tolist(), strict=True
         ):

@@ -17,6 +17,9 @@ _WINDOW: Final = WINDOW_SECONDS * _MICROSECONDS
 MOST_PACKETS: Final = 1_000_000
 """Packets that are held; beyond, the oldest windows are closed, so that memory stays bounded."""
 
+MOST_OPEN: Final = 4096
+"""Windows that are open, of however few packets each; beyond, the oldest are closed."""
+
 MOST_WAITING: Final = 200_000
 """Records that wait for others in front of them; beyond, they are handed out as they are."""
 
@@ -99,7 +102,7 @@ class Windows:
         self._seen += len(packets)
         self._newest = newest if self._newest is None else max(newest, self._newest)
         closed = self.close(self._newest / _MICROSECONDS - self._lateness)
-        if self.held > self._most:
+        if self.held > self._most or len(self._open) > MOST_OPEN:
             closed += self.close(self._surplus())
         return closed
 
@@ -143,8 +146,8 @@ class Windows:
     def _surplus(self) -> float:
         """Return when the last of the oldest windows ends, in seconds, that are too many to be held."""
         held, end = self.held, float("-inf")
-        for number in sorted(self._open)[:-1]:
-            if held <= self._most:
+        for place, number in enumerate(sorted(self._open)[:-1]):
+            if held <= self._most and len(self._open) - place <= MOST_OPEN:
                 break
             held -= len(self._open[number])
             end = (number + 1) * WINDOW_SECONDS

@@ -112,6 +112,10 @@ class Client:
         self._sender.stop()
         self._thread.join(_JOIN)
 
+    def close(self) -> None:
+        """Begin to close the connection; all requests under way fail, as ``closed``. Safe in any thread, and again."""
+        self._sender.stop()
+
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection to RabbitMQ."""

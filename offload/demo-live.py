@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> int | None:
+def run(args: argparse.Namespace) -> None:
     """Show it as the arguments say."""
     from dataset.replay import read_frames
 
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int | None:
         _check_namespaces()
         if not (calibrated.exists() and front.exists()):
             _prepare(args.output_folder, calibrated, front, args.epochs)
-        return subprocess.run(
-            [*_unshare(), sys.executable, __file__, *sys.argv[1:]], env={**os.environ, INSIDE: "1"}
-        ).returncode
+        sys.stdout.flush()
+        command = [*_unshare(), sys.executable, __file__, *sys.argv[1:]]
+        os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})  # one process, which signals reach
     _lay_cable()
     with contextlib.ExitStack() as stack:
         link, environment = stack.enter_context(_cloud(calibrated))
@@ -84,7 +84,6 @@ def run(args: argparse.Namespace) -> int | None:
         print(f"\n{args.capture.name}, {frames[-1][0]:.0f} s, in windows of 15 s:", flush=True)
         _watch(frames, client, environment, log)
     print(f"what the client said besides: {args.output_folder / 'client.log'}")
-    return None
 
 
 def _prepare(folder: Path, calibrated: Path, front: Path, epochs: int) -> None:
@@ -223,8 +222,10 @@ def _replay(frames: "list[tuple[float, bytes]]", bar: "tqdm[NoReturn]", client: 
             cable.send(frame)
             bar.update()
 
-        replay(iter(frames), send)
-    client.terminate()
+        try:
+            replay(iter(frames), send)
+        finally:
+            client.terminate()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from offload.second_exit import Asked, SecondExit
 from offload.verdicts import Verdicts
 from utils.dataset import distinct_vectors
 from utils.decision import is_accepted
+from utils.errors import CaptureError
 from utils.metrics import certainty
 from utils.schema import EDGE, Thresholds
 from utils.stopping import Stop
@@ -77,20 +78,33 @@ class Edge:
         """Return the predictions (N,) and certainties (N,) of exit 1 for features (N, 58)."""
         return certainty(self._exit_1(features).logits)
 
-    def decide_all(self, batches: Iterable[FloatArray], window: int, stop: Stop) -> Iterator[Verdicts]:
+    def decide_all(
+        self, batches: Iterable[FloatArray], window: int, stop: Stop, *, to_the_end: bool = False
+    ) -> Iterator[Verdicts]:
         """Yield the verdicts on each batch, in order, while exit 1 of later batches goes on.
 
         Args:
             batches: features (N, 58) float32; with an empty one, nothing is begun, but what is answered comes out.
             window: requests under way at once at most; one batch may need more of them, but only alone.
             stop: ends in the end the waiting for answers.
+            to_the_end: what then waits is decided without the cloud, but no more is begun; else it is left undecided.
 
         Raises:
             CloudError: what ``second_exit`` raises.
+            CaptureError: what ``batches`` raises, after the verdicts on what came before.
         """
         undecided: deque[Undecided] = deque()
+        problem: CaptureError | None = None
         events = 0
-        for features in batches:
+        coming = iter(batches)
+        while True:
+            try:
+                features = next(coming)
+            except StopIteration:
+                break
+            except CaptureError as raised:
+                problem = raised
+                break
             requests = -(-len(features) // MAX_EVENTS)  # at most
             while undecided and (
                 undecided[0].under_way() == 0
@@ -101,7 +115,11 @@ class Edge:
                     events -= len(undecided[0])
                     yield self.finish(undecided.popleft())
                 elif stop.is_over:
-                    return
+                    if not to_the_end:
+                        return
+                    self._second_exit.give_up()
+            if to_the_end and stop.is_over:
+                break
             if len(features):
                 undecided.append(self.begin(features))
                 events += len(features)
@@ -109,7 +127,11 @@ class Edge:
             if undecided[0].wait(_POLL):
                 yield self.finish(undecided.popleft())
             elif stop.is_over:
-                return
+                if not to_the_end:
+                    return
+                self._second_exit.give_up()
+        if problem is not None:
+            raise problem
 
     def begin(self, features: FloatArray) -> Undecided:
         """Compute exit 1 of features (N, 58) and ask about the uncertain events, each distinct one once."""

@@ -27,6 +27,7 @@ from dataset import options as traffic_options
 from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
+from utils.files import check_apart
 from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
-        for number, (batch, verdicts) in enumerate(decided(edge, batches, args.window, stop), 1):
+        decisions = decided(edge, batches, args.window, stop, to_the_end=not source.resumable)
+        for number, (batch, verdicts) in enumerate(decisions, 1):
             if savefile is not None:
                 table = verdict_table(verdicts, batch.labels, batch.records, deciders=args.show_decider)
                 savefile.append(table)
@@ -145,7 +147,7 @@ def _observe(args: argparse.Namespace) -> "Observe":
                 packets = (tally.ipv4, tally.other, tally.malformed)
                 return Seen(*packets, windows.late, windows.left_out, observation.dropped)
 
-            yield Observed(observation.records, seen, observation.summary)
+            yield Observed(observation.records, seen, observation.summary, traffic.is_live)
 
     return observe
 
@@ -159,6 +161,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.process_exit2_locally and args.mq_hostname is None:
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
     options.check_payload(args)
+    _check_apart(args)
     if args.second_exit_file is not None and not _is_exported(args):
         raise InputFileError("--second-exit-file is for an exported network; a checkpoint holds its second half")
     if _is_exported(args) and args.second_exit_file is None and _runs_exit_2(args):
@@ -174,6 +177,14 @@ def _check(args: argparse.Namespace) -> None:
     for option, given in of_traffic.items():
         if given and args.dataset:
             raise InputFileError(f"{option} is for traffic; name it by --pcap or --interface in place of --dataset")
+
+
+def _check_apart(args: argparse.Namespace) -> None:
+    read = [args.trained_network_file, args.second_exit_file, args.dataset, args.scaler, *(args.pcap or ())]
+    inputs = [path for path in read if path is not None]
+    for output, others in ((args.savefile, [args.alerts] if args.alerts else []), (args.alerts, [])):
+        if output is not None:
+            check_apart(output, [*inputs, *others])
 
 
 def _runs_exit_2(args: argparse.Namespace) -> bool:

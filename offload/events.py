@@ -66,7 +66,9 @@ def of_records(
                 yield Batch(scale(some.features).astype(np.float32), records=some)
 
 
-def decided(edge: Edge, batches: Iterable[Batch], window: int, stop: Stop) -> Iterator[tuple[Batch, Verdicts]]:
+def decided(
+    edge: Edge, batches: Iterable[Batch], window: int, stop: Stop, *, to_the_end: bool = False
+) -> Iterator[tuple[Batch, Verdicts]]:
     """Yield each batch that holds events with the verdicts on them, as ``Edge.decide_all`` does."""
     undecided: deque[Batch] = deque()
 
@@ -76,5 +78,5 @@ def decided(edge: Edge, batches: Iterable[Batch], window: int, stop: Stop) -> It
                 undecided.append(batch)
             yield batch.features
 
-    for verdicts in edge.decide_all(features(), window, stop):
+    for verdicts in edge.decide_all(features(), window, stop, to_the_end=to_the_end):
         yield undecided.popleft(), verdicts

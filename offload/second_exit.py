@@ -66,6 +66,9 @@ class SecondExit(Protocol):
     def __call__(self, features: FloatArray, activations: Callable[[], FloatArray], /) -> Asked:
         """Ask about uncertain events: features (n, 58) and, if called for now, activations (n, C, H, W)."""
 
+    def give_up(self) -> None:
+        """Wait for no one any more: what has no answer yet fails at once."""
+
 
 class LocalSecondExit:
     """Exit 2 computed on the edge itself."""
@@ -76,6 +79,9 @@ class LocalSecondExit:
     def __call__(self, features: FloatArray, activations: Callable[[], FloatArray], /) -> Asked:
         """Compute exit 2 at once."""
         return _Answered(Answers.all_by(self.of(features, activations()), LOCAL))
+
+    def give_up(self) -> None:
+        """Do nothing: there is no one to wait for."""
 
     def alive(self) -> str | None:
         """Return None: nothing can be wrong with what needs no one."""
@@ -159,6 +165,10 @@ class CloudSecondExit:
             at_hand = activations()[rows] if future.done() and self._on_failure == "local" else None
             parts.append(_Part(features[rows], at_hand, future))
         return _AskedOfCloud(parts, self._settle)
+
+    def give_up(self) -> None:
+        """Close the connection, with which all requests fail that have no answer."""
+        self._client.close()
 
     def _settle(self, part: "_Part") -> Answers:
         failure = part.future.exception()

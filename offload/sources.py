@@ -32,9 +32,11 @@ class Source(Protocol):
 
     Attributes:
         labelled: whether their classes are known.
+        resumable: whether what is left undecided can be decided another time.
     """
 
     labelled: bool
+    resumable: bool
 
     def opened(self, edge: Edge, stop: Stop, /) -> AbstractContextManager[Iterable[Batch]]:
         """Return a block with the batches to decide, until a stop is asked for."""
@@ -55,6 +57,8 @@ class DatasetSource:
         resumes: begin where that file ends.
         batch_size: rows of a batch.
     """
+
+    resumable = True
 
     def __init__(self, rows: Dataset, savefile: VerdictsFile | None, *, resumes: bool, batch_size: int) -> None:
         self.labelled = rows.labels is not None
@@ -90,11 +94,13 @@ class Observed:
         records: that are complete, in lists; an empty one whenever there are none for a moment.
         seen: returns the packets so far.
         summary: returns them as a line for people.
+        is_live: whether it ends only when it is stopped.
     """
 
     records: Iterable[Sequence[Records]]
     seen: Callable[[], Seen]
     summary: Callable[[], str]
+    is_live: bool
 
 
 Observe = Callable[[Callable[[], bool]], AbstractContextManager[Observed]]
@@ -127,7 +133,7 @@ class TrafficSource:
         metrics: count packets and alerts.
     """
 
-    labelled = False
+    labelled = resumable = False
 
     def __init__(
         self,
@@ -140,6 +146,8 @@ class TrafficSource:
         self._observe, self._scale, self._batch_size = observe, scale, batch_size
         self._telling, self._metrics = telling, metrics
         self._summary = ""
+        self._begun = self._done = 0
+        self._is_live = True
 
     @contextmanager
     def opened(self, _edge: Edge, stop: Stop, /) -> Iterator[Iterable[Batch]]:
@@ -151,22 +159,31 @@ class TrafficSource:
             limit = RejectedLimit(telling.most_rejected)
             self._sensor = Sensor(file, limit, self._metrics, traffic.seen, telling.in_iface)
             self._sensor.tell_counts()  # whoever reads the events sees that it is there
-            yield self._watched(of_records(traffic.records, self._scale, self._batch_size))
-            self._sensor.tell_counts()
-            self._summary = traffic.summary()
+            self._is_live = traffic.is_live
+            try:
+                yield self._watched(of_records(traffic.records, self._scale, self._batch_size))
+            finally:
+                self._sensor.tell_counts()
+                self._summary = traffic.summary()
 
     def _watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             self._sensor.look()
+            self._begun += len(batch)
             yield batch
 
     def decided(self, batch: Batch, verdicts: Verdicts, /) -> None:
         """See ``Source``."""
         assert batch.records is not None
+        self._done += len(batch)
         self._sensor.tell(batch.records, verdicts)
 
-    def report(self, _stop: Stop, /) -> None:
+    def report(self, stop: Stop, /) -> None:
         """See ``Source``."""
+        if self._begun > self._done:
+            log.warning("%d records were not decided in time", self._begun - self._done)
+        if stop.requested and not self._is_live:
+            log.warning("stopped before the end of the captures")
         alerts, suppressed = self._sensor.alerts, self._sensor.suppressed
         logs.report(log, "traffic", self._summary)
         more = f", {suppressed} more on rejected records were not told" if suppressed else ""

@@ -329,3 +329,11 @@ def test_random_damage_gives_packets_or_one_error_and_nothing_else(
             assert len(str(problem).splitlines()) == 1
         else:
             assert tally.packets == tally.ipv4 + tally.other + tally.malformed
+
+
+def test_a_packet_of_no_time_that_can_be_written_is_malformed(tmp_path: Path) -> None:
+    wrong = struct.pack("<IIIIIII", 6, 32 + 60, 0, 0x8000_0000, 0, 60, 60) + frame(1) + struct.pack("<I", 32 + 60)
+    (tmp_path / "a.pcapng").write_bytes(pcapng(FRAMES) + wrong)
+    found, tally = read(tmp_path / "a.pcapng")
+    assert_same(found, expected(FRAMES))
+    assert (tally.malformed, tally.ipv4) == (1, len(found))

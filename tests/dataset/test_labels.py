@@ -70,6 +70,9 @@ def test_a_rule_of_mawilab_fits_records_whose_first_packet_it_names_and_empty_is
 
 
 def test_an_icmp_packet_has_no_ports_to_fit(tmp_path: Path) -> None:
+    for port in (0, 8):
+        assert classes(tmp_path, mawilab(f",{port},,"))[3] == 0
+        assert classes(tmp_path, mawilab(f",,,{port}"))[3] == 0
     assert classes(tmp_path, mawilab(",8,,")) == [0, 0, 0, 0, 0]
     assert classes(tmp_path, mawilab(",,,8")) == [0, 0, 0, 0, 1]
 
@@ -112,6 +115,7 @@ def test_lines_of_ipv6_are_counted_and_left_out(tmp_path: Path) -> None:
         (HEADER + "1, 10.0.0.1\n", "line 2 has 2 fields, not 10"),
         ("10.0.0.1,10.0.0.2,10.0.0.3\n", "line 1 is neither an address"),
         ("anomalous\n", "line 1: 'anomalous' does not appear"),
+        ('"' + "x" * 200_000 + '"\n', "field larger than field limit"),
         (",\n", "line 1 names no address"),
     ],
 )

@@ -16,6 +16,7 @@ from dataset.growing import GrowingCapture
 from dataset.live import live_records, live_windows
 from tests.captures import SHARED, needs_shared, read_packets
 from tests.dataset.test_windows import CAPTURES, FOLDER, NOW, SECOND, assert_same, packets_at
+from tests.scripts import ROOT
 from utils.errors import CaptureError
 from utils.records import Records
 
@@ -31,6 +32,9 @@ class Replay:
     dropped: int = 0
     found: list[tuple[float, Records]] = field(default_factory=list)
     at: int = 0
+    offset: float = 0.0
+    fails_at: int | None = None
+    empty_first: bool = False
 
     def __post_init__(self) -> None:
         self.due = np.maximum.accumulate(self.all.timestamp)
@@ -44,10 +48,13 @@ class Replay:
         return self.at == len(self.all)
 
     def clock(self) -> float:
-        return self.seconds
+        return self.seconds - self.offset
 
     def packets(self, seconds: float, /) -> Packets:
-        if self.ended:
+        if self.at == self.fails_at:
+            raise CaptureError("eth0: the interface was removed")
+        if self.ended or self.empty_first:
+            self.empty_first = False
             return NO_PACKETS
         if self.is_drained:
             self.seconds = min(self.seconds + seconds, int(self.due[self.at]) / SECOND)
@@ -104,6 +111,36 @@ def test_a_clock_that_is_set_back_begins_anew() -> None:
             source.all, source.due, source.at, source.seconds = back, back.timestamp, 0, NOW / SECOND - 1
     assert Records.joined(seen).packets[:, 0].tolist() == [2, 3]
     assert windows.late == 0
+
+
+@pytest.mark.parametrize("skew", [-50.0, -7.0, 0.0, 7.0, 4000.0])
+def test_the_clock_of_a_sensor_elsewhere_may_differ_from_ours(skew: float) -> None:
+    times = np.linspace(0, 60, 300).tolist()
+    source = replay(packets_at(*times))
+    source.offset = skew
+    windows = live_windows()
+    found = [some for records in live_records(source, windows, lambda: False, clock=source.clock) for some in records]
+    assert_same(Records.joined(found), flow_features(packets_at(*times)))
+    assert windows.late == 0
+
+
+def test_what_was_observed_before_the_source_failed_comes_before_the_failure() -> None:
+    source = replay(packets_at(1, 2, 16, 17, 18))
+    source.fails_at = 5
+    coming = live_records(source, live_windows(), lambda: False, clock=source.clock)
+    found = []
+    with pytest.raises(CaptureError, match="removed"):
+        for records in coming:
+            found += records
+    assert Records.joined(found).packets[:, 0].tolist() == [2, 3]
+
+
+def test_pieces_without_ipv4_do_not_hide_what_comes_behind_them_when_it_stops() -> None:
+    source = replay(packets_at(1, 2, 3, 4))
+    source.most, source.empty_first, source.seconds = 1, True, NOW / SECOND + 5
+    (records,) = [some for found in live_records(source, live_windows(), lambda: True, clock=source.clock)
+                  for some in found]  # fmt: skip
+    assert records.packets.tolist() == [[4, 0]]
 
 
 @needs_shared
@@ -171,6 +208,43 @@ def test_a_file_that_cannot_grow_is_refused(tmp_path: Path) -> None:
             source.packets(0)
     with pytest.raises(CaptureError, match="cannot be read: No such file"), GrowingCapture(tmp_path / "no", Tally()):
         pass
+
+
+@needs_shared
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_was_moved_away_is_told_after_what_it_held(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes((FOLDER / "nmap-version-scan.pcap").read_bytes())
+    with GrowingCapture(path, Tally()) as source:
+        coming = live_records(source, live_windows(), lambda: False)
+        found = next(coming)
+        path.rename(tmp_path / "a.pcap.1")
+        if replaced:
+            path.write_bytes(b"")
+        with pytest.raises(CaptureError, match=r"a\.pcap: was moved or removed; start again with the new one"):
+            for records in coming:
+                found += records
+    assert len(Records.joined(found)) == 7
+
+
+def test_a_pipe_that_no_one_writes_yet_is_waited_for_until_a_stop(tmp_path: Path) -> None:
+    path, over = tmp_path / "pipe", threading.Event()
+    os.mkfifo(path)
+    threading.Timer(0.3, over.set).start()
+    with GrowingCapture(path, Tally()) as source:
+        assert [some for found in live_records(source, live_windows(), over.is_set) for some in found] == []
+        assert not source.ended
+
+
+def test_a_file_that_cannot_be_read_is_one_line() -> None:
+    with (
+        GrowingCapture(Path("/proc/self/mem"), Tally()) as source,
+        pytest.raises(CaptureError, match="/proc/self/mem: cannot be read: Input/output error"),
+    ):
+        source.packets(0)
+    closed = [sys.executable, "dataset/extract-features.py", "--pcap", "-", "--output", "/dev/null/x.csv"]
+    done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *closed], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
 @needs_shared

@@ -34,10 +34,13 @@ def test_a_frame_that_was_cut_has_its_length_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pcap([(0, 1515, frame(1, 1515))]), "holds other than Ethernet frames of at most 1514 bytes"),
+        (pcap([(0, 1515, frame(1, 1515))]), "holds other than Ethernet frames of 14 to 1514 bytes"),
         (pcap([(0, 60, frame(1))], link=101), "holds other than Ethernet frames"),
         (b"no capture", "is no pcap"),
         (b"", "is empty"),
+        (pcap([]), "holds no frame"),
+        (pcap([(0, 10, b"x" * 10)]), "holds other than Ethernet frames of 14 to 1514 bytes"),
+        (gzip.compress(pcap(FRAMES))[:-20], "is damaged"),
     ],
 )
 def test_what_cannot_be_sent_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:

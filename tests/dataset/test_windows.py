@@ -191,3 +191,14 @@ def test_no_more_of_the_oldest_windows_are_closed_early_than_must_be() -> None:
     (records,) = windows.add(packets_at(1, 2, 16, 17, 31, 32, 46, 47, 61))
     assert records.window_start.tolist() == [NOW // SECOND, NOW // SECOND + 15]
     assert windows.held == 5
+
+
+def test_no_more_windows_are_open_than_memory_allows_however_few_packets_they_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset.windows, "MOST_OPEN", 10)
+    windows = Windows()
+    packets = packets_at(*(15 * number + 1 for number in range(40)))
+    found = [records for part in pieces(packets, 4) for records in windows.add(part)]
+    assert windows.held == 10
+    assert_same(Records.joined([*found, *windows.close()]), flow_features(packets))

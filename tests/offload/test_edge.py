@@ -29,7 +29,7 @@ from offload.verdicts import Verdicts, verdict_table
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, wait_until
 from utils.dataset import distinct_vectors, read_dataset
-from utils.errors import CloudUnavailableError
+from utils.errors import CaptureError, CloudUnavailableError
 from utils.schema import CLOUD, FEATURE_COUNT, NOT_ASKED, Thresholds
 from utils.stopping import Stop
 
@@ -206,6 +206,9 @@ class Never:
     """Must not be asked."""
 
     def __call__(self, _features: FloatArray, _activations: Callable[[], FloatArray]) -> LateAnswers:
+        raise AssertionError("exit 2 was asked")
+
+    def give_up(self) -> None:
         raise AssertionError("exit 2 was asked")
 
 
@@ -462,6 +465,35 @@ def test_at_the_drain_deadline_what_still_waits_is_given_up(window: int, answere
             assert 0.5 <= time.monotonic() - begun < 10
         finally:
             late.give_up()
+
+
+def test_at_the_drain_deadline_what_cannot_be_decided_another_time_is_decided_without_the_cloud() -> None:
+    stop, late = Stop(drain_timeout=0.3), Late()
+
+    def batches() -> Iterator[FloatArray]:
+        yield events(2)
+        yield events(3)
+        stop.request()
+        while True:
+            yield events(0) if not stop.is_over else events(4)
+
+    deciding = edge_of(late).decide_all(batches(), 8, stop, to_the_end=True)
+    assert [len(verdicts) for verdicts in deciding] == [2, 3]
+    assert late.given_up
+
+
+def test_what_was_taken_before_the_source_failed_is_decided_before_the_failure_is_raised() -> None:
+    prompt = Prompt()
+
+    def batches() -> Iterator[FloatArray]:
+        yield events(2)
+        yield events(3)
+        raise CaptureError("eth0: the interface was removed")
+
+    deciding = edge_of(prompt).decide_all(batches(), 8, Stop())
+    assert [len(next(deciding)), len(next(deciding))] == [2, 3]
+    with pytest.raises(CaptureError, match="was removed"):
+        next(deciding)
 
 
 def test_deciding_can_be_left_in_the_middle() -> None:

@@ -10,11 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from offload.broker import Broker
 from offload.eve import Event
+from offload.options import PASSWORD_VARIABLE
+from offload.protocol import new_id
 from tests.captures import SHARED, needs_shared
 from tests.dataset.test_captures import frame
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
-from tests.offload.link import Program, wait_until
+from tests.offload.link import Program, connected, wait_until
 from tests.offload.test_eve import faults_of
 from tests.scripts import CLIENT, EXTRACT, call
 from utils.schema import IDENTITY, OFFLOAD_COLUMNS
@@ -177,3 +180,44 @@ def test_an_interface_that_is_not_there_may_come_later_so_the_exit_code_is_3(
     ended = call(capsys, CLIENT, *options, "--interface", "absent0")
     (line,) = ended.err.splitlines()
     assert (ended.code, "absent0: no such interface; there are " in line) == (3, True)
+
+
+@needs_shared
+@pytest.mark.parametrize("output", ["--savefile", "--alerts"])
+@pytest.mark.parametrize("input_", ["--pcap", "--trained-network-file"])
+def test_an_input_is_never_written_over(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, output: str, input_: str
+) -> None:
+    files = {"--pcap": tmp_path / "a.pcap", "--trained-network-file": tmp_path / "n.pth"}
+    files["--pcap"].write_bytes(SCAN.read_bytes())
+    files["--trained-network-file"].write_bytes(checkpoint.read_bytes())
+    before = {option: path.read_bytes() for option, path in files.items()}
+    named = [word for pair in files.items() for word in pair]
+    ended = call(capsys, CLIENT, "--network", "mobilenet", "--process-exit2-locally", *named, output, files[input_])
+    assert (ended.code, f"{files[input_]}: is an input, too" in ended.err) == (2, True)
+    assert {option: path.read_bytes() for option, path in files.items()} == before
+
+
+@needs_shared
+def test_sigterm_with_a_cloud_that_does_not_answer_decides_every_record(
+    link: Broker, checkpoint: Path, tmp_path: Path
+) -> None:
+    queue, path, eve = f"requests.{new_id()}", tmp_path / "growing.pcap", tmp_path / "eve.json"
+    path.write_bytes(SCAN.read_bytes())
+    arguments = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
+                 "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", "mobilenet",
+                 "--pcap", path, "--follow", "--alerts", eve, "--savefile", tmp_path / "v.csv", "--show-decider",
+                 "--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1,
+                 "--drain-timeout", 1)  # fmt: skip
+    with connected(link) as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-max-length": 1000, "x-overflow": "reject-publish"})
+        with Program(tmp_path, CLIENT, *arguments, **{PASSWORD_VARIABLE: link.password}) as client:
+            wait_until(lambda: events_in(eve), 60)
+            time.sleep(0.5)
+            client.send(signal.SIGTERM)
+            assert client.end(60) == 0, client.err
+        channel.queue_delete(queue)
+    found = pd.read_csv(tmp_path / "v.csv")
+    assert len(found) == 7
+    assert set(found["decider"]) <= {"local", "rejected"}
+    assert {"closed"} <= set(found["reason"]) <= {"closed", "uncertain"}  # exit 2 here was not certain either
