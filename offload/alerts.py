@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,9 @@ from offload.eve import Event
 from utils.errors import InputFileError
 
 STDOUT: Final = Path("-")
+
+_LOOKS: Final = 10
+_PAUSE: Final = 0.01  # seconds
 
 _REMEDIES: Final = {
     errno.EISDIR: "name the file to write in it",
@@ -80,7 +84,7 @@ class AlertsFile:
         if size and os.pread(file, 1, 0) != b"{":
             os.close(file)
             raise InputFileError(f"{self._path}: holds something else than JSON lines; name another file")
-        self._start = b"\n" if size and os.pread(file, 1, size - 1) != b"\n" else b""
+        self._start = b"\n" if _ends_in_half_a_line(file) else b""
         return file
 
     def _was_moved(self) -> bool:
@@ -102,6 +106,16 @@ class AlertsFile:
     ) -> None:
         if self._path != STDOUT:
             os.close(self._file)
+
+
+def _ends_in_half_a_line(file: int) -> bool:
+    """Return whether a file ends so, and not only for the moment in which another writer is at it."""
+    for _ in range(_LOOKS):
+        size = os.fstat(file).st_size
+        if not size or os.pread(file, 1, size - 1) == b"\n":
+            return False
+        time.sleep(_PAUSE)
+    return True
 
 
 def _write_lines(file: int, lines: bytes) -> None:
