@@ -12,7 +12,7 @@ help:
 	@echo "make test        every check: ruff, mypy, pytest"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
-	@echo "make bench       how fast the link is, against the plainest one"
+	@echo "make bench       how fast exit 1 at the edge and the link are, against the plainest ones"
 	@echo "make soak        faults and floods at length: kills, cuts, a million events"
 	@echo "make figures     the paper's figures, from the bundled sample (DATASET=folder: from other months) and, where"
 	@echo "                 IDS_SHARED has them, from the published results, to figures-output/"
@@ -62,6 +62,7 @@ acceptance: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/acceptance.py
 
 bench: $(VENV)/installed-dev rabbitmq
+	$(BIN)/python tests/benchmarks/edge.py
 	$(BIN)/python tests/benchmarks/link.py
 
 soak: $(VENV)/installed-dev rabbitmq
