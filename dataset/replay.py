@@ -36,13 +36,20 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
         raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
     if len(content) > _LARGEST_FILE:
         raise CaptureError(f"{path}: is too large to be replayed; cut it, for example with editcap")
-    form, done = capture_format(content[:HEADER])
-    frames, _ = form.take(content[done:], done)
+    try:
+        form, done = capture_format(content[:HEADER])
+        frames, _ = form.take(content[done:], done)
+    except CaptureError as problem:
+        raise CaptureError(f"{path}: {problem}") from None
     if not sum(map(len, frames)):
         raise CaptureError(f"{path}: holds no frame; replay another")
     first = None
     for some in frames:
-        if some.link_type != _ETHERNET or not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
+        if some.link_type != _ETHERNET:
+            raise CaptureError(
+                f"{path}: was captured on a link of type {some.link_type}; only Ethernet can be replayed"
+            )
+        if not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
             raise CaptureError(
                 f"{path}: holds other than Ethernet frames of {_HEADER} to {_LARGEST_FRAME} bytes; replay another"
             )
