@@ -115,7 +115,7 @@ def test_a_live_record_is_an_alert_within_a_second_after_its_window_is_over(chec
     assert [fault for event in events_in(eve) for fault in faults_of(event)] == []
     alerts = alerts_in(eve)
     assert {alert["in_iface"] for alert in alerts} == {RIGHT}
-    assert {alert["dest_ip"] for alert in alerts} == {f"10.0.1.{host}" for host in range(40)}
+    assert {alert["dest_ip"] for alert in alerts} <= {f"10.0.1.{host}" for host in range(40)}
     assert sum(alert["flow"]["pkts_toserver"] for alert in alerts) == last_stats(eve)["decoder"]["ipv4"]
     assert last_stats(eve)["capture"]["kernel_drops"] == 0
     first = min(arrivals)
