@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from dataset import options
 from utils import cli
 from utils.errors import CaptureError, InputFileError
-from utils.files import check_apart, check_writable
+from utils.files import check_apart, check_distinct, check_writable
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
@@ -91,16 +91,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _until_it_fails(lists: "Iterator[list[Records]]", failures: "list[CaptureError]") -> "Iterator[list[Records]]":
-    """Yield what is observed until an error, and note the error: what was observed is worth writing."""
+    """Yield what is observed until an error, and note the error where there were records: they are worth writing."""
+    has_records = False
     try:
-        yield from lists
+        for found in lists:
+            has_records |= bool(found)
+            yield found
     except CaptureError as failure:
+        if not has_records:
+            raise
         failures.append(failure)
 
 
 def _check_files(args: argparse.Namespace) -> None:
     if args.raw and args.scaler:
         raise InputFileError("--raw leaves the features as they are, and --scaler scales them; leave out one")
+    check_distinct((args.output, args.fit_scaler))
     read = [path for path in (*(args.pcap or ()), args.scaler, args.labels) if path is not None]
     for written in (args.output, args.fit_scaler):
         if written is not None:

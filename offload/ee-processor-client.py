@@ -27,7 +27,7 @@ from dataset import options as traffic_options
 from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
-from utils.files import check_apart
+from utils.files import check_apart, check_distinct
 from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
@@ -182,9 +182,10 @@ def _check(args: argparse.Namespace) -> None:
 def _check_apart(args: argparse.Namespace) -> None:
     read = [args.trained_network_file, args.second_exit_file, args.dataset, args.scaler, *(args.pcap or ())]
     inputs = [path for path in read if path is not None]
-    for output, others in ((args.savefile, [args.alerts] if args.alerts else []), (args.alerts, [])):
+    check_distinct((args.savefile, args.alerts))
+    for output in (args.savefile, args.alerts):
         if output is not None:
-            check_apart(output, [*inputs, *others])
+            check_apart(output, inputs)
 
 
 def _runs_exit_2(args: argparse.Namespace) -> bool:

@@ -110,6 +110,19 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
             raise InputFileError(f"{output}: is an input, too, and would be lost; choose another name for the output")
 
 
+def check_distinct(outputs: Iterable[Path | None]) -> None:
+    """Check that no two of the outputs that are named are one file.
+
+    Raises:
+        InputFileError: two are.
+    """
+    named = [path for path in outputs if path is not None]
+    places = [os.path.realpath(path) for path in named]
+    for path, place in zip(named, places, strict=True):
+        if places.count(place) > 1:
+            raise InputFileError(f"{path}: is named for two outputs; choose another name for one")
+
+
 def is_pipe(path: Path) -> bool:
     """Return whether ``path`` is a named pipe, or one that the shell made, as in ``<(zcat capture.gz)``."""
     try:

@@ -166,9 +166,27 @@ def test_sigterm_writes_what_was_observed_until_then(capture: Path, tmp_path: Pa
     assert f"3 records -> {output}" in program.out
 
 
+def test_what_was_observed_before_a_file_is_lost_is_written_and_the_loss_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, output = tmp_path / "a.pcap", tmp_path / "records.csv"
+    good = pcap([(1_600_000_000 * SECOND + number, 60, frame(number)) for number in range(90)])
+    path.write_bytes(b"no capture at all, of any kind, by its first bytes")
+    ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
+    assert (ended.code, "is no pcap or pcapng capture" in ended.err, output.exists()) == (2, True, False)
+    path.write_bytes(good)
+    remover = threading.Timer(1.0, path.unlink)
+    remover.start()
+    ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
+    remover.join()
+    assert (ended.code, "a.pcap: was moved or removed" in ended.err) == (2, True)
+    assert len(read_dataset(output)) == 90
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--pcap", "a.pcap", "--fit-scaler", "a.csv", "--output", "a.csv"), "a.csv: is named for two outputs"),
         (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
         (("--pcap", "a.pcap", "--duration", "5"), "--duration is for traffic that is still coming"),
         (("--pcap", "a.pcap", "--interface", "lo"), "not allowed with argument"),
@@ -178,7 +196,8 @@ def test_sigterm_writes_what_was_observed_until_then(capture: Path, tmp_path: Pa
 def test_options_that_do_not_go_together_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], message: str
 ) -> None:
-    ended = call(capsys, EXTRACT, *options, "--output", tmp_path / "a.csv")
+    output = () if "--output" in options else ("--output", tmp_path / "a.csv")
+    ended = call(capsys, EXTRACT, *options, *output)
     assert (ended.code, message in ended.err) == (2, True)
 
 

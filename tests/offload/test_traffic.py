@@ -155,6 +155,7 @@ def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
         (("--dataset", "a.csv", "--duration", "3"), "--duration is for traffic"),
         (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume continues a --savefile from a --dataset"),
         (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
+        (("--pcap", "a.pcap", "--savefile", "v.csv", "--alerts", "v.csv"), "v.csv: is named for two outputs"),
         (("--pcap", "absent.pcap"), "absent.pcap: no such file"),
         (("--pcap", "a.pcap", "--interface", "lo"), "not allowed with argument"),
         ((), "one of the arguments --dataset --pcap --interface is required"),
