@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +62,30 @@ def cable_end(name: str = LEFT) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end:
         end.bind((name, 0))
         yield end
+
+
+@contextmanager
+def stamped_once() -> Iterator[None]:
+    """Have the kernel stamp frames when they come, for all who receive them; else each ring has a time of its own."""
+    with socket.socket(type=socket.SOCK_DGRAM) as asking:
+        asking.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
+        time.sleep(0.3)  # the kernel does so a little later
+        yield
+
+
+@contextmanager
+def tcpdump(path: Path) -> Iterator[None]:
+    """Have tcpdump capture what comes by the right end within the block; it must not lose any."""
+    need("tcpdump", "tcpdump")
+    command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "65536", "-Z", "root"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        try:
+            while "listening on" not in program.stderr.readline():
+                assert program.poll() is None
+            yield
+            time.sleep(0.3)
+        finally:
+            program.terminate()
+            said = program.communicate(timeout=30)[1]
+    assert "0 packets dropped by kernel" in said

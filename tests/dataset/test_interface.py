@@ -25,7 +25,7 @@ from dataset.interface import BLOCK, KEPT, RING, Interface, block_frames
 from dataset.live import Source
 from tests.captures import Frame, read_packets
 from tests.dataset.test_captures import assert_same, expected, frame
-from tests.namespaces import LEFT, RIGHT, cable_end, ip, need, own_network
+from tests.namespaces import LEFT, RIGHT, cable_end, ip, need, own_network, stamped_once, tcpdump
 from utils.errors import CaptureError
 from utils.stopping import Stop
 
@@ -99,42 +99,16 @@ def test_packets_come_as_they_were_sent_in_their_order_and_at_their_times() -> N
 
 
 def test_packets_are_what_tcpdump_writes_of_them_to_the_microsecond(tmp_path: Path) -> None:
-    need("tcpdump", "tcpdump")
     frames = traffic(2_000, seed=1)
     sent = [part for one in frames for part in (one, tagged(one), frame(1, kind=0x86DD))]
     capture = tmp_path / "tcpdump.pcap"
-    with stamped_once(), tcpdump(capture, len(sent)), Interface(RIGHT, tally := Tally()) as interface:
+    with stamped_once(), tcpdump(capture), Interface(RIGHT, tally := Tally()) as interface:
         with cable_end() as end:
             for one in sent:
                 end.send(one)
         found = received(interface, len(frames))
     assert_same(found, read_packets(capture))
     assert tally == Tally(packets=6_000, ipv4=2_000, other=4_000)
-
-
-@contextmanager
-def stamped_once() -> Iterator[None]:
-    """Have the kernel stamp frames when they come, for all who receive them; else each ring has a time of its own."""
-    with socket.socket(type=socket.SOCK_DGRAM) as asking:
-        asking.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
-        time.sleep(0.3)  # the kernel does so a little later
-        yield
-
-
-@contextmanager
-def tcpdump(path: Path, count: int) -> Iterator[None]:
-    """Have tcpdump capture so many frames, which come within the block."""
-    command = ["tcpdump", "-i", RIGHT, "-c", str(count), "-w", str(path), "-Z", "root"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
-        assert program.stderr is not None
-        try:
-            while "listening on" not in program.stderr.readline():
-                assert program.poll() is None
-            yield
-            _, said = program.communicate(timeout=MOST_SECONDS)
-        finally:
-            program.kill()
-    assert "0 packets dropped by kernel" in said
 
 
 def test_what_is_not_ipv4_is_counted_as_other_and_what_is_cut_off_as_malformed() -> None:

@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 
 from dataset.replay import read_frames, replay
-from tests.dataset.test_interface import stamped_once
-from tests.namespaces import LEFT, RIGHT, cable_end, need, own_network
+from tests.namespaces import LEFT, RIGHT, cable_end, own_network, stamped_once, tcpdump
 from tests.network import hosts
 from tests.network.hosts import Network, skipping
 from tests.network.scenario import ATTACKERS, HOSTS, OFFICE, SERVER, act, serve
@@ -39,7 +38,6 @@ MOST_DIFFERENCE = 20_000
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> tuple[Path, Path]:
     """The bundled capture, replayed at ten times its pace: records captured live, and tcpdump's pcap."""
-    need("tcpdump", "tcpdump")
     folder = tmp_path_factory.mktemp("replayed")
     frames = [(at / 10, frame) for at, frame in read_frames(sample / "network" / "capture.pcap.gz")]
     with (
@@ -51,23 +49,6 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> tuple[Pa
     ):
         replay(iter(frames), end.send)
     return folder / "live.csv", folder / "all.pcap"
-
-
-@contextmanager
-def tcpdump(path: Path) -> Iterator[None]:
-    """Have tcpdump capture what comes within the block; it must not lose any."""
-    command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "65536", "-Z", "root"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
-        assert program.stderr is not None
-        try:
-            while "listening on" not in program.stderr.readline():
-                assert program.poll() is None
-            yield
-            time.sleep(0.3)
-        finally:
-            program.terminate()
-            said = program.communicate(timeout=30)[1]
-    assert "0 packets dropped by kernel" in said
 
 
 @contextmanager
