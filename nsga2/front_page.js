@@ -133,6 +133,7 @@ front.addEventListener("keydown", (event) => {
   if (event.key === "Enter" || event.key === " ") copy(shown);
   else if (event.key in STEPS) {
     const next = Math.min(Math.max(shown + STEPS[event.key], 0), points.length - 1);
+    show(next); // a window that is not the active one gives its element the focus without telling it
     front.querySelectorAll(".point")[next].focus();
   } else return;
   event.preventDefault();
