@@ -164,7 +164,7 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     from evaluations.energy_report import Meter, power_model
     from figs.energy import TWO_EXITS_OFFLOADED
     from models.checkpoint import read_checkpoint, read_two_exits
-    from models.packing import pack_linear_layers
+    from models.packing import pack_layers
     from utils.dataset import read_dataset
 
     begin = begin_nothing
@@ -184,7 +184,7 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
         raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
     dataset = read_dataset(args.dataset)
     for each in (network, single.network):
-        pack_linear_layers(each)
+        pack_layers(each)
     with contextlib.ExitStack() as stack:
         second_exits = stack.enter_context(_second_exits(args, network, family))
         methods, outcomes = _warmed_up(args, dataset, network, single.network, second_exits)

@@ -203,7 +203,7 @@ def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Ed
 
     from figs.offload_timing import Edge
     from models.checkpoint import fingerprint, read_two_exits
-    from models.packing import pack_linear_layers
+    from models.packing import pack_layers
     from offload.broker import Broker, Host
     from offload.client import Client, Patience
     from offload.exits import FloatArray
@@ -215,7 +215,7 @@ def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Ed
     from utils.dataset import to_images
 
     network, content = read_two_exits(checkpoint)
-    pack_linear_layers(network)
+    pack_layers(network)
     digest = fingerprint(network)
     sending = Sending(digest, own_name(), FEATURES)
     where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)

@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Serve as the arguments say."""
     from models.checkpoint import read_two_exits
-    from models.packing import pack_linear_layers
+    from models.packing import pack_layers
     from models.prediction import select_device
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
-    pack_linear_layers(network)
+    pack_layers(network)
     payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
     cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads)
     if args.second_segment_only:

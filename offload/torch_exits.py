@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.checkpoint import fingerprint, read_two_exits
 from models.early_exit import TwoExits
-from models.packing import pack_linear_layers
+from models.packing import pack_layers
 from models.prediction import select_device
 from offload.exits import AtExit1, FloatArray, Network
 from offload.service import CHUNK
@@ -27,7 +27,7 @@ def open_checkpoint(path: Path, family: str, device_name: str) -> Network:
     device = select_device(device_name)
     network, checkpoint = read_two_exits(path, family)
     network.to(device)
-    pack_linear_layers(network)
+    pack_layers(network)
     exit_1, exit_2 = Exit1(network, device), Exit2(network, device)
     return Network(checkpoint.architecture.name, fingerprint(network), exit_1, exit_2)
 

@@ -29,7 +29,7 @@ import torch
 
 from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
-from models.packing import pack_linear_layers
+from models.packing import pack_layers
 from offload.broker import Broker, Host
 from offload.client import Client, Patience
 from offload.edge import Edge
@@ -148,7 +148,7 @@ def one_client(bench: Bench, family: str, payload: str) -> None:
     """1,000-row batches, half offloaded: ours against plain, in turn."""
     _, network = bench.network(family)
     packed = copy.deepcopy(network)
-    pack_linear_layers(packed)
+    pack_layers(packed)
     thresholds = half_offloaded(network, bench.features)
     digest = fingerprint(network)
     with contextlib.ExitStack() as stack:
