@@ -5,7 +5,7 @@ Run:
 
 The file holds input transform, segment 1, exit 1 and its temperature; --second-exit-output writes segment 2, exit 2 and
 its temperature. Each is compared with the checkpoint and kept only if all certainties agree within 0.0001; with
---quantize the agreement is printed only.
+--quantize the agreement is printed only. Thresholds that are given here, a client then takes from the file.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="ONNX", help="file to write, of transform, segment 1 and exit 1")
     add("--dataset", type=Path, metavar="CSV", help="rows to compare on (default: the bundled sample, and random rows)")
+    cli.add_thresholds(parser, "none are written; where one is given, for the others ")
     add("--second-exit-output", type=Path, metavar="ONNX", help="file to write, of segment 2 and exit 2")
     add(
         "--quantize",
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputFileError(f"{args.output}: is both outputs; name two files")
     network, checkpoint = read_two_exits(args.trained_model, args.model)
     features = _rows_to_check(args.dataset, random=args.quantize is None)
-    agreement = write_edge_model(args.output, network, features, int8=args.quantize == "int8")
+    limits = cli.thresholds(args) if cli.names_thresholds(args) else None
+    agreement = write_edge_model(args.output, network, features, limits, int8=args.quantize == "int8")
     print(f"{checkpoint.architecture.name}, exit 1: {_in_words(agreement)} -> {args.output}")
     if args.second_exit_output is not None:
         agreement = write_second_exit_model(args.second_exit_output, network, features)

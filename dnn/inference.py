@@ -5,23 +5,36 @@ Run:
         --savefile saves/M_2016_03_inference.csv
 
 The dataset may be unlabelled (58 columns); with a class column, accuracy and mean certainty of each exit are printed.
+A network that dnn/export-edge-model.py wrote runs without PyTorch; name its second half by --second-exit-file.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
 from utils import cli, schema
-from utils.files import check_writable
+from utils.errors import InputFileError
+from utils.files import check_apart, check_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy import float32
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[float32]
+    Predict = Callable[[FloatArray, Callable[[int], object]], tuple[FloatArray, FloatArray]]
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_trained_model(parser, models.FAMILIES)
+    cli.add_runtime(parser, "which is needed for one")
     cli.add_dataset(parser)
     cli.add_batch_size(parser)
     parser.add_argument("--savefile", required=True, type=Path, metavar="CSV", help="inference CSV to write")
@@ -34,18 +47,16 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from models.checkpoint import read_two_exits
-    from models.prediction import predict, select_device
     from utils.dataset import read_dataset
     from utils.metrics import accuracy, certainty
     from utils.results import write_table
 
-    device = select_device(args.device)
     savefile = check_writable(args.savefile)
-    network, _ = read_two_exits(args.trained_model, args.model)
+    check_apart(savefile, [path for path in (args.trained_model, args.second_exit_file, args.dataset) if path])
+    predict = _exported(args) if cli.is_exported(args, args.trained_model) else _checkpoint(args)
     dataset = read_dataset(args.dataset)
     with tqdm(total=len(dataset), desc="inference", unit="row", disable=None) as bar:
-        exits = predict(network.to(device), dataset.features, args.batch_size, device, bar.update)
+        exits = predict(dataset.features, bar.update)
     answers = [certainty(logits) for logits in exits]
     columns = [column for prediction, certain in answers for column in (certain, prediction)]
     table = pd.DataFrame(dict(zip(schema.INFERENCE_COLUMNS, columns, strict=True)))
@@ -57,6 +68,40 @@ def run(args: argparse.Namespace) -> None:
         attacks = 100 * (prediction == schema.ATTACK).mean()
         print(f"exit {number}: {known}mean certainty {certain.mean():.4f}  attacks {attacks:.1f} %")
     print(f"{len(table)} rows -> {savefile}")
+
+
+def _checkpoint(args: argparse.Namespace) -> "Predict":
+    from models.checkpoint import read_two_exits
+    from models.packing import pack_layers
+    from models.prediction import predict, select_device
+
+    device = select_device(args.device)
+    network, _ = read_two_exits(args.trained_model, args.model)
+    network.to(device)
+    pack_layers(network)
+    return lambda features, progress: predict(network, features, args.batch_size, device, progress)
+
+
+def _exported(args: argparse.Namespace) -> "Predict":
+    import numpy as np
+
+    from models.onnx_runtime import read_exported
+
+    if args.second_exit_file is None:
+        raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
+    first, second = read_exported(args.trained_model, args.second_exit_file, args.model)
+    assert second is not None  # its file was named
+
+    def predict(features: "FloatArray", progress: "Callable[[int], object]") -> "tuple[FloatArray, FloatArray]":
+        parts = []
+        for start in range(0, len(features), args.batch_size):
+            logits_1, activations = first.exit_1(features[start : start + args.batch_size])
+            parts.append((logits_1, second.exit_2(activations)))
+            progress(len(logits_1))
+        logits_1, logits_2 = (np.concatenate(logits) for logits in zip(*parts, strict=True))
+        return logits_1, logits_2
+
+    return predict
 
 
 def main(argv: list[str] | None = None) -> int:

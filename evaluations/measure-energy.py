@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--trained-model", type=Path, metavar="FILE", help="checkpoint (.pth) of two exits")
     add("--single-exit", type=Path, metavar="FILE", help="checkpoint (.pth) of the same network's single exit")
     cli.add_dataset(parser, required=False)
-    options.add_thresholds(parser)
+    cli.add_thresholds(parser)
     cli.add_batch_size(parser)
     add("--meter", choices=("rapl", "csv", "model"), help="(default: what --meter-csv or --watts is for, else rapl)")
     add("--meter-csv", type=Path, metavar="CSV", help="log of an external meter, which may still be written to")
@@ -228,7 +228,7 @@ def _warmed_up(
         return np.concatenate([verdicts.prediction for verdicts in edge.decide_all(batches, WINDOW, Stop())])
 
     for name, second_exit in second_exits.items():
-        edge = Edge(exit_1, options.thresholds(args), second_exit)
+        edge = Edge(exit_1, cli.thresholds(args), second_exit)
         verdicts = list(edge.decide_all(batches, WINDOW, Stop()))
         prediction, uncertain, rejected = (
             np.concatenate([getattr(of_batch, part) for of_batch in verdicts])

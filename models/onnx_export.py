@@ -1,7 +1,7 @@
 """Write the two halves of a network with two exits as ONNX files, each checked against PyTorch before it is kept.
 
-Their metadata: ``format_version``, ``architecture``, ``fingerprint``, ``activation_shape`` and, where the edge's half
-has a quantile transform, its ``knots`` and ``levels``.
+Their metadata: ``format_version``, ``architecture``, ``fingerprint``, ``activation_shape``; in the edge's half, where
+it has a quantile transform, its ``knots`` and ``levels``, and if they are known the ``thresholds``.
 """
 
 import math
@@ -28,6 +28,7 @@ from models.onnx_runtime import (
     LOGITS_2,
     read_edge_model,
     read_second_exit_model,
+    thresholds_metadata,
     transform_metadata,
 )
 from models.prediction import batches, predict
@@ -36,7 +37,7 @@ from utils.dataset import to_images
 from utils.errors import CheckpointError
 from utils.files import replacing
 from utils.metrics import certainty
-from utils.schema import FEATURE_COUNT
+from utils.schema import FEATURE_COUNT, Thresholds
 
 MOST_DIFFERENCE: Final = 1e-4
 """Of a certainty, between PyTorch and the file."""
@@ -61,13 +62,16 @@ class Agreement:
     equal_labels: float
 
 
-def write_edge_model(path: Path, network: TwoExits, features: FloatArray, *, int8: bool = False) -> Agreement:
+def write_edge_model(
+    path: Path, network: TwoExits, features: FloatArray, thresholds: Thresholds | None = None, *, int8: bool = False
+) -> Agreement:
     """Write input transform, segment 1 and the calibrated exit 1 as an ONNX file.
 
     Args:
         path: the file to write.
         network: in evaluation mode on the CPU.
         features: (N, 58) float32, to check the file on.
+        thresholds: least certainties that were chosen for the network, for whoever runs it.
         int8: whether convolutions are computed with 8-bit integers, to scales taken from the features. Then the
             agreement is reported only. Of MobileNetV2 alone: AlexNet's exit 1 is not faster so.
 
@@ -77,6 +81,8 @@ def write_edge_model(path: Path, network: TwoExits, features: FloatArray, *, int
     """
     model, (temperature, _) = _parts(network)
     metadata = _metadata(network)
+    if thresholds is not None:
+        metadata |= thresholds_metadata(thresholds)
     if isinstance(model.transform, QuantileTransform):
         metadata |= transform_metadata(model.transform.knots.numpy(), model.transform.levels.numpy())
     graph = Graph()

@@ -19,12 +19,13 @@ from models import ARCHITECTURES
 from models.onnx_file import check_layers
 from utils.errors import CheckpointError
 from utils.files import check_readable
-from utils.schema import CLASS_COUNT, FEATURE_COUNT
+from utils.schema import CLASS_COUNT, FEATURE_COUNT, Thresholds
 
 FORMAT_VERSION: Final = 1
 INPUTS, ACTIVATIONS, LOGITS_1, LOGITS_2 = "transformed_features", "activations", "logits_1", "logits_2"
 CHUNK: Final = 32
-"""Events of one pass: with more, activations leave the processor's cache; with fewer, a pass's fixed cost shows."""
+"""Events of one pass by default: with more, activations leave the processor's cache; with fewer, a pass's fixed cost
+shows."""
 MAX_BYTES: Final = 2**28
 """Of a file; the largest, AlexNet's second exit, has 147 MB."""
 
@@ -81,6 +82,16 @@ def transform_metadata(knots: FloatArray, levels: FloatArray) -> dict[str, str]:
     }
 
 
+def thresholds_metadata(thresholds: Thresholds) -> dict[str, str]:
+    """Return the metadata that holds least certainties."""
+    return {"thresholds": ",".join(map(repr, vars(thresholds).values()))}
+
+
+def _thresholds(metadata: Mapping[str, str]) -> Thresholds | None:
+    text = metadata.get("thresholds")
+    return None if text is None else Thresholds(*map(float, text.split(",")))
+
+
 def _transform(metadata: Mapping[str, str]) -> _Ranks | None:
     if "knots" not in metadata:
         return None
@@ -97,19 +108,21 @@ class ExportedModel:
         architecture: class name, as in ``models.ARCHITECTURES``.
         fingerprint: as ``models.checkpoint.fingerprint`` gave for the checkpoint.
         activation_shape: (C, H, W) of one event's activations behind segment 1.
+        chunk: events of one pass at most.
     """
 
     architecture: str
     fingerprint: str
     activation_shape: tuple[int, ...]
+    chunk: int
     _session: Any
 
     def _run(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
-        if len(batch) <= CHUNK and len(batch):
+        if 0 < len(batch) <= self.chunk:
             return list(self._session.run(list(outputs), {name: batch}))
         whole = [np.empty((len(batch), *shape), dtype=np.float32) for shape in outputs.values()]
-        for start in range(0, len(batch), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for start in range(0, len(batch), self.chunk):
+            rows = slice(start, start + self.chunk)
             for output, part in zip(whole, self._session.run(list(outputs), {name: batch[rows]}), strict=True):
                 output[rows] = part
         return whole
@@ -117,8 +130,13 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class EdgeModel(ExportedModel):
-    """Input transform, segment 1 and the calibrated exit 1."""
+    """Input transform, segment 1 and the calibrated exit 1.
 
+    Attributes:
+        thresholds: least certainties that were chosen for the network; None where the file names none.
+    """
+
+    thresholds: Thresholds | None
     _ranks: _Ranks | None
 
     def exit_1(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -139,32 +157,59 @@ class SecondExitModel(ExportedModel):
         return logits
 
 
-def read_edge_model(path: Path, threads: int = 1) -> EdgeModel:
+def read_edge_model(path: Path, threads: int = 1, chunk: int = CHUNK) -> EdgeModel:
     """Read what ``onnx_export.write_edge_model`` wrote, and run it once.
 
     Args:
         path: the .onnx file.
         threads: that a pass is spread over.
+        chunk: events of one pass at most.
 
     Raises:
         CheckpointError: the file is missing, too large, damaged, or no such file of this version.
     """
     session, facts, metadata = _open(path, threads)
     try:
-        model = EdgeModel(*facts, session, _transform(metadata))
-    except (KeyError, ValueError, binascii.Error) as problem:
-        raise CheckpointError(f"{path}: its input transform is damaged; export it again") from problem
+        model = EdgeModel(*facts, chunk, session, _thresholds(metadata), _transform(metadata))
+    except (KeyError, TypeError, ValueError, binascii.Error) as problem:
+        raise CheckpointError(f"{path}: its thresholds or input transform are damaged; export it again") from problem
     expected = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: model.activation_shape}
     _check_ends(session, path, {INPUTS: (FEATURE_COUNT,)}, expected)
     return model
 
 
-def read_second_exit_model(path: Path, threads: int = 1) -> SecondExitModel:
+def read_second_exit_model(path: Path, threads: int = 1, chunk: int = CHUNK) -> SecondExitModel:
     """Read what ``onnx_export.write_second_exit_model`` wrote; else as ``read_edge_model``."""
     session, facts, _ = _open(path, threads)
-    model = SecondExitModel(*facts, session)
+    model = SecondExitModel(*facts, chunk, session)
     _check_ends(session, path, {ACTIVATIONS: model.activation_shape}, {LOGITS_2: (CLASS_COUNT,)})
     return model
+
+
+def read_exported(
+    path: Path, second_exit: Path | None, family: str | None, threads: int = 1, chunk: int = CHUNK
+) -> tuple[EdgeModel, SecondExitModel | None]:
+    """Read both halves of a network, or the first alone.
+
+    Args:
+        path: of its first half.
+        second_exit: of its second half; None: it is not wanted.
+        family: that the network must be of, as in ``models.FAMILIES``; None: any.
+        threads: that a pass is spread over.
+        chunk: events of one pass at most.
+
+    Raises:
+        CheckpointError: as ``read_edge_model``, or it is of another family, or the halves are of two networks.
+    """
+    first = read_edge_model(path, threads, chunk)
+    if family is not None and ARCHITECTURES[first.architecture].family != family:
+        raise CheckpointError(f"{path}: holds {first.architecture}, not {family}; name the network that it holds")
+    if second_exit is None:
+        return first, None
+    second = read_second_exit_model(second_exit, threads, chunk)
+    if second.fingerprint != first.fingerprint:
+        raise CheckpointError(f"{second_exit}: is of another network than {path}; export both from one checkpoint")
+    return first, second
 
 
 def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...]], dict[str, str]]:

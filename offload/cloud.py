@@ -8,8 +8,9 @@ import torch
 
 from models.checkpoint import fingerprint
 from models.early_exit import TwoExits
-from offload.exits import FloatArray
+from offload.exits import FloatArray, OwnSecondExit
 from offload.protocol import ACTIVATIONS, FEATURES, PAYLOADS, Answer, Limits, Refusal, Request, decode_request
+from offload.recent import Recent, RecentOwnSecondExit
 from offload.service import CHUNK
 from offload.torch_exits import Exit2
 from utils.errors import MessageError
@@ -24,6 +25,7 @@ class Cloud:
         name: of this worker, in its answers.
         max_batch: events in one forward pass at most.
         payloads: the kinds that are taken; without features, the network may forget the edge's part afterwards.
+        recent: remembers the answers to features; None: each is computed.
     """
 
     def __init__(
@@ -33,9 +35,11 @@ class Cloud:
         name: str,
         max_batch: int = CHUNK,
         payloads: Collection[str] = PAYLOADS,
+        recent: Recent | None = None,
     ) -> None:
         self.limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
-        self._exit_2 = Exit2(network, device, max_batch)
+        exit_2 = Exit2(network, device, max_batch)
+        self._exit_2: OwnSecondExit = exit_2 if recent is None else RecentOwnSecondExit(exit_2, recent)
         self._name = name
 
     def decode(self, body: bytes, request_id: str) -> Request | Refusal:

@@ -142,7 +142,7 @@ class Edge:
         rows = np.flatnonzero(self._is_uncertain(prediction_1, certainty_1))
         if len(rows) == 0:
             return Undecided(place, prediction_1, certainty_1, rows, None)
-        asked = self._second_exit(events[rows], lambda: at_exit_1.activations(rows))
+        asked = self._second_exit(events[rows], lambda places: at_exit_1.activations(rows[places]))
         return Undecided(place, prediction_1, certainty_1, rows, asked)
 
     def _is_uncertain(self, prediction: NDArray[np.int64], certainties: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ password or certificate.
 import argparse
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,10 @@ from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from offload.edge import Edge
     from offload.exits import Network
     from offload.metrics import ClientMetrics
+    from offload.recent import Recent
     from offload.second_exit import SecondExit
     from offload.sources import Observe, Observed, Source
     from offload.verdicts import Tally, Verdicts
@@ -52,10 +55,10 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_dataset(sources, required=False)
     traffic_options.add_sources(sources)
     options.add_network(parser)
-    options.add_runtime(parser)
+    options.add_computing(parser)
     cli.add_batch_size(parser)
     add = parser.add_argument
-    options.add_thresholds(parser)
+    cli.add_thresholds(parser, "what the exported network's file says, or ")
     add("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     add("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     add("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
@@ -70,7 +73,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Decide as the arguments say."""
-    from offload.edge import Edge
     from offload.events import decided
     from offload.metrics import ClientMetrics
     from offload.verdicts import Tally, verdict_table
@@ -85,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_second_exit(args, network, metrics))
-        edge = Edge(network.exit_1, options.thresholds(args), second_exit)
+        memory = _memory(args, metrics)
+        edge = _edge(args, network, second_exit, memory)
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
@@ -100,25 +103,63 @@ def run(args: argparse.Namespace) -> None:
             source.decided(batch, verdicts)
             _report(f"batch {number}", counted, args, table=bool(args.dataset))
     _report("total", total, args, table=True)
+    _report_memory(memory)
     source.report(stop)
     if savefile is not None and savefile.rows:
         logs.report(log, "saved", f"{savefile.rows} rows -> {savefile.path}", rows=savefile.rows)
 
 
 def _network(args: argparse.Namespace) -> "Network":
-    if not _is_exported(args):
-        from offload.torch_exits import open_checkpoint
+    from offload.tuning import CHUNKS, fastest
 
-        return open_checkpoint(args.trained_network_file, args.network, args.device)
-    from offload.onnx_exits import open_exported
+    exported = cli.is_exported(args, args.trained_network_file)
 
-    return open_exported(args.trained_network_file, args.second_exit_file, args.network)
+    def opened(threads: int | None, chunk: int) -> "Network":
+        if not exported:
+            from offload.torch_exits import open_checkpoint
+
+            return open_checkpoint(args.trained_network_file, args.network, args.device, threads, chunk)
+        from offload.onnx_exits import open_exported
+
+        return open_exported(args.trained_network_file, args.second_exit_file, args.network, threads or 1, chunk)
+
+    cores = sorted({1, len(os.sched_getaffinity(0))})
+    threads_to_try = cores if args.threads == cli.AUTO else [args.threads]
+    network, threads, chunk = fastest(opened, threads_to_try, CHUNKS if args.chunk == cli.AUTO else [args.chunk])
+    if cli.AUTO in (args.threads, args.chunk):
+        sentence = f"fastest here: --threads {threads} --chunk {chunk}"
+        logs.report(log, "tuned", sentence, threads=threads, chunk=chunk)
+    return network
 
 
-def _is_exported(args: argparse.Namespace) -> bool:
-    if args.runtime is None:
-        return bool(args.trained_network_file.suffix == ".onnx")
-    return bool(args.runtime == "onnx")
+def _memory(args: argparse.Namespace, metrics: "ClientMetrics") -> "list[Recent]":
+    """Return what remembers the answers of exit 1 and of exit 2; nothing where that is not wanted."""
+    from offload.recent import Recent
+
+    if args.cache_size == 0:
+        return []
+    return [Recent(args.cache_size, metrics.of_recent_vectors(number)) for number in (1, 2)]
+
+
+def _edge(args: argparse.Namespace, network: "Network", second_exit: "SecondExit", memory: "list[Recent]") -> "Edge":
+    from offload.edge import Edge
+    from offload.recent import RecentFirstExit, RecentSecondExit
+    from utils.schema import CLOUD, DEFAULT_THRESHOLDS, LOCAL
+
+    thresholds = cli.thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
+    if not memory:
+        return Edge(network.exit_1, thresholds, second_exit)
+    at_exit_1, at_exit_2 = memory
+    answered_by = LOCAL if args.process_exit2_locally else CLOUD
+    second_exit = RecentSecondExit(second_exit, answered_by, at_exit_2)
+    return Edge(RecentFirstExit(network.exit_1, at_exit_1), thresholds, second_exit)
+
+
+def _report_memory(memory: "list[Recent]") -> None:
+    if memory:
+        counts = [(recent.found, recent.found + recent.missed) for recent in memory]
+        exits = ", ".join(f"{found} of {all_} vectors at exit {at}" for at, (found, all_) in enumerate(counts, 1))
+        logs.report(log, "recent", f"answered from memory: {exits}", exit_1=counts[0], exit_2=counts[1])
 
 
 def _source(args: argparse.Namespace, savefile: "VerdictsFile | None", metrics: "ClientMetrics") -> "Source":
@@ -162,15 +203,12 @@ def _check(args: argparse.Namespace) -> None:
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
     options.check_payload(args)
     _check_apart(args)
-    if args.second_exit_file is not None and not _is_exported(args):
-        raise InputFileError("--second-exit-file is for an exported network; a checkpoint holds its second half")
-    if _is_exported(args) and args.second_exit_file is None and _runs_exit_2(args):
+    exported = cli.is_exported(args, args.trained_network_file)
+    if exported and args.second_exit_file is None and _runs_exit_2(args):
         raise InputFileError(
             "an exported network's exit 2 is in a file of its own; name it with --second-exit-file, or choose "
             "--on-cloud-failure reject or wait"
         )
-    if _is_exported(args) and args.device != "cpu":
-        raise InputFileError("--device is for PyTorch; ONNX Runtime computes on the processor here, leave it out")
     if args.resume and (args.savefile is None or args.dataset is None):
         raise InputFileError("--resume continues a --savefile from a --dataset; name both")
     of_traffic = {"--alerts": args.alerts, "--follow": args.follow, "--duration": args.duration}

@@ -59,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take activations alone, not features; the first segment is not kept in memory",
     )
+    options.add_cache_size(parser)
+    options.add_threads(parser)
     add("--quiet", action="store_true", help="leave out the line for each batch")
     options.add_broker(parser, required=True)
     add(
@@ -73,27 +75,33 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Serve as the arguments say."""
-    from models.checkpoint import read_two_exits
+    import torch
+
+    from models.checkpoint import fingerprint, read_two_exits
     from models.packing import pack_layers
     from models.prediction import select_device
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
     from offload.protocol import ACTIVATIONS, PAYLOADS
+    from offload.recent import Recent
     from offload.service import Service
     from offload.worker import Worker
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     broker = options.broker(args)
     device = select_device(args.device)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
     pack_layers(network)
     payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
-    cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads)
+    architecture, digest = checkpoint.architecture.name, fingerprint(network)
+    metrics = WorkerMetrics(architecture, digest)
+    recent = Recent(args.cache_size, metrics.of_recent_vectors) if args.cache_size else None
+    cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads, recent)
     if args.second_segment_only:
         network.forget_edge()
-    architecture, digest = checkpoint.architecture.name, cloud.limits.fingerprint
-    metrics = WorkerMetrics(architecture, digest)
     service = Service(args.max_batch, args.batch_wait_ms / 1000, args.prefetch, args.queue_type)
     worker = Worker(broker, args.mq_queue, cloud, service, metrics, (lambda _batch: None) if args.quiet else _report)
 

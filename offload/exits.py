@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.schema import Thresholds
+
 FloatArray = NDArray[np.float32]
 
 
@@ -49,9 +51,11 @@ class Network:
         fingerprint: of its weights; only a worker with the same answers for it.
         exit_1: is computed for every event.
         exit_2: None where only workers have it.
+        thresholds: least certainties that its file names, if it does.
     """
 
     architecture: str
     fingerprint: str
     exit_1: FirstExit
     exit_2: OwnSecondExit | None
+    thresholds: Thresholds | None = None

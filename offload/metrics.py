@@ -5,7 +5,7 @@ Any thread may count, but no signal handler: the counters' locks may be held by 
 
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -58,6 +58,8 @@ PACKET_FATES: Final = ("ipv4", "other", "malformed", "late", "left_out", "droppe
 """What becomes of observed packets; see ``offload.sensor.Seen``."""
 SIGNATURES: Final = ("attack", "rejected")
 """What alerts tell of."""
+RECENT: Final = ("found", "missed")
+"""Whether a vector's answer was remembered."""
 ANSWERS: Final = (
     "answered",
     "too-large",
@@ -168,6 +170,7 @@ class ClientMetrics(_Metrics):
         packets: label fate (see ``offload.sensor.Seen``), of observed traffic.
         alerts: label signature (attack, rejected).
         suppressed_alerts: rejected records that were not told.
+        recent_vectors: labels exit (1, 2) and result (found, missed): whether an answer was remembered.
     """
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
@@ -202,6 +205,21 @@ class ClientMetrics(_Metrics):
         self.suppressed_alerts = self._counter(
             "suppressed_alerts", "Rejected records that were not told, since a window had enough of them."
         )
+        self.recent_vectors = self._counter(
+            "recent_vectors", "Vectors by whether an exit's answer to them was remembered.", ("exit", "result")
+        )
+        for exit_number in (1, 2):
+            self.of_recent_vectors(exit_number)(0, 0)
+
+    def of_recent_vectors(self, exit_number: int) -> Callable[[int, int], None]:
+        """Return what counts the vectors of which an exit's answer was remembered, and those of which it was not."""
+        found, missed = (self.recent_vectors.labels(exit=str(exit_number), result=result) for result in RECENT)
+
+        def count(found_now: int, missed_now: int) -> None:
+            found.inc(found_now)
+            missed.inc(missed_now)
+
+        return count
 
 
 class WorkerMetrics(_Metrics):
@@ -222,6 +240,7 @@ class WorkerMetrics(_Metrics):
         dropped_messages: they named no one to reply to.
         given_back: requests handed back to the queue.
         waiting: requests that are here and not yet begun.
+        recent_vectors: label result (found, missed): whether the answer was remembered.
     """
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
@@ -245,3 +264,12 @@ class WorkerMetrics(_Metrics):
         )
         self.given_back = self._counter("given_back_requests", "Requests handed back for another worker.")
         self.waiting = self._gauge("waiting_requests", "Requests in this worker that are not yet being computed.")
+        self.recent_vectors = self._counter(
+            "recent_vectors", "Vectors by whether the answer to them was remembered.", ("result",)
+        )
+        self._found, self._missed = (self.recent_vectors.labels(result=result) for result in RECENT)
+
+    def of_recent_vectors(self, found: int, missed: int) -> None:
+        """Count vectors to which the answer was remembered, and those to which it was not."""
+        self._found.inc(found)
+        self._missed.inc(missed)

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import ARCHITECTURES
-from models.onnx_runtime import EdgeModel, SecondExitModel, read_edge_model, read_second_exit_model
+from models.onnx_runtime import CHUNK, EdgeModel, SecondExitModel, read_exported
 from offload.exits import AtExit1, FloatArray, Network
-from utils.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -30,23 +28,8 @@ class _Exit2:
         return self.second.exit_2(activations)
 
 
-def open_exported(path: Path, second_exit: Path | None, family: str) -> Network:
-    """Return the network that ``dnn/export-edge-model.py`` wrote.
-
-    Args:
-        path: of its first half.
-        second_exit: of its second half; None: the network has no exit 2 here.
-        family: that it must be of, as in ``models.FAMILIES``.
-
-    Raises:
-        CheckpointError: as ``read_edge_model``, or it is of another family, or the halves are of two networks.
-    """
-    first = read_edge_model(path)
-    if ARCHITECTURES[first.architecture].family != family:
-        raise CheckpointError(f"{path}: holds {first.architecture}, not {family}; name the network that it holds")
-    if second_exit is None:
-        return Network(first.architecture, first.fingerprint, _Exit1(first), None)
-    second = read_second_exit_model(second_exit)
-    if second.fingerprint != first.fingerprint:
-        raise CheckpointError(f"{second_exit}: is of another network than {path}; export both from one checkpoint")
-    return Network(first.architecture, first.fingerprint, _Exit1(first), _Exit2(first, second))
+def open_exported(path: Path, second_exit: Path | None, family: str, threads: int = 1, chunk: int = CHUNK) -> Network:
+    """Return the network that ``dnn/export-edge-model.py`` wrote; see ``models.onnx_runtime.read_exported``."""
+    first, second = read_exported(path, second_exit, family, threads, chunk)
+    exit_2 = None if second is None else _Exit2(first, second)
+    return Network(first.architecture, first.fingerprint, _Exit1(first), exit_2, first.thresholds)

@@ -16,7 +16,6 @@ from offload.broker import Broker, Host, Tls
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import check_readable
-from utils.schema import Thresholds
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -50,43 +49,43 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     cli.add_device(parser)
 
 
-def add_runtime(parser: argparse.ArgumentParser) -> None:
-    """Add what computes the network, and an exported one's second half."""
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """Add what computes the network, an exported one's second half, and how much at once."""
+    cli.add_runtime(parser, "to run exit 2 here (default: only workers run it)")
     add = parser.add_argument
     add(
-        "--runtime",
-        choices=("torch", "onnx"),
-        help="what computes the network: PyTorch, or ONNX Runtime for one that dnn/export-edge-model.py wrote, several "
-        "times faster and without PyTorch (default: by the file's ending, .onnx or another)",
+        "--threads",
+        type=cli.or_auto(cli.whole_number(1, 1024)),
+        metavar="N",
+        help="that a pass is spread over; auto: one or all cores, by a measurement at the start of about a second "
+        "(default: 1, with PyTorch what it chooses)",
     )
     add(
-        "--second-exit-file",
-        type=Path,
-        metavar="ONNX",
-        help="second half of an exported network, to run exit 2 here (default: only workers run it)",
+        "--chunk",
+        type=cli.or_auto(cli.whole_number(1, 4096)),
+        default=32,
+        metavar="N",
+        help="events of one pass at most, or auto (default: %(default)s, which was the fastest on most machines)",
+    )
+    add_cache_size(parser)
+
+
+def add_cache_size(parser: argparse.ArgumentParser) -> None:
+    """Add how many vectors' answers are remembered."""
+    parser.add_argument(
+        "--cache-size",
+        type=cli.whole_number(0, 10_000_000),
+        default=4096,
+        metavar="N",
+        help="vectors used last whose answers are remembered rather than computed or asked again; half a kilobyte "
+        "each, 0 remembers none (default: %(default)s)",
     )
 
 
-def add_thresholds(parser: argparse.ArgumentParser) -> None:
-    """Add the four least certainties at which an answer is accepted."""
-    for exit_number, default in ((1, 0.95), (2, 0.98)):
-        for name in ("normal", "attack"):
-            parser.add_argument(
-                f"--{name}-exit{exit_number}-min-certainty",
-                type=cli.real_number(0, 1),
-                default=default,
-                metavar="C",
-                help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: %(default)s)",
-            )
-
-
-def thresholds(args: argparse.Namespace) -> Thresholds:
-    """Return the least certainties that the arguments name."""
-    return Thresholds(
-        args.normal_exit1_min_certainty,
-        args.attack_exit1_min_certainty,
-        args.normal_exit2_min_certainty,
-        args.attack_exit2_min_certainty,
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add how many threads compute."""
+    parser.add_argument(
+        "--threads", type=cli.whole_number(1, 1024), metavar="N", help="that compute (default: what PyTorch chooses)"
     )
 
 

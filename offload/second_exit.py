@@ -1,6 +1,5 @@
 """Who is asked about the events that exit 1 is not certain of, and what happens where the cloud does not answer."""
 
-import functools
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -40,6 +39,14 @@ class Answers:
         """Return answers that all came the same way."""
         return cls(logits, np.full(len(logits), answered_by), np.full(len(logits), failure))
 
+    def replaced(self, rows: NDArray[np.intp], answers: "Answers") -> "Answers":
+        """Return the same answers but for those at some rows (k,)."""
+        count = len(self.logits)
+        place, rest = np.arange(count), np.arange(count, count + len(rows))
+        place[rows] = rest
+        both = Answers.joined((self, answers))
+        return Answers(both.logits[place], both.answered_by[place], both.failure[place])
+
     @classmethod
     def joined(cls, parts: Sequence["Answers"]) -> "Answers":
         """Return the answers of several requests as one."""
@@ -60,11 +67,15 @@ class Asked(Protocol):
         """Return the answers, once they are here."""
 
 
+ActivationsAt = Callable[[NDArray[np.intp]], FloatArray]
+"""Returns the activations (k, C, H, W) behind segment 1 of the events at some rows (k,)."""
+
+
 class SecondExit(Protocol):
     """Whoever answers for exit 2."""
 
-    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray], /) -> Asked:
-        """Ask about uncertain events: features (n, 58) and, if called for now, activations (n, C, H, W)."""
+    def __call__(self, features: FloatArray, activations: ActivationsAt, /) -> Asked:
+        """Ask about uncertain events: features (n, 58) and, if called for now, their activations."""
 
     def give_up(self) -> None:
         """Wait for no one any more: what has no answer yet fails at once."""
@@ -76,9 +87,9 @@ class LocalSecondExit:
     def __init__(self, exit_2: OwnSecondExit) -> None:
         self._exit_2 = exit_2
 
-    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray], /) -> Asked:
+    def __call__(self, features: FloatArray, activations: ActivationsAt, /) -> Asked:
         """Compute exit 2 at once."""
-        return _Answered(Answers.all_by(self.of(features, activations()), LOCAL))
+        return Answered(Answers.all_by(self.of(features, activations(np.arange(len(features)))), LOCAL))
 
     def give_up(self) -> None:
         """Do nothing: there is no one to wait for."""
@@ -95,19 +106,22 @@ class LocalSecondExit:
 
 
 @dataclass(frozen=True)
-class _Answered:
+class Answered:
     """Answers that are here already."""
 
-    _answers: Answers
+    here: Answers
 
     def under_way(self) -> int:
+        """Return 0."""
         return 0
 
     def wait(self, _seconds: float, /) -> bool:
+        """Return True at once."""
         return True
 
     def answers(self) -> Answers:
-        return self._answers
+        """Return them."""
+        return self.here
 
 
 @dataclass(frozen=True)
@@ -150,19 +164,20 @@ class CloudSecondExit:
         self._local = local
         self._on_failure = on_failure
 
-    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray], /) -> Asked:
+    def __call__(self, features: FloatArray, activations: ActivationsAt, /) -> Asked:
         """Send requests; where it is known already that no one will answer, settle for ``on_failure`` at once.
 
         Asked's ``answers`` raises CloudError where a request failed and ``on_failure`` does not make up for it.
         """
-        activations = functools.cache(activations)
-        events = features if self._sending.payload == FEATURES else activations()
         parts = []
         for start in range(0, len(features), MAX_EVENTS):
-            rows = slice(start, start + MAX_EVENTS)
-            future = self._client.submit(self._sending.request(events[rows]))
+            rows = np.arange(start, min(start + MAX_EVENTS, len(features)))
+            events = features[rows] if self._sending.payload == FEATURES else activations(rows)
+            future = self._client.submit(self._sending.request(events))
             # Later the activations are gone: to keep them until each answer came would cost far more memory.
-            at_hand = activations()[rows] if future.done() and self._on_failure == "local" else None
+            at_hand = None
+            if future.done() and self._on_failure == "local":
+                at_hand = activations(rows) if self._sending.payload == FEATURES else events
             parts.append(_Part(features[rows], at_hand, future))
         return _AskedOfCloud(parts, self._settle)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,27 +17,39 @@ from offload.exits import AtExit1, FloatArray, Network
 from offload.service import CHUNK
 from utils.dataset import to_images
 
+EDGE_CHUNK: Final = 32
+"""Events of one pass of exit 1 by default: of more, MobileNetV2's activations leave the processor's cache and cost up
+to 9 times as much an event; of fewer, the fixed cost of a pass shows."""
 
-def open_checkpoint(path: Path, family: str, device_name: str) -> Network:
+
+def open_checkpoint(
+    path: Path, family: str, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK
+) -> Network:
     """Return the network of a checkpoint (.pth).
+
+    Args:
+        path: of the checkpoint.
+        family: that it must be of, as in ``models.FAMILIES``.
+        device_name: where it is to run.
+        threads: that PyTorch computes with in this process; None: what it chooses.
+        chunk: events of one pass of exit 1 at most.
 
     Raises:
         CheckpointError: as ``models.checkpoint.read_two_exits``.
         DeviceError: there is no such device.
     """
     device = select_device(device_name)
+    if threads is not None:
+        torch.set_num_threads(threads)
     network, checkpoint = read_two_exits(path, family)
     network.to(device)
     pack_layers(network)
-    exit_1, exit_2 = Exit1(network, device), Exit2(network, device)
+    exit_1, exit_2 = Exit1(network, device, chunk), Exit2(network, device)
     return Network(checkpoint.architecture.name, fingerprint(network), exit_1, exit_2)
 
 
 class Exit1:
     """Computes exit 1, with the activations at hand for whoever asks about uncertain events.
-
-    With passes of more than 32 events, MobileNetV2's activations leave the processor's cache and cost up to 9 times as
-    much an event; with fewer, the fixed cost of a pass shows.
 
     Args:
         network: in evaluation mode, on ``device``.
@@ -44,7 +57,7 @@ class Exit1:
         chunk: events of one forward pass at most.
     """
 
-    def __init__(self, network: TwoExits, device: torch.device, chunk: int = 32) -> None:
+    def __init__(self, network: TwoExits, device: torch.device, chunk: int = EDGE_CHUNK) -> None:
         self._network = network
         self._device = device
         self._chunk = chunk

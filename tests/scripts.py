@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -72,3 +73,8 @@ def call(capsys: pytest.CaptureFixture[str], script: str, *arguments: object) ->
             code = left.code
     out, err = capsys.readouterr()
     return Ended(code, out, err)
+
+
+def flat(options: Mapping[str, object]) -> list[object]:
+    """Return options and their values as one list of arguments."""
+    return [part for pair in options.items() for part in pair]

@@ -71,6 +71,7 @@ from tests.scripts import (
     TRAIN,
     YEAR,
     call,
+    flat,
     load_script,
 )
 from utils.dataset import read_dataset
@@ -121,7 +122,12 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--savefile": OUTPUTS,
         "--evaluation-savefile": OUTPUTS,
     },
-    INFER: {"--trained-model": TWO_EXITS, "--dataset": DATASETS, "--savefile": OUTPUTS},
+    INFER: {
+        "--trained-model": TWO_EXITS,
+        "--second-exit-file": EXPORTED,
+        "--dataset": DATASETS,
+        "--savefile": OUTPUTS,
+    },
     EXPORT: {
         "--trained-model": TWO_EXITS,
         "--dataset": DATASETS,
@@ -174,6 +180,12 @@ NOWHERE = "http://127.0.0.1:1"
 
 PORTS: dict[str, tuple[str, ...]] = {"--mq-port": ("0", "65536", "-1"), "--metrics-port": ("0", "65536", "-1")}
 TIMES: dict[str, tuple[str, ...]] = {"--request-timeout": ("0", "nan", "inf"), "--retries": ("-1", "101", "1.5")}
+THRESHOLDS: dict[str, tuple[str, ...]] = {
+    "--normal-exit1-min-certainty": ("-0.1", "1.1", "nan"),
+    "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
+    "--normal-exit2-min-certainty": ("-1", "95"),
+    "--attack-exit2-min-certainty": ("-1", "98"),
+}
 # Options that take a number, and what is out of their range.
 NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {
@@ -195,10 +207,7 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     ENERGY: {
         "--mq-port": PORTS["--mq-port"],
         "--batch-size": ("0",),
-        "--normal-exit1-min-certainty": ("-0.1", "1.1", "nan"),
-        "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
-        "--normal-exit2-min-certainty": ("-1", "95"),
-        "--attack-exit2-min-certainty": ("-1", "98"),
+        **THRESHOLDS,
         "--watts": ("0", "nan", "inf", "-1"),
         "--rounds": ("0", "1001"),
         "--seconds": ("-1", "nan", "inf"),
@@ -222,11 +231,14 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--cost-per-offload": ("-1", "nan", "inf"),
     },
     INFER: {"--batch-size": ("0",)},
+    EXPORT: THRESHOLDS,
     SERVER: {
         **PORTS,
         "--max-batch": ("0", "4097"),
         "--batch-wait-ms": ("-1", "1001", "nan"),
         "--prefetch": ("0", "1001"),
+        "--cache-size": ("-1", "10000001"),
+        "--threads": ("0", "auto"),
     },
     CLIENT: {
         **PORTS,
@@ -235,10 +247,10 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--window": ("0", "1001"),
         "--wait-timeout": ("0", "nan", "inf"),
         "--drain-timeout": ("-1", "nan"),
-        "--normal-exit1-min-certainty": ("-0.1", "1.1", "nan"),
-        "--attack-exit1-min-certainty": ("-0.1", "1.1", "inf"),
-        "--normal-exit2-min-certainty": ("-1", "95"),
-        "--attack-exit2-min-certainty": ("-1", "98"),
+        "--cache-size": ("-1", "10000001"),
+        "--threads": ("0", "1025", "all"),
+        "--chunk": ("0", "4097", "auto2"),
+        **THRESHOLDS,
         "--duration": ("0", "nan", "inf"),
         "--max-records": ("0", "10000001"),
         "--max-rejected-alerts": ("-1", "1.5"),
@@ -272,7 +284,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     ENERGY: {"--meter": ("sundial", "")},
     SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
     CHART: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
-    INFER: {"--model": ("resnet",)},
+    INFER: {"--model": ("resnet",), "--runtime": ("jax",)},
     EXPORT: {"--model": ("resnet",), "--quantize": ("int4",)},
     SERVER: {"--network": ("resnet", ""), "--queue-type": ("stream",), "--log-format": ("xml",)},
     CLIENT: {
@@ -367,10 +379,6 @@ def with_outputs(script: str, options: Mapping[str, object], folder: Path) -> di
     return complete
 
 
-def flat(options: Mapping[str, object]) -> list[object]:
-    return [part for pair in options.items() for part in pair]
-
-
 def actions(script: str) -> dict[str, argparse.Action]:
     """Return what a script's parser does for each option, by its first name."""
     parser: argparse.ArgumentParser = load_script(script).make_parser()
@@ -410,9 +418,10 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
         options["--mq-certificate-file"] = CERTIFICATES["no certificate"].make(tmp_path / "bad")
         before = files_below(tmp_path)
     if option == "--second-exit-file":
-        exported = good[CLIENT]["--trained-network-file"]
-        assert isinstance(exported, Path)
-        options["--trained-network-file"] = exported.with_suffix(".onnx")
+        network_file = "--trained-model" if script == INFER else "--trained-network-file"
+        checkpoint = good[script][network_file]
+        assert isinstance(checkpoint, Path)
+        options[network_file] = checkpoint.with_suffix(".onnx")
     if script == CLIENT and option in OF_TRAFFIC:
         del options["--dataset"]
         options |= {**good[EXTRACT], "--process-exit2-locally": "--debug"}

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from utils.errors import ToolkitError
+from utils.errors import InputFileError, ToolkitError
+from utils.schema import DEFAULT_THRESHOLDS, Thresholds
 
 EXIT_INTERRUPTED: Final = 130
+AUTO: Final = "auto"
 
 
 def run(
@@ -96,6 +98,54 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
     return convert
 
 
+def or_auto(convert: Callable[[str], int]) -> Callable[[str], int | str]:
+    """Return an argparse type: what ``convert`` takes, or ``auto``."""
+
+    def converted(text: str) -> int | str:
+        return AUTO if text.lower() == AUTO else convert(text)
+
+    return converted
+
+
+def add_thresholds(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """Add the four least certainties at which an answer is accepted.
+
+    Args:
+        parser: to add them to.
+        otherwise: what else they may come from, for the help.
+    """
+    defaults = vars(DEFAULT_THRESHOLDS)
+    for exit_number in (1, 2):
+        for name in ("normal", "attack"):
+            parser.add_argument(
+                f"--{name}-exit{exit_number}-min-certainty",
+                type=real_number(0, 1),
+                metavar="C",
+                help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: "
+                f"{otherwise}{defaults[f'{name}_exit_{exit_number}']:g})",
+            )
+
+
+def thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
+    """Return the least certainties that the arguments name, and for those that they do not, others."""
+    pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
+    return Thresholds(*(other if given is None else given for given, other in pairs))
+
+
+def names_thresholds(args: argparse.Namespace) -> bool:
+    """Return whether the arguments name a least certainty."""
+    return any(one is not None for one in _given_thresholds(args))
+
+
+def _given_thresholds(args: argparse.Namespace) -> tuple[float | None, ...]:
+    return (
+        args.normal_exit1_min_certainty,
+        args.attack_exit1_min_certainty,
+        args.normal_exit2_min_certainty,
+        args.attack_exit2_min_certainty,
+    )
+
+
 def add_trained_model(parser: argparse.ArgumentParser, families: Sequence[str]) -> None:
     """Add ``--trained-model`` and the ``--model`` that it is checked against."""
     parser.add_argument("--trained-model", required=True, type=Path, metavar="FILE", help="checkpoint (.pth)")
@@ -122,6 +172,37 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 1000) -> None
         metavar="N",
         help="events computed at once (default: %(default)s)",
     )
+
+
+def add_runtime(parser: argparse.ArgumentParser, what_for: str) -> None:
+    """Add what computes the network, and an exported one's second half.
+
+    Args:
+        parser: to add them to.
+        what_for: that half is needed.
+    """
+    add = parser.add_argument
+    add(
+        "--runtime",
+        choices=("torch", "onnx"),
+        help="what computes the network: PyTorch, or ONNX Runtime for one that dnn/export-edge-model.py wrote, several "
+        "times faster and without PyTorch (default: by the file's ending, .onnx or another)",
+    )
+    add("--second-exit-file", type=Path, metavar="ONNX", help=f"second half of an exported network, {what_for}")
+
+
+def is_exported(args: argparse.Namespace, network_file: Path) -> bool:
+    """Return whether ONNX Runtime is to compute the network.
+
+    Raises:
+        InputFileError: other arguments do not go with that.
+    """
+    exported = bool(network_file.suffix == ".onnx" if args.runtime is None else args.runtime == "onnx")
+    if args.second_exit_file is not None and not exported:
+        raise InputFileError("--second-exit-file is for an exported network; a checkpoint holds its second half")
+    if exported and args.device != "cpu":
+        raise InputFileError("--device is for PyTorch; ONNX Runtime computes on the processor here, leave it out")
+    return exported
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

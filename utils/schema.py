@@ -101,3 +101,7 @@ class Thresholds:
         for name, value in vars(self).items():
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"threshold {name} is {value}; a certainty lies between 0 and 1")
+
+
+DEFAULT_THRESHOLDS: Final = Thresholds(0.95, 0.95, 0.98, 0.98)
+"""Where none were chosen."""

@@ -23,7 +23,7 @@ from models.preprocessing import Identity
 from offload.edge import Edge
 from offload.exits import FloatArray
 from offload.protocol import MAX_EVENTS
-from offload.second_exit import Answers, LocalSecondExit
+from offload.second_exit import ActivationsAt, Answers, LocalSecondExit
 from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import Verdicts, verdict_table
 from tests.networks import calibrated_network
@@ -102,8 +102,8 @@ class Late:
         self.given_up = False
         self._local = LocalSecondExit(Exit2(Legible(), CPU))
 
-    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
-        one = LateAnswers(self._local.of(features, activations()))
+    def __call__(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
+        one = LateAnswers(self._local.of(features, activations(np.arange(len(features)))))
         self.asked.append(one)
         self.under_way.append(sum(one.under_way() for one in self.asked))
         if self.given_up:
@@ -127,7 +127,7 @@ class Prompt(Late):
         super().__init__()
         self.asked_when_waited: list[int] = []
 
-    def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
+    def __call__(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
         one = super().__call__(features, activations)
 
         def wait(_seconds: float) -> bool:
@@ -205,7 +205,7 @@ def local_edge(network: TwoExits, thresholds: Thresholds) -> Edge:
 class Never:
     """Must not be asked."""
 
-    def __call__(self, _features: FloatArray, _activations: Callable[[], FloatArray]) -> LateAnswers:
+    def __call__(self, _features: FloatArray, _activations: ActivationsAt) -> LateAnswers:
         raise AssertionError("exit 2 was asked")
 
     def give_up(self) -> None:
@@ -285,8 +285,8 @@ def test_exit_2_is_asked_once_about_the_uncertain_events_alone() -> None:
     asked: list[tuple[FloatArray, FloatArray]] = []
 
     class Asking(Prompt):
-        def __call__(self, features: FloatArray, activations: Callable[[], FloatArray]) -> LateAnswers:
-            asked.append((features, activations()))
+        def __call__(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
+            asked.append((features, activations(np.arange(len(features)))))
             return super().__call__(features, activations)
 
     batch = np.concatenate([events(5, CERTAIN), events(7), events(5, -CERTAIN)])

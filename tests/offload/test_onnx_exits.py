@@ -1,11 +1,13 @@
 """An exported network at the edge: the same verdicts as its checkpoint, without PyTorch."""
 
 import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
@@ -19,7 +21,7 @@ from offload.torch_exits import open_checkpoint
 from tests.networks import SAMPLE, calibrated_network
 from tests.offload.link import Program, connected
 from tests.offload.test_link import ALL_OFFLOADED
-from tests.scripts import CLIENT, ROOT, SERVER, call
+from tests.scripts import CLIENT, EXPORT, ROOT, SERVER, call, flat
 from utils.dataset import read_dataset
 from utils.errors import CheckpointError
 from utils.metrics import certainty
@@ -134,3 +136,57 @@ def test_options_of_the_two_runtimes_do_not_mix(
 ) -> None:
     ended = call(capsys, CLIENT, *arguments, "--network", "mobilenet", "--dataset", "d.csv", "--process-exit2-locally")
     assert (ended.code, message in ended.err) == (2, True), ended.err
+
+
+def test_the_clients_thresholds_are_the_files_where_its_command_line_names_none(
+    checkpoint: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edge, second = tmp_path / "edge.onnx", tmp_path / "second.onnx"
+    names = [f"--{name}-exit{number}-min-certainty" for number in (1, 2) for name in ("normal", "attack")]
+    chosen = dict(zip(names, (0.6, 0.7, 0.8, 0.65), strict=True))
+    export_ = ("--trained-model", checkpoint, "--output", edge, "--second-exit-output", second, *flat(chosen))
+    assert call(capsys, EXPORT, *export_).code == 0
+    common = ("--process-exit2-locally", "--network", "mobilenet", "--dataset", sample / "2016_03.csv")
+    ours = ("--trained-network-file", edge, "--second-exit-file", second)
+
+    def summary(*options: object) -> str:
+        ended = call(capsys, CLIENT, *common, *options)
+        assert ended.code == 0, ended.err
+        return next(line for line in ended.out.splitlines() if line.startswith("total"))
+
+    assert summary(*ours) == summary("--trained-network-file", checkpoint, *flat(chosen))
+    stricter = {**chosen, names[0]: 0.99}
+    assert summary(*ours, names[0], 0.99) == summary("--trained-network-file", checkpoint, *flat(stricter))
+    assert summary(*ours) != summary("--trained-network-file", checkpoint)
+
+
+@pytest.mark.parametrize("text", ["0.5,0.5,0.5", "0.5,0.5,0.5,1.5", "0.5,0.5,0.5,nan", "a,b,c,d", "", "1,1,1,1,1"])
+def test_damaged_thresholds_are_told(halves: tuple[Path, Path], tmp_path: Path, text: str) -> None:
+    model = onnx.load(halves[0])
+    onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "thresholds": text})
+    onnx.save(model, tmp_path / "edge.onnx")
+    with pytest.raises(CheckpointError, match=r"edge\.onnx: its thresholds or input transform are damaged"):
+        open_exported(tmp_path / "edge.onnx", None, "mobilenet")
+
+
+def test_what_repeats_is_neither_computed_nor_asked_again_as_the_summary_says(
+    halves: tuple[Path, Path], sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verdicts(size: int) -> tuple[pd.DataFrame, str]:
+        savefile = tmp_path / f"{size}.csv"
+        ended = call(
+            capsys, CLIENT, "--process-exit2-locally", "--network", "mobilenet", "--trained-network-file", halves[0],
+            "--second-exit-file", halves[1], "--dataset", sample / "2016_03.csv", "--batch-size", 10,
+            "--savefile", savefile, "--cache-size", size, "--threads", "auto", "--chunk", "auto",
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        return pd.read_csv(savefile, dtype=str), ended.out
+
+    (plain, said_nothing), (ours, said) = verdicts(0), verdicts(200)
+    labels = [name for name in plain.columns if "certainty" not in name]
+    pd.testing.assert_frame_equal(ours[labels], plain[labels])
+    found = re.search(r"answered from memory: (\d+) of (\d+) vectors at exit 1, (\d+) of (\d+) vectors at exit 2", said)
+    assert found is not None and "from memory" not in said_nothing
+    (found_1, all_1), (found_2, all_2) = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
+    assert 0 < found_2 < all_2 < all_1 <= len(plain) and 0.1 * all_1 < found_1 < all_1
+    assert re.search(r"fastest here: --threads \d+ --chunk (8|16|32|64|128)$", said, re.MULTILINE)
