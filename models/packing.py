@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from models.winograd import WinogradRow, is_winograd_row
 from utils.schema import IMAGE_SIDE
 
 SMALLEST_WEIGHT: Final = 2**16
@@ -88,10 +89,19 @@ def pack_layers(network: nn.Module, images: Tensor | None = None) -> None:
     shapes = _shapes_in(network, torch.zeros(_USUAL_BATCH, 1, IMAGE_SIDE, IMAGE_SIDE) if images is None else images)
     for parent in list(network.modules()):
         for name, layer in list(parent.named_children()):
+            first = next((part for part in layer.modules() if type(part) is nn.Conv2d), None)
+            if first is not None and is_winograd_row(layer, shapes.get(first)):
+                setattr(parent, name, _winograd_row(layer))
             if type(layer) is nn.Linear and _is_packable(layer.weight) and layer.weight.numel() >= SMALLEST_WEIGHT:
                 setattr(parent, name, PackedLinear(layer))
         if isinstance(parent, nn.Sequential):
             _pack_convolutions(parent, shapes)
+
+
+def _winograd_row(layers: nn.Module) -> WinogradRow:
+    convolutions = [layer for layer in layers.modules() if isinstance(layer, nn.Conv2d)]
+    biases = [layer.bias.detach() for layer in convolutions if layer.bias is not None]
+    return WinogradRow(*layers.children(), weights=[layer.weight for layer in convolutions], biases=biases)
 
 
 def _shapes_in(network: nn.Module, images: Tensor) -> dict[nn.Module, torch.Size]:
