@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from evaluations.energy_meters import PowerLog
     from evaluations.energy_report import Meter
     from models.early_exit import TwoExits
+    from offload.exits import FirstExit
     from offload.second_exit import SecondExit
     from utils.dataset import Dataset
 
@@ -51,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--trained-model", type=Path, metavar="FILE", help="checkpoint (.pth) of two exits")
     add("--single-exit", type=Path, metavar="FILE", help="checkpoint (.pth) of the same network's single exit")
+    add("--edge-model", type=Path, metavar="ONNX", help="its exported first half, for the edge to run as a client does")
     cli.add_dataset(parser, required=False)
     cli.add_thresholds(parser)
     cli.add_batch_size(parser)
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     from evaluations.energy_meters import POWERCAP, choose_meter, read_power_log
     from utils.plotting import check_format
 
-    inputs = [args.trained_model, args.single_exit, args.dataset, args.meter_csv, args.intervals]
+    inputs = [args.trained_model, args.single_exit, args.edge_model, args.dataset, args.meter_csv, args.intervals]
     recorded = check_writable(args.savefile).with_suffix(".intervals.json")
     for path in (args.savefile, *([check_format(check_writable(args.picture))] if args.picture else [])):
         check_apart(path, [given for given in inputs if given is not None])
@@ -130,7 +132,7 @@ def _check_later(args: argparse.Namespace) -> None:
     """
     if args.meter_csv is None or args.meter not in {None, "csv"} or args.watts is not None:
         raise InputFileError(f"--intervals {args.intervals}: goes with --meter-csv and no other meter; give its log")
-    if any(path is not None for path in (args.trained_model, args.single_exit, args.dataset)):
+    if any(path is not None for path in (args.trained_model, args.single_exit, args.edge_model, args.dataset)):
         raise InputFileError(
             f"--intervals {args.intervals}: was measured before, and nothing is measured now; leave out "
             f"{', '.join(_OF_A_MEASUREMENT)}"
@@ -182,17 +184,38 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
         )
     if one.exits != 1:
         raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
+    exit_1 = _exit_1(args, network, family)
     dataset = read_dataset(args.dataset)
     for each in (network, single.network):
         pack_layers(each)
     with contextlib.ExitStack() as stack:
         second_exits = stack.enter_context(_second_exits(args, network, family))
-        methods, outcomes = _warmed_up(args, dataset, network, single.network, second_exits)
+        methods, outcomes = _warmed_up(args, dataset, exit_1, single.network, second_exits)
         idle = [] if name == "model" or args.idle_seconds == 0 else [measure_idle(args.idle_seconds, begin)]
         rounds = measure(methods, args.rounds, args.seconds, begin)
         intervals = (*idle, *tqdm(rounds, "measurements", args.rounds * len(methods), disable=None))
     shared = TWO_EXITS_OFFLOADED if TWO_EXITS_OFFLOADED in methods and _worker_is_here(args) else ""
     return Run(family, shared, outcomes, intervals), meter
+
+
+def _exit_1(args: argparse.Namespace, network: "TwoExits", family: str) -> "FirstExit":
+    """Return exit 1 as the edge is to compute it: that of the checkpoint, or of the same network exported.
+
+    Raises:
+        InputFileError: the exported network is another.
+    """
+    import torch
+
+    from models.checkpoint import fingerprint
+    from offload.onnx_exits import open_exported
+    from offload.torch_exits import Exit1
+
+    if args.edge_model is None:
+        return Exit1(network, torch.device("cpu"))
+    exported = open_exported(args.edge_model, None, family)
+    if exported.fingerprint != fingerprint(network):
+        raise InputFileError(f"{args.edge_model}: is of another network than {args.trained_model}; export it from that")
+    return exported.exit_1
 
 
 def _worker_is_here(args: argparse.Namespace) -> bool:
@@ -202,25 +225,23 @@ def _worker_is_here(args: argparse.Namespace) -> bool:
 def _warmed_up(
     args: argparse.Namespace,
     dataset: "Dataset",
-    network: "TwoExits",
+    exit_1: "FirstExit",
     single: "nn.Module",
     second_exits: "dict[str, SecondExit]",
 ) -> "tuple[dict[str, Work], dict[str, Outcome]]":
     """Return the methods and what becomes of the events by each; all were run once."""
     import numpy as np
-    import torch
 
     from evaluations.energy_measurement import decide_at_single_exit, outcome
     from figs.material import SINGLE
     from offload.edge import Edge
     from offload.service import CHUNK
-    from offload.torch_exits import Exit1
     from utils.stopping import Stop
 
     features, size = dataset.features, args.batch_size
     batches = [features[begin : begin + size] for begin in range(0, len(features), size)]
     at_single_exit = functools.partial(decide_at_single_exit, single, features, size, CHUNK)
-    exit_1, nothing = Exit1(network, torch.device("cpu")), np.zeros(len(features), dtype=np.bool_)
+    nothing = np.zeros(len(features), dtype=np.bool_)
     methods: dict[str, Work] = {SINGLE: at_single_exit}
     outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}
 

@@ -127,7 +127,7 @@ def _network(args: argparse.Namespace) -> "Network":
     threads_to_try = cores if args.threads == cli.AUTO else [args.threads]
     network, threads, chunk = fastest(opened, threads_to_try, CHUNKS if args.chunk == cli.AUTO else [args.chunk])
     if cli.AUTO in (args.threads, args.chunk):
-        sentence = f"fastest here: --threads {threads} --chunk {chunk}"
+        sentence = f"fastest here: {'' if threads is None else f'--threads {threads} '}--chunk {chunk}"
         logs.report(log, "tuned", sentence, threads=threads, chunk=chunk)
     return network
 

@@ -105,6 +105,7 @@ PATHS: dict[str, dict[str, Faults]] = {
     ENERGY: {
         "--trained-model": TWO_EXITS,
         "--single-exit": CHECKPOINTS,
+        "--edge-model": EXPORTED,
         "--dataset": DATASETS,
         "--meter-csv": METER_LOGS,
         "--intervals": INTERVALS,

@@ -17,7 +17,7 @@ from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker
 from tests.evaluations.test_energy_meters import JOULE, write_zone
 from tests.networks import new_network
-from tests.scripts import Ended, call
+from tests.scripts import EXPORT, Ended, call
 from utils.files import replacing
 
 SCRIPT = "evaluations/measure-energy.py"
@@ -285,3 +285,21 @@ def test_a_broker_that_is_named_is_the_one_that_is_asked(
     assert (ended.code, ended.err) == (0, "")
     assert "ready:" not in ended.out  # it started no worker of its own
     assert TWO_EXITS_OFFLOADED in set(pd.read_csv(tmp_path / "energy.csv")["method"])
+
+
+def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
+    checkpoint: Path,
+    measuring: tuple[object, ...],
+    no_rabbitmq: None,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    edge, other = tmp_path / "edge.onnx", tmp_path / "other.onnx"
+    write_checkpoint(tmp_path / "other.pth", new_network("MobileNetV2WithExits"), {})
+    for source, output in ((checkpoint, edge), (tmp_path / "other.pth", other)):
+        assert call(capsys, EXPORT, "--trained-model", source, "--output", output).code == 0
+    ended = call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", edge)
+    assert ended.code == 0, ended.err
+    table = pd.read_csv(tmp_path / "energy.csv")
+    assert (table["cpu_ms"] > 0).all() and (table["meter"] == "model").all()
+    assert "is of another network" in refusal(call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other))
