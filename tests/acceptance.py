@@ -289,11 +289,19 @@ def help_times(_data: Path, _output: Path) -> Iterator[Figure]:
     )
 
 
+def int8(data: Path, output: Path) -> Iterator[Figure]:
+    """Accuracy and calibration of MobileNetV2 with 8-bit convolutions at the edge."""
+    from tests.edge_figures import int8_accuracy
+
+    yield from int8_accuracy(_calibrated("mobilenet", SEEDS[0], data, output), data)
+
+
 STEPS = {
     "accuracy": accuracies,
     "calibration": calibration,
     "published": published,
     "equality": equality,
+    "int8": int8,
     "objectives": objectives,
     "fronts": fronts,
     "search": search_times,

@@ -287,10 +287,10 @@ def test_a_broker_that_is_named_is_the_one_that_is_asked(
     assert TWO_EXITS_OFFLOADED in set(pd.read_csv(tmp_path / "energy.csv")["method"])
 
 
+@pytest.mark.usefixtures("no_rabbitmq")
 def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
     checkpoint: Path,
     measuring: tuple[object, ...],
-    no_rabbitmq: None,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:

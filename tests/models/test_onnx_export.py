@@ -182,6 +182,14 @@ def test_eight_bit_convolutions_move_certainties_a_little(tmp_path: Path) -> Non
     assert "QuantizeLinear" in kinds
 
 
+def test_eight_bit_weights_use_seven_so_that_no_processors_sums_overflow(tmp_path: Path) -> None:
+    network, rows = calibrated_network("MobileNetV2WithExits"), read_dataset(SAMPLE).features[:50]
+    write_edge_model(tmp_path / "edge.onnx", network, rows, int8=True)
+    tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "edge.onnx").graph.initializer]
+    weights = [np.abs(tensor.astype(int)).max() for tensor in tensors if tensor.dtype == np.int8 and tensor.ndim == 4]
+    assert len(weights) >= 5 and 60 <= max(weights) <= 64
+
+
 def test_eight_bits_are_refused_where_they_gain_nothing(tmp_path: Path, features: FloatArray) -> None:
     with pytest.raises(CheckpointError, match="--quantize"):
         write_edge_model(tmp_path / "edge.onnx", calibrated_network("AlexNetWithExits"), features, int8=True)

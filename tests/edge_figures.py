@@ -1,0 +1,57 @@
+"""What an edge with 8-bit convolutions is worth: accuracy and calibration of both exits, beside float32's."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.checkpoint import read_two_exits
+from models.onnx_export import write_edge_model, write_second_exit_model
+from models.onnx_runtime import read_exported
+from models.prediction import predict
+from tests.promised import Figure
+from utils.dataset import read_dataset, read_labelled
+from utils.metrics import accuracy, certainty, expected_calibration_error
+
+MOST_POINTS, MOST_ECE = 0.3, 0.01
+
+
+def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
+    """Compare a network whose first half was exported with 8-bit convolutions, to ranges of January, with itself.
+
+    Both exits are computed from that half, as on an edge that runs exit 2 itself or sends activations.
+    """
+    network, _ = read_two_exits(checkpoint)
+    january = read_dataset(data / "dataset" / "2016_01.csv").features[:2000]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder) / "edge.onnx", Path(folder) / "second.onnx"
+        write_edge_model(paths[0], network, january, int8=True)
+        write_second_exit_model(paths[1], network, january)
+        first, second = read_exported(*paths, family=None)
+    assert second is not None
+    months = sorted((data / "dataset").glob("2016_0[2-8].csv"))
+    points, errors = np.empty((len(months), 2)), np.empty((len(months), 2))
+    for month, path in enumerate(months):
+        dataset, labels = read_labelled(path)
+        logits_1, activations = first.exit_1(dataset.features)
+        ours = logits_1, second.exit_2(activations)
+        for number, logits in enumerate(zip(predict(network, dataset.features, 500), ours, strict=True)):
+            (accuracy_plain, ece_plain), (accuracy_ours, ece_ours) = (_quality(one, labels) for one in logits)
+            points[month, number] = 100 * (accuracy_ours - accuracy_plain)
+            errors[month, number] = ece_ours - ece_plain
+    for number in (0, 1):
+        worst, mean = np.abs(points[:, number]).max(), points[:, number].mean()
+        ece = np.abs(errors[:, number]).max()
+        yield Figure(
+            f"int8 against float32, {type(network).__name__}, exit {number + 1}, each of {len(months)} later months",
+            f"within {MOST_POINTS} points, ECE within {MOST_ECE}",
+            f"at most {worst:.2f} points ({mean:+.2f} on average), ECE {ece:.4f}",
+            bool(worst <= MOST_POINTS and ece <= MOST_ECE),
+        )
+
+
+def _quality(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
+    predictions, certainties = certainty(logits)
+    return accuracy(predictions, labels), expected_calibration_error(certainties, predictions == labels)
