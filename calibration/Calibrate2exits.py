@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import read_two_exits, write_checkpoint
     from models.early_exit import EarlyExitNetwork
     from models.prediction import predict, select_device
-    from utils.dataset import read_labelled
+    from utils.dataset import read_labelled, spooling_note
     from utils.plotting import save_figure
 
     device = select_device(args.device)
@@ -75,7 +75,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.trained_model} is calibrated already; its temperatures are replaced")
         network = network.model
     assert isinstance(network, EarlyExitNetwork)
-    dataset, labels = read_labelled(args.dataset)
+    with cli.byte_bar("reading") as show:
+        dataset, labels = read_labelled(args.dataset, show)
+    if dataset.spooled:
+        print(spooling_note(dataset))
 
     with tqdm(total=len(dataset), desc="logits", unit="row", disable=None) as bar:
         exits = predict(network.to(device), dataset.features, args.batch_size, device, bar.update)

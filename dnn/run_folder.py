@@ -1,5 +1,6 @@
 """The files of one training run: a checkpoint an epoch, and the state that an interrupted run is resumed from."""
 
+import hashlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from torch import nn
 from dnn.training import EpochResult, Trainer
 from models.checkpoint import load_tensors, save_tensors, write_checkpoint
 from utils.errors import CheckpointError, InputFileError
+from utils.files import check_readable
 
 # The state holds each weight three times: itself and AdamW's two moments. While it is replaced, two states lie there.
 _STATE_COPIES = 2 * 3
@@ -110,6 +112,17 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.state_path}: was started with other options or data; give the same, or leave out --resume"
             ) from problem
+
+    def state_digest(self) -> bytes:
+        """Return the SHA-256 of the state to resume from; of nothing where there is none.
+
+        Raises:
+            InputFileError: it cannot be read.
+        """
+        if not self.state_path.exists():
+            return hashlib.sha256().digest()
+        with check_readable(self.state_path, CheckpointError).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
 
     def finish(self) -> None:
         """Remove the state of the run, which is complete."""

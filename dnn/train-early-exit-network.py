@@ -1,10 +1,21 @@
-"""Train a network with two exits, both jointly, or a single-exit baseline.
+r"""Train a network with two exits, both jointly, or a single-exit baseline.
 
 Run:
     python dnn/train-early-exit-network.py --dataset-folder dataset/sample --glob 2016_01 --model mobilenet
 
 Every epoch is saved as {ClassName}_{timestamp}_epoch_{i}_{acc1}_{acc2}.pth, with the accuracies of the exits on
-held-back rows in percent; the last line names the best. An interrupted run goes on with --resume.
+held-back rows in percent; the last line names the best. An interrupted run goes on with --resume. Months too large
+for memory are kept in an unnamed file in TMPDIR.
+
+Several processes train as one, each computing a share of every batch. Two on one machine:
+    torchrun --nproc-per-node 2 --master-addr 127.0.0.1 --master-port 29500 dnn/train-early-exit-network.py \
+        --dataset-folder dataset/sample --model mobilenet
+On two machines, the same on either, but for --node-rank, which is 0 on the one whose address is given, and 1:
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 1 --master-addr 10.0.0.1 --master-port 29500 \
+        dnn/train-early-exit-network.py --dataset-folder dataset/sample --model mobilenet
+Every machine needs the same months, and to --resume the files of the --output-folder, which the first process
+writes. The processes trust whoever reaches their ports: use a trusted network (GLOO_SOCKET_IFNAME names the
+interface). Name a port always: without one, torchrun meets in a way that unpickles what comes from the network.
 """
 
 import argparse
@@ -15,15 +26,23 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
+from dnn.torchrun import one_voice
 from utils import cli
 from utils.errors import DatasetError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dnn.distributed import Ranks
     from dnn.training import EpochResult
+    from utils.dataset import Dataset
 
 LEARNING_RATES = {"alexnet": 3e-4, "mobilenet": 2e-3}
 BATCH_SIZE = 1000
+# The input transform has 1,000 knots a feature; a rank among so many rows is off by 0.001 or so.
+ROWS_TO_FIT = 200_000
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,57 +95,81 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Train as the arguments say."""
+    from dnn.distributed import joining
+
+    with joining() as ranks:
+        _train(args, ranks)
+
+
+def _train(args: argparse.Namespace, ranks: "Ranks") -> None:
     import torch
     from tqdm import tqdm
 
+    from dnn.distributed import device_name, digest
     from dnn.run_folder import RunFolder
     from dnn.training import EpochResult, Settings, Trainer, effective_batch_size, evaluate, split_rows
     from models.early_exit import initialise
     from models.prediction import select_device
     from models.preprocessing import fit_quantile_transform
-    from utils.dataset import find_datasets, read_all_labelled
+    from utils.dataset import find_datasets, read_all_labelled, spooling_note
 
-    device = select_device(args.device)
-    architecture = models.find(args.model, exits=1 if args.single_exit else 2)
-    dataset, labels = read_all_labelled(find_datasets(args.dataset_folder, args.glob))
-    try:
-        training, held_back = split_rows(labels, args.validation_split, args.seed)
-    except ValueError as problem:
-        raise DatasetError(f"{dataset.source}: {problem}; change --validation-split or add rows") from problem
-    settings = Settings(
-        epochs=args.epochs,
-        batch_size=args.batch_size or effective_batch_size(BATCH_SIZE, len(training)),
-        learning_rate=args.learning_rate or LEARNING_RATES[args.model],
-        seed=args.seed,
-    )
-    torch.manual_seed(settings.seed)
-    network = architecture.create()
-    initialise(network)
-    network.transform = fit_quantile_transform(dataset.features[training])
-    trainer = Trainer(network.to(device), settings, len(training))
+    with ranks.together():
+        device = select_device(device_name(args.device))
+        architecture = models.find(args.model, exits=1 if args.single_exit else 2)
+        with cli.byte_bar("reading") as show:
+            dataset, labels = read_all_labelled(find_datasets(args.dataset_folder, args.glob), show)
+        try:
+            training, held_back = split_rows(labels, args.validation_split, args.seed)
+        except ValueError as problem:
+            raise DatasetError(f"{dataset.source}: {problem}; change --validation-split or add rows") from problem
+        settings = Settings(
+            epochs=args.epochs,
+            batch_size=args.batch_size or effective_batch_size(BATCH_SIZE, len(training)),
+            learning_rate=args.learning_rate or LEARNING_RATES[args.model],
+            seed=args.seed,
+        )
+        torch.manual_seed(settings.seed)
+        network = architecture.create()
+        initialise(network)
+        network.transform = fit_quantile_transform(_to_fit(dataset, training, settings.seed))
+    trainer = Trainer(network.to(device), settings, len(training), ranks)
 
-    folder = RunFolder(make_folder(args.output_folder), architecture.name, args.keep)
-    folder.check_space(network, settings.epochs)
     facts = {
         "data": dataset.source,
         "rows": len(training),
         "held_back": len(held_back),
         "seed": settings.seed,
     }
-    if args.resume:
-        folder.resume(trainer, facts)
-    print(
-        f"{architecture.name} on {device}: {len(training)} rows of {dataset.source} to train on, {len(held_back)} held "
-        f"back; {settings.epochs} epochs of {settings.batch_size}-row steps, learning rate {settings.learning_rate:g}"
-    )
+    with ranks.together():
+        place = make_folder(args.output_folder) if ranks.is_first else args.output_folder
+        folder = RunFolder(place, architecture.name, args.keep)
+        if ranks.is_first:
+            folder.check_space(network, settings.epochs)
+        if args.resume:
+            folder.resume(trainer, facts)
+        state = folder.state_digest() if args.resume else b""
+    if ranks.world > 1:
+        ranks.check_same(digest(repr((facts, settings)).encode(), dataset.features, labels, state), "data and state")
+    if ranks.is_first:
+        if dataset.spooled:
+            print(spooling_note(dataset))
+        print(
+            f"{architecture.name} on {device}: {len(training)} rows of {dataset.source} to train on, {len(held_back)} "
+            f"held back; {settings.epochs} epochs of {settings.batch_size}-row steps, learning rate "
+            f"{settings.learning_rate:g}" + (f"; {ranks.world} processes" if ranks.world > 1 else ""),
+            flush=True,
+        )
     try:
         while trainer.epoch < settings.epochs:
-            with tqdm(total=len(training), desc=f"epoch {trainer.epoch + 1}", unit="row", disable=None) as bar:
-                loss = trainer.train_one_epoch(dataset.features[training], labels[training], bar.update)
-            judged = evaluate(network, dataset.features[held_back], labels[held_back], settings.label_smoothing)
-            result = EpochResult(trainer.epoch, loss, *judged)
-            path = folder.save(trainer, result, facts)
-            print(f"epoch {result.epoch}: training loss {loss:.3f}, {_held_back(result)} -> {path}", flush=True)
+            hidden = None if ranks.is_first else True
+            with tqdm(total=len(training), desc=f"epoch {trainer.epoch + 1}", unit="row", disable=hidden) as bar:
+                loss = trainer.train_one_epoch(dataset.features, labels, bar.update, training)
+            with ranks.together():
+                if ranks.is_first:
+                    judged = evaluate(network, dataset.features, labels, settings.label_smoothing, held_back)
+                    result = EpochResult(trainer.epoch, loss, *judged)
+                    path = folder.save(trainer, result, facts)
+                    print(f"epoch {result.epoch}: training loss {loss:.3f}, {_held_back(result)} -> {path}", flush=True)
     except KeyboardInterrupt:
         if folder.epochs and folder.state_path.exists():
             print(
@@ -134,8 +177,19 @@ def run(args: argparse.Namespace) -> None:
                 file=sys.stderr,
             )
         raise
-    folder.finish()
-    print(f"best by held-back loss: {_held_back(folder.epochs[folder.best.name])} -> {folder.best}")
+    with ranks.together():
+        if ranks.is_first:
+            folder.finish()
+            print(f"best by held-back loss: {_held_back(folder.epochs[folder.best.name])} -> {folder.best}")
+
+
+def _to_fit(dataset: "Dataset", training: "NDArray[np.intp]", seed: int) -> "NDArray[np.float32]":
+    """Return the training rows, or of those that memory cannot hold a sample, as (N, 58) float32."""
+    import numpy as np
+
+    if dataset.spooled and len(training) > ROWS_TO_FIT:
+        training = np.sort(np.random.default_rng(seed).choice(training, ROWS_TO_FIT, replace=False, shuffle=False))
+    return dataset.features[training]
 
 
 def _held_back(result: "EpochResult") -> str:
@@ -145,7 +199,8 @@ def _held_back(result: "EpochResult") -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    return cli.run(make_parser(), run, argv)
+    with one_voice():
+        return cli.run(make_parser(), run, argv)
 
 
 if __name__ == "__main__":

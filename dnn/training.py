@@ -2,7 +2,8 @@
 
 The recipe: inputs replaced by their ranks (models/preprocessing.py), He initialisation, AdamW under a one-cycle
 learning rate, gradients clipped, labels smoothed, and rows that repeat within a batch computed once and
-weighted by their count, which gives the same gradient for less work.
+weighted by their count, which gives the same gradient for less work. Several processes may train as one
+(dnn/distributed.py).
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dnn.distributed import ALONE, Ranks
 from models.prediction import Progress, batches, no_progress
 from utils.dataset import distinct_vectors, to_images
 from utils.metrics import accuracy
@@ -96,16 +98,19 @@ def effective_batch_size(batch_size: int, rows: int) -> int:
 class Trainer:
     """A training run that can be left after any epoch and taken up again, to the same end.
 
-    Every random choice of an epoch follows from the seed and the epoch's number alone.
+    Every random choice of an epoch follows from the seed and the epoch's number alone; dropout's, from the rank too.
 
     Args:
         network: to train, in place.
         settings: the run's.
         rows: how many training rows there are; the schedule depends on it.
+        ranks: the processes that train together. Each must be given the same network, settings, rows and data.
     """
 
-    def __init__(self, network: nn.Module, settings: Settings, rows: int) -> None:
+    def __init__(self, network: nn.Module, settings: Settings, rows: int, ranks: Ranks = ALONE) -> None:
         self.network = network
+        self._ranks = ranks
+        self._joined = ranks.joined(network)
         self.settings = settings
         self.epoch = 0
         self._rows = rows
@@ -143,36 +148,48 @@ class Trainer:
         self.epoch = state["epoch"]
 
     def train_one_epoch(
-        self, features: NDArray[np.float32], labels: NDArray[np.int64], progress: Progress = no_progress
+        self,
+        features: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        progress: Progress = no_progress,
+        rows: NDArray[np.intp] | None = None,
     ) -> float:
         """Train on every row once and return the mean loss.
 
         Args:
-            features: (N, 58) float32.
+            features: (N, 58) float32; copied a batch at a time, so that they may be mapped from a file.
             labels: (N,) int64.
             progress: called with the number of rows of each step.
+            rows: the numbers of those to train on; None: all.
+
+        Raises:
+            PeerError: another process of the run is gone.
         """
         self.epoch += 1
-        torch.manual_seed(self.settings.seed * 100_003 + self.epoch)
-        order = np.random.default_rng((self.settings.seed, self.epoch)).permutation(len(features))
+        torch.manual_seed(self.settings.seed * 100_003 + self.epoch + (self._ranks.rank << 50))
+        chosen = np.arange(len(features)) if rows is None else rows
+        order = chosen[np.random.default_rng((self.settings.seed, self.epoch)).permutation(len(chosen))]
         self.network.train()
         total = 0.0
-        for start in range(0, len(order), self.settings.batch_size):
-            rows = order[start : start + self.settings.batch_size]
-            total += self._step(*distinct_rows(features[rows], labels[rows])) * len(rows)
-            progress(len(rows))
-        return total / len(order)
+        with self._ranks.reaching_all():
+            for start in range(0, len(order), self.settings.batch_size):
+                batch = order[start : start + self.settings.batch_size]
+                total += self._step(*distinct_rows(features[batch], labels[batch])) * len(batch)
+                progress(len(batch))
+        return self._ranks.mean(total / len(order))
 
     def _step(self, features: NDArray[np.float32], counts: NDArray[np.float32]) -> float:
+        features, shares = self._ranks.share(features, counts / counts.sum())
         images = torch.from_numpy(to_images(features)).to(self._device)
-        weights = torch.from_numpy(counts / counts.sum()).to(self._device)
+        weights = torch.from_numpy(shares).to(self._device)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16_is_fast(self._device)):
-            outputs = self.network(images)
+            outputs = self._joined(images)
         exits = outputs if isinstance(outputs, tuple) else (outputs,)
         smoothing = self.settings.label_smoothing
         loss = torch.stack([weighted_cross_entropy(logits, weights, smoothing) for logits in exits]).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        # Behind the exchange, so that every process clips the same gradient.
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         self._optimiser.step()
         self._schedule.step()
@@ -205,17 +222,32 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 
 
 def evaluate(
-    network: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], label_smoothing: float = 0.0
+    network: nn.Module,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    label_smoothing: float = 0.0,
+    rows: NDArray[np.intp] | None = None,
 ) -> tuple[float, tuple[float, ...]]:
-    """Return the loss summed over the exits, in nats, and each exit's accuracy, on features (N, 58), labels (N,)."""
+    """Return the loss summed over the exits, in nats, and each exit's accuracy.
+
+    Args:
+        network: with one exit or two.
+        features: (N, 58) float32; copied a batch at a time.
+        labels: (N,) int64.
+        label_smoothing: as in training.
+        rows: the numbers of those to judge by; None: all.
+    """
     network.eval()
     device = next(network.parameters()).device
+    chosen = np.arange(len(features)) if rows is None else rows
     batch_logits: list[tuple[Tensor, ...]] = []
     with torch.inference_mode():
-        for images in batches(features, 1000, device):
+        for start in range(0, len(chosen), 1000):
+            (images,) = batches(features[chosen[start : start + 1000]], 1000, device)
             outputs = network(images)
             batch_logits.append(outputs if isinstance(outputs, tuple) else (outputs,))
     exits = [torch.cat(parts).float().cpu() for parts in zip(*batch_logits, strict=True)]
-    targets = torch.from_numpy(labels)
+    expected = labels[chosen]
+    targets = torch.from_numpy(expected)
     loss = sum(float(functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)) for logits in exits)
-    return loss, tuple(accuracy(logits.argmax(dim=1).numpy(), labels) for logits in exits)
+    return loss, tuple(accuracy(logits.argmax(dim=1).numpy(), expected) for logits in exits)

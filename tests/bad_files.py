@@ -123,6 +123,7 @@ DATASETS: dict[str, Fault] = {
     **unreadable(".csv"),
     "not text": _binary("2016_01.csv"),
     "not the gzip it says": _binary("2016_01.csv.gz"),
+    "not the Parquet it says": _binary("2016_01.parquet"),
     "a header alone": _dataset("no rows", change=lambda lines: lines[:1]),
     "without a header": _dataset("header", change=lambda lines: lines[1:]),
     "a column short": _dataset(

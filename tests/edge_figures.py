@@ -23,7 +23,7 @@ def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
 
     Both exits are computed from that half, as on an edge that runs exit 2 itself or sends activations.
     """
-    network, _ = read_two_exits(checkpoint)
+    network, entry = read_two_exits(checkpoint)
     january = read_dataset(data / "dataset" / "2016_01.csv").features[:2000]
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder) / "edge.onnx", Path(folder) / "second.onnx"
@@ -45,7 +45,7 @@ def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
         worst, mean = np.abs(points[:, number]).max(), points[:, number].mean()
         ece = np.abs(errors[:, number]).max()
         yield Figure(
-            f"int8 against float32, {type(network).__name__}, exit {number + 1}, each of {len(months)} later months",
+            f"int8 against float32, {entry.architecture.name}, exit {number + 1}, each of {len(months)} later months",
             f"within {MOST_POINTS} points, ECE within {MOST_ECE}",
             f"at most {worst:.2f} points ({mean:+.2f} on average), ECE {ece:.4f}",
             bool(worst <= MOST_POINTS and ece <= MOST_ECE),

@@ -159,7 +159,7 @@ def add_trained_model(parser: argparse.ArgumentParser, families: Sequence[str]) 
 
 def add_dataset(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
     """Add the dataset CSV argument."""
-    parser.add_argument("--dataset", required=required, type=Path, metavar="CSV", help="dataset CSV")
+    parser.add_argument("--dataset", required=required, type=Path, metavar="CSV", help="dataset, CSV or Parquet")
 
 
 def add_batch_size(parser: argparse.ArgumentParser, default: int = 1000) -> None:

@@ -1,6 +1,11 @@
-"""Read dataset CSVs and check them against the data contract."""
+"""Read datasets, CSV or Parquet, and check them against the data contract.
 
-from collections.abc import Sequence
+What is too large for memory is read in pieces and kept in a file (utils/pieces.py, utils/spool.py).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,10 +16,19 @@ from numpy.typing import NDArray
 
 from utils.errors import DatasetError
 from utils.files import check_folder, check_readable
+from utils.pieces import PARQUET, Pieces, open_pieces
 from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IDENTITY, IMAGE_SIDE
-from utils.tables import found, place, read_csv
+from utils.spool import Spool
+from utils.tables import found
 
-SUFFIXES: Final = (".csv", ".csv.bz2", ".csv.gz")
+SUFFIXES: Final = (".csv", ".csv.bz2", ".csv.gz", PARQUET)
+
+ByteProgress = Callable[[int, int | None], object]
+"""Called with the bytes of files that are read and those that there are."""
+
+
+def _no_progress(_done: int, _total: int | None) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +36,17 @@ class Dataset:
     """Flow records ready for a network.
 
     Attributes:
-        features: (N, 58) float32, scaled, in the order of ``schema.FEATURES``.
+        features: (N, 58) float32, scaled, in the order of ``schema.FEATURES``; read-only where spooled.
         labels: (N,) int64, 0 normal and 1 attack; None for an unlabelled file.
         source: the file or files they came from, for messages and checkpoints.
+        spooled: the folder of the unnamed file that the features are mapped from, being too large for memory; None:
+            they are in memory.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64] | None
     source: str
+    spooled: Path | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -55,40 +72,53 @@ def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], N
     return first, place
 
 
-def read_dataset(path: Path, *, labelled: bool = False) -> Dataset:
-    """Read one dataset CSV, plain or compressed (.bz2, .gz).
+def read_dataset(path: Path, *, labelled: bool = False, progress: ByteProgress = _no_progress) -> Dataset:
+    """Read one dataset: a CSV, plain or compressed (.bz2, .gz), or a Parquet file.
 
     Args:
-        path: a CSV with the 58 feature columns in any order and, as 59th, ``class``.
+        path: a table with the 58 feature columns in any order and, as 59th, ``class``.
         labelled: whether the ``class`` column is required.
+        progress: told of each piece read.
 
     Raises:
         DatasetError: the file is missing, empty, or breaks the data contract; the message names file, column and row.
+            Or it is too large for memory, and the folder for temporary files cannot hold it.
     """
-    columns = _header(check_readable(path, DatasetError))
-    _check_columns(columns, path, labelled=labelled)
-    # Text is inspected only where a column turns out not to be numeric; bytes that are not UTF-8 become such text.
-    frame = read_csv(path, DatasetError, low_memory=False, encoding_errors="backslashreplace")
-    if frame.empty:
-        raise DatasetError(f"{path}: has a header but no rows; it needs at least one record")
-    features = _finite_numbers(frame, path)
-    labels = _labels(frame[CLASS], path) if CLASS in columns else None
-    return Dataset(features, labels, path.name)
+    return _read([path], labelled=labelled, progress=progress)
 
 
-def read_labelled(path: Path) -> tuple[Dataset, NDArray[np.int64]]:
-    """Read a dataset CSV that must have the ``class`` column; return it with its labels (N,) int64.
+def read_labelled(path: Path, progress: ByteProgress = _no_progress) -> tuple[Dataset, NDArray[np.int64]]:
+    """Read a dataset that must have the ``class`` column; return it with its labels (N,) int64.
 
     Raises:
         DatasetError: as ``read_dataset``, or there is no ``class`` column.
     """
-    dataset = read_dataset(path, labelled=True)
+    return read_all_labelled([path], progress)
+
+
+def read_all_labelled(
+    paths: Sequence[Path], progress: ByteProgress = _no_progress
+) -> tuple[Dataset, NDArray[np.int64]]:
+    """Read several labelled datasets as one, in the order given.
+
+    Raises:
+        DatasetError: as ``read_labelled``.
+    """
+    dataset = _read(paths, labelled=True, progress=progress)
     assert dataset.labels is not None  # guaranteed by labelled=True
     return dataset, dataset.labels
 
 
+def spooling_note(dataset: Dataset) -> str:
+    """Return what to tell the user of a dataset that is kept in a file."""
+    return (
+        f"{dataset.source}: {len(dataset)} rows, too large for memory: their {dataset.features.nbytes:,} bytes are "
+        f"kept in an unnamed file in {dataset.spooled} (TMPDIR)"
+    )
+
+
 def find_datasets(folder: Path, pattern: str) -> list[Path]:
-    """Return the dataset CSVs of a folder whose names match, sorted.
+    """Return the datasets of a folder whose names match, sorted.
 
     Args:
         folder: where to look.
@@ -96,7 +126,7 @@ def find_datasets(folder: Path, pattern: str) -> list[Path]:
             stands for itself.
 
     Raises:
-        DatasetError: no file matches.
+        DatasetError: no file matches, or two that differ in the ending alone, whose rows would count twice.
         InputFileError: the folder is missing.
     """
     check_folder(folder)
@@ -107,26 +137,49 @@ def find_datasets(folder: Path, pattern: str) -> list[Path]:
         raise DatasetError(f"--glob {pattern!r} is not a file name pattern: {problem}") from problem
     if not found:
         there = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
-        listing = f"it holds {', '.join(there[:12])}" if there else "it holds no dataset CSV"
+        listing = f"it holds {', '.join(there[:12])}" if there else "it holds no dataset CSV or Parquet file"
         raise DatasetError(f"{folder}: no dataset matches {pattern!r}; {listing}")
+    _check_no_twins(found, folder)
     return found
 
 
-def read_all_labelled(paths: Sequence[Path]) -> tuple[Dataset, NDArray[np.int64]]:
-    """Read several labelled CSVs as one dataset, in the order given.
+def _check_no_twins(paths: Sequence[Path], folder: Path) -> None:
+    by_stem: defaultdict[Path, list[str]] = defaultdict(list)
+    for path in paths:
+        ending = max((ending for ending in SUFFIXES if path.name.endswith(ending)), key=len, default="")
+        by_stem[path.with_name(path.name.removesuffix(ending))].append(path.name)
+    for names in by_stem.values():
+        if len(names) > 1:
+            raise DatasetError(
+                f"{folder}: holds {' and '.join(names[:2])}, the same month twice; move one away, or name one with its "
+                "ending"
+            )
 
-    Raises:
-        DatasetError: as ``read_labelled``.
-    """
-    parts = [read_labelled(path) for path in paths]
-    features = np.concatenate([dataset.features for dataset, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts])
-    return Dataset(features, labels, " ".join(dataset.source for dataset, _ in parts)), labels
 
-
-def _header(path: Path) -> list[str]:
-    first = read_csv(path, DatasetError, header=None, nrows=1, dtype=str, keep_default_na=False)
-    return [str(name) for name in first.iloc[0]]
+def _read(paths: Sequence[Path], *, labelled: bool, progress: ByteProgress) -> Dataset:
+    sizes = [check_readable(path, DatasetError).stat().st_size for path in paths]
+    labels = list[NDArray[np.int64]]()
+    total, before, has_labels = sum(sizes), 0, True
+    with Spool() as spool:
+        for path, size in zip(paths, sizes, strict=True):
+            pieces = open_pieces(path)
+            _check_columns(pieces.columns, path, labelled=labelled)
+            has_labels, rows = has_labels and CLASS in pieces.columns, 0
+            with closing(pieces.frames()) as frames:
+                for frame, done in frames:
+                    features = _finite_numbers(frame, path, pieces, rows)
+                    if has_labels:
+                        labels.append(_labels(frame[CLASS], path, pieces, rows))
+                    rows += len(frame)
+                    spool.append(features, max(before + done, 1) / total)
+                    progress(before + done, total)
+            if rows == 0:
+                raise DatasetError(f"{path}: has a header but no rows; it needs at least one record")
+            before += size
+        features, folder = spool.finish()
+    return Dataset(
+        features, np.concatenate(labels) if has_labels else None, " ".join(path.name for path in paths), folder
+    )
 
 
 def _check_columns(columns: list[str], path: Path, *, labelled: bool) -> None:
@@ -147,7 +200,8 @@ def _check_columns(columns: list[str], path: Path, *, labelled: bool) -> None:
         raise DatasetError(f"{path}: has no {CLASS!r} column; this stage needs a labelled dataset")
 
 
-def _finite_numbers(frame: pd.DataFrame, path: Path) -> NDArray[np.float32]:
+def _finite_numbers(frame: pd.DataFrame, path: Path, pieces: Pieces, before: int) -> NDArray[np.float32]:
+    """Return the features of a piece that ``before`` rows of its file precede."""
     values = np.empty((len(frame), FEATURE_COUNT), dtype=np.float32)
     for index, name in enumerate(FEATURES):
         column = frame[name]
@@ -158,13 +212,13 @@ def _finite_numbers(frame: pd.DataFrame, path: Path) -> NDArray[np.float32]:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise DatasetError(
-                f"{path}: {place(row)}, column {name!r} {found(column.iloc[row])}; "
+                f"{path}: {pieces.place(before + row)}, column {name!r} {found(column.iloc[row])}; "
                 "a finite number is needed, mend or drop the row"
             )
     return values
 
 
-def _labels(column: "pd.Series[Any]", path: Path) -> NDArray[np.int64]:
+def _labels(column: "pd.Series[Any]", path: Path, pieces: Pieces, before: int) -> NDArray[np.int64]:
     if column.dtype.kind in "iuf":
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
     else:
@@ -174,7 +228,7 @@ def _labels(column: "pd.Series[Any]", path: Path) -> NDArray[np.int64]:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DatasetError(
-            f"{path}: {place(row)}, column {CLASS!r} {found(column.iloc[row])}; "
+            f"{path}: {pieces.place(before + row)}, column {CLASS!r} {found(column.iloc[row])}; "
             f"the classes are 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}"
         )
     return numbers.astype(np.int64)

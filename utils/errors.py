@@ -4,12 +4,13 @@
 
     ToolkitError                  exit code 2
     ├── InputFileError            a file or folder that cannot be read, written, or understood
-    │   ├── DatasetError          a dataset CSV that breaks the data contract
+    │   ├── DatasetError          a dataset that breaks the data contract
     │   ├── CaptureError          a file of packets that is none or damaged, or an interface that cannot be captured
     │   │   └── NoInterfaceError  one that is not there, or down (exit code 3)
     │   ├── CheckpointError       a .pth or .onnx file that is damaged, hostile, or of another network
     │   └── ResultFileError       an evaluation CSV or NSGA-II result file that is not one
     ├── DeviceError               a compute device that is not there
+    ├── PeerError                 another process of the same run failed, or cannot be reached (exit code 3)
     ├── InfeasibleError           no thresholds satisfy what was asked for
     ├── DownloadError             a file that could not be fetched whole (exit code 3)
     │   └── UnreachableError      its server does not answer at all (exit code 3)
@@ -34,7 +35,7 @@ class InputFileError(ToolkitError):
 
 
 class DatasetError(InputFileError):
-    """A dataset CSV that breaks the data contract."""
+    """A dataset that breaks the data contract."""
 
 
 class CaptureError(InputFileError):
@@ -57,6 +58,12 @@ class ResultFileError(InputFileError):
 
 class DeviceError(ToolkitError):
     """A compute device that is not there."""
+
+
+class PeerError(ToolkitError):
+    """Another process of the same run failed, or cannot be reached."""
+
+    exit_code = 3
 
 
 class InfeasibleError(ToolkitError):
