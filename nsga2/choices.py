@@ -36,7 +36,9 @@ def choices(certainties: FloatArray, wrong: NDArray[np.bool_], dearer: FloatArra
     """Return the thresholds worth a look for the answers of one class at one exit.
 
     A threshold is lowered without harm as long as only harmless answers are accepted with it. So those remain that
-    stand just above a harmful one. Of more than ``most``, some are left out, such that each stands for as many harmful
+    stand above a harmful one: half-way to the next answer, where there is one. Equal vectors have equal certainties,
+    and a threshold that were a certainty itself would part with all of them wherever another program, processor or
+    batch size rounds them down. Of more than ``most``, some are left out, such that each stands for as many harmful
     answers.
 
     Args:
@@ -48,7 +50,11 @@ def choices(certainties: FloatArray, wrong: NDArray[np.bool_], dearer: FloatArra
     harmful = (wrong | (dearer > 0)) & (certainties >= LEAST_THRESHOLD) & (certainties < GREATEST_THRESHOLD)
     bad, place = np.unique(certainties[harmful], return_inverse=True)
     values = np.append(np.unique(certainties), GREATEST_THRESHOLD)
-    thresholds = np.concatenate(((LEAST_THRESHOLD,), values[np.searchsorted(values[:-1], bad, side="right")]))
+    next_place = np.searchsorted(values[:-1], bad, side="right")
+    above = values[next_place]
+    half_way = bad + (above - bad) / 2
+    is_answer = (next_place < len(values) - 1) & (half_way > bad)
+    thresholds = np.concatenate(((LEAST_THRESHOLD,), np.where(is_answer, half_way, above)))
     if len(thresholds) <= most:
         return Choices(thresholds, (0.0, 0.0))
     amounts = (np.ones(len(place)), wrong[harmful].astype(np.float64), dearer[harmful])

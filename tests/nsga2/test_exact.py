@@ -122,3 +122,20 @@ def test_progress_counts_the_pairs_of_thresholds() -> None:
     exact_front(Objectives(random_evaluation(100)), 0.8, progress=lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1][0] == told[-1][1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_certainty_that_is_rounded_otherwise_changes_no_decision(seed: int) -> None:
+    evaluation = random_evaluation(300, seed)
+    # Groups of equal certainties, as repeated vectors have.
+    for certainties in (evaluation.certainty_1, evaluation.certainty_2):
+        certainties[:] = np.round(certainties, 2)
+    objectives = Objectives(evaluation)
+    thresholds = exact_front(objectives, 0.8).front.thresholds
+    expected = objectives.scores(thresholds)
+    for certainties in (evaluation.certainty_1, evaluation.certainty_2):
+        certainties += np.random.default_rng(seed).uniform(-1e-6, 1e-6, len(certainties))
+        certainties.clip(0.5, 1.0, out=certainties)  # which every certainty of two classes is
+    found = Objectives(evaluation).scores(thresholds)
+    np.testing.assert_array_equal(found.error, expected.error)
+    np.testing.assert_array_equal(found.acceptance, expected.acceptance)

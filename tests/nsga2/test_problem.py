@@ -25,10 +25,9 @@ def judged(problem: ThresholdsProblem, *places: list[int]) -> dict[str, NDArray[
 
 
 def judged_at(problem: ThresholdsProblem, *thresholds: float) -> dict[str, NDArray[np.float64]]:
-    """Judge thresholds for the class normal at both exits."""
+    """Judge the strictest thresholds that accept some certainties, for the class normal at both exits."""
     every = problem.thresholds(np.array([[place, 0, 0, 0] for place in range(int(problem.xu[0]) + 1)]))[:, 0]
-    places = [int(np.searchsorted(every, threshold)) for threshold in thresholds]
-    assert every[places].tolist() == list(thresholds)
+    places = [int(np.searchsorted(every, threshold, side="right")) - 1 for threshold in thresholds]
     return judged(problem, *([place, 0, place, 0] for place in places))
 
 
