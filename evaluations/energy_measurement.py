@@ -172,6 +172,15 @@ def decide_at_single_exit(
     return np.concatenate(predictions)
 
 
+def decide_plainly_at_single_exit(
+    network: nn.Module, features: NDArray[np.float32], batch_size: int
+) -> NDArray[np.int64]:
+    """Return the predictions (N,) of a single-exit network on features (N, 58), every event of a batch in one pass."""
+    with torch.inference_mode():
+        logits = torch.cat([network(images) for images in batches(features, batch_size)])
+    return certainty(logits.numpy())[0]
+
+
 def write_run(run: Run, path: Path) -> None:
     """Write a measurement as JSON, without the joules, for a meter whose log comes later.
 

@@ -52,6 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--trained-model", type=Path, metavar="FILE", help="checkpoint (.pth) of two exits")
     add("--single-exit", type=Path, metavar="FILE", help="checkpoint (.pth) of the same network's single exit")
+    add(
+        "--plain-single-exit",
+        action="store_true",
+        help="compute the single exit of every event in eager PyTorch, as the conventional system, and not as thriftily "
+        "as the two exits",
+    )
     add("--edge-model", type=Path, metavar="ONNX", help="its exported first half, for the edge to run as a client does")
     cli.add_dataset(parser, required=False)
     cli.add_thresholds(parser)
@@ -186,8 +192,9 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
         raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
     exit_1 = _exit_1(args, network, family)
     dataset = read_dataset(args.dataset)
-    for each in (network, single.network):
-        pack_layers(each)
+    pack_layers(network)
+    if not args.plain_single_exit:
+        pack_layers(single.network)
     with contextlib.ExitStack() as stack:
         second_exits = stack.enter_context(_second_exits(args, network, family))
         methods, outcomes = _warmed_up(args, dataset, exit_1, single.network, second_exits)
@@ -232,7 +239,7 @@ def _warmed_up(
     """Return the methods and what becomes of the events by each; all were run once."""
     import numpy as np
 
-    from evaluations.energy_measurement import decide_at_single_exit, outcome
+    from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, outcome
     from figs.material import SINGLE
     from offload.edge import Edge
     from offload.service import CHUNK
@@ -240,7 +247,10 @@ def _warmed_up(
 
     features, size = dataset.features, args.batch_size
     batches = [features[begin : begin + size] for begin in range(0, len(features), size)]
-    at_single_exit = functools.partial(decide_at_single_exit, single, features, size, CHUNK)
+    if args.plain_single_exit:
+        at_single_exit = functools.partial(decide_plainly_at_single_exit, single, features, size)
+    else:
+        at_single_exit = functools.partial(decide_at_single_exit, single, features, size, CHUNK)
     nothing = np.zeros(len(features), dtype=np.bool_)
     methods: dict[str, Work] = {SINGLE: at_single_exit}
     outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}

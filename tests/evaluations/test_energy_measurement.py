@@ -19,6 +19,7 @@ from evaluations.energy_measurement import (
     Run,
     busy_seconds,
     decide_at_single_exit,
+    decide_plainly_at_single_exit,
     measure,
     measure_idle,
     outcome,
@@ -80,6 +81,7 @@ def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
     found = decide_at_single_exit(network, features, batch_size=50, chunk=16)
     assert len(np.unique(features, axis=0)) < len(features)
     assert found.tolist() == table["y_pred"].tolist()
+    assert decide_plainly_at_single_exit(network, features, batch_size=50).tolist() == found.tolist()
 
 
 def test_an_outcome_counts_the_errors_of_the_accepted_alone() -> None:
