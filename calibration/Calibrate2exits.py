@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="checkpoint to write (.pth)",
     )
     cli.add_dataset(parser)
-    cli.add_batch_size(parser)
+    cli.add_batch_size(parser, 64)
     add(
         "--max-iter",
         type=cli.whole_number(1),
@@ -55,6 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Calibrate as the arguments say."""
+    import copy
+
     import torch
     from tqdm import tqdm
 
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
     from models.calibrated import CalibratedNetwork
     from models.checkpoint import read_two_exits, write_checkpoint
     from models.early_exit import EarlyExitNetwork
+    from models.packing import pack_layers
     from models.prediction import predict, select_device
     from utils.dataset import read_labelled, spooling_note
     from utils.plotting import save_figure
@@ -80,8 +83,10 @@ def run(args: argparse.Namespace) -> None:
     if dataset.spooled:
         print(spooling_note(dataset))
 
+    packed = copy.deepcopy(network).to(device)
+    pack_layers(packed)
     with tqdm(total=len(dataset), desc="logits", unit="row", disable=None) as bar:
-        exits = predict(network.to(device), dataset.features, args.batch_size, device, bar.update)
+        exits = predict(packed, dataset.features, args.batch_size, device, bar.update)
     temperatures: list[float] = []
     for number, logits in enumerate(exits, 1):
         if args.method == "ece":
@@ -105,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
         "calibration": {"data": dataset.source, "rows": len(dataset), "method": args.method},
     }
     with torch.device("cpu"):
-        write_checkpoint(savefile, CalibratedNetwork(network.cpu(), temperatures), facts)
+        write_checkpoint(savefile, CalibratedNetwork(network, temperatures), facts)
     print(f"calibrated network -> {savefile}")
 
 

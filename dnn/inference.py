@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_trained_model(parser, models.FAMILIES)
     cli.add_runtime(parser, "which is needed for one")
     cli.add_dataset(parser)
-    cli.add_batch_size(parser)
+    cli.add_batch_size(parser, 64)
     parser.add_argument("--savefile", required=True, type=Path, metavar="CSV", help="inference CSV to write")
     cli.add_device(parser)
     return parser

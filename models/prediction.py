@@ -1,6 +1,7 @@
 """Run a whole dataset through a network in batches."""
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 import torch
@@ -8,8 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.early_exit import TwoExits
-from utils.dataset import to_images
+from utils.dataset import distinct_vectors, to_images
 from utils.errors import DeviceError
+from utils.schema import CLASS_COUNT
+
+_LOOKED_AT: Final = 32_768
+"""Rows among which those that repeat are found: few enough to sort at once, and to copy."""
 
 Progress = Callable[[int], object]
 """Called with the number of rows just done."""
@@ -50,12 +55,28 @@ def predict(
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the logits of both exits, each (N, 2) float32, for features (N, 58)."""
-    collected: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); of rows that repeat, one is computed.
+
+    Args:
+        network: in evaluation mode, on the device.
+        features: (N, 58) float32; copied a part at a time, so that they may be mapped from a file.
+        batch_size: different rows of one forward pass.
+        device: where it runs.
+        progress: called with the number of rows that each pass was for.
+    """
+    logits = np.empty((2, len(features), CLASS_COUNT), dtype=np.float32)
     with torch.inference_mode():
-        for images in batches(features, batch_size, device):
-            logits_1, logits_2 = network(images)
-            collected.append((logits_1.float().cpu().numpy(), logits_2.float().cpu().numpy()))
-            progress(len(images))
-    first, second = zip(*collected, strict=True)
-    return np.concatenate(first), np.concatenate(second)
+        for start in range(0, len(features), _LOOKED_AT):
+            part = slice(start, start + _LOOKED_AT)
+            first, place = distinct_vectors(features[part])
+            repeats = np.bincount(place)
+            computed = np.empty((2, len(first), CLASS_COUNT), dtype=np.float32)
+            done = 0
+            for images in batches(features[part][first], batch_size, device):
+                rows = slice(done, done + len(images))
+                for exit_logits, found in zip(computed, network(images), strict=True):
+                    exit_logits[rows] = found.float().cpu().numpy()
+                progress(int(repeats[rows].sum()))
+                done += len(images)
+            logits[:, part] = computed[:, place]
+    return logits[0], logits[1]

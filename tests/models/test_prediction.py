@@ -33,10 +33,22 @@ def test_the_logits_are_those_of_the_whole_network_in_order_whatever_the_batch_s
             np.testing.assert_allclose(found, logits.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_progress_is_told_the_rows_of_every_batch(network: CalibratedNetwork) -> None:
+def test_progress_is_told_the_rows_that_every_batch_was_for(network: CalibratedNetwork) -> None:
     told = list[int]()
-    predict(network, FEATURES, 10, progress=told.append)
-    assert told == [10, 10, 3]
+    predict(network, FEATURES, 5, progress=told.append)
+    distinct = len(np.unique(FEATURES, axis=0))
+    assert distinct < len(FEATURES)
+    assert len(told) == -(-distinct // 5) and sum(told) == len(FEATURES)
+
+
+def test_rows_that_repeat_are_computed_once(network: CalibratedNetwork) -> None:
+    computed = list[int]()
+    handle = network.model.exits[1].register_forward_pre_hook(lambda _layer, given: computed.append(len(given[0])))
+    logits = predict(network, np.concatenate([FEATURES, FEATURES[::-1]]), 1000)
+    handle.remove()
+    assert sum(computed) == len(np.unique(FEATURES, axis=0))
+    for exit_logits in logits:
+        np.testing.assert_array_equal(exit_logits[: len(FEATURES)], exit_logits[: len(FEATURES) - 1 : -1])
 
 
 def test_a_device_that_is_there_is_selected() -> None:
