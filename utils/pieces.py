@@ -84,8 +84,7 @@ def _open_parquet(path: Path) -> Pieces:
         from pyarrow import ArrowException, parquet
     except ImportError as problem:
         raise DatasetError(
-            f"{path}: reading Parquet needs pyarrow, which is not here; pip install pyarrow==26.0.1, or convert the file "
-            "to CSV"
+            f"{path}: reading Parquet needs pyarrow, not here; pip install pyarrow==26.0.1, or convert the file to CSV"
         ) from problem
 
     @contextmanager

@@ -302,7 +302,7 @@ def test_without_pyarrow_a_parquet_file_is_one_line_with_the_remedy_and_a_csv_is
     path = written(tmp_path, ".parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert refusal(path) == (
-        "reading Parquet needs pyarrow, which is not here; pip install pyarrow, or convert the file to CSV"
+        "reading Parquet needs pyarrow, not here; pip install pyarrow==26.0.1, or convert the file to CSV"
     )
     assert_is_the_table(read_dataset(written(tmp_path, ".csv")))
 
