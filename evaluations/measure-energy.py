@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--plain-single-exit",
         action="store_true",
-        help="compute the single exit of every event in eager PyTorch, as the conventional system, and not as thriftily "
+        help="compute the single exit of every event in eager PyTorch, as the conventional system, not as thriftily "
         "as the two exits",
     )
     add("--edge-model", type=Path, metavar="ONNX", help="its exported first half, for the edge to run as a client does")
