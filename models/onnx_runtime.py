@@ -219,6 +219,7 @@ def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...
     check_layers(content, path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.enable_mem_pattern = False  # a plan for each size of batch takes 10 MB more, and no less time
     options.log_severity_level = 4  # what is wrong with a file is said in one line, ours
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads cost no energy
     options.add_session_config_entry("session.load_model_format", "ONNX")
