@@ -86,7 +86,8 @@ def test_exit_1_and_its_activations_are_pytorchs(edge_file: Path, network: TwoEx
     assert np.abs(activations - expected.numpy()).max() <= 1e-5 * scale
     (label, certain), (expected_label, expected_certain) = certainty(logits), certainty(expected_logits.numpy())
     assert np.abs(certain - expected_certain).max() <= 1e-5
-    assert set(label) == {0, 1} and (label == expected_label).all()
+    clear = expected_certain > 0.5 + 1e-5  # an untrained network is undecided of some rows to the last bit
+    assert set(label) == {0, 1} and (label == expected_label)[clear].all() and clear.mean() > 0.5
     assert logits.dtype == activations.dtype == np.float32
 
 

@@ -101,7 +101,8 @@ def decided(
     with contextlib.ExitStack() as stack:
         for way, how in WAYS.items():
             arguments = (*options, "--mq-queue", requests, "--dataset", month, "--batch-size", BATCH, *ALL_OFFLOADED)
-            output = ("--savefile", folders[way] / "verdicts.csv", "--request-timeout", 60)
+            # What is remembered depends on when answers come, and the bytes with it.
+            output = ("--savefile", folders[way] / "verdicts.csv", "--request-timeout", 60, "--cache-size", 0)
             client = Program(folders[way], CLIENT, *arguments, *output, *how, **{PASSWORD_VARIABLE: link.password})
             clients[way] = stack.enter_context(client)
         for way, client in clients.items():
