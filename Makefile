@@ -12,7 +12,7 @@ help:
 	@echo "make test        every check: ruff, mypy, pytest"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
-	@echo "make bench       how fast exit 1 at the edge and the link are, against the plainest ones"
+	@echo "make bench       how fast edge, worker, training, calibration and link are, against plain ones (IDS_SHARED)"
 	@echo "make soak        faults and floods at length: kills, cuts, a million events"
 	@echo "make figures     the paper's figures, from the bundled sample (DATASET=folder: from other months) and, where"
 	@echo "                 IDS_SHARED has them, from the published results, to figures-output/"
@@ -61,8 +61,14 @@ test: lint rabbitmq chromium network-tools
 acceptance: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/acceptance.py
 
-bench: $(VENV)/installed-dev rabbitmq
-	$(BIN)/python tests/benchmarks/edge.py
+$(VENV)-edge/installed: requirements-edge.txt
+	$(PYTHON) -m venv $(VENV)-edge
+	$(VENV)-edge/bin/pip install --quiet --disable-pip-version-check --requirement requirements-edge.txt
+	touch $@
+
+bench: $(VENV)/installed-dev $(VENV)-edge/installed rabbitmq
+	mkdir -p bench-output
+	$(BIN)/python tests/benchmarks/bench.py --edge-python $(VENV)-edge/bin/python --json bench-output/bench.json
 	$(BIN)/python tests/benchmarks/link.py
 
 soak: $(VENV)/installed-dev rabbitmq
@@ -79,5 +85,5 @@ figures: $(VENV)/installed rabbitmq
 	    $(BIN)/python figs/reproduce-figures.py --results "$(PUBLISHED)" --output figures-output/published; fi
 
 clean:
-	rm -rf $(VENV) demo-output acceptance-output figures-output soak-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-edge bench-output demo-output acceptance-output figures-output soak-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -167,8 +167,8 @@ class Ranks:
                 raise
             _finish_undisturbed()
             raise PeerError(
-                "another process of this run left before its time: it was stopped or killed, or its machine cannot be "
-                "reached; start all again, with --resume where an epoch is saved"
+                "another process of this run left before its time or fell silent for 30 minutes: it was stopped or "
+                "killed, or its machine cannot be reached; start all again, with --resume where an epoch is saved"
             ) from problem
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
-    cli.add_trained_model(parser, models.FAMILIES)
+    cli.add_trained_model(parser, models.FAMILIES, "checkpoint (.pth), or an exported first half (.onnx)")
     cli.add_runtime(parser, "which is needed for one")
     cli.add_dataset(parser)
     cli.add_batch_size(parser, 64)
@@ -47,14 +47,17 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from utils.dataset import read_dataset
+    from utils.dataset import read_dataset, spooling_note
     from utils.metrics import accuracy, certainty
     from utils.results import write_table
 
     savefile = check_writable(args.savefile)
     check_apart(savefile, [path for path in (args.trained_model, args.second_exit_file, args.dataset) if path])
     predict = _exported(args) if cli.is_exported(args, args.trained_model) else _checkpoint(args)
-    dataset = read_dataset(args.dataset)
+    with cli.byte_bar("reading") as show:
+        dataset = read_dataset(args.dataset, progress=show)
+    if dataset.spooled:
+        print(spooling_note(dataset))
     with tqdm(total=len(dataset), desc="inference", unit="row", disable=None) as bar:
         exits = predict(dataset.features, bar.update)
     answers = [certainty(logits) for logits in exits]
@@ -89,7 +92,7 @@ def _exported(args: argparse.Namespace) -> "Predict":
 
     if args.second_exit_file is None:
         raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
-    first, second = read_exported(args.trained_model, args.second_exit_file, args.model)
+    first, second = read_exported(args.trained_model, args.second_exit_file, args.model, chunk=args.batch_size)
     assert second is not None  # its file was named
 
     def predict(features: "FloatArray", progress: "Callable[[int], object]") -> "tuple[FloatArray, FloatArray]":

@@ -10,7 +10,8 @@ time times W, which is no reading. Let nothing else run. A meter's log that is w
 with --meter csv alone, then run the command that is printed.
 
 Without --mq-hostname, the cloud is a worker on this machine, by a private RabbitMQ. A worker on another one (started
-with the same network) is the better measurement: then the meter sees the client alone.
+with the same network and --cache-size 0, for the dataset is repeated) is the better measurement: then the meter sees
+the client alone. The edge remembers nothing here either.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from offload import options
 from utils import cli
 from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import check_apart, check_writable
+from utils.schema import DEFAULT_THRESHOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sized
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from offload.exits import FirstExit
     from offload.second_exit import SecondExit
     from utils.dataset import Dataset
+    from utils.schema import Thresholds
 
 WINDOW: Final = 8  # requests under way at once, as the edge client's default
 _OF_A_MEASUREMENT: Final = ("--trained-model", "--single-exit", "--dataset")
@@ -138,10 +141,11 @@ def _check_later(args: argparse.Namespace) -> None:
     """
     if args.meter_csv is None or args.meter not in {None, "csv"} or args.watts is not None:
         raise InputFileError(f"--intervals {args.intervals}: goes with --meter-csv and no other meter; give its log")
-    if any(path is not None for path in (args.trained_model, args.single_exit, args.edge_model, args.dataset)):
+    of_a_measurement = (args.trained_model, args.single_exit, args.edge_model, args.dataset)
+    if args.plain_single_exit or any(path is not None for path in of_a_measurement):
         raise InputFileError(
             f"--intervals {args.intervals}: was measured before, and nothing is measured now; leave out "
-            f"{', '.join(_OF_A_MEASUREMENT)}"
+            f"{', '.join((*_OF_A_MEASUREMENT, '--edge-model', '--plain-single-exit'))}"
         )
 
 
@@ -190,14 +194,14 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
         )
     if one.exits != 1:
         raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
-    exit_1 = _exit_1(args, network, family)
+    exit_1, thresholds = _edge_parts(args, network, family)
     dataset = read_dataset(args.dataset)
     pack_layers(network)
     if not args.plain_single_exit:
         pack_layers(single.network)
     with contextlib.ExitStack() as stack:
         second_exits = stack.enter_context(_second_exits(args, network, family))
-        methods, outcomes = _warmed_up(args, dataset, exit_1, single.network, second_exits)
+        methods, outcomes = _warmed_up(args, dataset, exit_1, thresholds, single.network, second_exits)
         idle = [] if name == "model" or args.idle_seconds == 0 else [measure_idle(args.idle_seconds, begin)]
         rounds = measure(methods, args.rounds, args.seconds, begin)
         intervals = (*idle, *tqdm(rounds, "measurements", args.rounds * len(methods), disable=None))
@@ -205,8 +209,8 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     return Run(family, shared, outcomes, intervals), meter
 
 
-def _exit_1(args: argparse.Namespace, network: "TwoExits", family: str) -> "FirstExit":
-    """Return exit 1 as the edge is to compute it: that of the checkpoint, or of the same network exported.
+def _edge_parts(args: argparse.Namespace, network: "TwoExits", family: str) -> "tuple[FirstExit, Thresholds]":
+    """Return exit 1 as the edge is to compute it, and its thresholds: of the checkpoint, or of that exported.
 
     Raises:
         InputFileError: the exported network is another.
@@ -218,11 +222,11 @@ def _exit_1(args: argparse.Namespace, network: "TwoExits", family: str) -> "Firs
     from offload.torch_exits import Exit1
 
     if args.edge_model is None:
-        return Exit1(network, torch.device("cpu"))
+        return Exit1(network, torch.device("cpu")), cli.thresholds(args)
     exported = open_exported(args.edge_model, None, family)
     if exported.fingerprint != fingerprint(network):
         raise InputFileError(f"{args.edge_model}: is of another network than {args.trained_model}; export it from that")
-    return exported.exit_1
+    return exported.exit_1, cli.thresholds(args, exported.thresholds or DEFAULT_THRESHOLDS)
 
 
 def _worker_is_here(args: argparse.Namespace) -> bool:
@@ -233,6 +237,7 @@ def _warmed_up(
     args: argparse.Namespace,
     dataset: "Dataset",
     exit_1: "FirstExit",
+    thresholds: "Thresholds",
     single: "nn.Module",
     second_exits: "dict[str, SecondExit]",
 ) -> "tuple[dict[str, Work], dict[str, Outcome]]":
@@ -259,7 +264,7 @@ def _warmed_up(
         return np.concatenate([verdicts.prediction for verdicts in edge.decide_all(batches, WINDOW, Stop())])
 
     for name, second_exit in second_exits.items():
-        edge = Edge(exit_1, cli.thresholds(args), second_exit)
+        edge = Edge(exit_1, thresholds, second_exit)
         verdicts = list(edge.decide_all(batches, WINDOW, Stop()))
         prediction, uncertain, rejected = (
             np.concatenate([getattr(of_batch, part) for of_batch in verdicts])
@@ -300,7 +305,7 @@ def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) ->
                 of_worker = (
                     "--mq-hostname", "127.0.0.1", "--mq-port", node.port, "--mq-username", node.username,
                     "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
-                    "--quiet",
+                    "--quiet", "--cache-size", 0,  # the dataset is repeated, and each time to be computed
                 )  # fmt: skip
                 password = {options.PASSWORD_VARIABLE: node.password}
                 stack.enter_context(serving("offload/ee-processor-server.py", of_worker, password))

@@ -186,6 +186,7 @@ def _timings(
     options = (
         "--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username, "--mq-queue", queue,
         "--trained-network-file", checkpoint, "--network", network, "--quiet",
+        "--cache-size", 0,  # or the same rows would be looked up, not computed
     )  # fmt: skip
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
     with (

@@ -40,6 +40,8 @@ class _Ranks:
     """
 
     def __init__(self, knots: FloatArray, levels: FloatArray) -> None:
+        if knots.shape != levels.shape or knots.shape[1] == 0:
+            raise ValueError("knots and levels that do not go together")
         if not (np.isfinite(knots).all() and (np.diff(knots) >= 0).all() and (np.abs(levels) <= 1).all()):
             raise ValueError("knots or levels that are not ascending and finite")
         # Repeats of the last knot, which pad the table, are left out: the fewer knots, the faster the search.
@@ -84,7 +86,7 @@ def transform_metadata(knots: FloatArray, levels: FloatArray) -> dict[str, str]:
 
 def thresholds_metadata(thresholds: Thresholds) -> dict[str, str]:
     """Return the metadata that holds least certainties."""
-    return {"thresholds": ",".join(map(repr, vars(thresholds).values()))}
+    return {"thresholds": ",".join(repr(float(value)) for value in vars(thresholds).values())}
 
 
 def _thresholds(metadata: Mapping[str, str]) -> Thresholds | None:

@@ -5,8 +5,9 @@ Run:
         --network mobilenet --dataset dataset/sample/2016_03.csv --clients 16 --batch-size 1 --count 200 \
         --savefile saves/load.csv --picture saves/load.png
 
-Each client asks about rows of its own, the same ones each time, with one request under way at a time. Exit codes: 0 all
-answered, 2 wrong arguments or files, 3 some were not answered, 4 the broker refuses user, password or certificate.
+Each client asks about rows of its own, the same ones each time, with one request under way at a time. Start the workers
+with --cache-size 0, or they compute these once and then answer from memory. Exit codes: 0 all answered, 2 wrong
+arguments or files, 3 some were not answered, 4 the broker refuses user, password or certificate.
 """
 
 import argparse

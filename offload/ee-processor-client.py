@@ -147,6 +147,11 @@ def _edge(args: argparse.Namespace, network: "Network", second_exit: "SecondExit
     from utils.schema import CLOUD, DEFAULT_THRESHOLDS, LOCAL
 
     thresholds = cli.thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
+    if network.thresholds is not None:
+        values = vars(thresholds)
+        least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
+        origin = f"by {args.trained_network_file}{' and the command line' if cli.names_thresholds(args) else ''}"
+        logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
     if not memory:
         return Edge(network.exit_1, thresholds, second_exit)
     at_exit_1, at_exit_2 = memory

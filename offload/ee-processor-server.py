@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--second-segment-only",
         action="store_true",
-        help="take activations alone, not features; the first segment is not kept in memory",
+        help="take activations alone, not features; the first segment is not kept in memory, and no answer remembered",
     )
     options.add_cache_size(parser)
     options.add_threads(parser)
@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> None:
     payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
     architecture, digest = checkpoint.architecture.name, fingerprint(network)
     metrics = WorkerMetrics(architecture, digest)
-    recent = Recent(args.cache_size, metrics.of_recent_vectors) if args.cache_size else None
+    remembers = args.cache_size > 0 and not args.second_segment_only
+    recent = Recent(args.cache_size, metrics.of_recent_vectors) if remembers else None
     cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads, recent)
     if args.second_segment_only:
         network.forget_edge()

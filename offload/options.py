@@ -37,7 +37,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="checkpoint (.pth), the same on both sides",
+        help="checkpoint (.pth), the same on both sides; for a client also its exported first half (.onnx)",
     )
     parser.add_argument(
         "--network",
@@ -57,7 +57,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=cli.or_auto(cli.whole_number(1, 1024)),
         metavar="N",
-        help="that a pass is spread over; auto: one or all cores, by a measurement at the start of about a second "
+        help="that a pass is spread over; auto: one or all cores, by a measurement at the start, of a second or more "
         "(default: 1, with PyTorch what it chooses)",
     )
     add(
@@ -77,8 +77,8 @@ def add_cache_size(parser: argparse.ArgumentParser) -> None:
         type=cli.whole_number(0, 10_000_000),
         default=4096,
         metavar="N",
-        help="vectors used last whose answers are remembered rather than computed or asked again; half a kilobyte "
-        "each, 0 remembers none (default: %(default)s)",
+        help="vectors used last whose answers are remembered for each exit, rather than computed or asked again; half "
+        "a kilobyte each, 0 remembers none (default: %(default)s)",
     )
 
 

@@ -146,9 +146,11 @@ def _given_thresholds(args: argparse.Namespace) -> tuple[float | None, ...]:
     )
 
 
-def add_trained_model(parser: argparse.ArgumentParser, families: Sequence[str]) -> None:
+def add_trained_model(
+    parser: argparse.ArgumentParser, families: Sequence[str], what: str = "checkpoint (.pth)"
+) -> None:
     """Add ``--trained-model`` and the ``--model`` that it is checked against."""
-    parser.add_argument("--trained-model", required=True, type=Path, metavar="FILE", help="checkpoint (.pth)")
+    parser.add_argument("--trained-model", required=True, type=Path, metavar="FILE", help=what)
     parser.add_argument(
         "--model",
         type=one_of(families),

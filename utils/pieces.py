@@ -115,4 +115,18 @@ def _open_parquet(path: Path) -> Pieces:
 
     with well_formed_parquet(), open_file() as file:
         names = [str(name) for name in file.schema_arrow.names]
+        kinds = [file.schema_arrow.field(index).type for index in range(len(names))]
+    for name, kind in zip(names, kinds, strict=True):
+        if not _is_cell(kind):
+            raise DatasetError(f"{path}: column {name!r} holds {kind}; numbers are needed, or text for the class")
     return Pieces(names, lambda row: f"row {row + 1}", frames)
+
+
+def _is_cell(kind: Any) -> bool:
+    """Return whether an Arrow type is of single values that a message can quote, and not of bytes."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_cell(kind.value_type)
+    others = (types.is_nested, types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return not any(is_other(kind) for is_other in others)

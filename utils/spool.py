@@ -28,7 +28,7 @@ class Spool:
         self._pieces: list[NDArray[np.float32]] = []
         self._bytes = 0
         self._file: io.FileIO | None = None
-        self._folder = Path(tempfile.gettempdir())
+        self._folder: Path | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +76,10 @@ class Spool:
         return np.frombuffer(mapped, dtype=np.float32).reshape(-1, FEATURE_COUNT), self._folder
 
     def _begin(self, needed: float) -> None:
+        try:
+            self._folder = Path(tempfile.gettempdir())
+        except OSError as problem:
+            raise self._no_room(problem.strerror or "there is no writable folder for temporary files") from problem
         free = shutil.disk_usage(self._folder).free
         if needed > free:
             raise self._no_room(f"{free / 1e6:.0f} MB are free, about {needed / 1e6:.0f} MB are needed")
@@ -98,6 +102,6 @@ class Spool:
 
     def _no_room(self, reason: str | None) -> DatasetError:
         return DatasetError(
-            f"{self._folder}: cannot hold the features, which are too large for memory: {reason}; "
+            f"{self._folder or 'TMPDIR'}: cannot hold the features, which are too large for memory: {reason}; "
             f"make room or set TMPDIR to another folder"
         )

@@ -57,4 +57,4 @@ def place(row: int) -> str:
 
 def found(cell: Any) -> str:
     """Return how messages quote a cell."""
-    return "is empty or NaN" if pd.isna(cell) else f"holds {str(cell)[:40]!r}"
+    return "is empty or NaN" if pd.api.types.is_scalar(cell) and pd.isna(cell) else f"holds {str(cell)[:40]!r}"

@@ -1,14 +1,14 @@
-"""How fast the link is, against the plainest one, in one run; bytes on the wire; how workers add up.
+"""Many clients of one worker, against the plainest link; bytes on the wire; how workers add up.
 
 Run:
     python tests/benchmarks/link.py [--only NAME] [--rounds N]
 
-Every program has one thread to compute with: an edge box and a cloud machine do not share their cores.
+Every program has one thread to compute with: an edge box and a cloud machine do not share their cores. Our workers
+remember nothing, for the same events come in every round.
 """
 
 import argparse
 import contextlib
-import copy
 import os
 import statistics
 import subprocess
@@ -29,24 +29,19 @@ import torch
 
 from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
-from models.packing import pack_layers
 from offload.broker import Broker, Host
 from offload.client import Client, Patience
-from offload.edge import Edge
 from offload.load import Pace, ask, load_of, load_table
 from offload.metrics import ClientMetrics
 from offload.options import PASSWORD_VARIABLE
 from offload.private_broker import PrivateBroker
 from offload.protocol import FEATURES, Request, new_id
-from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
-from offload.torch_exits import Exit1, Exit2
+from offload.second_exit import Sending
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link import FINGERPRINT, Relay, SleepingWorker, at
 from utils.dataset import distinct_vectors, read_dataset, to_images
-from utils.decision import is_accepted
 from utils.metrics import certainty
-from utils.schema import Thresholds
 from utils.stopping import Stop
 
 PATIENCE = Patience.of(120.0, 0)
@@ -55,18 +50,18 @@ NAMES = {"alexnet": "AlexNetWithExits", "mobilenet": "MobileNetV2WithExits"}
 
 
 @dataclass(frozen=True)
-class Bench:
+class Link:
     """What all measurements stand on."""
 
-    broker: PrivateBroker
+    node: PrivateBroker
     folder: Path
     features: np.ndarray
     rounds: int
     trained: Path | None
 
     @property
-    def link(self) -> Broker:
-        return Broker((Host("127.0.0.1", self.broker.port),), self.broker.username, self.broker.password)
+    def broker(self) -> Broker:
+        return Broker((Host("127.0.0.1", self.node.port),), self.node.username, self.node.password)
 
     def network(self, family: str) -> tuple[Path, TwoExits]:
         path = self.trained or self.folder / f"{family}.pth"
@@ -78,7 +73,7 @@ class Bench:
     @contextlib.contextmanager
     def process(self, *arguments: object) -> Iterator[None]:
         """Run a worker, and wait until it is ready."""
-        environment = {**os.environ, PASSWORD_VARIABLE: self.broker.password, "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, PASSWORD_VARIABLE: self.node.password, "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, *map(str, arguments)]
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdout is not None
@@ -93,48 +88,21 @@ class Bench:
     def ours(self, family: str, queue: str, *options: object) -> contextlib.AbstractContextManager[None]:
         path, _ = self.network(family)
         return self.process(
-            "offload/ee-processor-server.py", "--mq-hostname", "127.0.0.1", "--mq-port", self.broker.port,
-            "--mq-username", self.broker.username, "--mq-queue", queue, "--trained-network-file", path,
-            "--network", family, "--quiet", *options,
+            "offload/ee-processor-server.py", "--mq-hostname", "127.0.0.1", "--mq-port", self.node.port,
+            "--mq-username", self.node.username, "--mq-queue", queue, "--trained-network-file", path,
+            "--network", family, "--quiet", "--cache-size", 0, *options,
         )  # fmt: skip
 
     def plain(self, family: str, queue: str) -> contextlib.AbstractContextManager[None]:
         path, _ = self.network(family)
         return self.process(
-            "tests/benchmarks/plain_link.py", self.broker.port, self.broker.username, queue, path
+            "tests/benchmarks/plain_link.py", self.node.port, self.node.username, queue, path
         )  # fmt: skip
 
 
 def images_of(features: np.ndarray) -> tuple[torch.Tensor, ...]:
     """Return images (N, 1, 8, 8), in chunks."""
     return torch.split(torch.from_numpy(to_images(features)), 32)
-
-
-def half_offloaded(network: TwoExits, features: np.ndarray) -> Thresholds:
-    """Return thresholds that leave half of the events uncertain, and about half of each class."""
-    with torch.inference_mode():
-        logits = torch.cat([network.edge(part)[1] for part in images_of(features)]).numpy()
-    predictions, certainties = certainty(logits)
-    levels = [np.unique(np.append(certainties[predictions == kind], 1.0)) for kind in (0, 1)]
-    below = [np.searchsorted(np.sort(certainties[predictions == kind]), levels[kind]) for kind in (0, 1)]
-    # A vector that repeats goes with all its rows, so exactly half of both cannot be had.
-    miss = np.abs(np.add.outer(*below) / len(features) - 0.5)
-    uneven = np.abs(np.subtract.outer(*(below[kind] / max(1, (predictions == kind).sum()) for kind in (0, 1))))
-    miss = np.where(miss < 0.05, uneven, 1 + miss)
-    normal, attack = np.unravel_index(miss.argmin(), miss.shape)
-    thresholds = Thresholds(float(levels[0][normal]), float(levels[1][attack]), 0.0, 0.0)
-    offloaded = ~is_accepted(predictions, certainties, thresholds.normal_exit_1, thresholds.attack_exit_1)
-    distinct = len(distinct_vectors(features)[0])
-    print(
-        f"{len(features)} events, {distinct} distinct; offloaded {100 * offloaded.mean():.0f} %, "
-        f"{len(distinct_vectors(features[offloaded])[0])} distinct"
-    )
-    return thresholds
-
-
-def batches(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield a month's rows in batches."""
-    return (features[i : i + size] for i in range(0, len(features), size))
 
 
 def rate(events: int, work: Callable[[], object]) -> float:
@@ -144,51 +112,18 @@ def rate(events: int, work: Callable[[], object]) -> float:
     return events / (time.perf_counter() - start)
 
 
-def one_client(bench: Bench, family: str, payload: str) -> None:
-    """1,000-row batches, half offloaded: ours against plain, in turn."""
-    _, network = bench.network(family)
-    packed = copy.deepcopy(network)
-    pack_layers(packed)
-    thresholds = half_offloaded(network, bench.features)
-    digest = fingerprint(network)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(bench.plain(family, "plain"))
-        stack.enter_context(bench.ours(family, "ours"))
-        client = stack.enter_context(Client(bench.link, "ours", PATIENCE, ClientMetrics()))
-        plain = plain_link.PlainClient(bench.broker.port, bench.broker.username, "plain")
-        local = LocalSecondExit(Exit2(packed, CPU))
-        edge = Edge(
-            Exit1(packed, CPU), thresholds, CloudSecondExit(client, Sending(digest, "b", payload), local, "wait")
-        )
-
-        def run_ours() -> None:
-            verdicts = list(edge.decide_all(batches(bench.features, 1000), 8, Stop()))
-            results["ours"] = np.concatenate([v.prediction for v in verdicts])
-
-        def run_plain() -> None:
-            answers = list(
-                plain_link.decide_all(network, digest, batches(bench.features, 1000), thresholds, plain, payload)
-            )
-            results["plain"] = np.concatenate([predictions for predictions, _ in answers])
-
-        results: dict[str, np.ndarray] = {}
-        compare(f"one client, 1,000-row batches, half offloaded, {family}, {payload}", bench, run_plain, run_ours,
-                len(bench.features))  # fmt: skip
-        assert (results["ours"] == results["plain"]).mean() > 0.999
-
-
-def many_clients(bench: Bench, family: str, payload: str, count: int = 100) -> None:
+def many_clients(here: Link, family: str, payload: str, count: int = 100) -> None:
     """Sixteen clients of single events: ours against plain, in turn."""
-    _, network = bench.network(family)
+    _, network = here.network(family)
     digest = fingerprint(network)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(bench.plain(family, "plain"))
-        stack.enter_context(bench.ours(family, "ours"))
-        clients = [stack.enter_context(Client(bench.link, "ours", PATIENCE, ClientMetrics())) for _ in range(16)]
-        plains = [plain_link.PlainClient(bench.broker.port, bench.broker.username, "plain") for _ in range(16)]
+        stack.enter_context(here.plain(family, "plain"))
+        stack.enter_context(here.ours(family, "ours"))
+        clients = [stack.enter_context(Client(here.broker, "ours", PATIENCE, ClientMetrics())) for _ in range(16)]
+        plains = [plain_link.PlainClient(here.node.port, here.node.username, "plain") for _ in range(16)]
         sending = [Sending(digest, f"b{number}", payload) for number in range(16)]
-        first, _ = distinct_vectors(bench.features)
-        events = [bench.features[row : row + 1] for row in first[:16]]
+        first, _ = distinct_vectors(here.features)
+        events = [here.features[row : row + 1] for row in first[:16]]
         if payload != FEATURES:
             with torch.inference_mode():
                 events = [network.segment_1(torch.from_numpy(to_images(one))).numpy() for one in events]
@@ -209,26 +144,26 @@ def many_clients(bench: Bench, family: str, payload: str, count: int = 100) -> N
             for thread in threads:
                 thread.join()
 
-        compare(f"sixteen clients of single events, {family}, {payload}", bench, run_plain, run_ours, 16 * count)
+        compare(f"sixteen clients of single events, {family}, {payload}", here, run_plain, run_ours, 16 * count)
 
 
-def bytes_on_the_wire(bench: Bench, family: str) -> None:
+def bytes_on_the_wire(here: Link, family: str) -> None:
     """Bytes that cross the network for an event, both ways, AMQP and acknowledgements included."""
-    _, network = bench.network(family)
-    digest, events = fingerprint(network), bench.features[np.sort(distinct_vectors(bench.features)[0])][:1000]
+    _, network = here.network(family)
+    digest, events = fingerprint(network), here.features[np.sort(distinct_vectors(here.features)[0])][:1000]
     with torch.inference_mode():
         activations = torch.cat([network.segment_1(part) for part in images_of(events)]).numpy()
     counted: dict[str, float] = {}
     certainties: dict[str, np.ndarray] = {}
-    with bench.ours(family, "bytes"):
+    with here.ours(family, "bytes"):
         for name, sending, tensor in (
             ("features", Sending(digest, "b", "features"), events),
             ("activations", Sending(digest, "b", "activations"), activations),
             ("activations, float16", Sending(digest, "b", "activations", half_precision=True), activations),
         ):
-            meter = Meter(bench.broker.port)
+            meter = Meter(here.node.port)
             with meter.running() as port:
-                link = at(bench.link, port)
+                link = at(here.broker, port)
                 with Client(link, "bytes", PATIENCE, ClientMetrics()) as client:
                     answer = client.submit(sending.request(tensor)).result()
                 counted[name] = meter.bytes / len(events)
@@ -252,37 +187,37 @@ class Meter(Relay):
         self.bytes += len(data)
 
 
-def scaling(bench: Bench, family: str) -> None:
+def scaling(here: Link, family: str) -> None:
     """Workers that only sleep, and workers that compute: how throughput grows with their number."""
-    first = np.sort(distinct_vectors(bench.features)[0])
-    requests = [bench.features[row : row + 1] for row in first[:64]]
+    first = np.sort(distinct_vectors(here.features)[0])
+    requests = [here.features[row : row + 1] for row in first[:64]]
     rates: dict[int, float] = {}
     for count in (1, 2, 4, 8):
         queue = f"sleepers{count}"
         with contextlib.ExitStack() as stack:
             for _ in range(count):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                worker = stack.enter_context(SleepingWorker(folder, bench.link, queue, seconds_per_event=0.02))
+                worker = stack.enter_context(SleepingWorker(folder, here.broker, queue, seconds_per_event=0.02))
                 worker.wait_for("ready")
-            clients = [stack.enter_context(Client(bench.link, queue, PATIENCE, ClientMetrics())) for _ in range(64)]
+            clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in range(64)]
             sending = [Sending(FINGERPRINT, "b", "features") for _ in clients]
             table = load_table(ask(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None))
             load = load_of(table)
             rates[count] = load.events / load.seconds
         print(f"{count} sleeping workers: {rates[count]:.1f} events/s, {rates[count] / rates[1]:.2f} times one")
-    _, network = bench.network(family)
+    _, network = here.network(family)
     digest = fingerprint(network)
     sending = [Sending(digest, "b", "features") for _ in range(16)]
-    distinct = bench.features[first]
+    distinct = here.features[first]
     batches = [distinct[(np.arange(64) + 64 * number) % len(distinct)] for number in range(16)]
     ratios = []
-    for _ in range(bench.rounds):
+    for _ in range(here.rounds):
         for count in (1, 2):
             queue = f"workers{count}"
             with contextlib.ExitStack() as stack:
                 for _ in range(count):
-                    stack.enter_context(bench.ours(family, queue, "--prefetch", 2))
-                clients = [stack.enter_context(Client(bench.link, queue, PATIENCE, ClientMetrics())) for _ in sending]
+                    stack.enter_context(here.ours(family, queue, "--prefetch", 2))
+                clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in sending]
                 ask(clients, sending, batches, Pace(1, 0.0), Stop(), lambda _done: None)
                 load = load_of(load_table(ask(clients, sending, batches, Pace(8, 0.0), Stop(), lambda _done: None)))
                 rates[count] = load.events / load.seconds
@@ -293,10 +228,10 @@ def scaling(bench: Bench, family: str) -> None:
     )
 
 
-def compare(title: str, bench: Bench, plain: Callable[[], object], ours: Callable[[], object], events: int) -> None:
+def compare(title: str, here: Link, plain: Callable[[], object], ours: Callable[[], object], events: int) -> None:
     """Run both in turn and print the median ratio."""
     ratios, rates = [], []
-    for _ in range(bench.rounds):
+    for _ in range(here.rounds):
         slow, fast = rate(events, plain), rate(events, ours)
         ratios.append(fast / slow)
         rates.append((slow, fast))
@@ -308,11 +243,10 @@ def compare(title: str, bench: Bench, plain: Callable[[], object], ours: Callabl
     )
 
 
-MEASUREMENTS: dict[str, Callable[[Bench, argparse.Namespace], None]] = {
-    "one": lambda bench, args: one_client(bench, args.family, args.payload),
-    "many": lambda bench, args: many_clients(bench, args.family, args.payload),
-    "bytes": lambda bench, args: bytes_on_the_wire(bench, args.family),
-    "scaling": lambda bench, args: scaling(bench, args.family),
+MEASUREMENTS: dict[str, Callable[[Link, argparse.Namespace], None]] = {
+    "many": lambda here, args: many_clients(here, args.family, args.payload),
+    "bytes": lambda here, args: bytes_on_the_wire(here, args.family),
+    "scaling": lambda here, args: scaling(here, args.family),
 }
 
 
@@ -333,9 +267,9 @@ def main() -> int:
         features = features[np.sort(distinct_vectors(features)[0])]
     with PrivateBroker() as broker, tempfile.TemporaryDirectory() as folder:
         os.environ[PASSWORD_VARIABLE] = broker.password
-        bench = Bench(broker, Path(folder), features, args.rounds, args.trained_network_file)
+        here = Link(broker, Path(folder), features, args.rounds, args.trained_network_file)
         for name in args.only or MEASUREMENTS:
-            MEASUREMENTS[name](bench, args)
+            MEASUREMENTS[name](here, args)
     return 0
 
 

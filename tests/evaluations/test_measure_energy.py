@@ -287,6 +287,12 @@ def test_a_broker_that_is_named_is_the_one_that_is_asked(
     assert TWO_EXITS_OFFLOADED in set(pd.read_csv(tmp_path / "energy.csv")["method"])
 
 
+def exit_2_share(path: Path) -> float:
+    """Return the share of the events that exit 2 was asked about."""
+    table = pd.read_csv(path)
+    return float(table.loc[table["method"] == TWO_EXITS_LOCAL, "exit_2_share"].to_numpy()[0])
+
+
 @pytest.mark.usefixtures("no_rabbitmq")
 def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
     checkpoint: Path,
@@ -302,4 +308,13 @@ def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
     assert ended.code == 0, ended.err
     table = pd.read_csv(tmp_path / "energy.csv")
     assert (table["cpu_ms"] > 0).all() and (table["meter"] == "model").all()
+    some = exit_2_share(tmp_path / "energy.csv")
+    # The thresholds in the file hold where the command line names none: 1 at exit 1 asks exit 2 about all.
+    everything = ("--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1)
+    assert call(capsys, EXPORT, "--trained-model", checkpoint, "--output", edge, *everything).code == 0
+    named = measuring.index("--normal-exit1-min-certainty")
+    assert (
+        call(capsys, SCRIPT, *measuring[:named], *measuring[named + 4 :], "--watts", 3, "--edge-model", edge).code == 0
+    )
+    assert exit_2_share(tmp_path / "energy.csv") == 1 > some
     assert "is of another network" in refusal(call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other))

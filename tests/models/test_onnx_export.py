@@ -23,6 +23,7 @@ from models.onnx_runtime import (
     _Ranks,
     read_edge_model,
     read_second_exit_model,
+    transform_metadata,
 )
 from models.prediction import batches
 from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform
@@ -333,3 +334,15 @@ def test_names_that_are_no_text_are_refused_without_another_word(
     path.write_bytes(small.read_bytes().replace(b"activations", b"activ\xd0tions"))
     refusal(path)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("knots", "levels"), [(0, 0), (8, 7), (7, 8), (8, 0)])
+def test_knots_and_levels_that_do_not_go_together_are_told_when_the_file_is_read(
+    edge_file: Path, tmp_path: Path, knots: int, levels: int
+) -> None:
+    model = onnx.load(edge_file)
+    tables = (np.tile(np.linspace(0, 1, count, dtype=np.float32), (58, 1)) for count in (knots, levels))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**metadata, **transform_metadata(*tables)})
+    onnx.save(model, tmp_path / "edge.onnx")
+    assert "input transform are damaged" in refusal(tmp_path / "edge.onnx")

@@ -265,7 +265,6 @@ def replaced(column: str, value: Any) -> Change:
         (replaced(COLUMN, None), f"row 3, column {COLUMN!r} is empty or NaN; a finite number"),
         (replaced(COLUMN, 1e300), f"row 3, column {COLUMN!r} holds '1e+300'; a finite number"),
         (lambda frame: frame.insert(0, COLUMN, frame.pop(COLUMN) > 99), f"row 1, column {COLUMN!r} holds 'False'"),
-        (lambda frame: frame.insert(0, COLUMN, [[value] for value in frame.pop(COLUMN)]), f"row 1, column {COLUMN!r}"),
         (
             lambda frame: frame.insert(0, COLUMN, pd.to_datetime(frame.pop(COLUMN))),
             f"row 1, column {COLUMN!r} holds '1970-01-01",
@@ -326,3 +325,26 @@ def test_a_month_that_is_there_twice_is_refused_unless_one_is_named(tmp_path: Pa
         assert f"holds {paths[0].name} and {paths[1].name}, the same month twice" in str(caught.value)
     assert find_datasets(tmp_path, paths[1].name) == paths[1:]
     assert [path.name for path in find_datasets(tmp_path, "2016_02")] == ["2016_02.csv"]
+
+
+@pytest.mark.parametrize(
+    "cells", [[b"\xff\xfe"] * ROWS, [[1.0, 2.0]] * ROWS, [{"a": 1}] * ROWS], ids=["bytes", "lists", "structs"]
+)
+@pytest.mark.parametrize("column", [COLUMN, CLASS])
+def test_a_column_of_what_is_no_cell_is_named(tmp_path: Path, column: str, cells: list[Any]) -> None:
+    path = written(tmp_path, ".parquet", table().drop(columns=column).assign(**{column: cells}))
+    with pytest.raises(DatasetError, match=f"column '{column}' holds .*; numbers are needed"):
+        read_dataset(path)
+
+
+def test_small_data_need_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, ".csv")
+
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    assert_is_the_table(read_dataset(path))
+    monkeypatch.setattr(utils.spool, "MOST_IN_MEMORY", 100)
+    with pytest.raises(DatasetError, match=r"TMPDIR: cannot hold the features.*No usable temporary directory"):
+        read_dataset(path)
