@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="ONNX", help="file to write, of transform, segment 1 and exit 1")
     add("--dataset", type=Path, metavar="CSV", help="rows to compare on (default: the bundled sample, and random rows)")
-    cli.add_thresholds(parser, "none are written; where one is given, for the others ")
+    cli.add_thresholds(parser, " where another is given, else none are written")
     add("--second-exit-output", type=Path, metavar="ONNX", help="file to write, of segment 2 and exit 2")
     add(
         "--quantize",

@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_computing(parser)
     cli.add_batch_size(parser)
     add = parser.add_argument
-    cli.add_thresholds(parser, "what the exported network's file says, or ")
+    cli.add_thresholds(parser, ", or what the exported network's file says")
     add("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     add("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     add("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")

@@ -122,7 +122,7 @@ def add_thresholds(parser: argparse.ArgumentParser, otherwise: str = "") -> None
                 type=real_number(0, 1),
                 metavar="C",
                 help=f"least certainty at which exit {exit_number}'s answer {name} is accepted (default: "
-                f"{otherwise}{defaults[f'{name}_exit_{exit_number}']:g})",
+                f"{defaults[f'{name}_exit_{exit_number}']:g}{otherwise})",
             )
 
 
