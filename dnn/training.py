@@ -2,8 +2,8 @@
 
 The recipe: inputs replaced by their ranks (models/preprocessing.py), He initialisation, AdamW under a one-cycle
 learning rate, gradients clipped, labels smoothed, and rows that repeat within a batch computed once and
-weighted by their count, which gives the same gradient for less work. Several processes may train as one
-(dnn/distributed.py).
+weighted by their count, which gives the same gradient for less work (but that repeats share dropout's mask). Several
+processes may train as one (dnn/distributed.py).
 """
 
 import math
