@@ -86,25 +86,19 @@ def _checkpoint(args: argparse.Namespace) -> "Predict":
 
 
 def _exported(args: argparse.Namespace) -> "Predict":
-    import numpy as np
-
     from models.onnx_runtime import read_exported
+    from models.repeats import logits_of_each_once
 
     if args.second_exit_file is None:
         raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
     first, second = read_exported(args.trained_model, args.second_exit_file, args.model, chunk=args.batch_size)
     assert second is not None  # its file was named
 
-    def predict(features: "FloatArray", progress: "Callable[[int], object]") -> "tuple[FloatArray, FloatArray]":
-        parts = []
-        for start in range(0, len(features), args.batch_size):
-            logits_1, activations = first.exit_1(features[start : start + args.batch_size])
-            parts.append((logits_1, second.exit_2(activations)))
-            progress(len(logits_1))
-        logits_1, logits_2 = (np.concatenate(logits) for logits in zip(*parts, strict=True))
-        return logits_1, logits_2
+    def compute(events: "FloatArray") -> "tuple[FloatArray, FloatArray]":
+        logits_1, activations = first.exit_1(events)
+        return logits_1, second.exit_2(activations)
 
-    return predict
+    return lambda features, progress: logits_of_each_once(features, args.batch_size, compute, progress)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,6 @@
 """Run a whole dataset through a network in batches."""
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -9,15 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.early_exit import TwoExits
-from utils.dataset import distinct_vectors, to_images
+from models.repeats import Progress as Progress
+from models.repeats import logits_of_each_once
+from utils.dataset import to_images
 from utils.errors import DeviceError
-from utils.schema import CLASS_COUNT
-
-_LOOKED_AT: Final = 32_768
-"""Rows among which those that repeat are found: few enough to sort at once, and to copy."""
-
-Progress = Callable[[int], object]
-"""Called with the number of rows just done."""
 
 
 def no_progress(_rows: int) -> None:
@@ -64,19 +58,10 @@ def predict(
         device: where it runs.
         progress: called with the number of rows that each pass was for.
     """
-    logits = np.empty((2, len(features), CLASS_COUNT), dtype=np.float32)
+
+    def compute(events: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        logits_1, logits_2 = network(torch.from_numpy(to_images(events)).to(device))
+        return logits_1.float().cpu().numpy(), logits_2.float().cpu().numpy()
+
     with torch.inference_mode():
-        for start in range(0, len(features), _LOOKED_AT):
-            part = slice(start, start + _LOOKED_AT)
-            first, place = distinct_vectors(features[part])
-            repeats = np.bincount(place)
-            computed = np.empty((2, len(first), CLASS_COUNT), dtype=np.float32)
-            done = 0
-            for images in batches(features[part][first], batch_size, device):
-                rows = slice(done, done + len(images))
-                for exit_logits, found in zip(computed, network(images), strict=True):
-                    exit_logits[rows] = found.float().cpu().numpy()
-                progress(int(repeats[rows].sum()))
-                done += len(images)
-            logits[:, part] = computed[:, place]
-    return logits[0], logits[1]
+        return logits_of_each_once(features, batch_size, compute, progress)

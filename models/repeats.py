@@ -1,0 +1,43 @@
+"""Both exits of a whole dataset, of rows that repeat one computed; whatever computes them. Needs no torch."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.dataset import distinct_vectors
+from utils.schema import CLASS_COUNT
+
+FloatArray = NDArray[np.float32]
+Progress = Callable[[int], object]
+"""Called with the number of rows just done."""
+
+_LOOKED_AT: Final = 32_768
+"""Rows among which those that repeat are found: few enough to sort at once, and to copy."""
+
+
+def logits_of_each_once(
+    features: FloatArray, batch_size: int, compute: Callable[[FloatArray], tuple[FloatArray, FloatArray]],
+    progress: Progress,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Return the logits of both exits, each (N, 2) float32, for features (N, 58).
+
+    Args:
+        features: (N, 58) float32; copied a part at a time, so that they may be mapped from a file.
+        batch_size: different rows given to ``compute`` at once.
+        compute: returns the logits of both exits, each (n, 2), for features (n, 58).
+        progress: called with the number of rows that each batch was for.
+    """
+    logits = np.empty((2, len(features), CLASS_COUNT), dtype=np.float32)
+    for start in range(0, len(features), _LOOKED_AT):
+        part = slice(start, start + _LOOKED_AT)
+        first, place = distinct_vectors(features[part])
+        events, repeats = features[part][first], np.bincount(place)
+        computed = np.empty((2, len(first), CLASS_COUNT), dtype=np.float32)
+        for begin in range(0, len(first), batch_size):
+            rows = slice(begin, begin + batch_size)
+            computed[0, rows], computed[1, rows] = compute(events[rows])
+            progress(int(repeats[rows].sum()))
+        logits[:, part] = computed[:, place]
+    return logits[0], logits[1]
