@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_runtime(parser, "which is needed for one")
     cli.add_dataset(parser)
     cli.add_batch_size(parser, 64)
+    cli.add_quantize_linear(parser)
     parser.add_argument("--savefile", required=True, type=Path, metavar="CSV", help="inference CSV to write")
     cli.add_device(parser)
     return parser
@@ -77,10 +78,13 @@ def _checkpoint(args: argparse.Namespace) -> "Predict":
     from models.checkpoint import read_two_exits
     from models.packing import pack_layers
     from models.prediction import predict, select_device
+    from models.quantized import quantize_linear_layers
 
     device = select_device(args.device)
     network, _ = read_two_exits(args.trained_model, args.model)
     network.to(device)
+    if args.quantize is not None:
+        quantize_linear_layers(network)
     pack_layers(network)
     return lambda features, progress: predict(network, features, args.batch_size, device, progress)
 
@@ -89,6 +93,8 @@ def _exported(args: argparse.Namespace) -> "Predict":
     from models.onnx_runtime import read_exported
     from models.repeats import logits_of_each_once
 
+    if args.quantize is not None:
+        raise InputFileError("--quantize is for a checkpoint; an exported network is quantised on its export")
     if args.second_exit_file is None:
         raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
     first, second = read_exported(args.trained_model, args.second_exit_file, args.model, chunk=args.batch_size)

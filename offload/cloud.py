@@ -26,6 +26,7 @@ class Cloud:
         max_batch: events in one forward pass at most.
         payloads: the kinds that are taken; without features, the network may forget the edge's part afterwards.
         recent: remembers the answers to features; None: each is computed.
+        digest: the network's fingerprint, where it is quantised and has none; None: it is computed.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Cloud:
         max_batch: int = CHUNK,
         payloads: Collection[str] = PAYLOADS,
         recent: Recent | None = None,
+        digest: str | None = None,
     ) -> None:
-        self.limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
+        self.limits = Limits(digest or fingerprint(network), network.activation_shape(), tuple(payloads))
         exit_2 = Exit2(network, device, max_batch)
         self._exit_2: OwnSecondExit = exit_2 if recent is None else RecentOwnSecondExit(exit_2, recent)
         self._name = name

@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take activations alone, not features; the first segment is not kept in memory, and no answer remembered",
     )
+    cli.add_quantize_linear(parser)
     options.add_cache_size(parser)
     options.add_threads(parser)
     add("--quiet", action="store_true", help="leave out the line for each batch")
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import fingerprint, read_two_exits
     from models.packing import pack_layers
     from models.prediction import select_device
+    from models.quantized import quantize_linear_layers
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
     from offload.protocol import ACTIVATIONS, PAYLOADS
@@ -94,20 +96,23 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
+    architecture, digest = checkpoint.architecture.name, fingerprint(network)
+    if args.quantize is not None:
+        quantize_linear_layers(network)
     pack_layers(network)
     payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
-    architecture, digest = checkpoint.architecture.name, fingerprint(network)
     metrics = WorkerMetrics(architecture, digest)
     remembers = args.cache_size > 0 and not args.second_segment_only
     recent = Recent(args.cache_size, metrics.of_recent_vectors) if remembers else None
-    cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads, recent)
+    cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads, recent, digest)
     if args.second_segment_only:
         network.forget_edge()
     service = Service(args.max_batch, args.batch_wait_ms / 1000, args.prefetch, args.queue_type)
     worker = Worker(broker, args.mq_queue, cloud, service, metrics, (lambda _batch: None) if args.quiet else _report)
 
     def announce() -> None:
-        sentence = f"ready: {architecture} {digest[:12]} on {device}, queue {args.mq_queue} at {broker}"
+        precision = "" if args.quantize is None else f" ({args.quantize})"
+        sentence = f"ready: {architecture} {digest[:12]}{precision} on {device}, queue {args.mq_queue} at {broker}"
         logs.report(log, "ready", sentence, architecture=architecture, fingerprint=digest, queue=args.mq_queue)
 
     with options.watched(args, metrics.registry, worker):

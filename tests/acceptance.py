@@ -290,10 +290,12 @@ def help_times(_data: Path, _output: Path) -> Iterator[Figure]:
 
 
 def int8(data: Path, output: Path) -> Iterator[Figure]:
-    """Accuracy and calibration of MobileNetV2 with 8-bit convolutions at the edge."""
-    from tests.edge_figures import int8_accuracy
+    """MobileNetV2 with 8-bit convolutions at the edge, and AlexNet at a worker in 8 bits, beside float32."""
+    from tests.edge_figures import int8_accuracy, int8_worker
 
     yield from int8_accuracy(_calibrated("mobilenet", SEEDS[0], data, output), data)
+    for seed in SEEDS:
+        yield int8_worker(_calibrated("alexnet", seed, data, output), data)
 
 
 STEPS = {

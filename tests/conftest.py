@@ -43,6 +43,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def alexnet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated AlexNet of the same kind."""
+    path = tmp_path_factory.mktemp("checkpoint") / "alexnet.pth"
+    write_checkpoint(path, calibrated_network("AlexNetWithExits"), {"data": "none"})
+    return path
+
+
+@pytest.fixture(scope="session")
 def sample() -> Path:
     """The folder of the bundled synthetic months."""
     return ROOT / "dataset" / "sample"

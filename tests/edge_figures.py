@@ -1,5 +1,6 @@
-"""What an edge with 8-bit convolutions is worth: accuracy and calibration of both exits, beside float32's."""
+"""What 8-bit integers do to answers: an edge's convolutions to both exits, a worker's linear layers to exit 2."""
 
+import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,14 @@ from models.checkpoint import read_two_exits
 from models.onnx_export import write_edge_model, write_second_exit_model
 from models.onnx_runtime import read_exported
 from models.prediction import predict
+from models.quantized import quantize_linear_layers
 from tests.promised import Figure
 from utils.dataset import read_dataset, read_labelled
 from utils.metrics import accuracy, certainty, expected_calibration_error
 
 MOST_POINTS, MOST_ECE = 0.3, 0.01
+LEAST_EQUAL, MOST_DIFFERENCE = 0.9995, 0.01
+LATER_MONTHS = "2016_0[2-8].csv"
 
 
 def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
@@ -31,7 +35,7 @@ def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
         write_second_exit_model(paths[1], network, january)
         first, second = read_exported(*paths, family=None)
     assert second is not None
-    months = sorted((data / "dataset").glob("2016_0[2-8].csv"))
+    months = sorted((data / "dataset").glob(LATER_MONTHS))
     points, errors = np.empty((len(months), 2)), np.empty((len(months), 2))
     for month, path in enumerate(months):
         dataset, labels = read_labelled(path)
@@ -50,6 +54,26 @@ def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
             f"at most {worst:.2f} points ({mean:+.2f} on average), ECE {ece:.4f}",
             bool(worst <= MOST_POINTS and ece <= MOST_ECE),
         )
+
+
+def int8_worker(checkpoint: Path, data: Path) -> Figure:
+    """Compare exit 2 of a network whose large linear layers are quantised with itself, row by row."""
+    plain, entry = read_two_exits(checkpoint)
+    quantised = copy.deepcopy(plain)
+    quantize_linear_layers(quantised)
+    months = sorted((data / "dataset").glob(LATER_MONTHS))
+    features = np.concatenate([read_dataset(path).features for path in months])
+    (labels, certainties), (other_labels, others) = (
+        certainty(predict(network, features, 500)[1]) for network in (plain, quantised)
+    )
+    equal = labels == other_labels
+    apart = np.abs(np.where(equal, certainties - others, certainties + others - 1))
+    return Figure(
+        f"int8 worker against float32, {checkpoint.stem}, {entry.architecture.name}, {len(months)} later months",
+        f"labels equal on {100 * LEAST_EQUAL:g} %, certainties within {MOST_DIFFERENCE}",
+        f"{(~equal).sum()} of {len(equal):,} labels differ, certainties by at most {apart.max():.4f}",
+        bool(equal.mean() >= LEAST_EQUAL and apart.max() <= MOST_DIFFERENCE),
+    )
 
 
 def _quality(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:

@@ -285,9 +285,14 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     ENERGY: {"--meter": ("sundial", "")},
     SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
     CHART: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
-    INFER: {"--model": ("resnet",), "--runtime": ("jax",)},
+    INFER: {"--model": ("resnet",), "--runtime": ("jax",), "--quantize": ("int4",)},
     EXPORT: {"--model": ("resnet",), "--quantize": ("int4",)},
-    SERVER: {"--network": ("resnet", ""), "--queue-type": ("stream",), "--log-format": ("xml",)},
+    SERVER: {
+        "--network": ("resnet", ""),
+        "--queue-type": ("stream",),
+        "--log-format": ("xml",),
+        "--quantize": ("int4",),
+    },
     CLIENT: {
         "--network": ("resnet",),
         "--payload": ("pickle",),

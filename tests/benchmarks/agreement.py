@@ -40,14 +40,18 @@ def agreement(plain: Answers, ours: Answers, most: float = MOST_DIFFERENCE) -> s
     return f"{equal}, max |Δ certainty| {difference:.0e} (≤ {most:g}), {len(labels)} events"
 
 
-def approximation(plain: Answers, ours: Answers, least: float) -> str:
+def approximation(plain: Answers, ours: Answers, least: float, most: float = 0.5) -> str:
     """Return the same for answers that are meant to differ, as those of 8-bit integers.
 
     Raises:
-        DisagreementError: a lower share than ``least`` of the labels is equal.
+        DisagreementError: a lower share than ``least`` of the labels is equal, or a certainty differs by more than
+            ``most``.
     """
     equal = float((plain[0] == ours[0]).mean())
     difference = float(np.abs(plain[1].astype(np.float64) - ours[1]).max())
     if not equal >= least:
         raise DisagreementError(f"{100 * equal:.1f} % of the labels are equal, where {100 * least:g} % are needed")
-    return f"{100 * equal:.1f} % of labels equal (≥ {100 * least:g} %), max |Δ certainty| {difference:.2f}"
+    if not difference <= most:
+        raise DisagreementError(f"certainties differ by up to {difference:.1e}, where {most:g} is allowed")
+    bound = "" if most >= 0.5 else f" (≤ {most:g})"
+    return f"{100 * equal:.4g} % of labels equal (≥ {100 * least:g} %), max |Δ certainty| {difference:.1g}{bound}"

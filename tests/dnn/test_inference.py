@@ -56,3 +56,26 @@ def test_without_its_second_half_or_with_a_checkpoints_one_line_says_what_is_mis
     assert "a checkpoint holds its second half" in both.err
     assert "--device is for PyTorch" in on_gpu.err
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_8_bit_products_move_the_certainties_of_exit_2_alone_and_by_little(
+    capsys: pytest.CaptureFixture[str], alexnet_checkpoint: Path, sample: Path, tmp_path: Path
+) -> None:
+    arguments = ("--trained-model", alexnet_checkpoint, "--dataset", sample / "2016_03.csv", "--savefile")
+    assert call(capsys, INFER, *arguments, tmp_path / "plain.csv").code == 0
+    assert call(capsys, INFER, *arguments, tmp_path / "int8.csv", "--quantize", "int8").code == 0
+    plain, int8 = pd.read_csv(tmp_path / "plain.csv"), pd.read_csv(tmp_path / "int8.csv")
+    np.testing.assert_allclose(int8["exit_1_certainty"], plain["exit_1_certainty"], rtol=0, atol=1e-6)
+    apart = (int8["exit_2_certainty"] - plain["exit_2_certainty"]).abs()
+    assert 1e-5 < apart.mean() < 0.02
+
+
+def test_8_bit_products_are_refused_where_they_gain_nothing(
+    halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
+) -> None:
+    rest = ["--quantize", "int8", "--dataset", sample / "2016_03.csv", "--savefile", tmp_path / "out.csv"]
+    small, exported = call(capsys, INFER, "--trained-model", checkpoint, *rest), call(capsys, INFER, *halves, *rest)
+    assert (small.code, exported.code) == (2, 2)
+    assert "no large linear layer; leave out --quantize" in small.err
+    assert "quantised on its export" in exported.err
+    assert not (tmp_path / "out.csv").exists()

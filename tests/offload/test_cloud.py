@@ -1,3 +1,4 @@
+import copy
 import logging
 import os
 import pickle
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import read_two_exits
+from models.checkpoint import fingerprint, read_two_exits
+from models.quantized import quantize_linear_layers
 from offload.broker import Broker
 from offload.cloud import Cloud
 from offload.exits import FloatArray
@@ -140,6 +142,18 @@ def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_g
     assert all(map(is_right, replies, requests, [network] * len(SIZES)))
     firsts = {float(alone(network, request)[0, 0]) for request in requests}
     assert len(firsts) == len(SIZES), "who gets another's rows would not notice"
+
+
+def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: FloatArray) -> None:
+    plain = calibrated_network("AlexNetWithExits")
+    quantised, digest = copy.deepcopy(plain), fingerprint(plain)
+    quantize_linear_layers(quantised)
+    cloud = Cloud(quantised, CPU, "cloud:7", digest=digest)
+    request = Request(new_id(), "edge", digest, FEATURES, features)
+    (reply,) = cloud.answer([received(cloud, request)])
+    assert isinstance(reply, Answer) and reply.fingerprint == digest
+    exact = alone(plain, request)
+    assert 0 < np.linalg.norm(reply.logits - exact) < 0.03 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])

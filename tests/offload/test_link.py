@@ -533,3 +533,29 @@ def test_workers_told_to_stop_end_well_and_say_what_they_did(
         assert (answered, refused) == (sum(int(requests) for _, requests in batches), worker.out.count("refused: "))
         done += events
     assert done > len(decided["locally"].verdicts) / 4  # each distinct event of each batch, from five clients
+
+
+def test_a_worker_in_8_bits_answers_the_same_clients_nearly_alike(
+    alexnet_checkpoint: Path, link: Broker, sample: Path, tmp_path: Path
+) -> None:
+    queue, password = f"requests.{new_id()}", {PASSWORD_VARIABLE: link.password}
+    options = (
+        "--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
+        "--trained-network-file", alexnet_checkpoint, "--network", "alexnet", "--mq-queue", queue,
+    )  # fmt: skip
+    asking = (*options, "--dataset", sample / "2016_03.csv", *ALL_OFFLOADED, "--on-cloud-failure", "wait")
+    with (
+        Program(tmp_path, SERVER, *options, "--quantize", "int8", **password) as worker,
+        Program(tmp_path, CLIENT, *asking, "--savefile", tmp_path / "cloud.csv", **password) as client,
+    ):
+        worker.wait_for("(int8) on cpu")
+        assert client.end(60) == 0, client.err
+    with connected(link) as channel:
+        channel.queue_delete(queue)
+    locally = (*asking, "--process-exit2-locally", "--savefile", tmp_path / "local.csv")
+    with Program(tmp_path, CLIENT, *locally, **password) as client:
+        assert client.end(60) == 0, client.err
+    cloud, local = pd.read_csv(tmp_path / "cloud.csv"), pd.read_csv(tmp_path / "local.csv")
+    assert len(cloud) == len(local)
+    apart = (cloud["exit_2_certainty"] - local["exit_2_certainty"]).abs()
+    assert 1e-5 < apart.mean() < 0.02
