@@ -20,11 +20,11 @@ from dataset.flow_features import Packets
 from dataset.labels import Labels
 from dataset.scaling import PUBLISHED, Scaler
 from dataset.windows import Windows
+from utils.cells import COMPRESSIONS
 from utils.errors import CaptureError
 from utils.files import replacing
-from utils.records import Records, identity_table
+from utils.records import Records, identity_columns
 from utils.schema import CLASS, FEATURES
-from utils.tables import COMPRESSIONS
 
 LEAST_SIZE: Final = 60
 GREATEST_SIZE: Final = 1514
@@ -51,7 +51,7 @@ def record_table(
         whole = [name for name in FEATURES if name not in _VARIANCES]
         table[whole] = table[whole].astype(np.int64)
     if identity:
-        table = pd.concat((identity_table(records), table), axis=1)
+        table = pd.concat((pd.DataFrame(identity_columns(records)), table), axis=1)
     if labels is not None:
         table[CLASS] = labels
     return table

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     """Decide as the arguments say."""
     from offload.events import decided
     from offload.metrics import ClientMetrics
-    from offload.verdicts import Tally, verdict_table
+    from offload.verdicts import Tally, verdict_columns
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STANDARD_OUTPUT)
@@ -95,8 +95,8 @@ def run(args: argparse.Namespace) -> None:
         decisions = decided(edge, batches, args.window, stop, to_the_end=not source.resumable)
         for number, (batch, verdicts) in enumerate(decisions, 1):
             if savefile is not None:
-                table = verdict_table(verdicts, batch.labels, batch.records, deciders=args.show_decider)
-                savefile.append(table)
+                columns = verdict_columns(verdicts, batch.labels, batch.records, deciders=args.show_decider)
+                savefile.append(columns)
             _count(verdicts, metrics)
             counted = Tally.of(verdicts, batch.labels)
             total += counted

@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from utils.metrics import ratio
-from utils.records import Records, identity_table
+from utils.records import Records, identity_columns
 from utils.schema import (
     ATTACK,
     CERTAIN,
@@ -81,13 +81,12 @@ class Verdicts:
         return Counter(zip(self.decider.tolist(), final.tolist(), strict=True))
 
 
-def verdict_table(
+def verdict_columns(
     verdicts: Verdicts, labels: NDArray[np.int64] | None, records: Records | None = None, *, deciders: bool = False
-) -> pd.DataFrame:
-    """Return the offload CSV's rows.
+) -> dict[str, NDArray[Any]]:
+    """Return the offload CSV's columns (N,) by name.
 
-    Their columns are ``OFFLOAD_COLUMNS``, behind ``IDENTITY`` where the records are known, and if asked for
-    ``DECIDER_COLUMNS``.
+    They are ``OFFLOAD_COLUMNS``, behind ``IDENTITY`` where the records are known, and if asked for ``DECIDER_COLUMNS``.
     """
     answered = verdicts.answered
     known = np.full(len(verdicts), NOT_ASKED) if labels is None else labels
@@ -100,12 +99,10 @@ def verdict_table(
         np.where(verdicts.rejected, REJECTED, verdicts.prediction.astype(object)),
         known,
     )
-    table = pd.DataFrame(dict(zip(OFFLOAD_COLUMNS, columns, strict=True)))
-    if records is not None:
-        table = pd.concat((identity_table(records), table), axis=1)
+    table = {} if records is None else identity_columns(records)
+    table |= dict(zip(OFFLOAD_COLUMNS, columns, strict=True))
     if deciders:
-        for name, column in zip(DECIDER_COLUMNS, (verdicts.decider, verdicts.reason), strict=True):
-            table[name] = column
+        table |= dict(zip(DECIDER_COLUMNS, (verdicts.decider, verdicts.reason), strict=True))
     return table
 
 

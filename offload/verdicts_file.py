@@ -2,18 +2,18 @@
 
 import bz2
 import contextlib
+import csv
 import errno
 import fcntl
 import gzip
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from offload.edge import Edge
@@ -27,6 +27,10 @@ _COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {".gz": gzip.compress, "
 _TAIL: Final = 1000
 _BLOCK: Final = 1 << 20
 _TOLERANCE: Final = 1e-4
+
+
+Table = Mapping[str, NDArray[Any]]
+"""Columns (n,) of a table by name."""
 
 
 class VerdictsFile:
@@ -55,7 +59,7 @@ class VerdictsFile:
         self._file: io.FileIO | None = None
         self._end: int | None = None  # of the rows to go on from
 
-    def last_rows(self) -> pd.DataFrame:
+    def last_rows(self) -> Table:
         """Find the whole rows in the file that is there, if one is; return the last, at most 1,000, all cells as text.
 
         Raises:
@@ -64,7 +68,7 @@ class VerdictsFile:
         if self._compress is not None:
             raise InputFileError(f"{self.path}: a compressed file cannot be continued; leave out --resume")
         expected = f"{','.join(self._columns)}\n".encode()
-        nothing = pd.DataFrame(columns=list(self._columns), dtype=str)
+        nothing: Table = {name: np.empty(0, dtype=np.str_) for name in self._columns}
         try:
             with self.path.open("rb") as stream:
                 header = stream.readline(len(expected))  # no more: another file may be one endless line
@@ -82,14 +86,13 @@ class VerdictsFile:
             return nothing
         except OSError as problem:
             raise InputFileError(f"{self.path}: cannot be continued: {problem.strerror}") from problem
-        unreadable = f"{self.path}: cannot be read; leave out --resume to write it anew"
         try:
-            table = pd.read_csv(io.BytesIO(header + tail), keep_default_na=False, dtype=str)
-        except (ValueError, pd.errors.ParserError) as problem:
-            raise InputFileError(unreadable) from problem
-        if len(table) != min(self.rows, _TAIL):
-            raise InputFileError(unreadable)
-        return table
+            rows = list(csv.reader(io.StringIO(tail.decode(), newline=""), strict=True))
+        except (ValueError, csv.Error):
+            rows = []
+        if len(rows) != min(self.rows, _TAIL) or any(len(row) != len(self._columns) for row in rows):
+            raise InputFileError(f"{self.path}: cannot be read; leave out --resume to write it anew")
+        return dict(zip(self._columns, map(np.array, zip(*rows, strict=True)), strict=True)) if rows else nothing
 
     def go_on(self) -> None:
         """Add further rows to those that ``last_rows`` found, if it found any.
@@ -104,13 +107,18 @@ class VerdictsFile:
             except OSError as problem:
                 raise InputFileError(f"{self.path}: cannot be continued: {problem.strerror}") from problem
 
-    def append(self, table: pd.DataFrame) -> None:
+    def append(self, columns: Table) -> None:
         """Add rows.
+
+        Args:
+            columns: (n,) each, of numbers, and of text without commas and quotes.
 
         Raises:
             InputFileError: they cannot be written, for example because the disk is full; none of them is.
         """
-        content = table.to_csv(header=self._file is None, index=False, lineterminator="\n").encode()
+        rows = [",".join(map(str, row)) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
+        header = [] if self._file is not None else [",".join(columns)]
+        content = "".join(f"{line}\n" for line in header + rows).encode()
         if self._compress is not None:
             content = self._compress(content)
         try:
@@ -123,7 +131,7 @@ class VerdictsFile:
         except OSError as problem:
             remedy = "make room" if self._compress is not None else "make room and go on with --resume"
             raise InputFileError(f"{self.path}: cannot be written: {problem.strerror}; {remedy}") from problem
-        self.rows += len(table)
+        self.rows += len(rows)
 
     def _open(self) -> io.FileIO:
         file = io.FileIO(self.path, "ab")
@@ -175,15 +183,15 @@ def resume(savefile: VerdictsFile, dataset: Dataset, edge: Edge) -> int:
         InputFileError: it was made from another dataset, or with another network or other thresholds.
     """
     tail = savefile.last_rows()
-    rows = slice(savefile.rows - len(tail), savefile.rows)
+    count = len(tail[CLASS])
+    rows = slice(savefile.rows - count, savefile.rows)
     if savefile.rows > len(dataset):
         raise InputFileError(
             f"{savefile.path}: has {savefile.rows} rows, {dataset.source} only {len(dataset)}; leave out --resume"
         )
-    labels = np.full(len(tail), NOT_ASKED) if dataset.labels is None else dataset.labels[rows].astype(str)
-    if len(tail) > 0 and not (
-        (tail[CLASS].to_numpy() == labels).all()
-        and _is_by(tail, edge.thresholds, *edge.at_exit_1(dataset.features[rows]))
+    labels = np.full(count, NOT_ASKED) if dataset.labels is None else dataset.labels[rows].astype(str)
+    if count > 0 and not (
+        (tail[CLASS] == labels).all() and _is_by(tail, edge.thresholds, *edge.at_exit_1(dataset.features[rows]))
     ):
         raise InputFileError(
             f"{savefile.path}: its last rows are of another dataset, network or thresholds; "
@@ -193,14 +201,12 @@ def resume(savefile: VerdictsFile, dataset: Dataset, edge: Edge) -> int:
     return savefile.rows
 
 
-def _is_by(
-    tail: pd.DataFrame, limits: Thresholds, prediction: NDArray[np.int64], certainties: NDArray[np.float64]
-) -> bool:
+def _is_by(tail: Table, limits: Thresholds, prediction: NDArray[np.int64], certainties: NDArray[np.float64]) -> bool:
     """Return whether rows are what exit 1 says, to rounding, and what the rule makes of them with these thresholds."""
-    answered = (tail["exit_2_prediction"] != NOT_ASKED).to_numpy()
+    answered = tail["exit_2_prediction"] != NOT_ASKED
     try:
         prediction_1, certainty_1 = _answers(tail, 1)
-        prediction_2, certainty_2 = _answers(tail[answered], 2)
+        prediction_2, certainty_2 = _answers({name: column[answered] for name, column in tail.items()}, 2)
     except ValueError:  # no numbers
         return False
     uncertain = ~is_accepted(prediction_1, certainty_1, limits.normal_exit_1, limits.attack_exit_1)
@@ -209,15 +215,15 @@ def _is_by(
     final[answered] = np.where(accepted, prediction_2.astype(str), REJECTED)
     return bool(
         (uncertain | ~answered).all()
-        and (tail["final_prediction"].to_numpy() == final).all()
+        and (tail["final_prediction"] == final).all()
         and np.allclose(_odds(prediction_1, certainty_1), _odds(prediction, certainties), rtol=0, atol=_TOLERANCE)
     )
 
 
-def _answers(table: pd.DataFrame, exit_number: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _answers(table: Table, exit_number: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return an exit's predictions (N,) and certainties (N,) from a table of text."""
-    predictions = table[f"exit_{exit_number}_prediction"].to_numpy(dtype=np.int64)
-    return predictions, table[f"exit_{exit_number}_certainty"].to_numpy(dtype=np.float64)
+    predictions, certainties = (table[f"exit_{exit_number}_{what}"] for what in ("prediction", "certainty"))
+    return predictions.astype(np.int64), certainties.astype(np.float64)
 
 
 def _odds(predictions: NDArray[np.int64], certainties: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,20 +8,21 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from utils.cells import found, number
 from utils.errors import DatasetError
 from utils.files import check_folder, check_readable
-from utils.pieces import PARQUET, Pieces, open_pieces
+from utils.pieces import PARQUET, Piece, Pieces, open_pieces
 from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IDENTITY, IMAGE_SIDE
 from utils.spool import Spool
-from utils.tables import found
 
 SUFFIXES: Final = (".csv", ".csv.bz2", ".csv.gz", PARQUET)
+
+_CLASS_WORDS: Final = {name: label for label, name in enumerate(CLASS_NAMES)}
 
 ByteProgress = Callable[[int, int | None], object]
 """Called with the bytes of files that are read and those that there are."""
@@ -165,14 +166,15 @@ def _read(paths: Sequence[Path], *, labelled: bool, progress: ByteProgress) -> D
             pieces = open_pieces(path)
             _check_columns(pieces.columns, path, labelled=labelled)
             has_labels, rows = has_labels and CLASS in pieces.columns, 0
-            with closing(pieces.frames()) as frames:
-                for frame, done in frames:
-                    features = _finite_numbers(frame, path, pieces, rows)
+            columns = dict.fromkeys(FEATURES, number) | ({CLASS: _label} if has_labels else {})
+            with closing(pieces.read(columns)) as read:
+                for piece in read:
+                    features = _features(piece, path, pieces, rows)
                     if has_labels:
-                        labels.append(_labels(frame[CLASS], path, pieces, rows))
-                    rows += len(frame)
-                    spool.append(features, max(before + done, 1) / total)
-                    progress(before + done, total)
+                        labels.append(_labels(piece, path, pieces, rows))
+                    rows += len(piece)
+                    spool.append(features, max(before + piece.done, 1) / total)
+                    progress(before + piece.done, total)
             if rows == 0:
                 raise DatasetError(f"{path}: has a header but no rows; it needs at least one record")
             before += size
@@ -200,35 +202,32 @@ def _check_columns(columns: list[str], path: Path, *, labelled: bool) -> None:
         raise DatasetError(f"{path}: has no {CLASS!r} column; this stage needs a labelled dataset")
 
 
-def _finite_numbers(frame: pd.DataFrame, path: Path, pieces: Pieces, before: int) -> NDArray[np.float32]:
+def _features(piece: Piece, path: Path, pieces: Pieces, before: int) -> NDArray[np.float32]:
     """Return the features of a piece that ``before`` rows of its file precede."""
-    values = np.empty((len(frame), FEATURE_COUNT), dtype=np.float32)
-    for index, name in enumerate(FEATURES):
-        column = frame[name]
-        numbers = column if column.dtype.kind in "iuf" else pd.to_numeric(column.astype(str), errors="coerce")
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused below
-            values[:, index] = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-        wrong = ~np.isfinite(values[:, index])
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise DatasetError(
-                f"{path}: {pieces.place(before + row)}, column {name!r} {found(column.iloc[row])}; "
-                "a finite number is needed, mend or drop the row"
-            )
-    return values
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
+        features = piece.numbers[:, :FEATURE_COUNT].astype(np.float32)
+    finite = np.isfinite(features)
+    if not finite.all():
+        row, column = (int(at) for at in np.argwhere(~finite)[0])
+        raise DatasetError(
+            f"{path}: {pieces.place(before + row)}, column {FEATURES[column]!r} {found(piece.cell(row, column))}; "
+            "a finite number is needed, mend or drop the row"
+        )
+    return features
 
 
-def _labels(column: "pd.Series[Any]", path: Path, pieces: Pieces, before: int) -> NDArray[np.int64]:
-    if column.dtype.kind in "iuf":
-        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    else:
-        labels = {word: label for label, name in enumerate(CLASS_NAMES) for word in (name, str(label))}
-        numbers = column.astype(str).str.strip().map(labels).to_numpy(dtype=np.float64, na_value=np.nan)
+def _label(cell: str) -> float:
+    """Return the number of a class, given by name or number; another number, or NaN, where it is none."""
+    return float(_CLASS_WORDS.get(cell.strip(), number(cell)))
+
+
+def _labels(piece: Piece, path: Path, pieces: Pieces, before: int) -> NDArray[np.int64]:
+    numbers = piece.numbers[:, FEATURE_COUNT]
     wrong = ~np.isin(numbers, np.arange(CLASS_COUNT))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DatasetError(
-            f"{path}: {pieces.place(before + row)}, column {CLASS!r} {found(column.iloc[row])}; "
+            f"{path}: {pieces.place(before + row)}, column {CLASS!r} {found(piece.cell(row, FEATURE_COUNT))}; "
             f"the classes are 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}"
         )
     return numbers.astype(np.int64)

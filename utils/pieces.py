@@ -1,21 +1,50 @@
-"""Dataset files of any format, read in pieces of bounded size."""
+"""Dataset files of any format, read in pieces of bounded size, without pandas: an edge box need not have it."""
 
 import bz2
+import csv
 import gzip
-from collections.abc import Callable, Generator, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
-import pandas as pd
+import numpy as np
+from numpy.typing import NDArray
 
+from utils.cells import COMPRESSIONS, number, place
 from utils.errors import DatasetError
-from utils.tables import COMPRESSIONS, place, read_csv, well_formed
 
 PARQUET: Final = ".parquet"
-PIECE_ROWS: Final = 32_768
-"""Rows of a piece; a file of no more is read in one go."""
+PIECE_ROWS: Final = 4096
+"""Rows of a piece: of the published months, whose rows repeat, more are read no faster."""
+
+_MARK: Final = b"\xef\xbb\xbf"
+"""Spreadsheets begin UTF-8 text with it."""
+
+
+Columns = Mapping[str, Callable[[str], float]]
+"""Column names, and what turns the text of a cell into a number: ``utils.cells.number``, or another function."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a dataset file.
+
+    Attributes:
+        numbers: (n, C) float64, NaN where a cell is no number.
+        cell: returns the cell in a row and a column, for messages.
+        done: how many of the file's bytes are read with them.
+    """
+
+    numbers: NDArray[np.float64]
+    cell: Callable[[int, int], object]
+    done: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 @dataclass(frozen=True)
@@ -25,13 +54,13 @@ class Pieces:
     Attributes:
         columns: the names of its columns, in its order.
         place: how messages name a row of it, counted from 0.
-        frames: yields its rows, at most ``PIECE_ROWS`` at once, and how many of the file's bytes are read with them. It
-            raises DatasetError where the file is damaged.
+        read: yields some of its columns, given their names and what turns the text of a cell of each into a number,
+            in pieces of at most ``PIECE_ROWS`` rows. It raises DatasetError where the file is damaged.
     """
 
     columns: list[str]
     place: Callable[[int], str]
-    frames: Callable[[], Generator[tuple[pd.DataFrame, int]]]
+    read: Callable[[Columns], Generator[Piece]]
 
 
 def open_pieces(path: Path) -> Pieces:
@@ -40,33 +69,28 @@ def open_pieces(path: Path) -> Pieces:
     Raises:
         DatasetError: it is not of that format, or pyarrow is not installed.
     """
-    if path.suffix == PARQUET:
-        return _open_parquet(path)
-    first = read_csv(path, DatasetError, header=None, nrows=1, dtype=str, keep_default_na=False)
-    return Pieces([str(name) for name in first.iloc[0]], place, lambda: _csv_frames(path))
+    return _open_parquet(path) if path.suffix == PARQUET else _open_csv(path)
 
 
-def _csv_frames(path: Path) -> Generator[tuple[pd.DataFrame, int]]:
-    with path.open("rb") as raw, _decompressed(raw, path) as stream:
-        with well_formed(path, DatasetError):
-            # Text is inspected only where a column turns out not to be numeric; bytes that are not UTF-8 become such
-            # text. Blank lines are kept, so that row numbers are those of the file.
-            reader = pd.read_csv(
-                stream,
-                index_col=False,
-                chunksize=PIECE_ROWS,
-                compression=None,
-                low_memory=False,
-                skip_blank_lines=False,
-                encoding_errors="backslashreplace",
-            )
-        with reader:
-            while True:
-                with well_formed(path, DatasetError):
-                    frame = next(reader, None)
-                if frame is None:
-                    return
-                yield frame, raw.tell()
+def _open_csv(path: Path) -> Pieces:
+    with path.open("rb") as raw, _decompressed(raw, path) as stream, _well_formed(path):
+        columns = _header(stream)
+
+    def read(chosen: Columns) -> Generator[Piece]:
+        indices = {columns.index(name): number_in for name, number_in in chosen.items()}
+        before = 0
+        with path.open("rb") as raw, _decompressed(raw, path) as stream:
+            with _well_formed(path):
+                _header(stream)
+                lines = _lines(stream)
+            while lines:
+                with _well_formed(path):
+                    following, done = _lines(stream), raw.tell()
+                    piece = _piece(path, lines, len(columns), indices, before, done)
+                yield piece
+                before, lines = before + len(lines), following
+
+    return Pieces(columns, place, read)
 
 
 def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
@@ -79,6 +103,72 @@ def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
             return raw
 
 
+@contextmanager
+def _well_formed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as problem:
+        raise DatasetError(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
+
+
+def _header(stream: IO[bytes]) -> list[str]:
+    line = stream.readline().removeprefix(_MARK).rstrip(b"\r\n")
+    return next(csv.reader([line.decode()], strict=True), [""])
+
+
+def _lines(stream: IO[bytes]) -> list[bytes]:
+    return b"".join(islice(stream, PIECE_ROWS)).splitlines()
+
+
+def _piece(
+    path: Path, lines: list[bytes], width: int, chosen: Mapping[int, Callable[[str], float]], before: int, done: int
+) -> Piece:
+    """Return lines as numbers; equal lines are read once, for most of them repeat.
+
+    Raises:
+        DatasetError: a line has more cells than the header.
+    """
+    places: dict[bytes, int] = {}
+    which = [places.setdefault(line, len(places)) for line in lines]
+    distinct = list(places)
+    indices = list(chosen)
+
+    def cells(line: bytes) -> list[str]:
+        text = line.decode("utf-8", "backslashreplace")
+        found = next(csv.reader([text], strict=True), []) if '"' in text else text.split(",")
+        return found + [""] * (width - len(found))
+
+    try:
+        numbers = _all_numbers(distinct, width, chosen)
+    except ValueError:  # find out where, which takes several times as long
+        rows = [cells(line) for line in distinct]
+        too_long = next((row for row, found in enumerate(rows) if len(found) > width), None)
+        if too_long is not None:
+            where = place(before + which.index(too_long))
+            raise DatasetError(f"{path}: {where} has more cells than the header; mend or drop the row") from None
+        numbers = np.array([[number_in(row[index]) for index, number_in in chosen.items()] for row in rows])
+    return Piece(numbers[which], lambda row, column: cells(lines[row])[indices[column]], done)
+
+
+def _all_numbers(lines: list[bytes], width: int, chosen: Mapping[int, Callable[[str], float]]) -> NDArray[np.float64]:
+    """Return the numbers in some columns of lines of ``width`` cells each.
+
+    Raises:
+        ValueError: a line has quotes or another width, or a cell is no number.
+    """
+    if any(line.count(b",") != width - 1 or b'"' in line for line in lines):
+        raise ValueError
+    converters: dict[int | str, Callable[[str], Any]] = {
+        index: number_in for index, number_in in chosen.items() if number_in is not number
+    }
+    numbers: NDArray[np.float64] = np.loadtxt(
+        lines, delimiter=",", comments=None, usecols=list(chosen), converters=converters, encoding=None, ndmin=2
+    )
+    if len(numbers) < len(lines):  # a blank one is left out
+        raise ValueError
+    return numbers
+
+
 def _open_parquet(path: Path) -> Pieces:
     try:
         from pyarrow import ArrowException, parquet
@@ -88,7 +178,7 @@ def _open_parquet(path: Path) -> Pieces:
         ) from problem
 
     @contextmanager
-    def well_formed_parquet() -> Iterator[None]:
+    def well_formed() -> Iterator[None]:
         try:
             yield
         except (ArrowException, ValueError, OSError, MemoryError) as problem:
@@ -98,28 +188,45 @@ def _open_parquet(path: Path) -> Pieces:
         # By default pyarrow holds a whole row group, which may be the whole file.
         return parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
 
-    def frames() -> Generator[tuple[pd.DataFrame, int]]:
-        size, done = path.stat().st_size, 0
-        with well_formed_parquet():
+    def read(chosen: Columns) -> Generator[Piece]:
+        size, rows = path.stat().st_size, 0
+        with well_formed():
             file = open_file()
         with file:
-            batches = file.iter_batches(PIECE_ROWS)
+            batches = file.iter_batches(PIECE_ROWS, columns=list(chosen))
             while True:
-                with well_formed_parquet():
+                with well_formed():
                     batch = next(batches, None)
-                    frame = None if batch is None else batch.to_pandas(ignore_metadata=True)
-                if frame is None:
-                    return
-                done += len(frame)
-                yield frame, size * done // max(file.metadata.num_rows, done)
+                    if batch is None:
+                        return
+                    columns = [batch.column(name) for name in chosen]
+                    values = [_column(column, of) for column, of in zip(columns, chosen.values(), strict=True)]
+                rows += len(batch)
+                done = size * rows // max(file.metadata.num_rows, rows)
+                yield Piece(np.stack(values, axis=1), _cells_of(columns), done)
 
-    with well_formed_parquet(), open_file() as file:
-        names = [str(name) for name in file.schema_arrow.names]
-        kinds = [file.schema_arrow.field(index).type for index in range(len(names))]
-    for name, kind in zip(names, kinds, strict=True):
+    with well_formed(), open_file() as file:
+        columns = [str(name) for name in file.schema_arrow.names]
+        kinds = [file.schema_arrow.field(index).type for index in range(len(columns))]
+    for name, kind in zip(columns, kinds, strict=True):
         if not _is_cell(kind):
             raise DatasetError(f"{path}: column {name!r} holds {kind}; numbers are needed, or text for the class")
-    return Pieces(names, lambda row: f"row {row + 1}", frames)
+    return Pieces(columns, lambda row: f"row {row + 1}", read)
+
+
+def _cells_of(columns: Sequence[Any]) -> Callable[[int, int], object]:
+    return lambda row, column: columns[column][row].as_py()
+
+
+def _column(column: Any, number_in: Callable[[str], float]) -> NDArray[np.float64]:
+    """Return the numbers of an Arrow column (n,), NaN where there is none."""
+    from pyarrow import types
+
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        return values
+    cells = column.to_pylist()
+    return np.array([number_in("" if cell is None else str(cell)) for cell in cells], np.float64)
 
 
 def _is_cell(kind: Any) -> bool:

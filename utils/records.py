@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from utils.schema import FEATURES, IDENTITY
@@ -61,10 +60,10 @@ class Records:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def identity_table(records: Records) -> pd.DataFrame:
+def identity_columns(records: Records) -> dict[str, NDArray[Any]]:
     """Return whose records (R,) they are, as columns ``schema.IDENTITY`` of a table."""
-    columns = (records.window_start, dotted(records.address_a), dotted(records.address_b))
-    return pd.DataFrame(dict(zip(IDENTITY, columns, strict=True)))
+    addresses = (np.array(dotted(of), dtype=object) for of in (records.address_a, records.address_b))
+    return dict(zip(IDENTITY, (records.window_start, *addresses), strict=True))
 
 
 def dotted(addresses: NDArray[np.uint32]) -> list[str]:

@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from utils import plain_pickle
+from utils.cells import COMPRESSIONS, found, place
 from utils.decision import Decisions, decide
 from utils.errors import ResultFileError
 from utils.files import check_readable, replacing
 from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
-from utils.tables import COMPRESSIONS, found, place, read_csv
+from utils.tables import read_csv
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
 _REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"

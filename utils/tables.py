@@ -5,14 +5,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import pandas as pd
 
+from utils.cells import COMPRESSIONS, place
 from utils.errors import InputFileError
-
-COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
-"""By a file name's ending; a file of any other name is plain text."""
 
 
 def read_csv(path: Path, error: type[InputFileError], **options: Any) -> pd.DataFrame:
@@ -27,13 +25,13 @@ def read_csv(path: Path, error: type[InputFileError], **options: Any) -> pd.Data
         InputFileError: (the given child of it) the file is damaged, is not UTF-8 text, or a row has too many cells.
     """
     options |= {"skip_blank_lines": False, "compression": COMPRESSIONS.get(path.suffix)}
-    with well_formed(path, error):
+    with _well_formed(path, error):
         frame: pd.DataFrame = pd.read_csv(path, index_col=False, **options)
     return frame
 
 
 @contextmanager
-def well_formed(path: Path, error: type[InputFileError]) -> Iterator[None]:
+def _well_formed(path: Path, error: type[InputFileError]) -> Iterator[None]:
     """Turn what pandas raises of a CSV file in the block into one clear message.
 
     Raises:
@@ -48,13 +46,3 @@ def well_formed(path: Path, error: type[InputFileError]) -> Iterator[None]:
         raise error(f"{path}: {place(0)} has more cells than the header; mend or drop the row") from problem
     except (ValueError, OSError, EOFError, zlib.error) as problem:
         raise error(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
-
-
-def place(row: int) -> str:
-    """Return how messages name a row, counted from 0 here and from 1 there."""
-    return f"row {row + 1} (line {row + 2})"
-
-
-def found(cell: Any) -> str:
-    """Return how messages quote a cell."""
-    return "is empty or NaN" if pd.api.types.is_scalar(cell) and pd.isna(cell) else f"holds {str(cell)[:40]!r}"

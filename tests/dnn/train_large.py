@@ -22,7 +22,9 @@ from models.preprocessing import fit_quantile_transform
 from tests.models import small
 from tests.networks import SAMPLE
 from tests.scripts import TRAIN, load_script
+from utils.cells import number
 from utils.dataset import read_all_labelled
+from utils.schema import FEATURES
 
 
 def anonymous_bytes() -> int:
@@ -59,6 +61,7 @@ def train(month: Path) -> dict[str, object]:
 
 def main(month: Path, shrink: int) -> None:
     train(SAMPLE)
+    next(utils.pieces.open_pieces(month).read(dict.fromkeys(FEATURES, number)))  # pyarrow lays in memory of its own
     utils.spool.MOST_IN_MEMORY //= shrink  # type: ignore[misc]
     utils.pieces.PIECE_ROWS //= shrink  # type: ignore[misc]
     script = load_script(TRAIN)

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from offload.exits import FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import ActivationsAt, Answers, LocalSecondExit
 from offload.torch_exits import Exit1, Exit2
-from offload.verdicts import Verdicts, verdict_table
+from offload.verdicts import Verdicts, verdict_columns
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, wait_until
 from utils.dataset import distinct_vectors, read_dataset
@@ -234,7 +235,7 @@ def plain_row(limits: Thresholds, logits_1: list[float], logits_2: list[float]) 
 def test_every_row_of_the_table_is_what_the_rule_says_of_that_event(
     network: CalibratedNetwork, limits: Thresholds, features: FloatArray, labels: NDArray[np.int64]
 ) -> None:
-    table = verdict_table(local_edge(network, limits).decide(features), labels)
+    table = pd.DataFrame(verdict_columns(local_edge(network, limits).decide(features), labels))
     logits_1, logits_2 = predict(network, features, ROWS)
     fates = set()
     assert len(table) == ROWS

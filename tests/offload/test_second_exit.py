@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from offload.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, PAYLOADS, Answer
 from offload.second_exit import ON_CLOUD_FAILURE, Answers, CloudSecondExit, LocalSecondExit, Sending
 from offload.service import Answering, Service
 from offload.torch_exits import Exit1, Exit2
-from offload.verdicts import verdict_table
+from offload.verdicts import verdict_columns
 from offload.worker import Worker
 from tests.networks import calibrated_network
 from tests.offload.link import PATIENCE, at, make_client, serving, wait_until
@@ -320,7 +321,7 @@ MIXED = np.concatenate([events(1, CERTAIN), events(1, -CERTAIN), events(1), even
 
 
 def decided(edge: Edge) -> list[tuple[str, str, object]]:
-    table = verdict_table(next(edge.decide_all([MIXED], 1, Stop())), None, deciders=True)
+    table = pd.DataFrame(verdict_columns(next(edge.decide_all([MIXED], 1, Stop())), None, deciders=True))
     return list(table[["decider", "reason", "final_prediction"]].itertuples(index=False, name=None))
 
 

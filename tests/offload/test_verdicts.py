@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from offload.verdicts import Tally, Verdicts, verdict_table
+from offload.verdicts import Tally, Verdicts, verdict_columns
 from utils.schema import DECIDER_COLUMNS, NOT_ASKED, OFFLOAD_COLUMNS, REJECTED
 
 SILENT = math.nan
@@ -88,7 +88,7 @@ def test_deciders_are_counted_with_what_they_decided() -> None:
 
 @pytest.mark.parametrize("deciders", [False, True])
 def test_the_table_has_a_row_for_each_event_and_the_columns_of_the_contract(verdicts: Verdicts, deciders: bool) -> None:
-    table = verdict_table(verdicts, LABELS, deciders=deciders)
+    table = pd.DataFrame(verdict_columns(verdicts, LABELS, deciders=deciders))
     assert tuple(table.columns) == OFFLOAD_COLUMNS + (DECIDER_COLUMNS if deciders else ())
     assert len(table) == len(verdicts)
     if deciders:
@@ -97,21 +97,21 @@ def test_the_table_has_a_row_for_each_event_and_the_columns_of_the_contract(verd
 
 
 def test_the_csv_says_what_was_not_asked_what_was_rejected_and_where_the_class_is_unknown(verdicts: Verdicts) -> None:
-    read = read_back(verdict_table(verdicts, None))
+    read = read_back(pd.DataFrame(verdict_columns(verdicts, None)))
     assert set(read["class"]) == {NOT_ASKED} == {"N/A"}
     assert read["exit_1_prediction"].tolist() == ["0", "1", "1", "1", "0", "0", "1", "0", "1"]
     assert read["exit_2_prediction"].tolist() == ["N/A", "N/A", "0", "1", "1", "1", "0", "1", "N/A"]
     assert read["exit_2_certainty"].tolist() == ["N/A", "N/A", "0.95", "0.96", "0.55", "0.94", "0.93", "0.51", "N/A"]
     assert read["final_prediction"].tolist() == ["0", "1", "0", "1", REJECTED, "1", "0", REJECTED, REJECTED]
     assert read["final_certainty"].astype(float).tolist() == verdicts.certainty.tolist()
-    assert read_back(verdict_table(verdicts, LABELS))["class"].tolist() == list(map(str, LABELS))
+    assert read_back(pd.DataFrame(verdict_columns(verdicts, LABELS)))["class"].tolist() == list(map(str, LABELS))
 
 
 def test_every_certainty_is_written_so_that_it_reads_back_as_it_was() -> None:
     exact = np.nextafter(np.full(4, 0.95), [0, 1, 0, 1])
     verdicts = verdicts_of(*["cloud normal"] * 4)
     verdicts.certainty_1[:] = verdicts.certainty_2[:] = exact
-    read = read_back(verdict_table(verdicts, None))
+    read = read_back(pd.DataFrame(verdict_columns(verdicts, None)))
     for column in ("exit_1_certainty", "exit_2_certainty", "final_certainty"):
         assert [float(cell) for cell in read[column]] == exact.tolist()
 
@@ -128,7 +128,7 @@ def plain_counts(table: pd.DataFrame) -> Counter[tuple[int, int, int]]:
 
 def test_a_tally_counts_fates_classes_and_predictions(verdicts: Verdicts) -> None:
     counted = Tally.of(verdicts, LABELS)
-    plain = plain_counts(verdict_table(verdicts, LABELS))
+    plain = plain_counts(pd.DataFrame(verdict_columns(verdicts, LABELS)))
     assert {index: number for index, number in np.ndenumerate(counted.counts) if number} == plain
     assert (counted.events, counted.offloaded, counted.rejected) == (9, 7, 3)
     assert counted.accuracy == 4 / 6

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from offload.edge import Edge
 from offload.second_exit import LocalSecondExit
 from offload.torch_exits import Exit1, Exit2
-from offload.verdicts import verdict_table
-from offload.verdicts_file import VerdictsFile, resume
+from offload.verdicts import verdict_columns
+from offload.verdicts_file import Table, VerdictsFile, resume
 from tests.offload.link import PATIENCE, Program
 from tests.offload.test_edge import CPU, HALVES, Legible
 from utils.dataset import Dataset
@@ -46,12 +46,12 @@ def edge_with(thresholds: Thresholds = HALVES) -> Edge:
     return Edge(Exit1(Legible(), CPU), thresholds, LocalSecondExit(Exit2(Legible(), CPU)))
 
 
-def tables(dataset: Dataset, start: int = 0, *, deciders: bool = False) -> Iterator[pd.DataFrame]:
+def tables(dataset: Dataset, start: int = 0, *, deciders: bool = False) -> Iterator[Table]:
     """Yield the rows of a dataset from ``start`` on, batch by batch."""
     batches = (dataset.features[row : row + SIZE] for row in range(start, len(dataset), SIZE))
     for verdicts in edge_with().decide_all(batches, 1, Stop()):
         labels = None if dataset.labels is None else dataset.labels[start : start + len(verdicts)]
-        yield verdict_table(verdicts, labels, deciders=deciders)
+        yield verdict_columns(verdicts, labels, deciders=deciders)
         start += len(verdicts)
 
 
@@ -93,7 +93,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_the_rows_are_those_of_one_table_written_at_once(path: Path) -> None:
     dataset = dataset_of(23)
-    whole = verdict_table(edge_with().decide(dataset.features), dataset.labels)
+    whole = pd.DataFrame(verdict_columns(edge_with().decide(dataset.features), dataset.labels))
     assert write(path, dataset).decode() == whole.to_csv(index=False)
 
 
@@ -439,7 +439,7 @@ def test_another_file_is_refused_without_being_read_to_its_end(path: Path) -> No
 
 
 def test_a_long_file_is_continued_without_being_held_in_memory(path: Path) -> None:
-    table = verdict_table(edge_with().decide(dataset_of(1000).features), None)
+    table = pd.DataFrame(verdict_columns(edge_with().decide(dataset_of(1000).features), None))
     block = table.to_csv(index=False, header=False).encode()
     path.write_bytes(HEADER)
     with path.open("ab") as stream:
@@ -450,5 +450,5 @@ def test_a_long_file_is_continued_without_being_held_in_memory(path: Path) -> No
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert savefile.rows == 500_000
-        assert len(tail) == 1000
+        assert {len(column) for column in tail.values()} == {1000}
         assert most < path.stat().st_size / 4

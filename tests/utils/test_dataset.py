@@ -122,6 +122,33 @@ def test_what_spreadsheets_add_to_a_file_does_not_matter(path: Path, change: tup
     np.testing.assert_array_equal(read_dataset(path).features, VALUES.astype(np.float32))
 
 
+def test_cells_may_be_quoted_or_have_spaces_around_them(path: Path) -> None:
+    rows = [[f'"{cell}"' if number % 2 else f" {cell}  " for number, cell in enumerate(row)] for row in ROWS]
+    path.write_text(text_of([f'"{name}"' for name in HEADER], rows))
+    dataset, labels = read_labelled(path)
+    np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32))
+    assert labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_last_line_need_not_end(path: Path, end: str) -> None:
+    path.write_text(text_of().rstrip("\n") + end)
+    assert len(read_dataset(path)) == len(ROWS)
+
+
+def test_equal_rows_and_cells_are_each_rows_own(path: Path) -> None:
+    order = np.random.default_rng(3).integers(0, len(ROWS), 50)
+    rows = [ROWS[at] for at in order]
+    path.write_text(text_of(rows=rows))
+    dataset, labels = read_labelled(path)
+    np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32)[order])
+    assert labels.tolist() == [LABELS[at] for at in order]
+    bad = list(ROWS[2])
+    bad[HEADER.index(COLUMN)] = "text"
+    reason = refusal(path, text_of(rows=[*rows, bad, *rows, bad]))
+    assert reason.startswith(f"row 51 (line 52), column {COLUMN!r} holds 'text'")
+
+
 @pytest.mark.parametrize("name", ["month.zip", "month.xz", "month.zst", "month"])
 def test_a_files_name_does_not_make_plain_text_anything_else(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(text_of())
@@ -162,10 +189,11 @@ def test_a_header_without_rows_is_refused(path: Path) -> None:
         text_of().replace(",", ";").encode(),
         "".join(text_of().splitlines(keepends=True)[1:]).encode(),
         b"{}",
+        text_of().encode() + b'"1,2' + b"\n",
     ],
     ids=[
         *("noise", "picture", "zeros", "utf-16", "blank first line", "only blank lines"),
-        *("open quote", "semicolons", "no header", "json"),
+        *("open quote", "semicolons", "no header", "json", "open quote in a row"),
     ],
 )
 def test_what_is_no_csv_with_the_58_features_is_refused(path: Path, content: bytes) -> None:
@@ -220,13 +248,14 @@ def test_a_file_without_classes_is_refused_where_they_are_needed(path: Path) -> 
         ("True", "holds 'True'"),
         ("inf", "holds 'inf'"),
         ("-inf", "holds '-inf'"),
-        ("1e300", "holds '1e+300'"),
-        ("-1e39", "holds '-1e+39'"),
-        ("9" * 400, "holds 'inf'"),
+        ("1e300", "holds '1e300'"),
+        ("-1e39", "holds '-1e39'"),
+        ("9" * 400, f"holds '{'9' * 40}'"),
         ("x" * 400, f"holds '{'x' * 40}'"),
         ("\0", r"holds '\x00'"),
         ("nan", "is empty or NaN"),
-        ("NA", "is empty or NaN"),
+        (" NaN ", "is empty or NaN"),
+        ("NA", "holds 'NA'"),
         ("", "is empty or NaN"),
     ],
 )

@@ -1,0 +1,26 @@
+"""Cells of tables: what number is in one, and how messages name it."""
+
+import math
+from typing import Final, Literal
+
+COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
+"""By a file name's ending; a file of any other name is plain text."""
+
+
+def number(cell: str) -> float:
+    """Return the number in a cell, NaN where there is none."""
+    try:
+        return math.nan if "_" in cell else float(cell)  # Python takes 1_000 for a number
+    except ValueError:
+        return math.nan
+
+
+def place(row: int) -> str:
+    """Return how messages name a row, counted from 0 here and from 1 there."""
+    return f"row {row + 1} (line {row + 2})"
+
+
+def found(cell: object) -> str:
+    """Return how messages quote a cell."""
+    text = "" if cell is None else str(cell)
+    return "is empty or NaN" if text.strip().lower() in {"", "nan"} else f"holds {text[:40]!r}"
