@@ -71,8 +71,9 @@ class WinogradRow(nn.Sequential):
 
 def _transformed(weight: Tensor) -> Tensor:
     """Return a filter (C_out, C_in, 3, 3) at the points, (49, C_in, C_out) float32."""
-    at_points = np.einsum("ai,ocij,bj->abco", _FILTERS, weight.detach().double().numpy(), _FILTERS)
-    return torch.from_numpy(at_points).flatten(0, 1).float().contiguous()
+    taps = weight.detach().double().flatten(2).permute(2, 1, 0)  # (9, C_in, C_out)
+    at_points = torch.from_numpy(np.kron(_FILTERS, _FILTERS)) @ taps.flatten(1)
+    return at_points.float().view(-1, *taps.shape[1:])
 
 
 def is_winograd_row(layers: nn.Module, shape: torch.Size | None) -> bool:

@@ -170,14 +170,7 @@ class Edge:
             limits = self._thresholds
             accepted = is_accepted(prediction, certainties, limits.normal_exit_2, limits.attack_exit_2)
             rejected[rows] = silent | ~accepted
-        place = batch.place
-        return Verdicts(
-            batch.prediction_1[place],
-            batch.certainty_1[place],
-            prediction_2[place],
-            certainty_2[place],
-            uncertain[place],
-            answered_by[place],
-            failure[place],
-            rejected[place],
-        )
+        columns = (
+            batch.prediction_1, batch.certainty_1, prediction_2, certainty_2, uncertain, answered_by, failure, rejected
+        )  # fmt: skip
+        return Verdicts(*(columns if len(batch) == 1 else (column[batch.place] for column in columns)))

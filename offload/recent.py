@@ -51,13 +51,16 @@ class Recent:
 
     def find(self, keys: Sequence[bytes]) -> tuple[NDArray[np.bool_], FloatArray]:
         """Return which of n vectors are known (n,), and the logits (n, 2) float32, NaN for the others."""
-        rows = np.array([self._rows.get(key, -1) for key in keys], dtype=np.intp)
-        known = rows >= 0
-        for place in np.flatnonzero(known).tolist():
-            self._rows.move_to_end(keys[place])
-        logits = np.full((len(keys), CLASS_COUNT), np.nan, dtype=np.float32)
-        logits[known] = self._logits[rows[known]]
-        found = int(known.sum())
+        rows = [self._rows.get(key, -1) for key in keys]
+        found = len(rows) - rows.count(-1)
+        known = np.zeros(len(rows), dtype=np.bool_)
+        logits = np.full((len(rows), CLASS_COUNT), np.nan, dtype=np.float32)
+        if found:
+            places = np.array(rows)
+            known = places >= 0
+            for place in np.flatnonzero(known).tolist():
+                self._rows.move_to_end(keys[place])
+            logits[known] = self._logits[places[known]]
         self.found += found
         self.missed += len(keys) - found
         self._on_use(found, len(keys) - found)

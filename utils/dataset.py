@@ -67,6 +67,8 @@ def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], N
         (D,) a row of each kind, and (N,) which of those each row of ``features`` (N, 58) equals, so that
         ``features == features[first][place]``.
     """
+    if len(features) == 1:  # as single events come, to which a sort would cost more than exit 1 does
+        return np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.intp)
     rows = np.ascontiguousarray(features)
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
     _, first, place = np.unique(keys, return_index=True, return_inverse=True)

@@ -112,13 +112,13 @@ def rate(events: int, work: Callable[[], object]) -> float:
     return events / (time.perf_counter() - start)
 
 
-def many_clients(here: Link, family: str, payload: str, count: int = 100) -> None:
-    """Sixteen clients of single events: ours against plain, in turn."""
+def many_clients(here: Link, family: str, payload: str, *options: object, count: int = 100) -> None:
+    """Sixteen clients of single events: ours, a worker with these options, against plain, in turn."""
     _, network = here.network(family)
     digest = fingerprint(network)
     with contextlib.ExitStack() as stack:
         stack.enter_context(here.plain(family, "plain"))
-        stack.enter_context(here.ours(family, "ours"))
+        stack.enter_context(here.ours(family, "ours", *options))
         clients = [stack.enter_context(Client(here.broker, "ours", PATIENCE, ClientMetrics())) for _ in range(16)]
         plains = [plain_link.PlainClient(here.node.port, here.node.username, "plain") for _ in range(16)]
         sending = [Sending(digest, f"b{number}", payload) for number in range(16)]
@@ -144,7 +144,8 @@ def many_clients(here: Link, family: str, payload: str, count: int = 100) -> Non
             for thread in threads:
                 thread.join()
 
-        compare(f"sixteen clients of single events, {family}, {payload}", here, run_plain, run_ours, 16 * count)
+        title = " ".join(map(str, (f"sixteen clients of single events, {family}, {payload}", *options)))
+        compare(title, here, run_plain, run_ours, 16 * count)
 
 
 def bytes_on_the_wire(here: Link, family: str) -> None:
@@ -245,6 +246,7 @@ def compare(title: str, here: Link, plain: Callable[[], object], ours: Callable[
 
 MEASUREMENTS: dict[str, Callable[[Link, argparse.Namespace], None]] = {
     "many": lambda here, args: many_clients(here, args.family, args.payload),
+    "int8": lambda here, args: many_clients(here, "alexnet", args.payload, "--quantize", "int8"),
     "bytes": lambda here, args: bytes_on_the_wire(here, args.family),
     "scaling": lambda here, args: scaling(here, args.family),
 }
