@@ -56,7 +56,7 @@ network-tools:
 	@sh tests/install-network-tools.sh
 
 test: lint rabbitmq chromium network-tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 acceptance: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/acceptance.py

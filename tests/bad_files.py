@@ -137,7 +137,7 @@ DATASETS: dict[str, Fault] = {
     "an empty cell": _cell(ROWS, 0, "", "is empty"),
     "NaN": _cell(1, 57, "NaN", "finite number"),
     "infinity": _cell(2, 11, "inf", "holds 'inf'"),
-    "beyond float32": _cell(2, 11, "1e39", "holds '1e+39'"),
+    "beyond float32": _cell(2, 11, "1e39", "holds '1e39'"),
     "an unknown class": _cell(5, 58, "2", "holds '2", "0 or normal, 1 or attack"),
     "an unknown word for a class": _cell(6, 58, "benign", "holds 'benign'"),
     "no class in a row": _cell(7, 58, "", "is empty"),

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker, find_server
 from tests.networks import calibrated_network
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what tests log pass from process to process, also halves of characters, which some log on purpose."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")

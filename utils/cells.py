@@ -10,7 +10,8 @@ COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": 
 def number(cell: str) -> float:
     """Return the number in a cell, NaN where there is none."""
     try:
-        return math.nan if "_" in cell else float(cell)  # Python takes 1_000 for a number
+        # Python takes 1_000 for a number, and the digits of all scripts.
+        return float(cell) if cell.isascii() and "_" not in cell else math.nan
     except ValueError:
         return math.nan
 

@@ -507,7 +507,9 @@ def test_a_forged_reply_is_dropped_and_the_genuine_one_still_counts(
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("request_id", [new_id(), None, "", "None", "ü" * 100])
+@pytest.mark.parametrize(
+    "request_id", [new_id(), None, "", "None", "ü" * 100], ids=["new", "none", "empty", "word", "long"]
+)
 def test_a_reply_to_what_no_one_asked_is_dropped(
     request_id: str | None, link: Broker, queue: str, metrics: Watched
 ) -> None:

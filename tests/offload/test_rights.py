@@ -240,7 +240,9 @@ def test_either_can_publish_to_any_queue_whose_name_it_knows(user: str, node: Pr
         channel.basic_publish("", ANOTHER, b"", mandatory=True)
 
 
-@pytest.mark.parametrize(("user", "name"), [(CLIENT, f"ee-reply.{new_id()}"), (WORKER, REQUESTS)])
+@pytest.mark.parametrize(
+    ("user", "name"), [(CLIENT, f"ee-reply.{new_id()}"), (WORKER, REQUESTS)], ids=["client", "worker"]
+)
 def test_either_can_declare_an_exchange_of_the_names_it_has_but_not_publish_to_it(
     user: str, name: str, node: PrivateBroker
 ) -> None:

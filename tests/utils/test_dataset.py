@@ -245,6 +245,7 @@ def test_a_file_without_classes_is_refused_where_they_are_needed(path: Path) -> 
         ("0x10", "holds '0x10'"),
         ("1_0", "holds '1_0'"),
         ("1+2j", "holds '1+2j'"),
+        ("\u0661", "holds '\u0661'"),
         ("True", "holds 'True'"),
         ("inf", "holds 'inf'"),
         ("-inf", "holds '-inf'"),
