@@ -8,7 +8,7 @@ hang on those computed with it: each is scaled for itself.
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class QuantizedLinear(nn.Module):
     """A linear layer for inference on the CPU: 8-bit weights, scaled for each output, 7-bit inputs, for each event.
 
     Args:
-        plain: float32, on the CPU. Only its bias is kept, so that the state dict has no weight.
+        plain: float32, on the CPU. Only its bias is kept: there is no state dict.
     """
 
     def __init__(self, plain: nn.Linear) -> None:
@@ -51,6 +51,10 @@ class QuantizedLinear(nn.Module):
         )
         outputs: Tensor = product * span + lowest * self._sums
         return outputs if self.bias is None else outputs + self.bias
+
+    @override
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> NoReturn:
+        raise RuntimeError("a quantised layer has no weight to save, nor a fingerprint; take them before")
 
 
 def quantize_linear_layers(network: nn.Module) -> None:

@@ -113,7 +113,8 @@ def run(args: argparse.Namespace) -> None:
     def announce() -> None:
         precision = "" if args.quantize is None else f" ({args.quantize})"
         sentence = f"ready: {architecture} {digest[:12]}{precision} on {device}, queue {args.mq_queue} at {broker}"
-        logs.report(log, "ready", sentence, architecture=architecture, fingerprint=digest, queue=args.mq_queue)
+        facts = {"architecture": architecture, "fingerprint": digest, "queue": args.mq_queue}
+        logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
 
     with options.watched(args, metrics.registry, worker):
         for number in (signal.SIGTERM, signal.SIGINT):

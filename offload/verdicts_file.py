@@ -207,7 +207,7 @@ def _is_by(tail: Table, limits: Thresholds, prediction: NDArray[np.int64], certa
     try:
         prediction_1, certainty_1 = _answers(tail, 1)
         prediction_2, certainty_2 = _answers({name: column[answered] for name, column in tail.items()}, 2)
-    except ValueError:  # no numbers
+    except (ValueError, OverflowError):  # no numbers
         return False
     uncertain = ~is_accepted(prediction_1, certainty_1, limits.normal_exit_1, limits.attack_exit_1)
     accepted = is_accepted(prediction_2, certainty_2, limits.normal_exit_2, limits.attack_exit_2)

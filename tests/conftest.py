@@ -32,7 +32,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[PrivateBroker]:
-    """A RabbitMQ node for the whole run; where it is not installed, skip, but fail under CI."""
+    """A RabbitMQ node for all tests of this process; where it is not installed, skip, but fail under CI."""
     if find_server() is None:
         reason = "RabbitMQ is not installed (on Debian: apt install rabbitmq-server)"
         if os.environ.get("CI"):

@@ -13,12 +13,12 @@ from models.onnx_export import write_edge_model, write_second_exit_model
 from models.onnx_runtime import read_exported
 from models.prediction import predict
 from models.quantized import quantize_linear_layers
+from tests.benchmarks.agreement import LEAST_EQUAL_INT8, MOST_DIFFERENCE_INT8, apart
 from tests.promised import Figure
 from utils.dataset import read_dataset, read_labelled
 from utils.metrics import accuracy, certainty, expected_calibration_error
 
 MOST_POINTS, MOST_ECE = 0.3, 0.01
-LEAST_EQUAL, MOST_DIFFERENCE = 0.9995, 0.01
 LATER_MONTHS = "2016_0[2-8].csv"
 
 
@@ -63,16 +63,13 @@ def int8_worker(checkpoint: Path, data: Path) -> Figure:
     quantize_linear_layers(quantised)
     months = sorted((data / "dataset").glob(LATER_MONTHS))
     features = np.concatenate([read_dataset(path).features for path in months])
-    (labels, certainties), (other_labels, others) = (
-        certainty(predict(network, features, 500)[1]) for network in (plain, quantised)
-    )
-    equal = labels == other_labels
-    apart = np.abs(np.where(equal, certainties - others, certainties + others - 1))
+    before, after = (certainty(predict(network, features, 500)[1]) for network in (plain, quantised))
+    equal, most = before[0] == after[0], apart(before, after)
     return Figure(
         f"int8 worker against float32, {checkpoint.stem}, {entry.architecture.name}, {len(months)} later months",
-        f"labels equal on {100 * LEAST_EQUAL:g} %, certainties within {MOST_DIFFERENCE}",
-        f"{(~equal).sum()} of {len(equal):,} labels differ, certainties by at most {apart.max():.4f}",
-        bool(equal.mean() >= LEAST_EQUAL and apart.max() <= MOST_DIFFERENCE),
+        f"labels equal on {100 * LEAST_EQUAL_INT8:g} %, certainties within {MOST_DIFFERENCE_INT8}",
+        f"{(~equal).sum()} of {len(equal):,} labels differ, certainties by at most {most:.4f}",
+        bool(equal.mean() >= LEAST_EQUAL_INT8 and most <= MOST_DIFFERENCE_INT8),
     )
 
 

@@ -1,4 +1,4 @@
-"""Cells of tables: what number is in one, and how messages name it."""
+"""What readers of tables share: the endings of their files, the number in a cell, and how messages name it."""
 
 import math
 from typing import Final, Literal

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from utils.errors import DatasetError
 PARQUET: Final = ".parquet"
 PIECE_ROWS: Final = 4096
 """Rows of a piece: of the published months, whose rows repeat, more are read no faster."""
+
+_LONGEST_LINE: Final = 2**16
+"""Bytes; what is longer is no line of 60 numbers, and is not held in memory."""
 
 _MARK: Final = b"\xef\xbb\xbf"
 """Spreadsheets begin UTF-8 text with it."""
@@ -36,7 +39,7 @@ class Piece:
     Attributes:
         numbers: (n, C) float64, NaN where a cell is no number.
         cell: returns the cell in a row and a column, for messages.
-        done: how many of the file's bytes are read with them.
+        done: how many of the file's bytes are read by then.
     """
 
     numbers: NDArray[np.float64]
@@ -107,17 +110,31 @@ def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
 def _well_formed(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError, EOFError, csv.Error, zlib.error) as problem:
+    except (ValueError, OSError, EOFError, MemoryError, csv.Error, zlib.error) as problem:
         raise DatasetError(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
 
 
 def _header(stream: IO[bytes]) -> list[str]:
-    line = stream.readline().removeprefix(_MARK).rstrip(b"\r\n")
+    line = _line(stream).removeprefix(_MARK).rstrip(b"\r\n")
     return next(csv.reader([line.decode()], strict=True), [""])
 
 
 def _lines(stream: IO[bytes]) -> list[bytes]:
-    return b"".join(islice(stream, PIECE_ROWS)).splitlines()
+    return [line.rstrip(b"\r\n") for line in islice(iter(lambda: _line(stream), b""), PIECE_ROWS)]
+
+
+def _line(stream: IO[bytes]) -> bytes:
+    """Return the next line with its end; nothing where there is none.
+
+    Raises:
+        ValueError: it is too long, or holds a carriage return.
+    """
+    line = stream.readline(_LONGEST_LINE)
+    if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+        raise ValueError(f"a line has over {_LONGEST_LINE:,} bytes")
+    if b"\r" in line and b"\r" in line.rstrip(b"\r\n"):
+        raise ValueError("lines end in a carriage return alone")
+    return line
 
 
 def _piece(
@@ -126,37 +143,57 @@ def _piece(
     """Return lines as numbers; equal lines are read once, for most of them repeat.
 
     Raises:
-        DatasetError: a line has more cells than the header.
+        DatasetError: a line has more cells than the header, or a quote that does not end.
     """
     places: dict[bytes, int] = {}
     which = [places.setdefault(line, len(places)) for line in lines]
-    distinct = list(places)
     indices = list(chosen)
 
-    def cells(line: bytes) -> list[str]:
-        text = line.decode("utf-8", "backslashreplace")
-        found = next(csv.reader([text], strict=True), []) if '"' in text else text.split(",")
-        return found + [""] * (width - len(found))
+    def refuse(row: int, why: str) -> NoReturn:
+        raise DatasetError(f"{path}: {place(before + which.index(row))} {why}; mend or drop the row") from None
 
+    distinct = list(places)
+    for row, line in enumerate(distinct):
+        if b'"' in line:
+            try:
+                distinct[row] = _unquoted(line)
+            except csv.Error as problem:
+                refuse(row, f"is no line of a CSV: {problem}")
     try:
         numbers = _all_numbers(distinct, width, chosen)
     except ValueError:  # find out where, which takes several times as long
-        rows = [cells(line) for line in distinct]
-        too_long = next((row for row, found in enumerate(rows) if len(found) > width), None)
-        if too_long is not None:
-            where = place(before + which.index(too_long))
-            raise DatasetError(f"{path}: {where} has more cells than the header; mend or drop the row") from None
+        rows = [_cells(line, width) for line in distinct]
+        for row, cells in enumerate(rows):
+            if len(cells) > width:
+                refuse(row, "has more cells than the header")
         numbers = np.array([[number_in(row[index]) for index, number_in in chosen.items()] for row in rows])
-    return Piece(numbers[which], lambda row, column: cells(lines[row])[indices[column]], done)
+    return Piece(numbers[which], lambda row, column: _cells(distinct[which[row]], width)[indices[column]], done)
+
+
+def _unquoted(line: bytes) -> bytes:
+    """Return a line without its quotes. One around a comma counts for nothing: no number, nor class, has one.
+
+    Raises:
+        csv.Error: a quote does not end.
+    """
+    (cells,) = csv.reader([line.decode("utf-8", "surrogateescape")], strict=True)
+    return ",".join(cell.replace(",", ";") for cell in cells).encode("utf-8", "surrogateescape")
+
+
+def _cells(line: bytes, width: int) -> list[str]:
+    """Return the cells of a line, with empty ones behind them where they are fewer than ``width``."""
+    cells = line.decode("utf-8", "backslashreplace").split(",")
+    return cells + [""] * (width - len(cells))
 
 
 def _all_numbers(lines: list[bytes], width: int, chosen: Mapping[int, Callable[[str], float]]) -> NDArray[np.float64]:
     """Return the numbers in some columns of lines of ``width`` cells each.
 
     Raises:
-        ValueError: a line has quotes or another width, or a cell is no number.
+        ValueError: a line has another width, or bytes that are not ASCII, or a cell is no number.
     """
-    if any(line.count(b",") != width - 1 or b'"' in line for line in lines):
+    # NumPy takes the spaces of Latin-1 for such, whatever the encoding.
+    if any(line.count(b",") != width - 1 or not line.isascii() for line in lines):
         raise ValueError
     converters: dict[int | str, Callable[[str], Any]] = {
         index: number_in for index, number_in in chosen.items() if number_in is not number

@@ -10,8 +10,20 @@ MOST_DIFFERENCE = 1e-4
 """Of a certainty, in float32: that of the toolkit's own check of an exported file."""
 
 
+LEAST_EQUAL_INT8, MOST_DIFFERENCE_INT8 = 0.9995, 0.01
+"""Of a worker's labels and certainties in 8 bits."""
+
+
 class DisagreementError(Exception):
     """Ours gives other results than the plain version, so that its speed is worth nothing."""
+
+
+def apart(plain: Answers, ours: Answers) -> float:
+    """Return by how much the probabilities of an attack differ at most."""
+    attack, other = (
+        np.where(labels == 1, certain, 1 - certain.astype(np.float64)) for labels, certain in (plain, ours)
+    )
+    return float(np.abs(attack - other).max())
 
 
 def agreement(plain: Answers, ours: Answers, most: float = MOST_DIFFERENCE) -> str:
@@ -24,13 +36,10 @@ def agreement(plain: Answers, ours: Answers, most: float = MOST_DIFFERENCE) -> s
     Raises:
         DisagreementError: they differ by more.
     """
-    labels, certainties, other_labels, others = plain[0], plain[1].astype(np.float64), ours[0], ours[1]
+    labels, certainties, other_labels = plain[0], plain[1].astype(np.float64), ours[0]
     if len(labels) != len(other_labels):
         raise DisagreementError(f"{len(other_labels)} answers for {len(labels)} events")
-    differs = labels != other_labels
-    probability = np.where(labels == 1, certainties, 1 - certainties)
-    other = np.where(other_labels == 1, others, 1 - others)
-    difference = float(np.abs(probability - other).max())
+    differs, difference = labels != other_labels, apart(plain, ours)
     if not difference <= most or (differs & (certainties > 0.5 + most)).any():
         raise DisagreementError(
             f"{differs.sum()} of {len(labels)} labels differ, and certainties by up to {difference:.1e}, where "
@@ -48,7 +57,7 @@ def approximation(plain: Answers, ours: Answers, least: float, most: float = 0.5
             ``most``.
     """
     equal = float((plain[0] == ours[0]).mean())
-    difference = float(np.abs(plain[1].astype(np.float64) - ours[1]).max())
+    difference = apart(plain, ours)
     if not equal >= least:
         raise DisagreementError(f"{100 * equal:.1f} % of the labels are equal, where {100 * least:g} % are needed")
     if not difference <= most:

@@ -14,7 +14,13 @@ from models.quantized import quantize_linear_layers
 from offload.cloud import Cloud
 from offload.protocol import ACTIVATIONS, FEATURES, Answer, Request, new_id
 from tests.benchmarks import plain_network
-from tests.benchmarks.agreement import Answers, agreement, approximation
+from tests.benchmarks.agreement import (
+    LEAST_EQUAL_INT8,
+    MOST_DIFFERENCE_INT8,
+    Answers,
+    agreement,
+    approximation,
+)
 from tests.benchmarks.ceiling import operations, threads
 from tests.benchmarks.material import TITLES, Bench, FloatArray
 from tests.benchmarks.plain_network import PlainNetwork
@@ -26,8 +32,6 @@ from utils.metrics import certainty
 BATCH, THREADS = 64, 2
 BATCHES = 6
 GOALS = {"alexnet": 2.0, "mobilenet": 3.0}
-LEAST_EQUAL, MOST_DIFFERENCE = 0.9995, 0.01
-"""Of 8-bit answers."""
 
 Compare = Callable[[Answers, Answers], str]
 
@@ -57,7 +61,7 @@ def worker_of(network: TwoExits, *, int8: bool = False) -> Cloud:
 
 def approximately(plain: Answers, ours: Answers) -> str:
     """Return how equal 8-bit answers are; see ``tests.benchmarks.agreement.approximation``."""
-    return approximation(plain, ours, LEAST_EQUAL, MOST_DIFFERENCE)
+    return approximation(plain, ours, LEAST_EQUAL_INT8, MOST_DIFFERENCE_INT8)
 
 
 @dataclass(frozen=True)

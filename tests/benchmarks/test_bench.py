@@ -122,11 +122,11 @@ def test_equal_answers_agree_and_labels_may_differ_only_at_even_odds() -> None:
 
 def test_answers_that_are_meant_to_differ_need_a_share_of_equal_labels() -> None:
     plain, ours = (np.array([0, 1]), np.array([0.9, 0.8])), (np.array([0, 0]), np.array([0.9, 0.6]))
-    assert approximation(plain, ours, 0.5) == "50 % of labels equal (≥ 50 %), max |Δ certainty| 0.2"
+    assert approximation(plain, ours, 0.5) == "50 % of labels equal (≥ 50 %), max |Δ certainty| 0.4"
     with pytest.raises(DisagreementError, match="where 95 % are needed"):
         approximation(plain, ours, 0.95)
-    assert approximation(plain, ours, 0.5, 0.3).endswith("0.2 (≤ 0.3)")
-    with pytest.raises(DisagreementError, match=r"by up to 2\.0e-01, where 0\.1 is allowed"):
+    assert approximation(plain, ours, 0.5, 0.45).endswith("0.4 (≤ 0.45)")
+    with pytest.raises(DisagreementError, match=r"by up to 4\.0e-01, where 0\.1 is allowed"):
         approximation(plain, ours, 0.5, 0.1)
 
 

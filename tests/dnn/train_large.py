@@ -61,7 +61,7 @@ def train(month: Path) -> dict[str, object]:
 
 def main(month: Path, shrink: int) -> None:
     train(SAMPLE)
-    next(utils.pieces.open_pieces(month).read(dict.fromkeys(FEATURES, number)))  # pyarrow lays in memory of its own
+    next(utils.pieces.open_pieces(month).read(dict.fromkeys(FEATURES, number)))  # pyarrow takes memory of its own
     utils.spool.MOST_IN_MEMORY //= shrink  # type: ignore[misc]
     utils.pieces.PIECE_ROWS //= shrink  # type: ignore[misc]
     script = load_script(TRAIN)

@@ -90,6 +90,11 @@ def test_alexnets_exit_2_is_quantised_and_the_rest_packed_as_ever() -> None:
     assert 0 < (ours_2 - plain_2).norm() < 0.03 * plain_2.norm()
 
 
+def test_it_has_no_state_that_could_be_taken_for_the_networks() -> None:
+    with pytest.raises(RuntimeError, match="no weight to save, nor a fingerprint"):
+        quantized(layer()).state_dict()
+
+
 def test_a_network_without_large_linear_layers_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no large linear layer; leave out --quantize"):
         quantize_linear_layers(calibrated_network("MobileNetV2WithExits"))

@@ -189,11 +189,15 @@ def test_a_header_without_rows_is_refused(path: Path) -> None:
         text_of().replace(",", ";").encode(),
         "".join(text_of().splitlines(keepends=True)[1:]).encode(),
         b"{}",
-        text_of().encode() + b'"1,2' + b"\n",
+        text_of().replace("\n", "\r").encode(),
+        b"1" * 70_000,
+        text_of().encode() + b"0," * 50_000,
+        text_of().encode() + text_of(rows=ROWS[:1]).replace("\n", "\r").encode(),
     ],
     ids=[
         *("noise", "picture", "zeros", "utf-16", "blank first line", "only blank lines"),
-        *("open quote", "semicolons", "no header", "json", "open quote in a row"),
+        *("open quote", "semicolons", "no header", "json"),
+        *("carriage returns", "long header", "long line", "carriage returns in a row"),
     ],
 )
 def test_what_is_no_csv_with_the_58_features_is_refused(path: Path, content: bytes) -> None:
@@ -298,6 +302,23 @@ def test_a_blank_line_in_the_middle_is_refused_with_its_line(path: Path) -> None
 def test_a_row_that_is_too_short_is_refused_with_its_first_missing_column(path: Path) -> None:
     rows = [row[: HEADER.index(COLUMN)] if number == ROW else row for number, row in enumerate(ROWS)]
     assert refusal(path, text_of(rows=rows)).startswith(f"{PLACE} is empty")
+
+
+def test_a_quote_that_does_not_end_is_refused_with_its_line(path: Path) -> None:
+    assert refusal(path, with_cell('"1')).startswith(f"row {ROW + 1} (line {ROW + 2}) is no line of a CSV: ")
+
+
+@pytest.mark.parametrize("cell", [b"\xa01", b"1\xa0", b"\x851", "\u00a01".encode()])
+@pytest.mark.parametrize("other", ["", '"'])
+def test_a_space_of_another_encoding_makes_a_cell_no_number(path: Path, cell: bytes, other: str) -> None:
+    content = with_cell("HERE").encode().replace(b"HERE", cell)
+    first = ROWS[0][0]
+    content = content.replace(first.encode(), f"{other}{first}{other}".encode(), 1)
+    assert refusal(path, content).startswith(f"{PLACE} holds ")
+
+
+def test_a_comma_in_quotes_makes_no_cell_of_its_own(path: Path) -> None:
+    assert refusal(path, with_cell('"1,5"')).startswith(f"{PLACE} holds '1;5'")
 
 
 @pytest.mark.parametrize("number", range(len(ROWS)))
