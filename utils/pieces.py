@@ -24,6 +24,9 @@ PIECE_ROWS: Final = 4096
 _LONGEST_LINE: Final = 2**16
 """Bytes; what is longer is no line of 60 numbers, and is not held in memory."""
 
+_COMMA: Final = "\x01"
+"""No number has it, nor a class, and no one takes it for a space."""
+
 _MARK: Final = b"\xef\xbb\xbf"
 """Spreadsheets begin UTF-8 text with it."""
 
@@ -111,7 +114,8 @@ def _well_formed(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, EOFError, MemoryError, csv.Error, zlib.error) as problem:
-        raise DatasetError(f"{path}: is not a well-formed CSV: {problem}; export it again") from problem
+        why = str(problem) or type(problem).__name__
+        raise DatasetError(f"{path}: is not a well-formed CSV: {why}; export it again") from problem
 
 
 def _header(stream: IO[bytes]) -> list[str]:
@@ -171,18 +175,18 @@ def _piece(
 
 
 def _unquoted(line: bytes) -> bytes:
-    """Return a line without its quotes. One around a comma counts for nothing: no number, nor class, has one.
+    """Return a line without its quotes; ``_COMMA`` stands for the commas that were between them.
 
     Raises:
         csv.Error: a quote does not end.
     """
     (cells,) = csv.reader([line.decode("utf-8", "surrogateescape")], strict=True)
-    return ",".join(cell.replace(",", ";") for cell in cells).encode("utf-8", "surrogateescape")
+    return ",".join(cell.replace(",", _COMMA) for cell in cells).encode("utf-8", "surrogateescape")
 
 
 def _cells(line: bytes, width: int) -> list[str]:
     """Return the cells of a line, with empty ones behind them where they are fewer than ``width``."""
-    cells = line.decode("utf-8", "backslashreplace").split(",")
+    cells = [cell.replace(_COMMA, ",") for cell in line.decode("utf-8", "backslashreplace").split(",")]
     return cells + [""] * (width - len(cells))
 
 

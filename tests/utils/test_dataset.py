@@ -317,8 +317,15 @@ def test_a_space_of_another_encoding_makes_a_cell_no_number(path: Path, cell: by
     assert refusal(path, content).startswith(f"{PLACE} holds ")
 
 
-def test_a_comma_in_quotes_makes_no_cell_of_its_own(path: Path) -> None:
-    assert refusal(path, with_cell('"1,5"')).startswith(f"{PLACE} holds '1;5'")
+@pytest.mark.parametrize(("cell", "column"), [("1,5", COLUMN), ("1,", COLUMN), (",1", COLUMN), ("1,", CLASS)])
+def test_a_comma_in_quotes_makes_no_cell_of_its_own_and_counts(path: Path, cell: str, column: str) -> None:
+    place = PLACE.replace(COLUMN, column)
+    assert refusal(path, with_cell(f'"{cell}"', column)).startswith(f"{place} holds {cell!r}")
+
+
+@pytest.mark.parametrize("cell", ["1\0", "1\1", "\0011", "1#2"])
+def test_a_cell_with_odd_characters_is_no_number(path: Path, cell: str) -> None:
+    assert refusal(path, with_cell(cell)).startswith(f"{PLACE} holds ")
 
 
 @pytest.mark.parametrize("number", range(len(ROWS)))
