@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Calibrate both exits of a trained network by temperature scaling.
 
 Run:

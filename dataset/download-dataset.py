@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Download the published dataset: real backbone traffic of 2016, a sample of each month, or the whole of it.
 
     python dataset/download-dataset.py

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Turn captures, or an interface's traffic, into flow records: a dataset CSV that every other stage takes as it is.
 
 Run:

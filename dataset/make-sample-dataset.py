@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Simulate a small labelled dataset: twelve months of flow records, as CSVs.
 
     python dataset/make-sample-dataset.py --output-folder dataset/sample

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Write a network's first half as an ONNX file, for an edge that runs it without torch; on request its second half too.
 
 Run:

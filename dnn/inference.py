@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Run both exits of a network over a dataset and write predictions and certainties.
 
 Run:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Train a network with two exits, both jointly, or a single-exit baseline.
 
 Run:

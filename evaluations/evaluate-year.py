@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Judge trained networks honestly: thresholds chosen on one month, judged on all later ones.
 
 Run:

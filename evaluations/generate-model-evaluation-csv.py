@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Write what each exit of a network answers on a labelled dataset, how certain it is, and what it costs.
 
 Run:

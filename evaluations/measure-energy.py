@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Measure what an event costs the edge: with a single exit, with two exits there, and with exit 2 asked of the cloud.
 
 Run:

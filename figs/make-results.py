@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Fill a results folder, from which figs/reproduce-figures.py draws, by running the scripts of the stages.
 
 Run:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Draw the paper's figures from a folder of results: each a picture, its numbers as CSV, and its caption.
 
 Run:

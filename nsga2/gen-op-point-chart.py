@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Choose an operating point of a front, and show it: as a table, a picture or a page, and the client's command line.
 
 Run:

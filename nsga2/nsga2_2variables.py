@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Choose the four thresholds for least error and least time: the Pareto front, by NSGA-II or exactly.
 
 Run:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Watch a network: replay a small capture over a cable of its own, and show the alerts as the edge finds them.
 
 Run:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run the whole pipeline on the bundled sample: train, calibrate, evaluate, optimise, chart, infer, offload.
 
 Run:

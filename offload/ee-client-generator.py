@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Load generator: many clients that ask cloud workers at once; round trips, events a second, errors.
 
 Run:

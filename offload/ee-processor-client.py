@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Edge client: decide what exit 1 is certain of, ask the cloud about the rest, reject what neither is certain of.
 
 Run:

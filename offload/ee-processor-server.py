@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 r"""Cloud worker: answers for exit 2 what the edge is not certain of.
 
 Run:

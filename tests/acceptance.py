@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Measure the figures that the toolkit promises, on the published months, and print them as a table.
 
 Run:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run the edge-cloud link for long while all sorts of things fail, and print what came of it as a table.
 
 Run:

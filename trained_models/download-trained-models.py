@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Download the published checkpoints from Google Drive.
 
     python trained_models/download-trained-models.py

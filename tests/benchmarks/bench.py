@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How fast the toolkit is against plain versions of the same work, in turns, in one table.
 
 Run:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How many packets a second become flow records, against nfstream and netflower on the same capture, in one run.
 
 Run:

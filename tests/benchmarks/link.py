@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Many clients of one worker, against the plainest link; bytes on the wire; how workers add up.
 
 Run:

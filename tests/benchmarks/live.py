@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """How many packets a second a live sensor on one core takes from an interface, up to its records, without a loss.
 
 Run, as root:

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Make a labelled capture: real packets of real programs in the tests' small network, with the truth about them.
 
 Run:
