@@ -110,8 +110,7 @@ def pareto_front(material: Material) -> Numbers:
     tables, files = [], []
     for network, chosen in material.operating_points.items():
         table = chosen.front.rename(columns=dict(zip(("n_1", "a_1", "n_2", "a_2"), FRONT_COLUMNS[5:9], strict=True)))
-        table = table.assign(network=network, point=np.arange(len(table)))
-        tables.append(table.assign(operating_point=table["point"] == chosen.point))
+        tables.append(table.assign(network=network, operating_point=table.index == chosen.row))
         files.append(chosen.path)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(FRONT_COLUMNS))
     return Numbers(

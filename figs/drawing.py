@@ -157,7 +157,8 @@ def draw_pareto_front(table: pd.DataFrame) -> Figure:
             chosen["time"], 100 * chosen["error"], "*", color=COLOURS[AT_POINT], markeredgecolor="black",
             markersize=16, label="operating point",
         )  # fmt: skip
-        words = f"point {chosen['point']}: error {100 * chosen['error']:.2f} %, time {chosen['time']:.3f}"
+        number = "" if pd.isna(chosen["point"]) else f"point {chosen['point']}: "
+        words = f"{number}error {100 * chosen['error']:.2f} %, time {chosen['time']:.3f}"
         ax.text(0.97, 0.97, words, ha="right", va="top", transform=ax.transAxes, fontsize=9)
         ax.set(xlabel="normalised time (0: all at exit 1, 1: all at exit 2)", ylabel="error of accepted events, %")
         ax.margins(0.06, 0.1)

@@ -22,13 +22,15 @@ class OperatingPoint:
     Attributes:
         path: the result file.
         front: its points, with the columns of ``nsga2.operating_point.front_table``.
-        point: the row of ``front``.
+        row: the chosen row of ``front``.
+        label: that row's number, or its name.
         thresholds: of that row.
     """
 
     path: Path
     front: pd.DataFrame
-    point: int
+    row: int
+    label: str
     thresholds: Thresholds
 
 
@@ -93,7 +95,7 @@ def point_words(material: Material) -> str:
     """Return which operating points are meant, and what their fronts say of them."""
     words = []
     for network, chosen in material.operating_points.items():
-        row = chosen.front.loc[chosen.point]
+        row = chosen.front.loc[chosen.row]
         found = f"error {100 * row['error']:.1f} % at normalised time {row['time']:.3f}"
-        words.append(f"{display_name(network)} point {chosen.point}, {found} by its front")
+        words.append(f"{display_name(network)} point {chosen.label}, {found} by its front")
     return ", ".join(words)

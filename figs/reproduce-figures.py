@@ -56,8 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=options.point,
         default=options.KNEE,
         metavar="N",
-        help="row of the front's table (nsga2/gen-op-point-chart.py prints it) at which the networks are shown, or one "
-        f"of {', '.join(options.POINTS)} (default: %(default)s)",
+        help="number of the front's point at which the networks are shown (nsga2/gen-op-point-chart.py prints it), "
+        f"or one of {', '.join(options.POINTS)} (default: %(default)s)",
     )
     add(
         "--watts",
@@ -100,14 +100,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _operating_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
     from figs.material import OperatingPoint
-    from nsga2.operating_point import front_table, marks, thresholds_of
+    from nsga2.operating_point import find_point, front_table, label_point, thresholds_of
     from utils.results import read_front
 
     table = front_table(read_front(path))
-    point = marks(table).get(args.operation_point, args.operation_point)
-    if point >= len(table):
-        raise InputFileError(f"{path}: has no operation point {point}; its front has the points 0 to {len(table) - 1}")
-    return OperatingPoint(path, table, point, thresholds_of(table, point))
+    row = find_point(table, args.operation_point, path)
+    return OperatingPoint(path, table, row, label_point(table, row), thresholds_of(table, row))
 
 
 def _make(name: str, material: "Material", output: Path, ending: str) -> str | None:

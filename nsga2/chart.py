@@ -3,14 +3,14 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nsga2.operating_point import marks
+from nsga2.operating_point import label_point, marks
 from utils.plotting import new_figure
 
 _SHAPES = {"knee": "D", "least-error": "v", "least-cost": "s"}
 
 
-def front_figure(table: pd.DataFrame, point: int, title: str) -> Figure:
-    """Return a ``front_table`` with the chosen point marked, and those that people ask for by name."""
+def front_figure(table: pd.DataFrame, row: int, title: str) -> Figure:
+    """Return a ``front_table`` with the chosen row marked, and those that people ask for by name."""
     figure, (ax,) = new_figure(width=6.8)
     ax.plot(table["time"], 100 * table["error"], marker="o", markersize=4, color="tab:blue", label="Pareto front")
     for name, marked in marks(table).items():
@@ -23,9 +23,10 @@ def front_figure(table: pd.DataFrame, point: int, title: str) -> Figure:
             markeredgewidth=1.5,
             linestyle="none",
             color="black",
-            label=f"{name} (point {marked})",
+            label=f"{name} (point {label_point(table, marked)})" if pd.notna(table["point"][marked]) else name,
         )
-    chosen = table.loc[point]
+    chosen = table.loc[row]
+    words = f"error {100 * chosen['error']:.2f} %, time {chosen['time']:.3f}"
     ax.plot(
         chosen["time"],
         100 * chosen["error"],
@@ -33,7 +34,7 @@ def front_figure(table: pd.DataFrame, point: int, title: str) -> Figure:
         markersize=16,
         linestyle="none",
         color="tab:red",
-        label=f"operation point {point}: error {100 * chosen['error']:.2f} %, time {chosen['time']:.3f}",
+        label=f"operation point {label_point(table, row)}: {words}",
     )
     ax.set(xlabel="normalised time (0: all at exit 1, 1: all at exit 2)", ylabel="error of accepted events, %")
     ax.set_title(title, parse_math=False)  # it holds a file's name, in which a $ is only a $

@@ -63,7 +63,7 @@ function drawPoints() {
       draw(front, "text", { x: cx + (toTheLeft ? -13 : 13), y: cy - 8, "text-anchor": toTheLeft ? "end" : "start" }, point.name);
     }
     const group = draw(front, "g", { class: "point", tabindex: number === chosen ? 0 : -1, role: "button" });
-    group.setAttribute("aria-label", `point ${number}, error ${(100 * point.error).toFixed(2)} %, time ${point.time.toFixed(4)}`);
+    group.setAttribute("aria-label", `point ${point.label}, error ${(100 * point.error).toFixed(2)} %, time ${point.time.toFixed(4)}`);
     draw(group, "circle", { cx, cy, r: 4 });
     group.addEventListener("focus", () => show(number));
   });
@@ -75,11 +75,11 @@ function drawPoints() {
   draw(front, "polygon", { class: "chosen", points: star.join(" ") });
 }
 
-function sentence(point, number) {
+function sentence(point) {
   const percent = (share) => `${(100 * share).toFixed(2)} %`;
   const known = "acceptance" in point;
   const more = known ? `, acceptance ${percent(point.acceptance)}, offloaded ${percent(point.offloaded)}` : "";
-  return `Point ${number}${point.name ? ` (${point.name})` : ""}: error ${percent(point.error)}, time ${point.time.toFixed(4)}${more}.`;
+  return `Point ${point.label}${point.name && point.name !== point.label ? ` (${point.name})` : ""}: error ${percent(point.error)}, time ${point.time.toFixed(4)}${more}.`;
 }
 
 function show(number) {
@@ -87,7 +87,7 @@ function show(number) {
   shown = number;
   const reading = document.getElementById("reading");
   reading.replaceChildren();
-  reading.append(Object.assign(document.createElement("p"), { textContent: sentence(point, number) }));
+  reading.append(Object.assign(document.createElement("p"), { textContent: sentence(point) }));
   const thresholds = `Least certainties: exit 1 normal ${point.n_1}, attack ${point.a_1}; exit 2 normal ${point.n_2}, attack ${point.a_2}.`;
   reading.append(Object.assign(document.createElement("p"), { textContent: thresholds }));
   const words = point.command.split(" ").map((word) => Object.assign(document.createElement("span"), { textContent: word }));
@@ -103,11 +103,11 @@ async function copy(number) {
   const said = document.getElementById("said");
   try {
     await navigator.clipboard.writeText(points[number].command);
-    said.textContent = `The command of point ${number} is copied.`;
+    said.textContent = `The command of point ${points[number].label} is copied.`;
   } catch {
     // A browser that does not let a page write to the clipboard: the command is there to be copied by hand.
     getSelection().selectAllChildren(document.getElementById("command"));
-    said.textContent = `The command of point ${number} is selected; copy it with Ctrl+C.`;
+    said.textContent = `The command of point ${points[number].label} is selected; copy it with Ctrl+C.`;
   }
 }
 

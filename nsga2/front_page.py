@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from nsga2.operating_point import EVALUATED_COLUMNS, client_command, marks, thresholds_of
+from nsga2.operating_point import EVALUATED_COLUMNS, client_command, label_point, marks, thresholds_of
 from utils import page
 
 _SCRIPT: Final = Path(__file__).with_suffix(".js")
@@ -36,26 +36,27 @@ _COLUMN_TITLES: Final = {
 _PERCENT: Final = ("error", *EVALUATED_COLUMNS)
 
 
-def front_page(table: pd.DataFrame, point: int, title: str, elsewhere: pd.DataFrame | None = None) -> str:
+def front_page(table: pd.DataFrame, row: int, title: str, elsewhere: pd.DataFrame | None = None) -> str:
     """Return a page on which a point is read by hovering over it, and its client's command copied by a click.
 
     Args:
         table: of ``front_table``.
-        point: the chosen row.
+        row: the chosen one.
         title: names the front.
         elsewhere: of ``judged``: what the chosen point does on other months.
     """
-    names = {row: name for name, row in reversed(marks(table).items())}
+    names = {marked: name for name, marked in reversed(marks(table).items())}
     points = [
         {
             **{str(name): float(value) for name, value in cells.items()},
-            "command": client_command(thresholds_of(table, row)),
-            "name": names.get(row, ""),
+            "label": label_point(table, at),
+            "command": client_command(thresholds_of(table, at)),
+            "name": names.get(at, ""),
         }
-        for row, cells in enumerate(table.to_dict("records"))
+        for at, cells in enumerate(table.drop(columns="point").to_dict("records"))
     ]
     # In a script, "</" could end it; in JSON, "<\\/" is the same text.
-    data = json.dumps({"points": points, "chosen": point}).replace("</", "<\\/")
+    data = json.dumps({"points": points, "chosen": row}).replace("</", "<\\/")
     parts = [
         f"<style>{_STYLE}</style>",
         page.paragraph(
@@ -69,18 +70,23 @@ def front_page(table: pd.DataFrame, point: int, title: str, elsewhere: pd.DataFr
         f'<div id="points">{page.table(_shown(table, names))}</div>',
     ]
     if elsewhere is not None:
-        parts += [page.heading(f"Point {point} on other months"), judged_table(elsewhere)]
+        parts += [page.heading(f"Point {label_point(table, row)} on other months"), judged_table(elsewhere)]
     parts.append(f"<script>const FRONT = {data};\n{_SCRIPT.read_text(encoding='utf-8')}</script>")
     return page.page(title, *parts)
 
 
 def _shown(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
-    columns: dict[str, list[str]] = {"point": [f"{row} {names.get(row, '')}".strip() for row in range(len(table))]}
+    columns: dict[str, list[str]] = {"point": [_titled(table, row, names) for row in range(len(table))]}
     for name, shown in _COLUMN_TITLES.items():
         if name in table:
             scale, digits = (100.0, 2) if name in _PERCENT else (1.0, 4)
             columns[shown] = [f"{scale * value:.{digits}f}" for value in table[name]]
     return pd.DataFrame(columns)
+
+
+def _titled(table: pd.DataFrame, row: int, names: dict[int, str]) -> str:
+    number = "-" if pd.isna(table["point"][row]) else label_point(table, row)
+    return f"{number} {names.get(row, '')}".strip()
 
 
 def judged_table(elsewhere: pd.DataFrame) -> str:

@@ -6,8 +6,9 @@ Run:
     python nsga2/gen-op-point-chart.py --datafile saves/M_front.sav --savefile saves/M_front.html --max-error 0.07 \
         --evaluate saves/M_2016_03_evaluation.csv
 
-Columns: quality (nearness to least error and least time, 1 is best), error of the accepted events, normalised time,
-and the least certainties for the classes normal and attack at exits 1 and 2. Shares are numbers from 0 to 1.
+Columns: the point's number, quality (100 * (1 - (error + time) / 2)), error of the accepted events, normalised time,
+and the least certainties for the classes normal and attack at exits 1 and 2. Shares are numbers from 0 to 1. As
+published, a point that another one dominates, or that shares both error and time with another, has no number.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--operation-point",
         type=options.point,
         metavar="N",
-        help=f"row of the table, or one of {', '.join(options.POINTS)} (default: 5, or the last there is)",
+        help=f"number of the point, or one of {', '.join(options.POINTS)} (default: 5, or the last there is)",
     )
     share = cli.real_number(0, 1)
     add("--max-error", type=share, metavar="SHARE", help="instead: the cheapest point with no more error than this")
@@ -96,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Show the front as the arguments say."""
-    from nsga2.operating_point import client_command, front_table, thresholds_of
+    from nsga2.operating_point import client_command, front_table, label_point, thresholds_of
     from utils.files import check_writable, matching
     from utils.plotting import check_format
     from utils.results import read_evaluation, read_front, write_table
@@ -106,11 +107,12 @@ def run(args: argparse.Namespace) -> None:
     front = read_front(args.datafile)
     files = [path for given in args.eval_file or () for path in matching(given)]
     table = front_table(front, read_evaluation(files) if files else None)
-    point = _chosen(table, args)
-    thresholds = thresholds_of(table, point)
-    print(table.to_string(float_format="{:.4f}".format))
-    print(f"\noperation point {point}:")
-    print(table.loc[[point]].to_string(float_format="{:.6f}".format))
+    row = _chosen(table, args)
+    thresholds = thresholds_of(table, row)
+    shown = table.assign(point=table["point"].astype("string").fillna("-"))
+    print(shown.to_string(index=False, float_format="{:.4f}".format))
+    print(f"\noperation point {label_point(table, row)}:")
+    print(table.drop(columns="point").loc[row].map("{:.7g}".format).to_string())
     print(f"\n{client_command(thresholds)}\n")
     elsewhere = _judged(args, thresholds) if args.evaluate else None
     if elsewhere is not None:
@@ -118,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         if args.evaluation_savefile:
             write_table(elsewhere, args.evaluation_savefile)
             print(f"table -> {args.evaluation_savefile}")
-    _save(table, point, args.datafile.name, savefile, elsewhere)
+    _save(table, row, args.datafile.name, savefile, elsewhere)
 
 
 def _check_judging(args: argparse.Namespace) -> None:
@@ -137,23 +139,14 @@ def _check_judging(args: argparse.Namespace) -> None:
 
 
 def _chosen(table: "pd.DataFrame", args: argparse.Namespace) -> int:
-    from nsga2.operating_point import DEFAULT_POINT, Need, choose_by_need, marks
+    from nsga2.operating_point import Need, choose_by_need, find_point
 
     need = Need(args.max_error, args.max_time, args.max_offload)
-    last = len(table) - 1
-    if need.limits():
-        if args.operation_point is not None:
-            raise InputFileError("--operation-point names the point itself; leave out --max-error and the like, or it")
-        return choose_by_need(table, need)
-    if args.operation_point is None:
-        return min(DEFAULT_POINT, last)
-    if isinstance(args.operation_point, str):
-        return marks(table)[args.operation_point]
-    if args.operation_point > last:
-        raise InputFileError(
-            f"{args.datafile}: has no operation point {args.operation_point}; its front has the points 0 to {last}"
-        )
-    return int(args.operation_point)
+    if not need.limits():
+        return find_point(table, args.operation_point, args.datafile)
+    if args.operation_point is not None:
+        raise InputFileError("--operation-point names the point itself; leave out --max-error and the like, or it")
+    return choose_by_need(table, need)
 
 
 def _judged(args: argparse.Namespace, thresholds: "Thresholds") -> "pd.DataFrame":
@@ -183,17 +176,17 @@ def _shown(name: str, value: float) -> str:
     return f"{words} {value:.1f} µs" if name == "cost" else f"{words} {100 * value:.2f} %"
 
 
-def _save(table: "pd.DataFrame", point: int, name: str, savefile: Path, elsewhere: "pd.DataFrame | None") -> None:
+def _save(table: "pd.DataFrame", row: int, name: str, savefile: Path, elsewhere: "pd.DataFrame | None") -> None:
     if savefile.suffix.lower() == PAGE:
         from nsga2.front_page import front_page
         from utils.page import write_page
 
-        print(f"page -> {write_page(front_page(table, point, f'Operating points of {name}', elsewhere), savefile)}")
+        print(f"page -> {write_page(front_page(table, row, f'Operating points of {name}', elsewhere), savefile)}")
         return
     from nsga2.chart import front_figure
     from utils.plotting import save_figure
 
-    print(f"picture -> {save_figure(front_figure(table, point, name), savefile)}")
+    print(f"picture -> {save_figure(front_figure(table, row, name), savefile)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsga2.options import POINTS
+from nsga2.options import KNEE, POINTS
 from utils.costs import event_costs
 from utils.errors import InfeasibleError, InputFileError
 from utils.metrics import accuracy, ratio
@@ -18,15 +19,32 @@ from utils.schema import Thresholds
 FloatArray = NDArray[np.float64]
 
 THRESHOLD_COLUMNS: Final = ("n_1", "a_1", "n_2", "a_2")
-COLUMNS: Final = ("quality", "error", "time", *THRESHOLD_COLUMNS)
+COLUMNS: Final = ("point", "quality", "error", "time", *THRESHOLD_COLUMNS)
 EVALUATED_COLUMNS: Final = ("acceptance", "offloaded")
 DEFAULT_POINT: Final = 5
 
 
 def quality(objectives: FloatArray) -> FloatArray:
-    """Return how near each point (k, 2) comes to the ideal, within [0, 1], 1 being best (k,).
+    """Return the published quality of points: 100 * (1 - (error + time) / 2).
 
-    The ideal has the least error and the least time of the front; each objective is scaled by its range over the front.
+    Args:
+        objectives: (k, 2) error of accepted events and normalised time.
+
+    Returns:
+        (k,) 100 where both are 0. Source: the authors' chart script.
+    """
+    result: FloatArray = 100.0 * (1.0 - objectives.sum(axis=1) / 2.0)
+    return result
+
+
+def nearness(objectives: FloatArray) -> FloatArray:
+    """Return how near points come to the ideal, the least error and the least time of the front; the knee is nearest.
+
+    Args:
+        objectives: (k, 2) error of accepted events and normalised time; each is scaled by its range over the front.
+
+    Returns:
+        (k,) within [0, 1], 1 being the ideal.
     """
     spread = objectives.max(axis=0) - objectives.min(axis=0)
     scaled = (objectives - objectives.min(axis=0)) / np.where(spread > 0, spread, 1.0)
@@ -34,35 +52,92 @@ def quality(objectives: FloatArray) -> FloatArray:
     return result
 
 
+def has_number(objectives: FloatArray) -> NDArray[np.bool_]:
+    """Return which points the published chart script numbers.
+
+    It leaves out a point that another one dominates, and every point that shares both objectives with another.
+
+    Args:
+        objectives: (k, 2) error of accepted events and normalised time.
+
+    Returns:
+        (k,) bool.
+    """
+    error, time = objectives.T
+    order = np.lexsort((error, time))
+    # Fastest first, a point is dominated unless its error is below that of all before it.
+    least_before = np.minimum.accumulate(np.concatenate(([np.inf], error[order][:-1])))
+    numbered = np.empty(len(objectives), dtype=np.bool_)
+    numbered[order] = error[order] < least_before
+    _, group, size = np.unique(objectives, axis=0, return_inverse=True, return_counts=True)
+    result: NDArray[np.bool_] = numbered & (size[group.reshape(-1)] == 1)
+    return result
+
+
 def front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFrame:
     """Return the distinct points of a front, fastest first, with the columns ``COLUMNS``.
 
-    error is wrong / accepted, time is normalised, n and a are the thresholds of the classes normal and attack at exits
-    1 and 2.
+    point is the published number (Int64), missing where ``has_number`` gives none; error is wrong / accepted, time is
+    normalised, n and a are the thresholds of the classes normal and attack at exits 1 and 2.
 
     Args:
         front: the points.
         evaluation: what the front was found on; adds the columns ``EVALUATED_COLUMNS``, shares of its events.
     """
     values = np.column_stack((quality(front.objectives), front.objectives, front.thresholds))
-    table = pd.DataFrame(values, columns=list(COLUMNS))
+    table = pd.DataFrame(values, columns=list(COLUMNS[1:]))
+    table.insert(0, "point", has_number(front.objectives))
     # Points of equal objectives are one operating point; the first stands for them.
     table = table.drop_duplicates(subset=["error", "time"]).sort_values(["time", "error"], ignore_index=True)
+    table["point"] = table["point"].cumsum().sub(1).astype("Int64").where(table["point"])
     if evaluation is not None:
-        outcomes = [evaluation.decide(thresholds_of(table, point)).outcome() for point in range(len(table))]
+        outcomes = [evaluation.decide(thresholds_of(table, row)).outcome() for row in range(len(table))]
         table["acceptance"] = [outcome.acceptance for outcome in outcomes]
         table["offloaded"] = [outcome.offloaded_share for outcome in outcomes]
     return table
 
 
-def thresholds_of(table: pd.DataFrame, point: int) -> Thresholds:
+def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
+    """Return the row of ``front_table`` of a numbered or named point.
+
+    Args:
+        table: of ``front_table``.
+        asked: a number, one of ``POINTS``, or None: point ``DEFAULT_POINT``, or the last there is.
+        path: the file of the front, for the message.
+
+    Raises:
+        InputFileError: no point has that number.
+    """
+    named, last = marks(table), int(table["point"].max()) if table["point"].notna().any() else -1
+    if isinstance(asked, str):
+        return named[asked]
+    if asked is None:
+        if last < 0:
+            return named[KNEE]
+        asked = min(DEFAULT_POINT, last)
+    if asked > last:
+        there = f"its front has the points 0 to {last}" if last >= 0 else "no point of its front has a number"
+        raise InputFileError(f"{path}: has no operation point {asked}; {there}")
+    return int(np.flatnonzero((table["point"] == asked).fillna(False))[0])
+
+
+def label_point(table: pd.DataFrame, row: int) -> str:
+    """Return the number of a row of ``front_table``, or where it has none, its name or "without a number"."""
+    number = table["point"][row]
+    if not pd.isna(number):
+        return str(number)
+    return next((name for name, marked in marks(table).items() if marked == row), "without a number")
+
+
+def thresholds_of(table: pd.DataFrame, row: int) -> Thresholds:
     """Return the thresholds of one row of ``front_table``."""
-    return Thresholds(*(float(value) for value in table[list(THRESHOLD_COLUMNS)].to_numpy()[point]))
+    return Thresholds(*(float(value) for value in table[list(THRESHOLD_COLUMNS)].to_numpy()[row]))
 
 
 def marks(table: pd.DataFrame) -> dict[str, int]:
     """Return the rows of ``front_table`` that people ask for by name: those of ``POINTS``."""
-    found = (int(table["quality"].to_numpy().argmax()), int(table["error"].to_numpy().argmin()), 0)
+    objectives = table[["error", "time"]].to_numpy()
+    found = (int(nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)
     return dict(zip(POINTS, found, strict=True))
 
 

@@ -255,7 +255,7 @@ def test_the_front_keeps_its_contract(data: Path) -> None:
 
 
 def test_the_chart_prints_its_table_and_draws_it(data: Path, chain: dict[str, str]) -> None:
-    assert chain[CHART].splitlines()[0].split() == ["quality", "error", "time", "n_1", "a_1", "n_2", "a_2"]
+    assert chain[CHART].splitlines()[0].split() == ["point", "quality", "error", "time", "n_1", "a_1", "n_2", "a_2"]
     assert (data / "front.png").read_bytes().startswith(PNG)
 
 

@@ -72,5 +72,5 @@ def material(folder: Path, point: int = 1, watts: float | None = None) -> Materi
     points = {}
     for network, path in results.fronts.items():
         table = front_table(read_front(path))
-        points[network] = OperatingPoint(path, table, point, thresholds_of(table, point))
+        points[network] = OperatingPoint(path, table, point, str(point), thresholds_of(table, point))
     return Material(results, points, watts)

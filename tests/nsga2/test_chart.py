@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from nsga2.chart import front_figure
-from nsga2.operating_point import COLUMNS, client_command, front_table, marks, thresholds_of
+from nsga2.operating_point import COLUMNS, client_command, find_point, front_table, marks, nearness, thresholds_of
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_operating_point import FRONT, front_of
 from tests.scripts import call
@@ -46,12 +46,12 @@ def test_without_an_operation_point_it_is_5_or_the_last_there_is(
         assert f"operation point {point}:" in ended.out
 
 
-def test_the_knee_is_the_point_of_best_quality(
+def test_the_knee_is_the_point_nearest_to_the_ideal(
     capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
 ) -> None:
     arguments = ("--datafile", datafile, "--savefile", tmp_path / "p.svg", "--operation-point", "knee")
     ended = call(capsys, SCRIPT, *arguments)
-    best = int(front_table(FRONT)["quality"].to_numpy().argmax())
+    best = int(nearness(front_table(FRONT)[["error", "time"]].to_numpy()).argmax())
     assert f"operation point {best}:" in ended.out
 
 
@@ -76,8 +76,8 @@ def test_a_published_result_file_gives_table_and_picture(
     assert (ended.code, ended.err) == (0, "")
     table = front_table(read_front(path))
     assert ended.out.splitlines()[0].split() == list(COLUMNS)
-    assert len(re.findall(r"^\d+ +[01]\.\d{4} ", ended.out, re.MULTILINE)) == len(table) > 20
-    assert client_command(thresholds_of(table, 5)) in ended.out.splitlines()
+    assert len(re.findall(r"^ +(?:\d+|-) +\d+\.\d{4} +0\.\d{4} ", ended.out, re.MULTILINE)) == len(table) > 20
+    assert client_command(thresholds_of(table, find_point(table, 5, path))) in ended.out.splitlines()
     assert picture.read_bytes().startswith(SIGNATURES[".png"])
 
 
@@ -86,7 +86,7 @@ def test_a_published_result_file_gives_table_and_picture(
 def test_a_published_result_file_has_no_point_beyond_its_end(
     capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path
 ) -> None:
-    last = len(front_table(read_front(path))) - 1
+    last = int(front_table(read_front(path))["point"].max())
     arguments = ("--datafile", path, "--savefile", tmp_path / "p.svg", "--operation-point")
     assert call(capsys, SCRIPT, *arguments, last).code == 0
     ended = call(capsys, SCRIPT, *arguments, last + 1)

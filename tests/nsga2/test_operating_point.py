@@ -14,9 +14,13 @@ from nsga2.operating_point import (
     Need,
     choose_by_need,
     client_command,
+    find_point,
     front_table,
+    has_number,
     judged,
+    label_point,
     marks,
+    nearness,
     quality,
     thresholds_of,
 )
@@ -30,6 +34,7 @@ from utils.results import (
     Front,
     SingleExitEvaluation,
     read_evaluation,
+    read_front,
     read_single_exit_evaluation,
     write_front,
 )
@@ -56,7 +61,7 @@ def single_exit(evaluation: Evaluation, seconds: float, *, right: bool = True) -
 
 def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -> None:
     table = front_table(FRONT)
-    assert tuple(table.columns) == COLUMNS == ("quality", "error", "time", "n_1", "a_1", "n_2", "a_2")
+    assert tuple(table.columns) == COLUMNS == ("point", "quality", "error", "time", "n_1", "a_1", "n_2", "a_2")
     assert table["time"].tolist() == [0.0, 0.2, 0.5, 0.9]
     order = [1, 2, 3, 0]
     assert table[["error", "time"]].to_numpy().tolist() == FRONT.objectives[order].tolist()
@@ -68,13 +73,67 @@ def test_equal_points_are_one_row_and_none_of_them_is_lost() -> None:
     assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
 
 
-def test_quality_is_1_at_the_ideal_and_0_at_its_opposite() -> None:
-    assert quality(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
-    assert quality(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
+def test_quality_is_the_published_one() -> None:
+    objectives = np.array([[0.0, 0.0], [0.074244, 0.074349], [1.0, 1.0]])
+    assert quality(objectives).tolist() == pytest.approx([100, 92.57035, 0])
 
 
-def test_the_quality_of_a_front_that_is_a_single_point_is_1() -> None:
-    assert quality(np.array([[0.1, 0.4]])).tolist() == [1.0]
+def test_nearness_is_1_at_the_ideal_and_0_at_its_opposite() -> None:
+    assert nearness(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
+    assert nearness(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
+
+
+def test_the_nearness_of_a_front_that_is_a_single_point_is_1() -> None:
+    assert nearness(np.array([[0.1, 0.4]])).tolist() == [1.0]
+
+
+def plainly_has_number(objectives: NDArray[np.float64]) -> list[bool]:
+    """Return, pair by pair, which points neither share both objectives with another nor are dominated by one."""
+    answers = []
+    for at, one in enumerate(objectives):
+        others = np.delete(objectives, at, axis=0)
+        answers.append(not ((others <= one).all(axis=1)).any())
+    return answers
+
+
+def test_dominated_and_equal_points_have_no_number_whatever_their_order() -> None:
+    generator = np.random.default_rng(5)
+    for _ in range(200):
+        objectives = generator.integers(0, 6, (generator.integers(1, 12), 2)) / 10
+        assert has_number(objectives).tolist() == plainly_has_number(objectives)
+
+
+def test_points_without_a_number_stay_in_the_table_and_can_be_chosen_by_name() -> None:
+    # The fastest is there twice, and the slowest is dominated: only the two in the middle are numbered.
+    front = front_of((0.1, 0.0), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5), (0.04, 0.9))
+    table = front_table(front)
+    assert table["point"].isna().tolist() == [True, False, False, True]
+    assert table["point"].dropna().tolist() == [0, 1]
+    assert [label_point(table, row) for row in range(4)] == ["least-cost", "0", "1", "without a number"]
+    assert find_point(table, "least-cost", Path("f.sav")) == 0
+    assert find_point(table, 1, Path("f.sav")) == 2
+    assert find_point(table, None, Path("f.sav")) == 2
+    with pytest.raises(InputFileError, match=r"f\.sav: has no operation point 2; its front has the points 0 to 1$"):
+        find_point(table, 2, Path("f.sav"))
+
+
+def test_a_front_of_equal_points_alone_has_no_number_and_defaults_to_its_knee() -> None:
+    table = front_table(front_of((0.1, 0.0), (0.1, 0.0)))
+    assert find_point(table, None, Path("f.sav")) == 0
+    with pytest.raises(InputFileError, match="no point of its front has a number"):
+        find_point(table, 0, Path("f.sav"))
+
+
+@needs_shared
+def test_point_55_of_the_published_front_is_the_published_one() -> None:
+    table = front_table(read_front(SHARED / "data" / "nsga2" / "alexnet_x_f_0.9_2016_23.sav"))
+    row = table.loc[find_point(table, 55, Path("published"))]
+    printed = {
+        "quality": "92.57036", "error": "0.074244", "time": "0.074349", "n_1": "0.913411", "a_1": "0.732164",
+        "n_2": "0.926571", "a_2": "0.90211",
+    }  # fmt: skip
+    for name, text in printed.items():
+        assert round(row[name], 6 if name != "quality" else 5) == float(text)
 
 
 def test_with_the_evaluation_it_was_found_on_the_table_tells_what_each_point_accepts_and_offloads() -> None:
@@ -89,7 +148,7 @@ def test_with_the_evaluation_it_was_found_on_the_table_tells_what_each_point_acc
 
 def test_the_marks_are_the_knee_and_the_ends() -> None:
     table = front_table(FRONT)
-    best = int(table["quality"].to_numpy().argmax())
+    best = int(nearness(table[["error", "time"]].to_numpy()).argmax())
     assert marks(table) == {"knee": best, "least-error": 3, "least-cost": 0}
 
 
@@ -204,8 +263,6 @@ def test_the_script_chooses_by_need(capsys: pytest.CaptureFixture[str], files: F
 
 
 def read_front_of(files: Files) -> Front:
-    from utils.results import read_front
-
     return read_front(files.front)
 
 
