@@ -67,11 +67,12 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import read_two_exits, write_checkpoint
     from models.early_exit import EarlyExitNetwork
     from models.packing import pack_layers
-    from models.prediction import predict, select_device
+    from models.prediction import describe_device, predict, select_device
     from utils.dataset import read_labelled, spooling_note
     from utils.plotting import save_figure
 
     device = select_device(args.device)
+    print(f"device: {describe_device(device)}")
     savefile = check_writable(args.calibrated_model_savefile)
     savefolder = make_folder(args.savefolder or savefile.parent)
     network, checkpoint = read_two_exits(args.trained_model, args.model)

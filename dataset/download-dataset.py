@@ -40,20 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"months to fetch (default: all, {MONTHS[0]} to {MONTHS[-1]})",
     )
     parser.add_argument("--full", action="store_true", help="whole months (.csv.bz2) in place of samples (.csv)")
-    parser.add_argument(
-        "--output-folder",
-        type=Path,
-        default=Path("dataset/published"),
-        metavar="FOLDER",
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--base-url",
-        default="https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main",
-        metavar="URL",
-        help="the repository's files, branch last, or a mirror of them (default: %(default)s)",
-    )
-    parser.add_argument("--force", action="store_true", help="fetch also what is there already")
+    cli.add_download(parser, Path("dataset"))
     return parser
 
 

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dnn.torchrun import Place, place
 from utils.errors import DeviceError, PeerError, ToolkitError
+from utils.schema import AUTO
 
 PATIENCE: Final = timedelta(minutes=30)
 """How long a process waits for the others: one may read a slower disk, or judge an epoch."""
@@ -176,7 +177,7 @@ ALONE: Final = Ranks()
 
 
 def device_name(asked: str) -> str:
-    """Return the device of this process, where ``--device`` says ``asked``: of several GPUs, each takes its own.
+    """Return this process's device, where ``--device`` says ``asked``: of several GPUs, each takes its own.
 
     Raises:
         DeviceError: all processes of a machine are asked onto one GPU.
@@ -184,7 +185,8 @@ def device_name(asked: str) -> str:
     here = place()
     if here.local_world > 1 and asked.startswith("cuda:"):
         raise DeviceError(f"--device {asked}: is one GPU for {here.local_world} processes; use --device cuda")
-    return f"cuda:{here.local_rank}" if here.world > 1 and asked == "cuda" else asked
+    on_gpus = asked == "cuda" or (asked == AUTO and torch.cuda.is_available())
+    return f"cuda:{here.local_rank}" if here.world > 1 and on_gpus else asked
 
 
 @contextmanager

@@ -78,10 +78,11 @@ def run(args: argparse.Namespace) -> None:
 def _checkpoint(args: argparse.Namespace) -> "Predict":
     from models.checkpoint import read_two_exits
     from models.packing import pack_layers
-    from models.prediction import predict, select_device
+    from models.prediction import describe_device, predict, select_device
     from models.quantized import quantize_linear_layers
 
     device = select_device(args.device)
+    print(f"device: {describe_device(device)}")
     network, _ = read_two_exits(args.trained_model, args.model)
     network.to(device)
     if args.quantize is not None:
@@ -98,6 +99,7 @@ def _exported(args: argparse.Namespace) -> "Predict":
         raise InputFileError("--quantize is for a checkpoint; an exported network is quantised on its export")
     if args.second_exit_file is None:
         raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
+    print("device: cpu (ONNX Runtime)")
     first, second = read_exported(args.trained_model, args.second_exit_file, args.model, chunk=args.batch_size)
     assert second is not None  # its file was named
 

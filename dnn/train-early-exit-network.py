@@ -110,12 +110,14 @@ def _train(args: argparse.Namespace, ranks: "Ranks") -> None:
     from dnn.run_folder import RunFolder
     from dnn.training import EpochResult, Settings, Trainer, effective_batch_size, evaluate, split_rows
     from models.early_exit import initialise
-    from models.prediction import select_device
+    from models.prediction import describe_device, select_device
     from models.preprocessing import fit_quantile_transform
     from utils.dataset import find_datasets, read_all_labelled, spooling_note
 
     with ranks.together():
         device = select_device(device_name(args.device))
+        if ranks.is_first:
+            print(f"device: {describe_device(device)}")
         architecture = models.find(args.model, exits=1 if args.single_exit else 2)
         with cli.byte_bar("reading") as show:
             dataset, labels = read_all_labelled(find_datasets(args.dataset_folder, args.glob), show)

@@ -44,11 +44,12 @@ def run(args: argparse.Namespace) -> None:
     from evaluations.measurement import measure_single_exit, measure_two_exits
     from models.checkpoint import read_checkpoint
     from models.early_exit import TwoExits
-    from models.prediction import select_device
+    from models.prediction import describe_device, select_device
     from utils.dataset import read_labelled
     from utils.results import write_table
 
     device = select_device(args.device)
+    print(f"device: {describe_device(device)}")
     savefile = check_writable(args.savefile)
     checkpoint = read_checkpoint(args.trained_model, args.model)
     dataset, labels = read_labelled(args.dataset)

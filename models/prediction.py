@@ -12,6 +12,7 @@ from models.repeats import Progress as Progress
 from models.repeats import logits_of_each_once
 from utils.dataset import to_images
 from utils.errors import DeviceError
+from utils.schema import AUTO
 
 
 def no_progress(_rows: int) -> None:
@@ -19,21 +20,30 @@ def no_progress(_rows: int) -> None:
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device of that name.
+    """Return the device of that name; ``auto`` is CUDA where PyTorch sees a GPU, else the CPU.
 
     Raises:
-        DeviceError: the name is not cpu, cuda or cuda:N, or this machine has no such device.
+        DeviceError: the name is not auto, cpu, cuda or cuda:N, or this machine has no such device.
     """
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type not in {"cpu", "cuda"} or (device.type == "cpu" and device.index):
             raise RuntimeError
     except RuntimeError as problem:
-        raise DeviceError(f"--device {name!r} is unknown; use cpu, cuda or cuda:N") from problem
+        raise DeviceError(f"--device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from problem
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DeviceError(f"--device {name}: this machine shows {count} CUDA devices to torch; use --device cpu")
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device with its name or its threads, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} (threads: {torch.get_num_threads()})"
 
 
 def batches(features: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from models.checkpoint import fingerprint, read_two_exits
-    from models.prediction import select_device
+    from models.prediction import describe_device, select_device
     from offload.client import Client, Patience
     from offload.load import Pace, ask, load_figure, load_of, load_table
     from offload.metrics import ClientMetrics
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     options.check_payload(args)
     broker = options.broker(args)
     device = select_device(args.device)
+    logs.report(log, "device", f"device: {describe_device(device)}", device=describe_device(device))
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
     dataset = read_dataset(args.dataset)

@@ -30,7 +30,7 @@ from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import check_apart, check_distinct
-from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
+from utils.schema import AUTO, DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,9 +125,10 @@ def _network(args: argparse.Namespace) -> "Network":
         return open_exported(args.trained_network_file, args.second_exit_file, args.network, threads or 1, chunk)
 
     cores = sorted({1, len(os.sched_getaffinity(0))})
-    threads_to_try = cores if args.threads == cli.AUTO else [args.threads]
-    network, threads, chunk = fastest(opened, threads_to_try, CHUNKS if args.chunk == cli.AUTO else [args.chunk])
-    if cli.AUTO in (args.threads, args.chunk):
+    threads_to_try = cores if args.threads == AUTO else [args.threads]
+    network, threads, chunk = fastest(opened, threads_to_try, CHUNKS if args.chunk == AUTO else [args.chunk])
+    logs.report(log, "device", f"device: {network.device}", device=network.device)
+    if AUTO in (args.threads, args.chunk):
         sentence = f"fastest here: {'' if threads is None else f'--threads {threads} '}--chunk {chunk}"
         logs.report(log, "tuned", sentence, threads=threads, chunk=chunk)
     return network

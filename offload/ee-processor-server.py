@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
     from models.checkpoint import fingerprint, read_two_exits
     from models.packing import pack_layers
-    from models.prediction import select_device
+    from models.prediction import describe_device, select_device
     from models.quantized import quantize_linear_layers
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
     device = select_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    logs.report(log, "device", f"device: {describe_device(device)}", device=describe_device(device))
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)
     network.to(device)
     architecture, digest = checkpoint.architecture.name, fingerprint(network)

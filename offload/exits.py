@@ -49,6 +49,7 @@ class Network:
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
         fingerprint: of its weights; only a worker with the same answers for it.
+        device: what computes it, for people.
         exit_1: is computed for every event.
         exit_2: None where only workers have it.
         thresholds: least certainties that its file names, if it does.
@@ -56,6 +57,7 @@ class Network:
 
     architecture: str
     fingerprint: str
+    device: str
     exit_1: FirstExit
     exit_2: OwnSecondExit | None
     thresholds: Thresholds | None = None

@@ -32,4 +32,5 @@ def open_exported(path: Path, second_exit: Path | None, family: str, threads: in
     """Return the network that ``dnn/export-edge-model.py`` wrote; see ``models.onnx_runtime.read_exported``."""
     first, second = read_exported(path, second_exit, family, threads, chunk)
     exit_2 = None if second is None else _Exit2(first, second)
-    return Network(first.architecture, first.fingerprint, _Exit1(first), exit_2, first.thresholds)
+    device = f"cpu (ONNX Runtime, threads: {threads})"
+    return Network(first.architecture, first.fingerprint, device, _Exit1(first), exit_2, first.thresholds)

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.checkpoint import fingerprint, read_two_exits
 from models.early_exit import TwoExits
 from models.packing import pack_layers
-from models.prediction import select_device
+from models.prediction import describe_device, select_device
 from offload.exits import AtExit1, FloatArray, Network
 from offload.service import CHUNK
 from utils.dataset import to_images
@@ -45,7 +45,7 @@ def open_checkpoint(
     network.to(device)
     pack_layers(network)
     exit_1, exit_2 = Exit1(network, device, chunk), Exit2(network, device)
-    return Network(checkpoint.architecture.name, fingerprint(network), exit_1, exit_2)
+    return Network(checkpoint.architecture.name, fingerprint(network), describe_device(device), exit_1, exit_2)
 
 
 class Exit1:

@@ -16,6 +16,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(ROOT))
 # Two cores serve the tests, the worker and the client at once. Read when torch is imported, here and in scripts run.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Results are compared to the last digit, so a GPU is used only where the environment names one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker, find_server

@@ -36,6 +36,7 @@ DEMO = "offload/demo.py"
 DEMO_LIVE = "offload/demo-live.py"
 EXTRACT = "dataset/extract-features.py"
 MAKE_SAMPLE = "dataset/make-sample-dataset.py"
+FETCH_RESULTS = "evaluations/download-saved-results.py"
 FETCH_DATASET = "dataset/download-dataset.py"
 FETCH_MODELS = "trained_models/download-trained-models.py"
 

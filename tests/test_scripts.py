@@ -51,7 +51,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 # The options that were asked for, each with the default that was: None where none was.
 REQUIRED: Final = "required"
 BROKER = {"--mq-username": None, "--mq-password": None, "--mq-port": None, "--mq-queue": "ee-processor"}
-NETWORK = {"--trained-network-file": REQUIRED, "--network": REQUIRED, "--device": "cpu"}
+NETWORK = {"--trained-network-file": REQUIRED, "--network": REQUIRED, "--device": "auto"}
 MODEL = {"--trained-model": REQUIRED, "--model": None, "--batch-size": None, "--dataset": REQUIRED}
 OPTIONS: dict[str, dict[str, str | None]] = {
     TRAIN: {

@@ -59,6 +59,7 @@ from tests.scripts import (
     EXTRACT,
     FETCH_DATASET,
     FETCH_MODELS,
+    FETCH_RESULTS,
     GENERATOR,
     INFER,
     MAKE_RESULTS,
@@ -169,6 +170,7 @@ PATHS: dict[str, dict[str, Faults]] = {
     },
     MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
+    FETCH_RESULTS: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_MODELS: {"--output-folder": OUTPUT_FOLDERS},
 }
 CASES = [
@@ -367,6 +369,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         EXTRACT: {"--pcap": folder / "capture.pcap"},
         MAKE_SAMPLE: {"--rows": 5, "--months": 1},
         FETCH_DATASET: {"--base-url": NOWHERE},
+        FETCH_RESULTS: {"--base-url": NOWHERE},
         FETCH_MODELS: {"--base-url": NOWHERE},
     }
 
@@ -513,7 +516,7 @@ def test_a_device_that_is_not_there_is_one_line_with_the_remedy(
     ended = call(capsys, script, *flat(options), "--device", device)
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
     assert f"--device {device}" in ended.err or f"--device {device!r}" in ended.err
-    assert "use --device cpu" in ended.err or "use cpu" in ended.err
+    assert "use --device cpu" in ended.err or "use auto, cpu" in ended.err
     assert files_below(tmp_path) == before
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from utils.errors import InputFileError, ToolkitError
-from utils.schema import DEFAULT_THRESHOLDS, Thresholds
+from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
 
 EXIT_INTERRUPTED: Final = 130
-AUTO: Final = "auto"
+ROOT: Final = Path(__file__).resolve().parents[1]
+PUBLISHED_REPOSITORY: Final = "https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main"
 
 
 def run(
@@ -21,8 +22,9 @@ def run(
 ) -> int:
     """Parse ``argv``, call ``body`` and turn the way it ends into an exit code.
 
-    What ``body`` returns is the code, None being 0. A ToolkitError becomes one line on stderr and its own exit code; an
-    interrupt or SIGTERM, 130. Anything else is a fault of ours and keeps its traceback.
+    What ``body`` returns is the code, None being 0. A ToolkitError becomes one line on stderr and its own exit code, as
+    does a package that is not installed; an interrupt or SIGTERM, 130. Anything else is a fault of ours and keeps its
+    traceback.
     """
     args = parser.parse_args(argv)
     # As an interrupt, SIGTERM too lets every open `with` block clean up.
@@ -35,6 +37,12 @@ def run(
         line = " ".join(str(error).split())
         print(f"{parser.prog}: error: {line}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (ROOT / str(error.name).partition(".")[0]).is_dir():
+            raise  # a module of ours
+        remedy = "activate the virtual environment (source venv/bin/activate), or pip install -r requirements.txt"
+        print(f"{parser.prog}: error: the package {error.name} is not installed; {remedy}", file=sys.stderr)
+        return InputFileError.exit_code
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -212,14 +220,36 @@ def is_exported(args: argparse.Namespace, network_file: Path) -> bool:
     exported = bool(network_file.suffix == ".onnx" if args.runtime is None else args.runtime == "onnx")
     if args.second_exit_file is not None and not exported:
         raise InputFileError("--second-exit-file is for an exported network; a checkpoint holds its second half")
-    if exported and args.device != "cpu":
+    if exported and args.device not in {AUTO, "cpu"}:
         raise InputFileError("--device is for PyTorch; ONNX Runtime computes on the processor here, leave it out")
     return exported
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument(
+        "--device",
+        default=AUTO,
+        help="auto (CUDA where PyTorch sees a GPU, else cpu), cpu, cuda or cuda:N (default: %(default)s)",
+    )
+
+
+def add_download(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Add where the files of the published repository come from and go to, and whether to fetch them anew.
+
+    Args:
+        parser: to add them to.
+        folder: where they go by default.
+    """
+    add = parser.add_argument
+    add("--output-folder", type=Path, default=folder, metavar="FOLDER", help="default: %(default)s")
+    add(
+        "--base-url",
+        default=PUBLISHED_REPOSITORY,
+        metavar="URL",
+        help="the repository's files, branch last, or a mirror of them (default: %(default)s)",
+    )
+    add("--force", action="store_true", help="fetch also what is there already")
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:

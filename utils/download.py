@@ -50,7 +50,7 @@ class Job:
 
     url: str
     target: Path
-    verify: Callable[[Path], None]
+    verify: Callable[[Path], object]
     follow: Callable[[Page], str] = refuse_page
     max_bytes: int = MAX_BYTES
     patience: Patience = field(default_factory=Patience)

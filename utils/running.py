@@ -1,9 +1,9 @@
 """Run the stages' scripts as a person would: in processes of their own, with the command line shown."""
 
 import os
-import selectors
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,13 +61,18 @@ def serving(script: str, options: Sequence[object], environment: Mapping[str, st
     ) as process:
         assert process.stdout is not None
         try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)
-                line = process.stdout.readline() if selector.select(_START) else ""
-            if not line.startswith("ready:"):
+            impatience = threading.Timer(_START, process.kill)
+            impatience.start()
+            is_ready = any(_echo(line).startswith("ready:") for line in iter(process.stdout.readline, ""))
+            impatience.cancel()
+            if not is_ready:
                 raise CloudUnavailableError(f"{script} did not start; its own message stands above")
-            print(line, end="", flush=True)
             yield
         finally:
             process.terminate()
             print(process.communicate()[0], end="", flush=True)
+
+
+def _echo(line: str) -> str:
+    print(line, end="", flush=True)
+    return line

@@ -36,6 +36,9 @@ IMAGE_SIDE: Final = 8
 IDENTITY: Final = ("window_start", "address_a", "address_b")
 """Columns that may stand beside the features, and say whose record it is; no stage computes with them."""
 
+AUTO: Final = "auto"
+"""Where an option takes it: chosen by the program."""
+
 CLASS: Final = "class"
 NORMAL: Final = 0
 ATTACK: Final = 1

@@ -53,10 +53,10 @@ def names_in(folder: Path) -> list[str]:
 def test_all_months_are_fetched_by_default_and_a_second_time_none(server: DownloadServer, tmp_path: Path) -> None:
     first = download(server, tmp_path)
     assert (first.returncode, first.stderr) == (0, "")
-    assert names_in(tmp_path / "dataset" / "published") == [f"2016_{month:02}.csv" for month in range(1, 13)]
+    assert names_in(tmp_path / "dataset") == [f"2016_{month:02}.csv" for month in range(1, 13)]
     assert first.stdout.splitlines()[-1].startswith("12 fetched (")
     second = download(server, tmp_path)
-    assert "dataset/published/2016_07.csv: already there" in second.stdout
+    assert "dataset/2016_07.csv: already there" in second.stdout
     assert second.stdout.splitlines()[-1] == "0 fetched (0.0 MB), 12 already there"
 
 
@@ -74,7 +74,7 @@ def test_a_month_that_is_not_published_is_named_and_the_others_come(server: Down
     assert ended.returncode == 3
     (line,) = ended.stderr.splitlines()
     assert "/dataset/2016_02.csv: the server answered 404 Not Found; check --base-url" in line
-    assert names_in(tmp_path / "dataset" / "published") == ["2016_01.csv", "2016_03.csv"]
+    assert names_in(tmp_path / "dataset") == ["2016_01.csv", "2016_03.csv"]
 
 
 @pytest.mark.parametrize("month", ["2016_13", "../2016_01", "2016_01\n", ""])

@@ -120,8 +120,8 @@ def test_the_script_under_torchrun_writes_what_it_writes_alone(tmp_path: Path, m
     assert said("train-early", both.stderr) == []
     shapes = [[re.sub(r"-?[\d.]+", "N", line.replace(name, "")) for line in done.stdout.splitlines()]
               for name, done in (("alone", alone), ("both", both))]  # fmt: skip
-    assert shapes[0][1:] == shapes[1][1:]  # each line once
-    assert "; 2 processes" in both.stdout.splitlines()[0]
+    assert shapes[0][2:] == shapes[1][2:]  # each line once
+    assert "; 2 processes" in both.stdout.splitlines()[1]
     kinds = []
     for folder in (tmp_path / "alone", tmp_path / "both"):
         files = sorted(folder.iterdir())
@@ -252,6 +252,7 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("second_of_two")
 def test_each_process_of_a_machine_takes_its_own_gpu() -> None:
     assert (device_name("cpu"), device_name("cuda")) == ("cpu", "cuda:1")
+    assert device_name("auto") == ("cuda:1" if torch.cuda.is_available() else "auto")
     with pytest.raises(DeviceError, match="--device cuda:0: is one GPU for 2 processes; use --device cuda"):
         device_name("cuda:0")
 

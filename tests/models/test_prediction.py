@@ -53,11 +53,12 @@ def test_rows_that_repeat_are_computed_once(network: CalibratedNetwork) -> None:
 
 def test_a_device_that_is_there_is_selected() -> None:
     assert select_device("cpu") == torch.device("cpu")
+    assert select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cpu:1", "mps", "meta", "cuda:-1", "cuda:x", "cuda:999999999999"])
 def test_an_unknown_device_is_refused_by_its_name(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"--device '{name}' is unknown; use cpu, cuda or cuda:N"):
+    with pytest.raises(DeviceError, match=f"--device '{name}' is unknown; use auto, cpu, cuda or cuda:N"):
         select_device(name)
 
 

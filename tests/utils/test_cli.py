@@ -178,4 +178,4 @@ def test_a_seed_has_32_bits_and_a_default() -> None:
 
 
 def test_the_processor_is_the_default_device() -> None:
-    assert parse(cli.add_device).device == "cpu"
+    assert parse(cli.add_device).device == "auto"

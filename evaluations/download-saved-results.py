@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Download the published NSGA-II result files, from which nsga2/gen-op-point-chart.py draws the paper's fronts.
+
+    python evaluations/download-saved-results.py
+
+A file that is there already, whole, is left alone. An interrupted download resumes. A file takes its name only after
+its content has been checked.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+from utils import cli
+
+FOLDER: Final = "evaluations/saved"
+NAMES: Final = ("alexnet_x_f_0.9_2016_23.sav", "mobilenet_x_f_0.9_2016_23.sav")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = cli.new_parser(__doc__)
+    cli.add_download(parser, Path(FOLDER))
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fetch the result files and print what became of them."""
+    from utils.download import Job, fetch_all
+    from utils.results import read_front
+    from utils.web import join_url
+
+    jobs = [
+        Job(join_url(args.base_url, f"{FOLDER}/{name}"), args.output_folder / name, verify=read_front) for name in NAMES
+    ]
+    print(fetch_all(jobs, force=args.force, show=cli.byte_bar, say=print))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return cli.run(make_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
