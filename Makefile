@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-live test lint acceptance bench soak figures rabbitmq chromium network-tools clean
+.PHONY: help demo demo-live test lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
@@ -16,21 +16,41 @@ help:
 	@echo "make soak        faults and floods at length: kills, cuts, a million events"
 	@echo "make figures     the paper's figures, from the bundled sample (DATASET=folder: from other months) and, where"
 	@echo "                 IDS_SHARED has them, from the published results, to figures-output/"
+	@echo "make lock        write the lock files anew from the requirements"
 	@echo "make clean       remove what make made"
 
+# Installs a lock file, every package by its hash, and then what it leaves out: PyTorch, whose builds differ.
+INSTALL := install --quiet --disable-pip-version-check
+
 # The stamps are made anew whenever a requirement changes.
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	    || { [ "$$(id -u)" -eq 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv; } \
 	    || { echo "Python's venv module is missing; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/pip $(INSTALL) --require-hashes --requirement requirements.lock
+	$(BIN)/pip $(INSTALL) --requirement requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	$(BIN)/pip $(INSTALL) --require-hashes --requirement requirements-dev.lock
 	touch $@
+
+# Writes the lock files anew from the requirements: the newest versions that they admit, for all Pythons and systems.
+# PyTorch's build for the CPU and those for CUDA have one version but other files, so it and its CUDA packages are left
+# to requirements.txt, which names the version.
+LOCKS := requirements-dev.lock requirements.lock requirements-edge.lock
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip $(INSTALL) uv==0.13.9
+	for lock in $(LOCKS); do \
+	    $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	        --no-annotate $${constraint:-} $${lock%.lock}.txt >$$lock.new || exit; \
+	    awk '/^[a-z]/ { kept = !/^(torch|triton|cuda-|nvidia-)/ } kept' $$lock.new >$$lock && rm $$lock.new || exit; \
+	    constraint="--constraint requirements-dev.lock"; \
+	done
+	rm -r $(VENV)-lock
 
 # RabbitMQ where it can be had: Debian's package, when root. Without it the demo runs exit 2 locally.
 rabbitmq:
@@ -61,9 +81,9 @@ test: lint rabbitmq chromium network-tools
 acceptance: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/acceptance.py
 
-$(VENV)-edge/installed: requirements-edge.txt
+$(VENV)-edge/installed: requirements-edge.lock
 	$(PYTHON) -m venv $(VENV)-edge
-	$(VENV)-edge/bin/pip install --quiet --disable-pip-version-check --requirement requirements-edge.txt
+	$(VENV)-edge/bin/pip $(INSTALL) --require-hashes --requirement requirements-edge.lock
 	touch $@
 
 bench: $(VENV)/installed-dev $(VENV)-edge/installed rabbitmq
