@@ -4,22 +4,15 @@ The headers are unpacked here because dpkt's readers hand out timestamps as floa
 """
 
 import gzip
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from dataset.flow_features import Packets
-
-SHARED = Path(__file__).resolve().parents[1] / os.environ.get("IDS_SHARED", "../shared")
-"""The team's folder of real captures and data, which is not a part of the project."""
-
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"the shared folder {SHARED} is absent (IDS_SHARED names another place)"
-)
+from tests.shared_data import SHARED as SHARED  # whoever reads captures imports these from here
+from tests.shared_data import needs_shared as needs_shared
 
 Frame = tuple[int, int, bytes]
 """Timestamp in µs, size on the wire, captured bytes."""

@@ -1,6 +1,5 @@
 """What the comparisons stand on: months, networks as files and as both versions read them, the budget."""
 
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,11 @@ from models.onnx_export import write_edge_model
 from tests.benchmarks.ceiling import Ceiling
 from tests.benchmarks.plain_network import PlainNetwork, open_plain
 from tests.networks import calibrated_network
+from tests.shared_data import SHARED
 from utils.dataset import distinct_vectors, read_labelled
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL_MONTHS = Path(os.environ.get("IDS_SHARED", ROOT.parent / "shared")) / "data" / "dataset"
+REAL_MONTHS = SHARED / "data" / "dataset"
 SAMPLE_MONTHS = ROOT / "dataset" / "sample"
 CLASSES = {"alexnet": "AlexNetWithExits", "mobilenet": "MobileNetV2WithExits"}
 TITLES = {"alexnet": "AlexNet", "mobilenet": "MobileNetV2"}

@@ -16,7 +16,7 @@ from tests.benchmarks import plain_network, plain_training, steps_link
 from tests.benchmarks.agreement import DisagreementError, agreement, approximation
 from tests.benchmarks.bench import STEPS, main, steps
 from tests.benchmarks.ceiling import Ceiling, operations
-from tests.benchmarks.material import CLASSES, ROOT, Bench, Budget
+from tests.benchmarks.material import CLASSES, REAL_MONTHS, ROOT, SAMPLE_MONTHS, Bench, Budget, month_path
 from tests.benchmarks.plain_network import PlainNetwork
 from tests.benchmarks.rounds import Costs, Turns, compared_in_turns, in_turns
 from tests.benchmarks.steps_link import half_offloaded
@@ -24,6 +24,7 @@ from tests.benchmarks.steps_start import first_verdict
 from tests.benchmarks.steps_training import compared_losses
 from tests.benchmarks.table import COLUMNS, goals, in_words, row
 from tests.networks import SAMPLE, calibrated_network
+from tests.shared_data import needs_shared
 from utils.dataset import read_dataset
 from utils.decision import is_accepted
 from utils.metrics import certainty
@@ -38,9 +39,20 @@ def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    budget = Budget(rounds=1, rows=40, events=20, families=("mobilenet",))
-    return Bench(tmp_path_factory.mktemp("bench"), budget, CEILING)
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the networks' files, which are the same for all steps."""
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture
+def bench(exports: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A small benchmark on the bundled sample, also where the published months are at hand."""
+    monkeypatch.setattr("tests.benchmarks.material.REAL_MONTHS", SAMPLE_MONTHS)
+    return small_bench(exports)
+
+
+def small_bench(folder: Path) -> Bench:
+    return Bench(folder, Budget(rounds=1, rows=40, events=20, families=("mobilenet",)), CEILING)
 
 
 def test_a_step_gives_a_table_and_the_same_figures_as_json(tmp_path: Path) -> None:
@@ -62,6 +74,13 @@ def test_every_step_can_be_measured(step: str, bench: Bench, monkeypatch: pytest
     monkeypatch.setattr("tests.benchmarks.steps_worker.THREADS", 1)  # with two, this test waits for the other tests
     rows = list(steps()[step](bench))
     assert rows and all(row.plain > 0 and row.ours > 0 for row in rows)
+
+
+@needs_shared
+@pytest.mark.parametrize("step", ["month", "distinct", "event"])
+def test_on_the_published_months_the_answers_agree_too(step: str, tmp_path: Path) -> None:
+    assert month_path(3).parent == REAL_MONTHS
+    assert list(steps()[step](small_bench(tmp_path)))
 
 
 def test_the_link_can_be_measured(bench: Bench, broker: PrivateBroker) -> None:
@@ -126,6 +145,8 @@ def test_answers_that_are_meant_to_differ_need_a_share_of_equal_labels() -> None
     with pytest.raises(DisagreementError, match="where 95 % are needed"):
         approximation(plain, ours, 0.95)
     assert approximation(plain, ours, 0.5, 0.45).endswith("0.4 (≤ 0.45)")
+    at_even_odds = np.array([0, 1]), np.array([0.9, 0.5])
+    assert approximation(at_even_odds, ours, 1.0).startswith("100 % of labels equal")
     with pytest.raises(DisagreementError, match=r"by up to 4\.0e-01, where 0\.1 is allowed"):
         approximation(plain, ours, 0.5, 0.1)
 
