@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 # As an interrupt, SIGTERM ends the nodes and workers that the tests started.
@@ -22,6 +23,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker, find_server
 from tests.networks import calibrated_network
+from tests.shared_data import require_shared
+
+settings.register_profile("suite", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("suite")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Decide whether a test that needs the published data runs, before pytest looks at its own skips."""
+    if item.get_closest_marker("published"):
+        require_shared(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -99,7 +99,9 @@ def test_columns_may_stand_in_any_order_among_others(tmp_path: Path) -> None:
 
 @needs_shared
 def test_the_published_evaluations_are_read() -> None:
-    for path in (SHARED / "data" / "evaluations").glob("*_2016_0?.csv"):
+    paths = list((SHARED / "data" / "evaluations").glob("*_2016_0?.csv"))
+    assert len({"_single_" in path.name for path in paths}) == 2
+    for path in paths:
         if "_single_" in path.name:
             assert evaluation_refusal(path).startswith("is not an evaluation CSV of two exits, it lacks y_exit_1")
         else:

@@ -34,8 +34,9 @@ def test_every_bundled_month_has_the_58_features_and_the_class_as_its_header(sam
 
 @needs_shared
 def test_evaluation_columns_are_those_of_the_published_evaluations() -> None:
-    folder = SHARED / "data" / "evaluations"
-    for path in folder.glob("*.csv"):
+    paths = list((SHARED / "data" / "evaluations").glob("*.csv"))
+    assert len({"_single_" in path.name for path in paths}) == 2
+    for path in paths:
         single = "_single_" in path.name
         expected = schema.SINGLE_EXIT_EVALUATION_COLUMNS if single else schema.EVALUATION_COLUMNS
         assert header(path) == list(expected)
