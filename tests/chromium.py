@@ -26,7 +26,7 @@ def visit(page: Path, profile: Path, *options: str) -> str:
         f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--window-size=1200,1000",
         "--proxy-server=127.0.0.1:9", *options, page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return done.stdout
 
 

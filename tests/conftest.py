@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 # As an interrupt, SIGTERM ends the nodes and workers that the tests started.
@@ -25,7 +25,8 @@ from offload.private_broker import PrivateBroker, find_server
 from tests.networks import calibrated_network
 from tests.shared_data import require_shared
 
-settings.register_profile("suite", deadline=None)  # how long an example takes says how busy the machine is
+# How long an example takes to make or to run says how busy the machine is.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 

@@ -240,6 +240,6 @@ def run_script(script: str, *arguments: str | Path, cwd: Path) -> subprocess.Com
         env=os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )

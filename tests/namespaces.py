@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -11,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.offload.link import wait_until
 
 LEFT, RIGHT = "left", "right"
 """Interfaces with a cable between them: what the one sends, the other receives."""
@@ -75,17 +79,37 @@ def stamped_once() -> Iterator[None]:
 
 @contextmanager
 def tcpdump(path: Path) -> Iterator[None]:
-    """Have tcpdump capture what comes by the right end within the block; it must not lose any."""
+    """Have tcpdump capture what comes by the right end within the block; it must not lose any.
+
+    In immediate mode the kernel keeps room for a whole frame of ``-s`` bytes for each: here for 30,000 frames.
+    """
     need("tcpdump", "tcpdump")
-    command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "65536", "-Z", "root"]
+    command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "65536", "-s", "2048"]
+    command += ["-Z", "root"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
         try:
             while "listening on" not in program.stderr.readline():
                 assert program.poll() is None
             yield
-            time.sleep(0.3)
+            wait_until_written(program)
         finally:
             program.terminate()
-            said = program.communicate(timeout=30)[1]
+            said = program.communicate(timeout=60)[1]
     assert "0 packets dropped by kernel" in said
+
+
+def wait_until_written(tcpdump: "subprocess.Popen[str]") -> None:
+    """Wait until tcpdump has written every frame that the kernel took for it, by the counts it prints at SIGUSR1."""
+    time.sleep(0.3)  # for frames that the kernel still passes from one end of a cable to the other
+
+    def has_caught_up() -> bool:
+        assert tcpdump.stderr is not None
+        tcpdump.send_signal(signal.SIGUSR1)
+        line = tcpdump.stderr.readline()
+        counts = re.search(r"(\d+) packets captured, (\d+) packets received by filter, (\d+) packets dropped", line)
+        assert counts is not None, line
+        captured, received, dropped = map(int, counts.groups())
+        return captured + dropped >= received
+
+    wait_until(has_caught_up, 60)

@@ -4,11 +4,12 @@ import json
 import os
 import pickle
 import re
+import resource
 import shlex
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +45,7 @@ from utils.schema import (
     SINGLE_EXIT_EVALUATION_COLUMNS,
 )
 
-SLOWEST_HELP = 0.3
+MOST_TIMES_PLAIN = 8
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pika", "requests", "pymoo", "safetensors", "sklearn", "tqdm")
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -93,18 +94,28 @@ def run(script: str, *arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
+def processor_time(program: Callable[[], object]) -> float:
+    """Return the processor time in seconds of the processes that a function runs to their end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    program()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.fixture(scope="module")
+def plain_start() -> float:
+    """The processor time in seconds of a program that imports only what every parser needs."""
+    command = [sys.executable, "-c", "import argparse, dataclasses, json, pathlib"]
+    return min(processor_time(lambda: subprocess.run(command, check=True)) for _ in range(3))
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_answers_at_once_from_any_folder(script: str, tmp_path: Path) -> None:
-    fastest = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        printed = run(script, "--help", cwd=tmp_path)
-        fastest = min(fastest, time.perf_counter() - start)
-        if fastest <= SLOWEST_HELP:
-            break
-    assert printed.startswith(f"usage: {Path(script).name} ")
-    assert f"python {script} " in printed
-    assert fastest <= SLOWEST_HELP
+def test_help_answers_from_any_folder_with_little_work(script: str, plain_start: float, tmp_path: Path) -> None:
+    printed: list[str] = []
+    times = (processor_time(lambda: printed.append(run(script, "--help", cwd=tmp_path))) for _ in range(3))
+    assert any(each <= MOST_TIMES_PLAIN * plain_start for each in times)
+    assert printed[0].startswith(f"usage: {Path(script).name} ")
+    assert f"python {script} " in printed[0]
 
 
 def test_no_script_imports_anything_heavy_to_build_its_parser(tmp_path: Path) -> None:
@@ -355,7 +366,7 @@ def interrupt(data: Path, folder: str, *options: str, at_line: str) -> tuple[str
         while not (line := process.stdout.readline()).startswith(at_line):
             assert line, "training ended first"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     return line.strip(), errors.splitlines()
 

@@ -236,7 +236,7 @@ def test_a_childs_memory_is_its_own_and_its_failure_is_told(tmp_path: Path) -> N
     program.write_text("import sys\nprint('other')\nprint('ready', 1)\nsys.exit(int(sys.argv[1]))\n")
     ended = first_verdict([program, 0], "ready")
     assert ended.line == "ready 1\n" and 0 < ended.bytes < 50e6 < ballast.nbytes
-    assert ended.seconds is not None and 0 < ended.seconds < 30
+    assert ended.seconds is not None and ended.seconds > 0
     with pytest.raises(RuntimeError, match=r"program\.py: exit code 3"):
         first_verdict([program, 3], "ready")
     with pytest.raises(RuntimeError, match="exit code 0"):

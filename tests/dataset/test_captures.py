@@ -187,7 +187,7 @@ def pieces(draw: st.DrawFn, order: str) -> bytes:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@settings(max_examples=400, deadline=None, database=None)
+@settings(max_examples=400, database=None)
 @given(st.data(), st.sampled_from([16, 100, 1000]))
 def test_headers_are_those_found_one_after_the_other_whatever_looks_like_one(
     order: str, data: st.DataObject, segment: int

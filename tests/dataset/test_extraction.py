@@ -1,9 +1,9 @@
 import bz2
+import contextlib
 import gzip
 import os
 import signal
 import threading
-import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -157,13 +157,27 @@ def test_a_window_of_live_traffic_holds_no_more_records_than_was_said(
 def test_sigterm_writes_what_was_observed_until_then(capture: Path, tmp_path: Path) -> None:
     output = tmp_path / "records.csv"
     with Program(tmp_path, EXTRACT, "--pcap", capture, "--follow", "--output", output) as program:
-        # The unfinished file is opened once the capture is read, of which little is left to do then.
-        wait_until(lambda: list(tmp_path.glob(".records.*.part.csv")), 60)
-        time.sleep(0.5)
+        wait_until(lambda: list(tmp_path.glob(".records.*.part.csv")), 120)
         program.send(signal.SIGTERM)
         assert program.end() == 0
     assert len(read_dataset(output)) == 3
     assert f"3 records -> {output}" in program.out
+
+
+def unlink_once_read(path: Path) -> None:
+    """Remove a file once this process has read it to its end."""
+    wait_until(lambda: str(path.stat().st_size) in places(path), 120)
+    path.unlink()
+
+
+def places(path: Path) -> list[str]:
+    """Return up to where this process has read a file, through each descriptor that it has of it."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # it has just been closed
+            if descriptor.readlink() == path:
+                found.append(Path(f"/proc/self/fdinfo/{descriptor.name}").read_text().split()[1])
+    return found
 
 
 def test_what_was_observed_before_a_file_is_lost_is_written_and_the_loss_told(
@@ -175,7 +189,7 @@ def test_what_was_observed_before_a_file_is_lost_is_written_and_the_loss_told(
     ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
     assert (ended.code, "is no pcap or pcapng capture" in ended.err, output.exists()) == (2, True, False)
     path.write_bytes(good)
-    remover = threading.Timer(1.0, path.unlink)
+    remover = threading.Thread(target=unlink_once_read, args=(path,))
     remover.start()
     ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
     remover.join()

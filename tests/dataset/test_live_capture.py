@@ -62,7 +62,7 @@ def extracting(interface: str, output: Path, start: Start) -> Iterator[None]:
             time.sleep(0.3)
         finally:
             program.terminate()
-            said, _ = program.communicate(timeout=60)
+            said, _ = program.communicate(timeout=300)
     assert program.returncode == 0
     assert " 0 dropped by the kernel" in said
 
@@ -73,7 +73,7 @@ def start_here(command: list[str]) -> "subprocess.Popen[str]":
 
 def wait_until_captures(process: int) -> None:
     """Wait until a process has mapped a ring, which it does last."""
-    wait_until(lambda: "socket:" in Path(f"/proc/{process}/maps").read_text(), 60)
+    wait_until(lambda: "socket:" in Path(f"/proc/{process}/maps").read_text(), 120)
 
 
 def records_of(capsys: pytest.CaptureFixture[str], capture: Path) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import dataset.windows
@@ -67,7 +67,6 @@ def captures(draw: st.DrawFn) -> Packets:
     )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(captures(), st.integers(1, 20))
 def test_packets_out_of_order_change_nothing_within_the_lateness(packets: Packets, size: int) -> None:
     windows = Windows(lateness=45)

@@ -22,7 +22,7 @@ from tests.scripts import ROOT, TRAIN
 from utils.errors import DeviceError
 
 PROGRAM = "tests/dnn/train_small.py"
-LONGEST = 120
+LONGEST = 600
 
 
 def free_port() -> int:

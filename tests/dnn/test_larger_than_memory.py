@@ -35,7 +35,7 @@ def trained(month: Path, shrink: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.dnn.train_large", str(month), str(shrink)]
     # On a processor with bfloat16, oneDNN keeps kernels for up to a thousand shapes of a batch: 160 MB, of any month.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=600)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

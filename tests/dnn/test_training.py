@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, log_loss
@@ -227,7 +227,6 @@ def test_evaluation_is_the_loss_and_accuracy_of_sklearn_without_dropout() -> Non
 # Rows to hold back, rows a step
 
 
-@settings(deadline=None)
 @given(
     labels=st.lists(st.integers(0, 1), min_size=4, max_size=200).map(np.array),
     share=st.floats(0.05, 0.95),

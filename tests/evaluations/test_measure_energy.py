@@ -18,7 +18,6 @@ from offload.private_broker import PrivateBroker
 from tests.evaluations.test_energy_meters import JOULE, write_zone
 from tests.networks import new_network
 from tests.scripts import EXPORT, Ended, call
-from utils.files import replacing
 
 SCRIPT = "evaluations/measure-energy.py"
 ROWS = 60
@@ -120,17 +119,20 @@ def test_with_rabbitmq_a_worker_answers_and_the_client_alone_is_counted(
 
 @pytest.mark.usefixtures("no_rabbitmq")
 def test_the_processors_counters_are_read_in_each_interval_less_the_idle_power(
-    capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], powercap: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    measuring: tuple[object, ...],
+    powercap: Path,
+    tmp_path: Path,
 ) -> None:
-    counter = write_zone(powercap, "intel-rapl:0", "package-0", 0)
+    counter, read = write_zone(powercap, "intel-rapl:0", "package-0", 0), energy_meters._number
 
-    def ten_watts() -> None:
-        with replacing(counter) as partial:  # as the kernel's files, never half written
-            partial.write_text(str(int(10 * JOULE * time.time()) % (100_000 * JOULE)))
+    def ten_watts(path: Path) -> int:
+        """Return what the counter shows at this moment; a file that a thread writes is late where it has to wait."""
+        return int(10 * JOULE * time.time()) % (100_000 * JOULE) if path == counter else read(path)
 
-    ten_watts()
-    with repeating(ten_watts):
-        ended = call(capsys, SCRIPT, *measuring, "--seconds", 0.6, "--idle-seconds", 0.6)
+    monkeypatch.setattr(energy_meters, "_number", ten_watts)
+    ended = call(capsys, SCRIPT, *measuring, "--seconds", 0.6, "--idle-seconds", 0.6)
     assert (ended.code, ended.err) == (0, "")
     table = pd.read_csv(tmp_path / "energy.csv")
     assert set(table["meter"]) == {"rapl"} and set(table["basis"]) == {"reading less idle power"}

@@ -10,14 +10,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.namespaces import cannot
+from tests.namespaces import cannot, wait_until_written
 from utils.errors import ToolkitError
 
 PROGRAMS: Final = {
@@ -29,8 +28,7 @@ PROGRAMS: Final = {
 }
 """What a network is made with, and the Debian packages that bring it."""
 
-_TIMEOUT: Final = 10.0  # seconds
-_LAST_FRAMES: Final = 0.3  # seconds in which tcpdump fetches what the kernel holds for it
+_TIMEOUT: Final = 60.0  # seconds
 _IS_ROOT: Final = os.geteuid() == 0
 _UNSHARE: Final = ("unshare", "--net") if _IS_ROOT else ("unshare", "--net", "--user", "--map-root-user")
 _ENTER: Final = ("--net",) if _IS_ROOT else ("--net", "--user", "--preserve-credentials")
@@ -81,7 +79,7 @@ class Host:
         return _start(self._stack, [*self.enter, *command], **options)
 
     def run(self, command: Sequence[str | Path]) -> str:
-        """Run a program inside the host to its end, within 10 seconds; return what it printed.
+        """Run a program inside the host to its end, within a minute; return what it printed.
 
         Raises:
             NetworkError: it failed; the message says what it complained of.
@@ -235,7 +233,7 @@ def tcpdump(sensor: Host, path: Path, size: int = 262_144) -> Iterator[None]:
     if "listening on" not in (line := process.stderr.readline()):
         raise UnavailableError(line.strip())
     yield
-    time.sleep(_LAST_FRAMES)
+    wait_until_written(process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=_TIMEOUT)[1]
     if not re.search(r"^0 packets dropped by kernel", said, re.MULTILINE):

@@ -28,7 +28,7 @@ PACE: Final = 2_000_000
 """Bytes a second at which a connection sends at most, so that a transfer takes its time as on a slower link."""
 
 _SO_MAX_PACING_RATE: Final = 47  # missing in socket; linux/asm-generic/socket.h
-_TIMEOUT: Final = 10.0  # seconds
+_TIMEOUT: Final = 60.0  # seconds
 
 
 def paced(connection: socket.socket) -> None:

@@ -29,7 +29,7 @@ FORGED: Final = [str(address) for address in IPv4Network("198.51.100.0/27").host
 TRANSFER: Final = 500_000
 """Bytes of a large download or upload."""
 
-_TIMEOUT: Final = 10.0  # seconds
+_TIMEOUT: Final = 60.0  # seconds
 _PASSWORDS: Final = (b"123456", b"password", b"admin", b"letmein", b"root", b"qwerty", b"changeme", b"raspberry")
 _LINES: Final = (b"ls", b"cd /srv", b"tail -n 20 messages", b"df -h", b"exit 0 || true", b"vi notes", b"uptime")
 

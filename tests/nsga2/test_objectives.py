@@ -64,7 +64,7 @@ def assert_scores_are_the_plain_ones(
     np.testing.assert_allclose(scores.acceptance, plain[:, 2], rtol=0, atol=EXACT)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     evaluations(),
     st.lists(st.tuples(threshold, threshold, threshold, threshold), min_size=1, max_size=6),
@@ -157,7 +157,7 @@ def test_a_candidate_scores_the_same_bits_wherever_it_stands_in_a_population() -
     assert set(scores.error[places]) == set(alone.error)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(evaluations(), st.tuples(threshold, threshold, threshold, threshold), st.integers(0, 3), threshold)
 def test_acceptance_never_grows_with_a_threshold(
     evaluation: Evaluation, candidate: tuple[float, ...], which: int, other: float

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.decision import Outcome, decide, is_accepted
@@ -43,7 +43,6 @@ def outcome_of(events: list[Event], thresholds: Thresholds) -> Outcome:
     return decide(labels, prediction_1, certainty_1, prediction_2, certainty_2, thresholds).outcome()
 
 
-@settings(deadline=None)
 @given(EVENTS, THRESHOLDS)
 def test_an_outcome_is_that_of_a_plain_loop_over_the_rows(events: list[Event], thresholds: Thresholds) -> None:
     decisions = [decided(event, thresholds) for event in events]
@@ -67,7 +66,6 @@ def test_an_outcome_is_that_of_a_plain_loop_over_the_rows(events: list[Event], t
         assert found.error == pytest.approx(1 - found.accuracy)
 
 
-@settings(deadline=None)
 @given(EVENTS, st.lists(THRESHOLDS, min_size=1, max_size=5))
 def test_many_candidates_at_once_are_accepted_as_one_by_one(events: list[Event], many: list[Thresholds]) -> None:
     predictions = np.array([event.prediction_1 for event in events])

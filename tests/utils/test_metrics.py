@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, log_loss
@@ -45,7 +45,6 @@ def columns(answers: list[tuple[float, bool]]) -> tuple[NDArray[np.float64], NDA
     return np.array([certain for certain, _ in answers]), np.array([right for _, right in answers], dtype=bool)
 
 
-@settings(deadline=None)
 @given(ANSWERS, st.sampled_from([1, 2, 10, ECE_BINS]))
 def test_reliability_bins_are_those_of_a_plain_loop(answers: list[tuple[float, bool]], bins: int) -> None:
     counts, mean_certainty, mean_correct = reliability_bins(*columns(answers), bins)
@@ -55,7 +54,6 @@ def test_reliability_bins_are_those_of_a_plain_loop(answers: list[tuple[float, b
     np.testing.assert_allclose(mean_correct, [mean([float(r) for _, r in rows]) for rows in expected], atol=1e-12)
 
 
-@settings(deadline=None)
 @given(ANSWERS)
 def test_the_calibration_error_is_that_of_a_plain_loop(answers: list[tuple[float, bool]]) -> None:
     gap = 0.0
@@ -126,7 +124,6 @@ def test_the_likelihood_of_extreme_logits_is_their_margin() -> None:
 # Rates
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1))
 def test_accuracy_is_that_of_sklearn(pairs: list[tuple[int, int]]) -> None:
     predictions, labels = np.array(pairs).T

@@ -48,7 +48,7 @@ def test_what_is_under_way_has_the_drain_timeout_to_finish() -> None:
 def test_without_a_drain_timeout_the_wait_is_over_at_once() -> None:
     stop = Stop()
     stop.request()
-    wait_until(lambda: stop.is_over, 1.0)
+    wait_until(lambda: stop.is_over)
 
 
 def test_asking_again_does_not_put_off_the_end() -> None:
@@ -69,7 +69,7 @@ def test_the_first_signal_asks_to_stop_and_the_second_interrupts(first: signal.S
         assert not stop.is_over
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), second)
-            wait_until(lambda: False, 5)  # the signal ends this
+            wait_until(lambda: False)  # the signal ends this
 
 
 def test_a_signal_after_a_request_by_other_means_interrupts() -> None:
@@ -78,7 +78,7 @@ def test_a_signal_after_a_request_by_other_means_interrupts() -> None:
         stop.request()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
-            wait_until(lambda: False, 5)
+            wait_until(lambda: False)
 
 
 @pytest.mark.parametrize("failing", [False, True])
