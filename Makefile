@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-live test lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
+.PHONY: help demo demo-live test check lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
 	@echo "make demo-live   a small network watched: alerts as the edge finds them, and a summary"
-	@echo "make test        every check: ruff, mypy, pytest"
+	@echo "make test        every check: ruff, mypy, pytest; those on published data where IDS_SHARED or ../shared has it"
+	@echo "make check       the quick part of it, in some 90 seconds: no broker, browser or namespace, no long training"
+	@echo "                 (PYTHON=python3.13: with another Python than python3, in a new virtual environment)"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
 	@echo "make bench       how fast edge, worker, training, calibration and link are, against plain ones (IDS_SHARED)"
@@ -18,6 +20,17 @@ help:
 	@echo "                 IDS_SHARED has them, from the published results, to figures-output/"
 	@echo "make lock        write the lock files anew from the requirements"
 	@echo "make clean       remove what make made"
+
+# Where PYTHON is named and the environments were made with another one, they are made anew.
+IDENTITY := -c 'import sys; print(sys.base_prefix, sys.version)'
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) $(IDENTITY)),$(shell $(BIN)/python $(IDENTITY) 2>/dev/null))
+.PHONY: another-python
+another-python:
+	@$(PYTHON) --version >/dev/null && rm -rf $(VENV) $(VENV)-edge
+$(VENV)/installed $(VENV)-edge/installed: another-python
+endif
+endif
 
 # Installs a lock file, every package by its hash, and then what it leaves out: PyTorch, whose builds differ.
 INSTALL := install --quiet --disable-pip-version-check
@@ -75,8 +88,17 @@ chromium:
 network-tools:
 	@sh tests/install-network-tools.sh
 
+# Compiled modules are kept, whatever the environment says: each process would spend seconds on compiling the tests.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+
+# First as someone has it who has the repository alone, then what needs the published data besides.
 test: lint rabbitmq chromium network-tools
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	IDS_SHARED=/nonexistent $(PYTEST) -m "not published"
+	@if [ -n "$$IDS_SHARED" ] || [ -d ../shared ]; then set -x; $(PYTEST) -m published; \
+	else echo "The tests on published data were left out: IDS_SHARED names no folder, and there is no ../shared."; fi
+
+check: lint
+	IDS_SHARED=/nonexistent $(PYTEST) -m "not published and not system and not slow"
 
 acceptance: $(VENV)/installed-dev rabbitmq
 	$(BIN)/python tests/acceptance.py

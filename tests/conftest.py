@@ -30,6 +30,19 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 
+MARKS_BY_FIXTURE = {"broker": "system", "chain": "slow", "halves": "slow"}
+"""Fixture -> the mark of all tests that use it, directly or through another fixture."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures, before pytest selects by marks."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if mark := MARKS_BY_FIXTURE.get(fixture):
+                item.add_marker(mark)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Decide whether a test that needs the published data runs, before pytest looks at its own skips."""

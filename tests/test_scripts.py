@@ -337,6 +337,7 @@ def test_a_dataset_without_classes_is_inferred_and_decided_too(
     assert set(read_verdicts(tmp_path)["class"]) == {NOT_ASKED}
 
 
+@pytest.mark.slow
 def test_a_single_exit_baseline_is_trained_and_evaluated(data: Path) -> None:
     training = ("--dataset-folder", "data", "--model", "mobilenet", "--epochs", 1, "--single-exit")
     printed = run(TRAIN, *training, "--output-folder", "single", cwd=data)
@@ -371,6 +372,7 @@ def interrupt(data: Path, folder: str, *options: str, at_line: str) -> tuple[str
     return line.strip(), errors.splitlines()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_keeps_its_last_epoch_and_resumes_to_the_same_end(
     data: Path, chain: dict[str, str]
 ) -> None:
@@ -394,6 +396,7 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_resumes_to_the_same_en
     assert best[0] == best[1]
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_the_first_epoch_ends_leaves_nothing(data: Path) -> None:
     _, errors = interrupt(data, "nothing", "--batch_size", "1", at_line="MobileNetV2WithExits on cpu:")
     assert errors == ["train-early-exit-network.py: interrupted"]

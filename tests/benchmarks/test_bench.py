@@ -29,6 +29,8 @@ from utils.dataset import read_dataset
 from utils.decision import is_accepted
 from utils.metrics import certainty
 
+pytestmark = pytest.mark.slow
+
 CEILING = Ceiling({(1, torch.float32): 1e9, (1, torch.bfloat16): 1e9}, 1e9)
 TINY = ("--rounds", "1", "--rows", "40", "--events", "20")
 

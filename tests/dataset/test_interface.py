@@ -30,6 +30,8 @@ from tests.offload.link import wait_until
 from utils.errors import CaptureError
 from utils.stopping import Stop
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 MICROSECONDS = 1_000_000
 SMALLEST_RING = 2 * BLOCK

@@ -20,6 +20,8 @@ from tests.offload.link import wait_until
 from tests.scripts import EXTRACT, ROOT, call
 from utils.schema import FEATURES, IDENTITY
 
+pytestmark = pytest.mark.system
+
 ORDERS = (
     *((name, activity, SERVER, 0.0, 1.0) for name in OFFICE for activity in ("browse", "work", "transfer")),
     ("office1", "ping", "203.0.113.0/24", 0.0, 1.0),

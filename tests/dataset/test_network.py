@@ -29,6 +29,8 @@ from utils.dataset import read_labelled
 from utils.records import Records
 from utils.schema import ATTACK
 
+pytestmark = pytest.mark.system
+
 HOSTS = {"gateway": "10.77.0.1", "left": "10.77.0.2", "right": "10.77.0.3"}
 MAKE_CAPTURE = ROOT / "tests" / "network" / "make_capture.py"
 ICMP, TCP, UDP = 1, 6, 17

@@ -21,6 +21,8 @@ from models.checkpoint import read_checkpoint
 from tests.scripts import ROOT, TRAIN
 from utils.errors import DeviceError
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = "tests/dnn/train_small.py"
 LONGEST = 600
 

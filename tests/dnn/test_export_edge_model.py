@@ -8,6 +8,8 @@ from models.onnx_runtime import read_edge_model, read_second_exit_model
 from tests.networks import new_network
 from tests.scripts import call
 
+pytestmark = pytest.mark.slow
+
 EXPORT = "dnn/export-edge-model.py"
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.scripts import EXPORT, INFER, ROOT, call
 from utils.schema import INFERENCE_COLUMNS
 
+pytestmark = pytest.mark.slow
+
 WITHOUT_TORCH = """
 import runpy, sys
 sys.modules["torch"], sys.argv = None, sys.argv[1:]

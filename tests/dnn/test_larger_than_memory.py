@@ -17,6 +17,8 @@ from tests.scripts import ROOT
 from utils.dataset import read_labelled
 from utils.schema import CLASS, FEATURES
 
+pytestmark = pytest.mark.slow
+
 ROWS = 400_000
 
 

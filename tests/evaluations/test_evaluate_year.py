@@ -15,6 +15,8 @@ from models.checkpoint import write_checkpoint
 from tests.networks import calibrated_network, new_network
 from tests.scripts import YEAR, Ended, call
 
+pytestmark = pytest.mark.slow
+
 CHOICE, LATER = "2016_02", ("2016_03", "2016_04")
 MONTHS = ("2016_01", CHOICE, *LATER)
 KEYS = ["month", "subset", "system", "metric"]

@@ -19,6 +19,8 @@ from tests.evaluations.test_energy_meters import JOULE, write_zone
 from tests.networks import new_network
 from tests.scripts import EXPORT, Ended, call
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "evaluations/measure-energy.py"
 ROWS = 60
 

@@ -12,6 +12,8 @@ from offload.private_broker import PrivateBroker
 from tests.figs.folders import TIMINGS, write_single_exit, write_two_exits
 from tests.scripts import call, load_script
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = "figs/make-results.py"
 MONTHS = ("2016_01", "2016_02", "2016_03")
 

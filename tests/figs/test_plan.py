@@ -8,6 +8,8 @@ from tests.scripts import SCRIPTS, load_script
 from utils.errors import ToolkitError
 from utils.running import ROOT, shown
 
+pytestmark = pytest.mark.slow
+
 MONTHS = ("2016_01", "2016_02", "2016_05", "2016_06")
 
 

@@ -25,14 +25,15 @@ def packed(plain: TwoExits) -> TwoExits:
 
 
 @pytest.mark.parametrize("events", [1, 2, 17, 300])
-def test_a_packed_network_rounds_little_worse_than_the_plain_one(
+def test_a_packed_network_is_the_plain_one_but_for_some_hundred_roundings(
     plain: TwoExits, packed: TwoExits, events: int
 ) -> None:
+    # Not compared with torch's own error, which is a tenth of it on some processors: Winograd's sums cancel.
     images = torch.rand(events, 1, 8, 8, generator=torch.Generator().manual_seed(events))
     with torch.inference_mode():
         exact = copy.deepcopy(plain).double()(images.double())
-        for true, torchs, ours in zip(exact, plain(images), packed(images), strict=True):
-            assert (ours - true).abs().max() <= 6 * (torchs - true).abs().max() + 1e-6 * true.abs().max()
+        for true, ours in zip(exact, packed(images), strict=True):
+            assert (ours - true).abs().max() <= 256 * torch.finfo(torch.float32).eps * true.abs().max()
 
 
 def test_activations_cross_the_link_in_the_plain_order(plain: TwoExits, packed: TwoExits) -> None:

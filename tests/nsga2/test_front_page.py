@@ -50,6 +50,7 @@ def copied(dom: str) -> list[str]:
     return values
 
 
+@pytest.mark.system
 def test_the_page_opens_with_the_chosen_point_and_its_command(page: Path, tmp_path: Path) -> None:
     dom = dom_after(page, "", tmp_path)
     assert "<h1>A &lt;front&gt; &amp; more</h1>" in dom
@@ -63,6 +64,7 @@ def test_the_page_opens_with_the_chosen_point_and_its_command(page: Path, tmp_pa
 
 
 @pytest.mark.parametrize("number", range(len(TABLE)))
+@pytest.mark.system
 def test_hovering_reads_the_thresholds_of_the_point_under_the_pointer(page: Path, tmp_path: Path, number: int) -> None:
     act = f'{POINT_AT} front.dispatchEvent(new PointerEvent("pointermove", at({number})));'
     dom = dom_after(page, act, tmp_path)
@@ -70,17 +72,20 @@ def test_hovering_reads_the_thresholds_of_the_point_under_the_pointer(page: Path
     assert all(repr(value) in element(dom, "reading") for value in vars(thresholds_of(TABLE, number)).values())
 
 
+@pytest.mark.system
 def test_far_from_every_point_nothing_changes(page: Path, tmp_path: Path) -> None:
     act = 'front.dispatchEvent(new PointerEvent("pointermove", {clientX: 1, clientY: 1, bubbles: true}));'
     assert element(dom_after(page, act, tmp_path), "reading").startswith("Point 1")
 
 
+@pytest.mark.system
 def test_a_click_copies_the_clients_command(page: Path, tmp_path: Path) -> None:
     dom = dom_after(page, f'{CLIPBOARD} {POINT_AT} front.dispatchEvent(new MouseEvent("click", at(2)));', tmp_path)
     assert copied(dom) == [client_command(thresholds_of(TABLE, 2))]
     assert element(dom, "said") == "The command of point 2 is copied."
 
 
+@pytest.mark.system
 def test_a_row_of_the_table_and_the_keyboard_do_the_same(page: Path, tmp_path: Path) -> None:
     act = """
     rows[3].click();
@@ -90,6 +95,7 @@ def test_a_row_of_the_table_and_the_keyboard_do_the_same(page: Path, tmp_path: P
     assert copied(dom) == [client_command(thresholds_of(TABLE, number)) for number in (3, 1)]
 
 
+@pytest.mark.system
 def test_where_the_clipboard_is_refused_the_command_is_selected(page: Path, tmp_path: Path) -> None:
     act = """
     Object.defineProperty(navigator, "clipboard", {value: {writeText: async () => { throw new Error("refused"); }}});
@@ -106,6 +112,7 @@ def test_the_page_names_no_other_place(page: Path) -> None:
     assert re.findall(r"https?://[^\s\"']+", page.read_text()) == ["http://www.w3.org/2000/svg"]
 
 
+@pytest.mark.system
 def test_a_screenshot_shows_the_front(page: Path, tmp_path: Path) -> None:
     pixels = matplotlib.image.imread(screenshot(page, tmp_path))[..., :3]
     assert pixels.shape[:2] == (1000, 1200)
@@ -124,6 +131,7 @@ def test_what_the_point_does_on_other_months_stands_below() -> None:
     assert f"<td>{100 * elsewhere['error'][0]:.2f}</td>" in text
 
 
+@pytest.mark.system
 def test_the_script_writes_the_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     find_chromium()
     write_front(FRONT, tmp_path / "a.sav")

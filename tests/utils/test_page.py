@@ -56,11 +56,13 @@ def test_text_is_text_whatever_it_holds() -> None:
     assert found.cells == [HOSTILE, HOSTILE]
 
 
+@pytest.mark.system
 def test_a_hostile_text_does_not_run_in_a_browser(tmp_path: Path) -> None:
     path = write_page(page("safe", paragraph(HOSTILE), table(pd.DataFrame({"a": [HOSTILE]}))), tmp_path / "p.html")
     assert "<title>safe</title>" in dom_after(path, "", tmp_path)
 
 
+@pytest.mark.system
 def test_a_page_may_fetch_nothing(tmp_path: Path) -> None:
     path = write_page(page("alone"), tmp_path / "p.html")
     act = """
