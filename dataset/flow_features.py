@@ -10,6 +10,7 @@ percentile, squares that wrap to 32 bits, b's throughput that repeats a's), beca
 learned from them.
 """
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, Self
@@ -29,6 +30,9 @@ _NO_MINIMUM: Final = 2000
 _SIZE_BITS: Final = 32
 _STATISTICS: Final = 7
 _DTYPES: Final = ("i8", "u4", "u4", "i8", "u1", "u1", "u4")
+
+_KEY: Final = tuple(np.uint64(secrets.randbits(64) | 1) for _ in range(2))
+"""Odd factors, of this process alone; see ``_keyed``."""
 
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -70,10 +74,15 @@ class Packets:
 
     @property
     def pairs(self) -> NDArray[np.uint64]:
-        """A number (P,) of the two addresses, whichever is the source."""
-        low = np.minimum(self.source, self.destination).astype(np.uint64)
-        high = np.maximum(self.source, self.destination).astype(np.uint64)
-        return low << np.uint64(32) | high
+        """A number (P,) of the two addresses, whichever is the source; another one in each process.
+
+        Whoever sends packets chooses their addresses. The numbers are keyed, so that nobody can choose pairs whose
+        numbers collide in a hash table, which would make it slow.
+        """
+        pairs = np.minimum(self.source, self.destination).astype(np.uint64)
+        pairs <<= np.uint64(32)
+        pairs |= np.maximum(self.source, self.destination)
+        return _keyed(pairs)
 
     def take(self, chosen: NDArray[np.intp]) -> Self:
         """Return the packets at some places (K,), in that order."""
@@ -128,8 +137,19 @@ def _record_numbers(packets: Packets) -> Integers:
     record, pairs = pd.factorize(packets.pairs)
     window = packets.timestamp // _WINDOW
     if len(window) and window.min() != window.max():
-        record, _ = pd.factorize(pd.factorize(window)[0] * len(pairs) + record)
+        window, _ = pd.factorize(_keyed(window.astype(np.uint64)))
+        record, _ = pd.factorize(_keyed((window * len(pairs) + record).astype(np.uint64)))
     return record
+
+
+def _keyed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Replace numbers (N,) in place by others that only this process can foretell, different ones by different ones."""
+    # Every step can be undone, so no two numbers become one. pandas' and Python's own hashes of integers have no key.
+    upper = np.empty_like(numbers)
+    for factor, shift in zip(_KEY, (32, 29), strict=True):
+        numbers *= factor
+        numbers ^= np.right_shift(numbers, np.uint64(shift), out=upper)
+    return numbers
 
 
 def _grouped(group: Integers) -> tuple[Integers, Integers]:
