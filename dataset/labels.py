@@ -4,6 +4,7 @@ Sources: MAWILab's CSV files (http://www.fukuda-lab.org/mawilab/documentation.ht
 with, as the published dataset was labelled; or plain lists.
 """
 
+import codecs
 import csv
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from utils.compressions import LONGEST_MAGIC, describe_compression
 from utils.errors import InputFileError
 from utils.files import check_readable
 from utils.records import Records
@@ -22,11 +23,13 @@ from utils.schema import ATTACK, NORMAL
 
 MAWILAB_COLUMNS: Final = ("srcIP", "srcPort", "dstIP", "dstPort", "label")
 ATTACK_LABELS: Final = ("anomalous", "suspicious")
-"""Of MAWILab's labels; notice and benign traffic is normal."""
+NORMAL_LABELS: Final = ("notice", "benign")
+"""MAWILab's labels, in lower case; there are no others."""
 
 _LARGEST_FILE: Final = 64 * 2**20
 _WITH_PORTS: Final = (6, 17, 132)  # TCP, UDP, SCTP
 _NO_PORT: Final = np.int64(-1)
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Rule(NamedTuple):
@@ -58,20 +61,38 @@ class Labels:
         """Return the classes (R,) of records."""
         known = np.isin(records.protocol, _WITH_PORTS) & (records.ports > 0)
         port_a, port_b = (np.where(known, ports, _NO_PORT) for ports in (records.ports >> 16, records.ports & 0xFFFF))
-        columns = (records.address_a, port_a, records.address_b, port_b)
-        packets = pd.DataFrame(dict(zip(Rule._fields, columns, strict=True)), dtype=np.int64)
+        packets = np.column_stack((records.address_a, port_a, records.address_b, port_b)).astype(np.int64)
         attack = np.zeros(len(records), np.bool_)
-        for names, rules in self._by_what_they_name():
-            fits = packets[names].merge(rules, how="left", on=names, indicator=True)["_merge"] == "both"
-            attack |= fits.to_numpy()
+        for named, rules in self._by_what_they_name():
+            attack |= _are_among(packets[:, named], rules)
         return np.where(attack, ATTACK, NORMAL)
 
-    def _by_what_they_name(self) -> Iterator[tuple[list[str], pd.DataFrame]]:
-        """Yield the fields that some rules name, and what these rules say of them, each once."""
-        table = pd.DataFrame(self.rules, columns=list(Rule._fields), dtype="Int64")
-        for named, rules in table.groupby([table[name].notna() for name in Rule._fields]):
-            columns = [name for name, is_named in zip(Rule._fields, named, strict=True) if is_named]
-            yield columns, rules[columns].astype(np.int64).drop_duplicates()
+    def _by_what_they_name(self) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+        """Yield the numbers (C,) of the fields that some rules name, and what these rules say of them (K, C)."""
+        groups: dict[tuple[int, ...], list[list[int]]] = {}
+        for rule in self.rules:
+            said = [(number, value) for number, value in enumerate(rule) if value is not None]
+            groups.setdefault(tuple(number for number, _ in said), []).append([value for _, value in said])
+        for named, rules in groups.items():
+            yield list(named), np.array(rules, np.int64)
+
+
+def _are_among(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which rows (N, C) are among others (K, C)."""
+    # By sorting: whoever sends packets chooses their addresses and ports, and could choose ones that hash tables are
+    # slow with.
+    among = np.ones(len(rows), np.bool_)
+    place, wanted_place = np.zeros(len(rows), np.int64), np.zeros(len(wanted), np.int64)
+    for column, wanted_column in zip(rows.T, wanted.T, strict=True):
+        values, number = np.unique(wanted_column, return_inverse=True)
+        found = np.minimum(np.searchsorted(values, column), len(values) - 1)
+        among &= values[found] == column
+        # What the columns so far hold is one number again, less than K, so that the next product cannot overflow.
+        held, wanted_place = np.unique(wanted_place * len(values) + number, return_inverse=True)
+        product = place * len(values) + found
+        place = np.minimum(np.searchsorted(held, product), len(held) - 1)
+        among &= held[place] == product
+    return among
 
 
 def read_labels(path: Path) -> Labels:
@@ -80,16 +101,21 @@ def read_labels(path: Path) -> Labels:
     Args:
         path: a CSV of MAWILab, in which an empty field stands for anything; or a list with on each line the address of
             an attacker, ``address,address`` or ``address,port,address,port`` of a flow, in whichever direction. What
-            follows a # is not read.
+            follows a # is not read. UTF-8, or UTF-16 with a byte-order mark; upper and lower case are the same.
 
     Raises:
         InputFileError: the file is missing, is neither, or names all traffic at once; the message names the line.
     """
     if check_readable(path, InputFileError).stat().st_size > _LARGEST_FILE:
-        raise InputFileError(f"{path}: is larger than any list of labels")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        raise InputFileError(f"{path}: is larger than any list of labels; name another")
+    content = path.read_bytes()
+    if compressed := describe_compression(content[:LONGEST_MAGIC]):
+        raise InputFileError(f"{path}: {compressed}")
+    lines = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig", errors="replace").splitlines()
+    if "".join(lines[:2]).lstrip().startswith("<"):
+        raise InputFileError(f"{path}: is XML, like one of MAWILab's two forms; take MAWILab's CSV of the same day")
     try:
-        is_mawilab = bool(lines) and set(MAWILAB_COLUMNS) <= set(_fields(lines[0]))
+        is_mawilab = bool(lines) and {name.lower() for name in MAWILAB_COLUMNS} <= set(_fields(lines[0].lower()))
         found = list(_mawilab_rules(lines) if is_mawilab else _listed_rules(lines))
     except (ValueError, csv.Error) as problem:
         raise InputFileError(f"{path}: {problem}") from problem
@@ -97,16 +123,29 @@ def read_labels(path: Path) -> Labels:
 
 
 def _mawilab_rules(lines: list[str]) -> Iterator[Rule | None]:
-    names = _fields(lines[0])
-    places = [names.index(name) for name in MAWILAB_COLUMNS]
+    names = _fields(lines[0].lower())
+    places = [names.index(name.lower()) for name in MAWILAB_COLUMNS]
     for number, line in enumerate(lines[1:], 2):
         fields = _fields(line)
         if any(fields):
             if len(fields) < len(names):
                 raise ValueError(f"line {number} has {len(fields)} fields, not {len(names)}; mend or drop it")
             *flow, label = (fields[place] for place in places)
-            if label in ATTACK_LABELS:
+            if _is_attack(label, number):
                 yield _rule(flow, number)
+
+
+def _is_attack(label: str, number: int) -> bool:
+    """Return whether a label of MAWILab is that of an attack.
+
+    Raises:
+        ValueError: it is none of MAWILab's.
+    """
+    if label.lower() not in (*ATTACK_LABELS, *NORMAL_LABELS):
+        said = f"the label {label[:40]!r} is unknown" if label else "the label is empty"
+        known = ", ".join((*ATTACK_LABELS, *NORMAL_LABELS))
+        raise ValueError(f"line {number}: {said}; mend it (MAWILab's labels are {known}) or drop the line")
+    return label.lower() in ATTACK_LABELS
 
 
 def _listed_rules(lines: list[str]) -> Iterator[Rule | None]:

@@ -16,7 +16,7 @@ def colliding_pairs(count: int) -> Numbers:
     low = np.arange(2**24, 2**24 + 4 * count, dtype=np.uint64)
     wanted = np.uint64(2**31) ^ low >> np.uint64(1)
     high = (wanted ^ wanted << np.uint64(11) ^ wanted << np.uint64(22)) & np.uint64(2**32 - 1)
-    pairs = (low << np.uint64(32) | high)[low < high][:count]
+    pairs: Numbers = (low << np.uint64(32) | high)[low < high][:count]
     assert len(pairs) == count
     assert (pandas_hash(pairs) == 2**31).all()
     return pairs

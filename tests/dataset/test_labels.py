@@ -1,13 +1,19 @@
 """Labels of records: MAWILab's CSVs and plain lists."""
 
+import bz2
+import codecs
+import gzip
 import ipaddress
+import lzma
+import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dataset.flow_features import flow_features
-from dataset.labels import read_labels
+from dataset.labels import Labels, Rule, read_labels
 from tests.captures import SHARED, needs_shared, read_packets
 from utils.errors import InputFileError
 from utils.records import Records, dotted
@@ -75,6 +81,86 @@ def test_an_icmp_packet_has_no_ports_to_fit(tmp_path: Path) -> None:
         assert classes(tmp_path, mawilab(f",,,{port}"))[3] == 0
     assert classes(tmp_path, mawilab(",8,,")) == [0, 0, 0, 0, 0]
     assert classes(tmp_path, mawilab(",,,8")) == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("label", ["Anomalous", "ANOMALOUS", "anomalous ", " Suspicious"])
+def test_the_case_of_a_label_does_not_matter(tmp_path: Path, label: str) -> None:
+    assert classes(tmp_path, mawilab("10.0.0.1,,,", label=label)) == [1, 0, 1, 0, 0]
+    assert classes(tmp_path, mawilab("10.0.0.1,,,", label=label).replace("srcIP", "SRCIP")) == [1, 0, 1, 0, 0]
+    assert classes(tmp_path, mawilab("10.0.0.1,,,", label="Notice")) == [0] * 5
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("anomolous", "line 2: the label 'anomolous' is unknown; mend it"),
+        ("", "line 2: the label is empty; mend it"),
+        ("1", "line 2: the label '1' is unknown"),
+        ("attack", r"MAWILab's labels are anomalous, suspicious, notice, benign"),
+    ],
+)
+def test_an_unknown_label_is_refused_with_its_line(tmp_path: Path, label: str, message: str) -> None:
+    with pytest.raises(InputFileError, match=message):
+        classes(tmp_path, mawilab("10.0.0.1,,,", label=label))
+
+
+@pytest.mark.parametrize("content", ["10.0.0.3\n", mawilab(",,10.0.0.3,"), "# comment\r\n10.0.0.3\r\n"])
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+        (b"", "utf-8"),
+    ],
+)
+def test_a_byte_order_mark_is_no_part_of_the_labels(tmp_path: Path, content: str, mark: bytes, encoding: str) -> None:
+    path = tmp_path / "labels"
+    path.write_bytes(mark + content.encode(encoding))
+    assert read_labels(path).of(records()).tolist() == [0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff", "\n  "])
+@pytest.mark.parametrize("content", ['<?xml version="1.0"?>\n<admd:annotation/>\n', "<admd:annotation>\n"])
+def test_xml_is_told_to_be_so(tmp_path: Path, before: str, content: str) -> None:
+    with pytest.raises(InputFileError, match=r"labels\.csv: is XML, .* take MAWILab's CSV of the same day"):
+        classes(tmp_path, before + content)
+
+
+def test_compressed_labels_are_told_to_be_so(tmp_path: Path) -> None:
+    path, zipped = tmp_path / "labels.csv", tmp_path / "labels.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("labels.csv", "10.0.0.1\n")
+    for content, message in (
+        (gzip.compress(b"10.0.0.1\n"), "is gzip-compressed; unpack it with gzip -d"),
+        (bz2.compress(b"10.0.0.1\n"), "is bzip2-compressed; unpack it with bzip2 -d"),
+        (lzma.compress(b"10.0.0.1\n"), "is xz-compressed; unpack it with xz -d"),
+        (zipped.read_bytes(), "is a zip archive; unpack it with unzip"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputFileError, match=message):
+            read_labels(path)
+
+
+def test_many_rules_of_all_kinds_fit_the_records_that_they_fit_one_by_one() -> None:
+    generator = random.Random(1)
+
+    def any_rule() -> Rule:
+        a, b = (generator.choice([None, *range(0x0A000001, 0x0A000008)]) for _ in range(2))
+        port, other = (generator.choice([None, None, 80, 4000, 53, 8]) for _ in range(2))
+        return Rule(a, port, b, other)
+
+    for _ in range(200):
+        rules = [rule for rule in (any_rule() for _ in range(generator.randrange(12))) if rule != (None,) * 4]
+        wanted = [int(any(fits(rule, flow) for rule in rules)) for flow in FLOWS]
+        assert Labels(rules, 0).of(records()).tolist() == wanted
+
+
+def fits(rule: Rule, flow: tuple[str, int, str, int, int]) -> bool:
+    a, port_a, b, port_b, protocol = flow
+    ports = [None, None] if protocol == ICMP else [port_a, port_b]
+    has = (int(ipaddress.ip_address(a)), ports[0], int(ipaddress.ip_address(b)), ports[1])
+    return all(wanted is None or wanted == value for wanted, value in zip(rule, has, strict=True))
 
 
 def test_only_anomalous_and_suspicious_traffic_is_an_attack(tmp_path: Path) -> None:
