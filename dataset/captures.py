@@ -2,22 +2,37 @@
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
 
-from dataset.capture_formats import HEADER, CaptureFormat, capture_format
+import numpy as np
+
+from dataset.capture_formats import CUT_OFF, HEADER, capture_format
 from dataset.flow_features import Packets
-from dataset.link_types import Sorted, ipv4_packets
+from dataset.frames import CaptureFormat, Frames
+from dataset.link_types import CUT_SHORT, LINK_TYPES, VLAN, Sorted, ipv4_packets, name_link_type
+from utils.compressions import LONGEST_MAGIC
 from utils.errors import CaptureError
 from utils.files import check_readable
 
 PIECE: Final = 4 * 2**20
 """Bytes of a capture that are looked at together."""
 
+UNTIMED: Final = "without a timestamp (simple packet blocks)"
+"""A kind of packets."""
+
 _GZIP: Final = b"\x1f\x8b"
+_MOST_NAMED: Final = 3
+_REMEDIES: Final = {
+    VLAN: "strip the tags, for example with tcprewrite --enet-vlan=del",
+    UNTIMED: "capture again with dumpcap or tcpdump, which write timestamps",
+    CUT_SHORT: "capture again with at least 80 bytes of each frame",
+}
+_ANY_REMEDY: Final = "records are made of IPv4 packets, so name a capture that holds some"
 
 
 @dataclass
@@ -27,9 +42,11 @@ class Tally:
     Attributes:
         packets: all frames.
         ipv4: of them, IPv4 packets.
-        other: of another kind.
-        malformed: too short for what they claim to be, or without a time.
+        other: of another kind, or of a link whose type is not known.
+        malformed: too short for what they claim to be, of another version, or without a time.
         truncated: files that end within a frame.
+        kinds: how many of the others and of the malformed there are of each kind, in words.
+        unreadable: of the others, those of a link whose type is not known, by its name.
     """
 
     packets: int = 0
@@ -37,6 +54,8 @@ class Tally:
     other: int = 0
     malformed: int = 0
     truncated: int = 0
+    kinds: Counter[str] = field(default_factory=Counter, compare=False)
+    unreadable: Counter[str] = field(default_factory=Counter, compare=False)
 
     def count(self, found: Sorted) -> None:
         """Count what some frames are."""
@@ -44,6 +63,34 @@ class Tally:
         self.ipv4 += len(found.packets)
         self.other += found.other
         self.malformed += found.malformed
+        self.kinds.update(found.kinds)
+        self.unreadable.update(found.unreadable)
+
+    def count_untimed(self, count: int) -> None:
+        """Count packets that came without a timestamp."""
+        if count:
+            self.packets += count
+            self.malformed += count
+            self.kinds[UNTIMED] += count
+
+    def explain_no_ipv4(self, names: Sequence[str]) -> str:
+        """Return that some captures hold no IPv4 packets, and what they hold, as a message.
+
+        Args:
+            names: of the captures.
+        """
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        start = f"{', '.join(names[:_MOST_NAMED])}{more}: "
+        cut = "is cut in its first frame" if len(names) == 1 else "some are cut in their first frame"
+        if not self.packets:
+            return f"{start}{f'{cut}; fetch or copy it again' if self.truncated else 'no packets; capture again'}"
+        (most, _), *others = kinds = self.kinds.most_common()
+        found = f"{self.packets} packet{'s' if self.packets > 1 else ''}"
+        if others:
+            found += f": {', '.join(f'{count} {kind}' for kind, count in kinds)}"
+        else:
+            found += f"{' ' if most.startswith('without') else ', all '}{most}"
+        return f"{start}no IPv4 packets among {found}; {_REMEDIES.get(most, _ANY_REMEDY)}"
 
 
 def read_capture(
@@ -58,7 +105,7 @@ def read_capture(
         piece: bytes that are looked at together.
 
     Raises:
-        CaptureError: the file is missing, is no capture, is damaged, or was captured on a link of an unknown type.
+        CaptureError: the file is missing, is no capture, is damaged, or is a pcap of a link of an unknown type.
     """
     with check_readable(path, CaptureError).open("rb") as file:
         zipped = file.read(2) == _GZIP
@@ -75,11 +122,14 @@ def read_capture(
 
 
 def _pieces(stream: BufferedIOBase, progress: Callable[[], object], tally: Tally, piece: int) -> Iterator[Packets]:
-    decoder, ends = Decoder(tally), False
+    decoder, ends, is_cut, read = Decoder(tally), False, False, 0
     while not ends:
-        more, ends = _read(stream, piece)
+        more, ends, is_cut = _read(stream, piece)
+        read += len(more)
         yield from decoder.decode(more)
         progress()
+    if is_cut and not read:
+        raise CaptureError(CUT_OFF)
     decoder.finish()
 
 
@@ -94,12 +144,13 @@ class Decoder:
         self._tally = tally
         self._format: CaptureFormat | None = None
         self._rest, self._place = b"", 0  # what is not decoded yet, and where in the capture it stands
+        self._untimed = 0
 
     def decode(self, more: bytes) -> Iterator[Packets]:
         """Yield the IPv4 packets that the next bytes bring.
 
         Raises:
-            CaptureError: they are of no capture, damaged, or were captured on a link of an unknown type.
+            CaptureError: they are of no capture, damaged, or of a pcap of a link of an unknown type.
         """
         self._rest += more
         if self._format is None:
@@ -109,10 +160,20 @@ class Decoder:
         assert self._format is not None
         frames, done = self._format.take(self._rest, self._place)
         self._done_with(done)
-        for some in frames:
-            found = ipv4_packets(some)
-            self._tally.count(found)
-            yield found.packets
+        self._tally.count_untimed(self._format.untimed - self._untimed)
+        self._untimed = self._format.untimed
+        if frames:
+            yield self._packets(frames)
+
+    def _packets(self, frames: list[Frames]) -> Packets:
+        """Return the IPv4 packets among frames of a piece, in the file's order."""
+        found = [ipv4_packets(some) for some in frames]
+        for some in found:
+            self._tally.count(some)
+        if len(found) == 1:
+            return found[0].packets
+        order = np.argsort(np.concatenate([some.start for some in found]), kind="stable")
+        return Packets.joined([some.packets for some in found]).take(order)
 
     def finish(self) -> None:
         """Count what the end of the capture leaves.
@@ -122,26 +183,29 @@ class Decoder:
         """
         if self._format is None:
             self._begin()
-        assert self._format is not None
-        self._tally.packets += self._format.untimed
-        self._tally.malformed += self._format.untimed
+        if not self._place:
+            raise CaptureError(CUT_OFF)
         self._tally.truncated += bool(self._rest)
 
     def _begin(self) -> None:
-        self._format, done = capture_format(self._rest[:HEADER])
+        self._format, done = capture_format(self._rest[:LONGEST_MAGIC])
+        only = self._format.only_link_type
+        if only is not None and only not in LINK_TYPES:
+            known = ", ".join(dict.fromkeys(link.name for link in LINK_TYPES.values()))
+            raise CaptureError(f"was captured with {name_link_type(only)}; known are {known}")
         self._done_with(done)
 
     def _done_with(self, count: int) -> None:
         self._rest, self._place = self._rest[count:], self._place + count
 
 
-def _read(stream: BufferedIOBase, count: int) -> tuple[bytes, bool]:
-    """Return the next bytes, and whether the stream ends there, be it before its time."""
+def _read(stream: BufferedIOBase, count: int) -> tuple[bytes, bool, bool]:
+    """Return the next bytes, whether the stream ends there, and whether it does so before its time."""
     parts = []
     try:
         while count and (part := stream.read1(count)):
             parts.append(part)
             count -= len(part)
     except EOFError:  # a gzip file that is cut off; what came before is here
-        return b"".join(parts), True
-    return b"".join(parts), count > 0
+        return b"".join(parts), True, True
+    return b"".join(parts), count > 0, False

@@ -15,10 +15,10 @@ from typing import Final, Self
 
 import numpy as np
 
-from dataset.capture_formats import Frames, Integers, words
 from dataset.captures import Tally
 from dataset.flow_features import NO_PACKETS, Packets
-from dataset.link_types import ipv4_packets
+from dataset.frames import Frames, Integers, words
+from dataset.link_types import VLAN, ipv4_packets
 from utils.errors import CaptureError, NoInterfaceError
 
 BLOCK: Final = 2**18
@@ -120,8 +120,10 @@ class Interface:
         frames, tagged = block_frames(self._take(), self._link_type)
         found = ipv4_packets(frames)
         self._tally.count(found)
-        self._tally.packets += tagged
-        self._tally.other += tagged
+        if tagged:
+            self._tally.packets += tagged
+            self._tally.other += tagged
+            self._tally.kinds[VLAN] += tagged
         return found.packets
 
     def _wait(self, seconds: float) -> None:

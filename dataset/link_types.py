@@ -4,15 +4,16 @@ A frame's size counts as if the packet had come over Ethernet, whatever the link
 Ethernet frames.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.capture_formats import Bytes, Frames, Integers, layout, structures, words
-from dataset.flow_features import Packets
-from utils.errors import CaptureError
+from dataset.flow_features import NO_PACKETS, Packets
+from dataset.frames import Bytes, Frames, Integers, layout, structures, words
 
 _ETHERNET_HEADER: Final = 14
 _IPV4: Final = 0x0800
@@ -30,6 +31,24 @@ _HEADERS: Final = layout(
 """The headers of IPv4, and of TCP behind it where that one has no options."""
 
 
+VLAN: Final = "VLAN-tagged"
+CUT_SHORT: Final = "cut short within their headers"
+NO_TIME: Final = "without a timestamp from 1970 to 9999"
+NOT_VERSION_4: Final = "of another version than their link's header says"
+OTHER: Final = "of other protocols"
+"""Kinds of frames that are no IPv4 packets."""
+
+_ETHERTYPES: Final = {
+    **dict.fromkeys((0x8100, 0x88A8, 0x9100), VLAN),
+    0x86DD: "IPv6",
+    0x0806: "ARP",
+    **dict.fromkeys((0x8847, 0x8848), "MPLS"),
+    **dict.fromkeys((0x8863, 0x8864), "PPPoE"),
+}
+_FAMILIES: Final = {family << shift: "IPv6" for family in (24, 28, 30) for shift in (0, 24)}
+_VERSIONS: Final = dict.fromkeys(range(0x60, 0x70), "IPv6")
+
+
 @dataclass(frozen=True)
 class LinkType:
     """How a link's frames begin.
@@ -38,30 +57,58 @@ class LinkType:
         name: for people.
         header: bytes in front of the IP packet.
         marks: (place, type of number, values), what stands there in front of an IPv4 packet.
+        others: what other frames are, by the number that stands there.
     """
 
     name: str
     header: int
     marks: tuple[int, str, tuple[int, ...]]
+    others: Mapping[int, str]
 
 
 _FIRST_NIBBLE: Final = tuple(range(0x40, 0x50))
-_RAW: Final = LinkType("raw IP", 0, (0, "u1", _FIRST_NIBBLE))
+_RAW: Final = LinkType("raw IP", 0, (0, "u1", _FIRST_NIBBLE), _VERSIONS)
 # A loopback frame begins with the address family of the machine it was captured on, in that machine's byte order.
-_NULL: Final = LinkType("BSD loopback", 4, (0, "<u4", (2, 2 << 24)))
+_NULL: Final = LinkType("BSD loopback", 4, (0, "<u4", (2, 2 << 24)), _FAMILIES)
+_ETHERNET: Final = LinkType("Ethernet", _ETHERNET_HEADER, (12, ">u2", (_IPV4,)), _ETHERTYPES)
 LINK_TYPES: Final = {
     0: _NULL,
-    1: LinkType("Ethernet", _ETHERNET_HEADER, (12, ">u2", (_IPV4,))),
+    1: _ETHERNET,
     12: _RAW,
     14: _RAW,
     101: _RAW,
     108: _NULL,
-    113: LinkType("Linux cooked", 16, (14, ">u2", (_IPV4,))),
-    228: LinkType("raw IPv4", 0, (0, "u1", _FIRST_NIBBLE)),
-    229: LinkType("raw IPv6", 0, (0, "u1", ())),
-    276: LinkType("Linux cooked, version 2", 20, (0, ">u2", (_IPV4,))),
+    113: LinkType("Linux cooked", 16, (14, ">u2", (_IPV4,)), _ETHERTYPES),
+    228: LinkType("raw IPv4", 0, (0, "u1", _FIRST_NIBBLE), _VERSIONS),
+    229: LinkType("raw IPv6", 0, (0, "u1", ()), _VERSIONS),
+    276: LinkType("Linux cooked, version 2", 20, (0, ">u2", (_IPV4,)), _ETHERTYPES),
 }
 """By LINKTYPE_ number: https://www.tcpdump.org/linktypes.html."""
+
+_UNREADABLE: Final = {
+    9: "PPP",
+    50: "PPP",
+    51: "PPPoE",
+    104: "Cisco HDLC",
+    105: "IEEE 802.11",
+    107: "Frame Relay",
+    119: "IEEE 802.11",
+    127: "IEEE 802.11",
+    163: "IEEE 802.11",
+    187: "Bluetooth",
+    189: "USB",
+    192: "PPI",
+    195: "IEEE 802.15.4",
+    201: "Bluetooth",
+    220: "USB",
+    227: "CAN",
+    230: "IEEE 802.15.4",
+    239: "netfilter log",
+    249: "USB",
+    253: "netlink",
+    283: "IEEE 802.15.4",
+}
+"""Names of link types that cannot be read, by number."""
 
 
 @dataclass(frozen=True)
@@ -70,33 +117,66 @@ class Sorted:
 
     Attributes:
         packets: the IPv4 packets.
-        other: frames that are not IPv4.
-        malformed: frames that claim to be, and are too short for its header, or of no time from 1970 to 9999.
+        start: (P,) where in the piece their frames begin.
+        other: frames that are not IPv4, or of a link whose type is not known.
+        malformed: frames that claim to be, and are too short for its header, of another version, or of no time from
+            1970 to 9999.
+        kinds: how many of both there are of each kind, in words.
+        unreadable: of the others, those of a link whose type is not known, by its name.
     """
 
     packets: Packets
+    start: Integers
     other: int
     malformed: int
+    kinds: Counter[str] = field(default_factory=Counter)
+    unreadable: Counter[str] = field(default_factory=Counter)
+
+
+def name_link_type(number: int) -> str:
+    """Return a LINKTYPE_ number with its name, where there is one here."""
+    known = LINK_TYPES[number].name if number in LINK_TYPES else _UNREADABLE.get(number)
+    return f"link type {number}" + (f" ({known})" if known else "")
 
 
 def ipv4_packets(frames: Frames) -> Sorted:
-    """Return the IPv4 packets among frames, in their order.
-
-    Raises:
-        CaptureError: the link's type is not known here.
-    """
+    """Return the IPv4 packets among frames, in their order."""
     if frames.link_type not in LINK_TYPES:
-        known = ", ".join(dict.fromkeys(link.name for link in LINK_TYPES.values()))
-        raise CaptureError(f"was captured on a link of type {frames.link_type}; known are {known}")
+        count, name = len(frames), name_link_type(frames.link_type)
+        return Sorted(NO_PACKETS, frames.start[:0], count, 0, Counter({f"of {name}": count}), Counter({name: count}))
     link = LINK_TYPES[frames.link_type]
     place, dtype, values = link.marks
     whole = np.flatnonzero(frames.captured >= max(link.header, place + np.dtype(dtype).itemsize))
-    marked = whole[_is_one_of(words(frames.content, frames.start[whole] + place, dtype), values)]
-    chosen = marked[frames.captured[marked] >= link.header + _IP_HEADER]
-    if len(chosen) and not 0 <= frames.timestamp.min() <= frames.timestamp.max() < _LATEST:
-        chosen = chosen[(frames.timestamp[chosen] >= 0) & (frames.timestamp[chosen] < _LATEST)]
-    malformed = len(frames) - len(whole) + len(marked) - len(chosen)
-    return Sorted(_packets(frames, chosen, link), len(frames) - len(chosen) - malformed, malformed)
+    marks = words(frames.content, frames.start[whole] + place, dtype)
+    is_marked = _is_one_of(marks, values)
+    marked = whole[is_marked]
+    long = marked[frames.captured[marked] >= link.header + _IP_HEADER]
+    timed = long
+    if len(long) and not 0 <= frames.timestamp.min() <= frames.timestamp.max() < _LATEST:
+        timed = long[(frames.timestamp[long] >= 0) & (frames.timestamp[long] < _LATEST)]
+    # Behind an Ethernet header, no more than its type is asked for: so the features are defined.
+    chosen = timed if link is _ETHERNET else timed[_is_version_4(frames, timed, link)]
+    kinds = Counter[str]()
+    other, malformed = len(whole) - len(marked), len(frames) - len(whole) + len(marked) - len(chosen)
+    if other:
+        kinds += _count_kinds(marks[~is_marked], link)
+    if malformed:
+        cut = len(frames) - len(whole) + len(marked) - len(long)
+        kinds += Counter({CUT_SHORT: cut, NO_TIME: len(long) - len(timed), NOT_VERSION_4: len(timed) - len(chosen)})
+    return Sorted(_packets(frames, chosen, link), frames.start[chosen], other, malformed, kinds)
+
+
+def _is_version_4(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> NDArray[np.bool_]:
+    is_4: NDArray[np.bool_] = frames.content[frames.start[chosen] + link.header] >> 4 == 4
+    return is_4
+
+
+def _count_kinds(marks: Integers, link: LinkType) -> Counter[str]:
+    """Return of which kinds frames (N,) are that are not IPv4, by what stands where that is said."""
+    kinds = Counter[str]()
+    for mark, count in zip(*np.unique(marks, return_counts=True), strict=True):
+        kinds[link.others.get(int(mark), OTHER)] += int(count)
+    return kinds
 
 
 def _is_one_of(numbers: Integers, values: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -125,9 +205,13 @@ def _packets(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> Packet
 
 
 def _ports(content: Bytes, start: Integers, captured: Integers, header: NDArray[np.void]) -> NDArray[np.uint32]:
-    """Return the ports (P,) of packets, as in ``Packets``; those of a datagram's first fragment alone are there."""
+    """Return the ports (P,) of packets, as in ``Packets``.
+
+    They are known of a datagram's first fragment alone, and not where the header claims to be shorter than it can be.
+    """
     length = (header["version_length"] & 0xF).astype(np.int64) * 4
-    there = (length + 4 <= captured) & _WITH_PORTS[header["protocol"]] & (header["fragment"] & 0x1FFF == 0)
+    there = (length >= _IP_HEADER) & (length + 4 <= captured)
+    there &= _WITH_PORTS[header["protocol"]] & (header["fragment"] & 0x1FFF == 0)
     ports = np.where(there, header["ports"], 0)
     moved = np.flatnonzero(there & (length != _IP_HEADER))
     ports[moved] = words(content, start[moved] + length[moved], ">u4")

@@ -81,7 +81,8 @@ def _repeat(original: Path, path: Path) -> int:
     """Write a capture again and again, each time as much later as it is long; return the packets in all."""
     import gzip
 
-    from dataset.capture_formats import Pcap, words
+    from dataset.capture_formats import Pcap
+    from dataset.frames import words
 
     content = bytearray(gzip.decompress(original.read_bytes()))
     (frames,), _ = Pcap("<", 10**6, 1).take(bytes(content[24:]), 24)

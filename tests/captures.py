@@ -41,8 +41,11 @@ def ipv4_packet(time: int, size: int, frame: bytes) -> tuple[int, int, int, int,
 
 def ports(protocol: int, frame: bytes) -> int:
     """Return source and destination port of an IPv4 packet, 16 bits each, or an ICMP packet's type and code."""
-    behind = 14 + 4 * (frame[14] & 15)
-    if protocol not in {1, 6, 17, 132} or int.from_bytes(frame[20:22]) & 0x1FFF or len(frame) < behind + 4:
+    length = 4 * (frame[14] & 15)
+    behind = 14 + length
+    if protocol not in {1, 6, 17, 132} or int.from_bytes(frame[20:22]) & 0x1FFF:
+        return 0
+    if length < 20 or len(frame) < behind + 4:
         return 0
     if protocol == 1:
         return frame[behind] << 16 | frame[behind + 1]

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset import frame_headers
-from dataset.capture_formats import PcapNg
 from dataset.captures import Tally, read_capture
 from dataset.flow_features import Packets
+from dataset.pcapng import PcapNg
 from tests.captures import SHARED, Frame, ipv4_packet, needs_shared, read_frames, read_packets
 from utils.errors import CaptureError
 
@@ -288,13 +288,16 @@ def test_a_gzip_file_cut_off_gives_what_is_there(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"no capture at all, but long enough", "no pcap or pcapng"),
-        (b"\xd4\xc3\xb2\xa1", "no pcap or pcapng"),
+        (b"\xd4\xc3\xb2\xa1", "is cut off in its header; fetch or copy it again"),
         (pcap([]) + struct.pack("<IIII", 0, 0, 300_000, 300_000), "damaged at byte 24: a frame of 300000 bytes"),
-        (pcap(FRAMES, link=147), "a link of type 147"),
+        (pcap(FRAMES, link=147), "was captured with link type 147; known are BSD loopback"),
         (section("<") + struct.pack("<III", 6, 7, 0), "damaged at byte 28: a block of 7 bytes"),
         (section("<") + packet("<", *FRAMES[0]), "a packet that does not fit its block or interface"),
         (section("<") + block("<", 1, b"\1"), "an interface"),
-        (section("<") + interface("<", options=option("<", 9, b"\xff")), "whose clock no one has"),
+        (
+            section("<") + interface("<", options=option("<", 9, b"\xff")),
+            "an unsupported timestamp resolution",
+        ),
         (section("<") + interface("<") + block("<", 6, b"\0" * 8), "a packet block without a packet"),
         (b"\x0a\x0d\x0d\x0a" + struct.pack("<II", 28, 0) + b"\0" * 16, "a section of no byte order"),
         (gzip.compress(pcap(FRAMES))[:-8] + b"\0" * 8, "is damaged: CRC check failed"),

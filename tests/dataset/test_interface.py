@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.capture_formats import Frames
 from dataset.captures import Tally
 from dataset.flow_features import NO_PACKETS, Packets
+from dataset.frames import Frames
 from dataset.interface import BLOCK, KEPT, RING, Interface, block_frames
 from dataset.live import Source
 from tests.captures import Frame, read_packets
