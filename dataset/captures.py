@@ -27,6 +27,7 @@ UNTIMED: Final = "without a timestamp (simple packet blocks)"
 
 _GZIP: Final = b"\x1f\x8b"
 _MOST_NAMED: Final = 3
+_MOST_KINDS: Final = 8
 _REMEDIES: Final = {
     VLAN: "strip the tags, for example with tcprewrite --enet-vlan=del",
     UNTIMED: "capture again with dumpcap or tcpdump, which write timestamps",
@@ -83,14 +84,26 @@ class Tally:
         start = f"{', '.join(names[:_MOST_NAMED])}{more}: "
         cut = "is cut in its first frame" if len(names) == 1 else "some are cut in their first frame"
         if not self.packets:
-            return f"{start}{f'{cut}; fetch or copy it again' if self.truncated else 'no packets; capture again'}"
-        (most, _), *others = kinds = self.kinds.most_common()
+            return start + (f"{cut}; fetch or copy it again" if self.truncated else "no packets; capture again, longer")
+        (most, _), *others = self.kinds.most_common()
         found = f"{self.packets} packet{'s' if self.packets > 1 else ''}"
         if others:
-            found += f": {', '.join(f'{count} {kind}' for kind, count in kinds)}"
+            found += f": {name_most_common(self.kinds, '{count} {kind}')}"
         else:
             found += f"{' ' if most.startswith('without') else ', all '}{most}"
         return f"{start}no IPv4 packets among {found}; {_REMEDIES.get(most, _ANY_REMEDY)}"
+
+
+def name_most_common(kinds: Counter[str], form: str) -> str:
+    """Return the most common of some kinds as a list for people.
+
+    Args:
+        kinds: how many there are of each.
+        form: of one, with the fields ``count`` and ``kind``.
+    """
+    named = [form.format(count=count, kind=kind) for kind, count in kinds.most_common(_MOST_KINDS)]
+    rest = [f"{kinds.total()} in all"] if len(kinds) > _MOST_KINDS else []
+    return ", ".join(named + rest)
 
 
 def read_capture(

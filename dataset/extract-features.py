@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> None:
         if args.fit_scaler and (records := list(records)):
             fit = fitted(Records.joined(records).features)
             scaler = scaler if args.raw or args.scaler else fit
-        written = write_records(records, args.output, scaler, labels, identity=args.identity)
+        written = write_records(
+            records, args.output, scaler, labels, identity=args.identity, explain_none=observation.explain_no_ipv4
+        )
     if fit is not None:
         write_scaler(fit, args.fit_scaler)
         print(f"scaler -> {args.fit_scaler}")

@@ -150,6 +150,7 @@ def write_records(
     labels: Labels | None = None,
     *,
     identity: bool = False,
+    explain_none: Callable[[], str] = lambda: "there were no IPv4 packets, so there is nothing to write",
 ) -> Written:
     """Write records as a dataset CSV, whole or not at all.
 
@@ -159,6 +160,7 @@ def write_records(
         scaler: turns features into network inputs; None: they stay raw.
         labels: tell the attacks; None: there is no class column.
         identity: put the columns ``IDENTITY`` in front.
+        explain_none: returns the message where there are no records.
 
     Raises:
         CaptureError: there are no records.
@@ -178,7 +180,7 @@ def write_records(
             outside += (scaler or PUBLISHED).out_of_range(some.features)
             attacks += 0 if classes is None else int(classes.sum())
         if not rows:
-            raise CaptureError("there were no IPv4 packets, so there is nothing to write")
+            raise CaptureError(explain_none())
     return Written(rows, len(starts), outside, None if labels is None else attacks)
 
 

@@ -63,6 +63,8 @@ class GrowingCapture:
         more = self._more(seconds)
         try:
             found = list(self._decoder.decode(more))
+            if self.ended and not self._read:
+                raise CaptureError("is empty; check the program that writes it")
             if self.ended:
                 self._decoder.finish()
         except CaptureError as problem:
@@ -77,9 +79,8 @@ class GrowingCapture:
             raise CaptureError(f"{self._name}: cannot be read: {problem.strerror}; check the disk") from problem
         self.is_drained = len(more) < PIECE if self._grows else not more
         if self._read == 0 and more.startswith(_GZIP):
-            raise CaptureError(
-                f"{self._name}: is compressed, so it does not grow; leave out --follow, or pipe it from zcat"
-            )
+            remedy = "so it does not grow; leave out --follow" if self._grows else "unpack it in the pipe with gzip -dc"
+            raise CaptureError(f"{self._name}: is gzip-compressed{',' if self._grows else ';'} {remedy}")
         self._read += len(more)
         return more
 

@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 
 from tqdm import tqdm
 
-from dataset.captures import Tally
+from dataset.captures import Tally, name_most_common
 from dataset.extraction import capture_records
 from dataset.growing import STANDARD_INPUT, GrowingCapture
 from dataset.interface import Interface
@@ -46,6 +46,13 @@ class Traffic:
     clamp: bool = False
 
     @property
+    def names(self) -> list[str]:
+        """What messages call its sources."""
+        if self.interface is not None:
+            return [self.interface]
+        return ["standard input" if path == STANDARD_INPUT else str(path) for path in self.captures]
+
+    @property
     def is_live(self) -> bool:
         """Whether it is observed as it comes."""
         flowing = any(path == STANDARD_INPUT or is_pipe(path) for path in self.captures)
@@ -74,12 +81,14 @@ class Observation:
         records: of the windows that are over, in lists; an empty one whenever there are none for a moment.
         tally: counts what was read.
         windows: what is still open.
+        names: of the captures or the interface.
         source: where live traffic comes from.
     """
 
     records: Iterator[list[Records]]
     tally: Tally
     windows: Windows
+    names: Sequence[str]
     source: Source | None = None
 
     @property
@@ -100,7 +109,13 @@ class Observation:
             parts.append(f"{windows.left_out} left out by --max-records")
         if tally.truncated:
             parts.append(f"{tally.truncated} files end within a frame")
+        if tally.unreadable:
+            parts.append(f"{name_most_common(tally.unreadable, '{count} of {kind}')} cannot be read")
         return ", ".join(parts)
+
+    def explain_no_ipv4(self) -> str:
+        """Return that no IPv4 packets came, and what came, as a message."""
+        return self.tally.explain_no_ipv4(self.names)
 
 
 @contextmanager
@@ -112,7 +127,8 @@ def observed(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observat
         is_over: whether to stop; of live traffic, the records of windows that are open then are yielded too.
 
     Raises:
-        CaptureError: what ``read_capture``, ``GrowingCapture`` or ``Interface`` raises.
+        CaptureError: what ``read_capture``, ``GrowingCapture`` or ``Interface`` raises; and at the end of captures that
+            were not stopped, that there were no IPv4 packets.
     """
     traffic.check()
     tally = Tally()
@@ -120,7 +136,8 @@ def observed(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observat
         windows = Windows()
         with _byte_bar(traffic.captures, tally) as progress:
             found = capture_records(traffic.captures, tally, windows, clamp=traffic.clamp, progress=progress)
-            yield Observation(_until(is_over, found), tally, windows)
+            records = _with_ipv4(_until(is_over, found), traffic, tally, lambda: not is_over())
+            yield Observation(records, tally, windows, traffic.names)
         return
     windows = live_windows(traffic.most_records)
     over = _or_after(traffic.duration, is_over)
@@ -128,7 +145,8 @@ def observed(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observat
         coming = live_records(source, windows, over, clamp=traffic.clamp)
         # In a thread, for the kernel's room is small, and what is done with the records may take long.
         with closing(in_background(coming, _MOST_WAITING, TICK)) as lists:
-            yield Observation(map(show, lists), tally, windows, source)
+            records = _with_ipv4(map(show, lists), traffic, tally, lambda: source.ended)
+            yield Observation(records, tally, windows, traffic.names, source)
 
 
 def _until(is_over: Callable[[], bool], found: Iterator[Records]) -> Iterator[list[Records]]:
@@ -136,6 +154,15 @@ def _until(is_over: Callable[[], bool], found: Iterator[Records]) -> Iterator[li
         yield [records]
         if is_over():
             return
+
+
+def _with_ipv4(
+    records: Iterator[list[Records]], traffic: Traffic, tally: Tally, has_ended: Callable[[], bool]
+) -> Iterator[list[Records]]:
+    """Yield records, and raise an error where the traffic has ended by itself and there were no IPv4 packets."""
+    yield from records
+    if has_ended() and not tally.ipv4:
+        raise CaptureError(tally.explain_no_ipv4(traffic.names))
 
 
 def _or_after(seconds: float | None, is_over: Callable[[], bool]) -> Callable[[], bool]:

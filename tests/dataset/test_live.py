@@ -195,7 +195,7 @@ def test_a_file_that_cannot_grow_is_refused(tmp_path: Path) -> None:
     with (
         GrowingCapture(FOLDER / "echo-connections.pcap.gz", Tally()) as source,
         pytest.raises(
-            CaptureError, match=r"echo-connections.pcap.gz: is compressed, so it does not grow; leave out --follow"
+            CaptureError, match=r"echo-connections.pcap.gz: is gzip-compressed, so it does not grow; leave out --follow"
         ),
     ):
         source.packets(0)
