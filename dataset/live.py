@@ -3,12 +3,14 @@
 A window is closed once no packet of it can still be on its way. The clock that stamps the packets may be another
 machine's: how far it is ahead of ours is what the promptest packets show. Whoever is behind with reading goes by the
 packets' own times instead, so that a burst is late, but whole; and so does whoever reads a capture of former times.
+Either way, only a time that several packets in a row have reached counts: a lone packet far ahead closes no window.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
+from dataset.confirmation import NEVER, ConfirmedMaximum
 from dataset.extraction import clamped
 from dataset.flow_features import Packets
 from dataset.options import MOST_RECORDS
@@ -24,7 +26,6 @@ MOST_PACKETS: Final = 4_000_000
 
 _OLD: Final = 60.0  # seconds; a capture whose packets are always older than this is one of former times
 _BACKLOG: Final = 1.0  # seconds in which what the source still holds is read at the end, at most
-_NEVER: Final = float("-inf")
 _SET_BACK: Final = 1.0
 _MICROSECONDS: Final = 1_000_000
 
@@ -83,7 +84,7 @@ def live_records(
     Raises:
         CaptureError: what ``source`` raises, after the records of the windows that were open.
     """
-    before, newest, ahead = clock(), _NEVER, _NEVER
+    before, ahead = clock(), ConfirmedMaximum()
     try:
         while not (is_over() or source.ended):
             packets = source.packets(TICK)
@@ -91,19 +92,24 @@ def live_records(
             found: list[Records] = []
             if now < before - _SET_BACK:
                 # Time begins anew, lest all packets until then be too late.
-                found, newest, ahead = windows.restart(), _NEVER, _NEVER
+                found, ahead = windows.restart(), ConfirmedMaximum()
             before = now
             if len(packets):
-                newest = max(newest, int(packets.timestamp.max()) / _MICROSECONDS)
-                ahead = max(ahead, newest - now)
+                ahead.add(packets.timestamp / _MICROSECONDS - now)
                 found += windows.add(clamped(packets) if clamp else packets)
-            is_current = source.is_drained and ahead > -_OLD
-            yield found + windows.close((now + ahead if is_current else newest) - source.grace)
+            is_current = source.is_drained and _seconds_ahead(ahead) > -_OLD
+            yield found + windows.close((now + _seconds_ahead(ahead) if is_current else windows.reached) - source.grace)
         yield from _backlog(source, windows, clock(), clamp=clamp)
     except CaptureError:
         yield windows.close()
         raise
     yield windows.close()
+
+
+def _seconds_ahead(ahead: ConfirmedMaximum) -> float:
+    """Return how far the packets' clock is ahead of ours, or behind it where negative."""
+    # A few first packets are believed unless they are ahead: that they would have to show in greater number.
+    return min(ahead.unconfirmed, 0.0) if ahead.value == NEVER else ahead.value
 
 
 def _backlog(source: Source, windows: Windows, end: float, *, clamp: bool) -> Iterator[list[Records]]:

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.confirmation import NEVER, ConfirmedMaximum
 from dataset.flow_features import Packets, flow_features
 from utils.records import WINDOW_SECONDS, Records
 
@@ -22,6 +23,9 @@ MOST_OPEN: Final = 4096
 
 MOST_WAITING: Final = 200_000
 """Records that wait for others in front of them; beyond, they are handed out as they are."""
+
+_PATIENCE: Final = 4
+"""Times as many packets and windows as else are held before a window is closed that packets are coming into."""
 
 _BATCH: Final = 50_000  # packets: of more at once each takes longer, for they fit in no cache
 
@@ -52,12 +56,11 @@ class Windows:
     """Collects packets, and hands out the records of the windows that are closed.
 
     The records of a capture are those that ``flow_features`` finds in all its packets at once, in the same order, as
-    long as no packet comes later than ``lateness`` allows and no more than ``most_packets`` must be held.
+    long as no packet comes after its window was closed and no more than ``most_packets`` must be held.
 
     Args:
-        lateness: seconds, by the packets' own time, for which a window that is over waits for packets out of order. Not
-            by default: one packet with a wrong time far ahead would close all windows.
-        most_packets: held at once; the newest window is not closed for their sake.
+        most_packets: held at once; the newest window is not closed for their sake, and the one that packets are coming
+            into only where there are several times as many.
         in_order: records are handed out in the order of their first packets even where packets of several windows
             alternate, for which some wait until the next window is closed; else as soon as their window is.
         most_records: of one window, for traffic that does not wait: packets that would begin more, or of which more
@@ -71,7 +74,6 @@ class Windows:
 
     def __init__(
         self,
-        lateness: float = float("inf"),
         most_packets: int = MOST_PACKETS,
         *,
         in_order: bool = True,
@@ -79,12 +81,17 @@ class Windows:
     ) -> None:
         self.held = self.late = self.left_out = 0
         self._most_records = most_records
-        self._lateness, self._most, self._in_order = lateness, most_packets, in_order
+        self._most, self._in_order = most_packets, in_order
         self._open: dict[int, _Window] = {}
         self._first_open: int | None = None  # windows before this one are closed
-        self._newest: int | None = None
+        self._reached = ConfirmedMaximum()
         self._seen = 0
         self._waiting: list[Records] = []
+
+    @property
+    def reached(self) -> float:
+        """The time that packets have reached, in seconds since the epoch: several in a row, as one may be wrong."""
+        return self._reached.value / _MICROSECONDS
 
     def add(self, packets: Packets) -> list[Records]:
         """Take the next packets of a capture; return the records that are complete by now."""
@@ -100,11 +107,9 @@ class Windows:
             for chosen in np.split(order, np.flatnonzero(np.diff(window[order])) + 1):
                 self._take(int(window[chosen[0]]), packets.take(chosen), places[chosen])
         self._seen += len(packets)
-        self._newest = newest if self._newest is None else max(newest, self._newest)
-        closed = self.close(self._newest / _MICROSECONDS - self._lateness)
-        if self.held > self._most or len(self._open) > MOST_OPEN:
-            closed += self.close(self._surplus())
-        return closed
+        self._reached.add(packets.timestamp)
+        is_too_much = self.held > self._most or len(self._open) > MOST_OPEN
+        return self.close(self._surplus() if is_too_much else NEVER)
 
     def close(self, seconds: float = float("inf")) -> list[Records]:
         """Close the windows that end at a time, seconds since the epoch, or before; return the complete records."""
@@ -123,7 +128,7 @@ class Windows:
     def restart(self) -> list[Records]:
         """Close all windows, and take packets of any time again; return the complete records."""
         records = self.close()
-        self._first_open = self._newest = None
+        self._first_open, self._reached = None, ConfirmedMaximum()
         return records
 
     def _take(self, number: int, packets: Packets, places: NDArray[np.int64]) -> None:
@@ -145,9 +150,11 @@ class Windows:
 
     def _surplus(self) -> float:
         """Return when the last of the oldest windows ends, in seconds, that are too many to be held."""
-        held, end = self.held, float("-inf")
+        held, end, patience = self.held, NEVER, 1
         for place, number in enumerate(sorted(self._open)[:-1]):
-            if held <= self._most and len(self._open) - place <= MOST_OPEN:
+            if (number + 1) * WINDOW_SECONDS > self.reached:
+                patience = _PATIENCE
+            if held <= patience * self._most and len(self._open) - place <= patience * MOST_OPEN:
                 break
             held -= len(self._open[number])
             end = (number + 1) * WINDOW_SECONDS

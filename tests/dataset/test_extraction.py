@@ -110,7 +110,7 @@ def test_captures_in_the_order_of_time_are_parts_of_one_and_others_stand_alone(t
     whole, *halves = parts
     together = records_of(*halves)
     np.testing.assert_array_equal(together.features, records_of(whole).features)
-    windows = Windows(lateness=0)
+    windows = Windows(most_packets=2)
     backwards = records_of(*reversed(halves), windows=windows)
     assert windows.late == 0
     assert len(backwards) == len(together) + 1  # the window that the two halves share is in both

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dataset.captures import Tally
+from dataset.confirmation import IN_A_ROW
 from dataset.flow_features import NO_PACKETS, Packets, flow_features
 from dataset.growing import GrowingCapture
 from dataset.live import live_records, live_windows
@@ -122,6 +123,60 @@ def test_the_clock_of_a_sensor_elsewhere_may_differ_from_ours(skew: float) -> No
     found = [some for records in live_records(source, windows, lambda: False, clock=source.clock) for some in records]
     assert_same(Records.joined(found), flow_features(packets_at(*times)))
     assert windows.late == 0
+
+
+def ahead(count: int, seconds: float = 7200) -> Packets:
+    return packets_at(*np.linspace(seconds, seconds + 1, count).tolist(), host=7)
+
+
+def with_packets_ahead(place: int, count: int) -> Packets:
+    """Return the packets of two minutes, and among them some of two hours later."""
+    steady = packets_at(*np.linspace(0, 120, 600).tolist())
+    before, after = np.arange(place), np.arange(place, len(steady))
+    return Packets.joined([steady.take(before), ahead(count), steady.take(after)])
+
+
+@pytest.mark.parametrize("count", [1, IN_A_ROW - 1])
+@pytest.mark.parametrize("place", [0, 1, 300, 599])
+@pytest.mark.parametrize("most", [1, 50, 1000])
+def test_packets_far_ahead_that_nothing_confirms_make_no_other_late_in_a_capture_that_is_read(
+    place: int, count: int, most: int
+) -> None:
+    packets, windows = with_packets_ahead(place, count), live_windows()
+    source = Replay(packets, NOW / SECOND + 10**6, most=most)
+    found = [some for records in live_records(source, windows, lambda: False, clock=lambda: 2e9) for some in records]
+    assert windows.late == 0
+    assert_same_in_any_order(Records.joined(found), flow_features(packets))
+
+
+@pytest.mark.parametrize("count", [1, IN_A_ROW - 1])
+@pytest.mark.parametrize("place", [1, 300])
+def test_packets_far_ahead_that_nothing_confirms_make_no_other_late_as_they_come(place: int, count: int) -> None:
+    packets, windows = with_packets_ahead(place, count), live_windows()
+    source = replay(packets)
+    source.due = np.where(packets.timestamp > NOW + 7000 * SECOND, 0, packets.timestamp)
+    source.due = np.maximum.accumulate(source.due)
+    closed = []
+    for records in live_records(source, windows, lambda: False, clock=source.clock):
+        closed += [(source.seconds, int(some.window_start[0])) for some in records]
+    assert windows.late == 0
+    # While packets come, each window is closed by the clock, a moment after its end.
+    delays = [seconds - start - 15 for seconds, start in closed if start + 16 < NOW // SECOND + 120]
+    assert len(delays) == 7
+    assert max(delays) < 0.5
+
+
+def test_a_capture_that_goes_on_two_hours_later_is_closed_up_to_there() -> None:
+    packets = Packets.joined([packets_at(1, 2, 3), ahead(100)])
+    windows, source = live_windows(), Replay(packets, NOW / SECOND + 10**6, most=10)
+    coming = live_records(source, windows, lambda: False, clock=lambda: 2e9)
+    first = [some for _, records in zip(range(4), coming, strict=False) for some in records]
+    assert Records.joined(first).window_start.tolist() == [NOW // SECOND]
+    assert source.at < len(packets)
+
+
+def assert_same_in_any_order(found: Records, wanted: Records) -> None:
+    assert_same(found.take(np.argsort(found.first_packet)), wanted)
 
 
 def test_what_was_observed_before_the_source_failed_comes_before_the_failure() -> None:

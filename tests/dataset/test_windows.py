@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dataset.windows
+from dataset.confirmation import IN_A_ROW, NEVER
 from dataset.flow_features import Packets, flow_features
 from dataset.windows import Windows
 from tests.captures import SHARED, needs_shared, read_packets
@@ -68,24 +69,31 @@ def captures(draw: st.DrawFn) -> Packets:
 
 
 @given(captures(), st.integers(1, 20))
-def test_packets_out_of_order_change_nothing_within_the_lateness(packets: Packets, size: int) -> None:
-    windows = Windows(lateness=45)
-    assert_same(through(windows, pieces(packets, size)), flow_features(packets))
+def test_packets_out_of_order_change_nothing_where_windows_are_closed_later(packets: Packets, size: int) -> None:
+    windows = Windows()
+    found = []
+    for part in pieces(packets, size):
+        found += windows.add(part) + windows.close(windows.reached - 45)
+    assert_same(Records.joined([*found, *windows.close()]), flow_features(packets))
     assert (windows.held, windows.late) == (0, 0)
 
 
-def test_a_window_is_handed_out_when_nothing_more_can_belong_to_it() -> None:
-    windows = Windows(lateness=30)
-    assert windows.add(packets_at(1, 2)) == []
-    assert windows.add(packets_at(44.9)) == []
-    (records,) = windows.add(packets_at(45))
-    assert records.window_start.tolist() == [NOW // SECOND]
-    assert windows.held == 2
+def test_a_time_counts_as_reached_once_enough_packets_in_a_row_have_reached_it() -> None:
+    windows = Windows()
+    windows.add(packets_at(*range(IN_A_ROW - 1)))
+    assert windows.reached == NEVER
+    windows.add(packets_at(7200, *range(IN_A_ROW, 2 * IN_A_ROW)))
+    assert windows.reached == NOW / SECOND + IN_A_ROW
+    windows.add(packets_at(*[7200] * IN_A_ROW))
+    assert windows.reached == NOW / SECOND + 7200
+    windows.restart()
+    assert windows.reached == NEVER
 
 
 def test_a_packet_whose_window_is_closed_is_counted_and_left_out() -> None:
-    windows = Windows(lateness=0)
+    windows = Windows()
     windows.add(packets_at(1, 2, 16))
+    windows.close(NOW / SECOND + 15)
     assert windows.add(packets_at(3, 17)) == []
     (records,) = windows.close()
     assert (windows.late, records.window_start.tolist()) == (1, [NOW // SECOND + 15])
@@ -93,15 +101,29 @@ def test_a_packet_whose_window_is_closed_is_counted_and_left_out() -> None:
 
 
 def test_with_too_many_packets_the_oldest_windows_are_closed_early_but_never_the_newest() -> None:
-    windows = Windows(lateness=600, most_packets=3)
+    windows = Windows(most_packets=3)
     assert windows.add(packets_at(1, 2, 3, 4, 5)) == []
-    (records,) = windows.add(packets_at(20))
+    (records,) = windows.add(packets_at(*[20] * IN_A_ROW))
     assert records.window_start.tolist() == [NOW // SECOND]
-    assert windows.held == 1
+    assert windows.held == IN_A_ROW
+
+
+def test_a_packet_far_ahead_does_not_close_the_window_that_packets_are_coming_into() -> None:
+    packets = packets_at(*np.linspace(0, 14, 20), 7200, *np.linspace(0, 14, 20))
+    windows = Windows(most_packets=20)
+    assert_same(through(windows, pieces(packets, 5)), flow_features(packets))
+    assert windows.late == 0
+
+
+def test_of_packets_far_ahead_no_more_are_held_than_several_times_as_many() -> None:
+    windows = Windows(most_packets=20)
+    for number in range(200):
+        windows.add(packets_at(0, 1, 15 * number + 7200))
+        assert windows.held <= 4 * 20 + 3
 
 
 def test_the_clock_closes_windows_that_no_packet_would() -> None:
-    windows = Windows(lateness=float("inf"))
+    windows = Windows()
     windows.add(packets_at(1))
     assert windows.close(NOW / SECOND + 14.9) == []
     (records,) = windows.close(NOW / SECOND + 15)
@@ -122,7 +144,7 @@ def test_too_many_records_wait_for_no_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_records_wait_for_those_whose_first_packet_came_before_unless_told_not_to(*, in_order: bool) -> None:
-    windows = Windows(lateness=float("inf"), in_order=in_order)
+    windows = Windows(in_order=in_order)
     windows.add(packets_at(15.1, host=1))  # of the next window, but here first
     windows.add(packets_at(14.9, host=2))
     found = windows.close(NOW / SECOND + 15)
@@ -186,10 +208,10 @@ def test_windows_closed_few_or_many_at_once_give_the_records_of_the_whole(
 
 
 def test_no_more_of_the_oldest_windows_are_closed_early_than_must_be() -> None:
-    windows = Windows(most_packets=5)
-    (records,) = windows.add(packets_at(1, 2, 16, 17, 31, 32, 46, 47, 61))
+    windows = Windows(most_packets=5 + IN_A_ROW)
+    (records,) = windows.add(packets_at(1, 2, 16, 17, 31, 32, 46, 47, 61, *[62] * IN_A_ROW))
     assert records.window_start.tolist() == [NOW // SECOND, NOW // SECOND + 15]
-    assert windows.held == 5
+    assert windows.held == 5 + IN_A_ROW
 
 
 def test_no_more_windows_are_open_than_memory_allows_however_few_packets_they_hold(
