@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from utils.errors import InputFileError, ToolkitError
 from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
@@ -56,9 +56,13 @@ def run(
 
 def new_parser(docstring: str | None) -> argparse.ArgumentParser:
     """Return a parser that shows a script's own docstring above its options."""
-    return argparse.ArgumentParser(
-        description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    return _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments in one line; the usage of a script with many options hides it."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see --help\n")
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
