@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from dnn.training import EpochResult, Trainer
-from models.checkpoint import load_tensors, save_tensors, write_checkpoint
+from models.checkpoint import write_checkpoint
+from models.tensor_files import load_tensors, save_tensors
 from utils.errors import CheckpointError, InputFileError
 from utils.files import check_readable
 

@@ -1,4 +1,4 @@
-"""Read and write checkpoints (.pth): the published plain state dicts, and ours, which say what they are.
+"""Read and write checkpoints (.pth): plain state dicts, as published or as other programs save them, and ours.
 
 A file of ours is a table of plain values and tensors::
 
@@ -10,8 +10,7 @@ A file of ours is a table of plain values and tensors::
 """
 
 import hashlib
-import pickle
-import warnings
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +20,16 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models import Architecture, preprocessing
+from models import Architecture, preprocessing, state_dicts
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit, calibrated
 from models.early_exit import TwoExits
+from models.tensor_files import load_tensors, save_tensors
 from utils.errors import CheckpointError
-from utils.files import check_readable, replacing
 
 FORMAT_VERSION: Final = 1
 _CALIBRATED_PREFIX: Final = "model."
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,17 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
         CheckpointError: the file is missing, damaged, hostile, of an unknown or another network, or its weights are not
             finite.
     """
-    content = _load(check_readable(path, CheckpointError))
-    if "state_dict" in content:
-        _check_header(content, path)
-        state, facts, entry = content["state_dict"], content.get("training", {}), content.get("input_transform")
-        named = content.get("architecture")
-    else:
-        state, facts, entry, named = content, {}, None, None
-    state = _check_tensors(state, path)
+    notes = list[str]()
+    content, weights = _weights(path, notes)
+    facts, entry, named = content.get("training", {}), content.get("input_transform"), content.get("architecture")
+    try:
+        state = state_dicts.renamed(_check_tensors(weights, path), notes)
+    except ValueError as problem:
+        raise CheckpointError(f"{path}: {problem}") from problem
+    # A calibrated single-exit network may name its only temperature without a number.
+    state = {"temperature.0" if key == "temperature" else key: value for key, value in state.items()}
+    if notes and not content:
+        notes.append("it names no input transform, so the features enter the network as they are")
     is_calibrated = any(key.startswith(_CALIBRATED_PREFIX) for key in state)
     architecture = _recognise(state, path)
     if named not in {None, architecture.name}:
@@ -79,12 +83,15 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
         network = architecture.create()
         whole = calibrated(network) if is_calibrated else network
     _check_shapes(whole, state, path)
+    state = state_dicts.in_float32(state, notes)
     _check_values(state, path)
     whole.load_state_dict(state, strict=True, assign=True)
     try:
         network.transform = preprocessing.from_entry(entry)
     except ValueError as problem:
         raise CheckpointError(f"{path}: {problem}; the file is damaged") from problem
+    for note in notes:
+        _log.warning("%s: %s", path, note)
     return Checkpoint(whole.eval().requires_grad_(False), architecture, is_calibrated, facts)
 
 
@@ -124,28 +131,6 @@ def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]
     save_tensors(path, content)
 
 
-def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a table of plain values and tensors with torch, whole or not at all.
-
-    Raises:
-        InputFileError: the file cannot be written.
-    """
-    with replacing(path) as partial:
-        try:
-            torch.save(dict(content), partial)
-        except RuntimeError as problem:  # what torch's own writer raises on a full disk
-            raise OSError(0, str(problem).splitlines()[0]) from problem
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a table of plain values and tensors; never runs code from the file.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or hostile, or not a table with text keys.
-    """
-    return _load(check_readable(path, CheckpointError))
-
-
 def fingerprint(network: TwoExits) -> str:
     """Return the SHA-256 (hex) of all that decides exit 2's answer: input transform, weights, temperatures.
 
@@ -166,20 +151,20 @@ def fingerprint(network: TwoExits) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _weights(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], object]:
+    """Return what a file says of its network besides the weights, empty where it is not ours, and the weights.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's guesses at what an odd file may be
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as problem:
-        raise CheckpointError(
-            f"{path}: is damaged, or holds more than tensors and plain values and is not run; fetch or train it again"
-        ) from problem
-    except Exception as problem:  # a damaged archive surfaces as any of a dozen types
-        raise CheckpointError(f"{path}: is not a checkpoint, or is cut off; fetch or train it again") from problem
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise CheckpointError(f"{path}: holds no table of tensors; it is not a checkpoint")
-    return content
+        content = state_dicts.unnested(load_tensors(path), notes)
+    except ValueError as problem:
+        raise CheckpointError(f"{path}: {problem}") from problem
+    if state_dicts.is_ours(content):
+        _check_header(content, path)
+        return content, content.get("state_dict")
+    return {}, content
 
 
 def _check_header(content: Mapping[str, Any], path: Path) -> None:
@@ -197,10 +182,12 @@ def _check_tensors(state: object, path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         if not isinstance(key, str):
             raise CheckpointError(f"{path}: holds weights without names; it is not a checkpoint of a network")
-        if not preprocessing.is_plain(value):
-            raise CheckpointError(f"{path}: {key!r} is not a float32 tensor; it is not a checkpoint of a network")
-    # A calibrated single-exit network may name its only temperature without a number.
-    return {"temperature.0" if key == "temperature" else key: value for key, value in state.items()}
+        if not preprocessing.is_plain(value, state_dicts.PRECISIONS):
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(
+                f"{path}: {key!r} is not a float32 tensor, but {kind}; it is not a checkpoint of a network"
+            )
+    return state
 
 
 def _recognise(state: Mapping[str, Tensor], path: Path) -> Architecture:

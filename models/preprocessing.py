@@ -5,6 +5,7 @@ reads them as they are trains slowly and badly (72 % after eight epochs against 
 among the training rows removes the scale. The published networks have no such layer: theirs is ``Identity``.
 """
 
+from collections.abc import Collection
 from typing import Final, TypeGuard
 
 import numpy as np
@@ -17,11 +18,11 @@ from utils.schema import FEATURE_COUNT
 MAX_KNOTS: Final = 1000
 
 
-def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Return whether something read from a file is a float32 tensor of the ordinary kind: dense, and with its data."""
+def is_plain(value: object, dtypes: Collection[torch.dtype] = (torch.float32,)) -> TypeGuard[Tensor]:
+    """Return whether something read from a file is a tensor of the ordinary kind: dense, and with its data."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_neg():
         return False
-    return (value.dtype, value.layout, value.device.type) == (torch.float32, torch.strided, "cpu")
+    return value.dtype in dtypes and (value.layout, value.device.type) == (torch.strided, "cpu")
 
 
 class Identity(nn.Module):

@@ -11,7 +11,8 @@ import torch
 import models
 from dnn.run_folder import RunFolder
 from dnn.training import EpochResult, Settings, Trainer
-from models.checkpoint import load_tensors, read_checkpoint, save_tensors
+from models.checkpoint import read_checkpoint
+from models.tensor_files import load_tensors, save_tensors
 from tests.models import small
 from utils.errors import CheckpointError, InputFileError
 

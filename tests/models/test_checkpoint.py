@@ -17,14 +17,13 @@ from models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
     fingerprint,
-    load_tensors,
     read_checkpoint,
     read_two_exits,
-    save_tensors,
     write_checkpoint,
 )
 from models.early_exit import EarlyExitNetwork, TwoExits
 from models.preprocessing import fit_quantile_transform
+from models.tensor_files import load_tensors, save_tensors
 from tests.hostile import Bomb, Evaluated
 from tests.models import published
 from utils.errors import CheckpointError, InputFileError
@@ -205,9 +204,9 @@ def changed_state(content: Table, **changes: object) -> Table:
     [
         (torch.tensor([0.0, float("nan")]), "holds NaN or infinity"),
         (torch.tensor([float("-inf"), 0.0]), "holds NaN or infinity"),
-        (torch.zeros(2, dtype=torch.float64), "is not a float32 tensor"),
-        (torch.zeros(2, dtype=torch.float16), "is not a float32 tensor"),
-        (torch.zeros(2, dtype=torch.int64), "is not a float32 tensor"),
+        (torch.full((2,), 1e39, dtype=torch.float64), "holds NaN or infinity"),
+        (torch.zeros(2, dtype=torch.int64), "is not a float32 tensor, but torch.int64"),
+        (torch.zeros(2, dtype=torch.float8_e4m3fn), "is not a float32 tensor, but torch.float8_e4m3fn"),
         (torch.zeros(2).to_sparse(), "is not a float32 tensor"),
         (torch.zeros(2, device="meta"), "is not a float32 tensor"),
         (torch._neg_view(torch.zeros(2)), "is not a float32 tensor"),
