@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from models.early_exit import EarlyExitNetwork, SingleExitNetwork
 
 
+MAX_KNOTS: Final = 1000
+"""Of a feature's quantile transform: more would make every event slower and no answer better."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One network: its class, the module it lives in, and how many exits it has."""

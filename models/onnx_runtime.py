@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models import ARCHITECTURES
+from models import ARCHITECTURES, MAX_KNOTS
 from models.onnx_file import check_layers
 from utils.errors import CheckpointError
 from utils.files import check_readable
@@ -40,8 +40,8 @@ class _Ranks:
     """
 
     def __init__(self, knots: FloatArray, levels: FloatArray) -> None:
-        if knots.shape != levels.shape or knots.shape[1] == 0:
-            raise ValueError("knots and levels that do not go together")
+        if knots.shape != levels.shape or not 1 <= knots.shape[1] <= MAX_KNOTS:
+            raise ValueError(f"knots and levels that do not go together, or over {MAX_KNOTS} of a feature")
         if not (np.isfinite(knots).all() and (np.diff(knots) >= 0).all() and (np.abs(levels) <= 1).all()):
             raise ValueError("knots or levels that are not ascending and finite")
         # Repeats of the last knot, which pad the table, are left out: the fewer knots, the faster the search.

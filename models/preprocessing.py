@@ -6,16 +6,15 @@ among the training rows removes the scale. The published networks have no such l
 """
 
 from collections.abc import Collection
-from typing import Final, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models import MAX_KNOTS
 from utils.schema import FEATURE_COUNT
-
-MAX_KNOTS: Final = 1000
 
 
 def is_plain(value: object, dtypes: Collection[torch.dtype] = (torch.float32,)) -> TypeGuard[Tensor]:

@@ -336,7 +336,7 @@ def test_names_that_are_no_text_are_refused_without_another_word(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("knots", "levels"), [(0, 0), (8, 7), (7, 8), (8, 0)])
+@pytest.mark.parametrize(("knots", "levels"), [(0, 0), (8, 7), (7, 8), (8, 0), (1001, 1001)])
 def test_knots_and_levels_that_do_not_go_together_are_told_when_the_file_is_read(
     edge_file: Path, tmp_path: Path, knots: int, levels: int
 ) -> None:

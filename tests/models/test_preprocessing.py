@@ -6,7 +6,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.preprocessing import MAX_KNOTS, Identity, QuantileTransform, fit_quantile_transform, from_entry
+from models import MAX_KNOTS
+from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform, from_entry
 from tests.networks import SAMPLE
 from utils.dataset import read_dataset, to_images
 
