@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.dataset import SUFFIXES, distinct_vectors, find_datasets, read_all_labelled
+from utils.dataset import distinct_vectors, find_datasets, read_all_labelled, strip_ending
 from utils.decision import Decisions
 from utils.errors import DatasetError
 from utils.schema import FEATURES
@@ -110,14 +110,8 @@ def read_month(paths: Sequence[Path], training: Month | None = None) -> Month:
         DatasetError: a file breaks the data contract.
     """
     dataset, labels = read_all_labelled(paths)
-    name = " ".join(month_name(path.name) for path in paths)
+    name = " ".join(strip_ending(path.name) for path in paths)
     return make_month(name, dataset.features, labels, None if training is None else training.features)
-
-
-def month_name(file_name: str) -> str:
-    """Return the name of a dataset CSV without its ending."""
-    ending = max((ending for ending in SUFFIXES if file_name.endswith(ending)), key=len, default="")
-    return file_name.removesuffix(ending)
 
 
 @dataclass(frozen=True)
@@ -133,7 +127,7 @@ class Calendar:
         Raises:
             DatasetError: it has, or was.
         """
-        choice, later = month_name(self.choice.name), {month_name(path.name) for path in self.later}
+        choice, later = strip_ending(self.choice.name), {strip_ending(path.name) for path in self.later}
         for use, met in (
             ("trained", sorted({choice, *later} & set(trained))),
             ("calibrated", sorted(later & set(calibrated))),
@@ -183,15 +177,15 @@ def calendar(folder: Path, training: Sequence[Path], choose_month: str) -> Calen
         raise DatasetError(
             f"--choose-month {choose_month!r} matches {', '.join(path.name for path in chosen[:3])}; name one of them"
         )
-    choice = month_name(chosen[0].name)
-    if late := [path.name for path in training if month_name(path.name) >= choice]:
+    choice = strip_ending(chosen[0].name)
+    if late := [path.name for path in training if strip_ending(path.name) >= choice]:
         raise DatasetError(
             f"--choose-month {choice} is not after {late[0]}, which the networks were trained on; "
             "name a month after all training months"
         )
-    later = [path for path in find_datasets(folder, "*") if month_name(path.name) > choice]
-    names = [month_name(path.name) for path in later]
-    if twice := [path.name for path in later if names.count(month_name(path.name)) > 1]:
+    later = [path for path in find_datasets(folder, "*") if strip_ending(path.name) > choice]
+    names = [strip_ending(path.name) for path in later]
+    if twice := [path.name for path in later if names.count(strip_ending(path.name)) > 1]:
         raise DatasetError(f"{folder}: holds {' and '.join(twice[:2])}, the same month twice; move one away")
     if not later:
         raise DatasetError(

@@ -8,9 +8,9 @@ from typing import Any, Final
 from torch import nn
 
 import models
-from evaluations.months import month_name
 from models.checkpoint import fingerprint, read_checkpoint, read_two_exits
 from models.early_exit import TwoExits
+from utils.dataset import strip_ending
 from utils.errors import CheckpointError, DatasetError
 
 DEFAULT_TRAIN_MONTH: Final = "2016_01"
@@ -102,4 +102,4 @@ def _family(origins: Sequence[Origin]) -> str | None:
 
 def _months(facts: Mapping[str, Any]) -> tuple[str, ...]:
     data = facts.get("data")
-    return tuple(map(month_name, data.split())) if isinstance(data, str) else ()
+    return tuple(map(strip_ending, data.split())) if isinstance(data, str) else ()

@@ -190,7 +190,7 @@ def read_timings(path: Path) -> pd.DataFrame:
         ResultFileError: the file is missing, is no such table, or holds a number out of range.
     """
     check_readable(path, ResultFileError)
-    table = read_csv(path, ResultFileError, sep="\t")
+    table = read_csv(path, ResultFileError, TIMING_COLUMNS, "\t")
     missing = [name for name in TIMING_COLUMNS if name not in table]
     if missing or table.empty:
         wrong = f"lacks {missing[0]!r}" if missing else "has no rows"

@@ -3,6 +3,8 @@
 import math
 from typing import Final, Literal
 
+from utils.headers import has_decimal_comma
+
 COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
 """By a file name's ending; a file of any other name is plain text."""
 
@@ -24,4 +26,6 @@ def place(row: int) -> str:
 def found(cell: object) -> str:
     """Return how messages quote a cell."""
     text = "" if cell is None else str(cell)
+    if has_decimal_comma(text):
+        return f"holds {text[:40]!r}, with a decimal comma"
     return "is empty or NaN" if text.strip().lower() in {"", "nan"} else f"holds {text[:40]!r}"

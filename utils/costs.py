@@ -52,7 +52,7 @@ def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
         InputFileError: the file is missing, is no such table, or has no such row.
     """
     check_readable(path, InputFileError)
-    table = read_csv(path, InputFileError, sep="\t")
+    table = read_csv(path, InputFileError, TIMING_COLUMNS, "\t")
     missing = [name for name in (*TIMING_COLUMNS, *where) if name not in table]
     if missing:
         raise InputFileError(

@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from utils.cells import found, number
 from utils.errors import DatasetError
 from utils.files import check_folder, check_readable
-from utils.pieces import PARQUET, Piece, Pieces, open_pieces
+from utils.headers import explain_header
+from utils.pieces import Piece, Pieces, open_pieces
 from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IDENTITY, IMAGE_SIDE
 from utils.spool import Spool
+from utils.table_files import PARQUET_ENDINGS
 
-SUFFIXES: Final = (".csv", ".csv.bz2", ".csv.gz", PARQUET)
+_ENDINGS: Final = (".csv", ".csv.bz2", ".csv.gz", *PARQUET_ENDINGS)
+_PACKED_ENDINGS: Final = (".csv.xz", ".csv.zst", ".csv.zip")
+"""Of files that are not read, but told with the command that unpacks them."""
 
 _CLASS_WORDS: Final = {name: label for label, name in enumerate(CLASS_NAMES)}
 
@@ -133,24 +137,38 @@ def find_datasets(folder: Path, pattern: str) -> list[Path]:
         InputFileError: the folder is missing.
     """
     check_folder(folder)
-    endings = ("",) if pattern.endswith(SUFFIXES) else SUFFIXES
-    try:
-        found = sorted({path for ending in endings for path in folder.glob(pattern + ending) if path.is_file()})
-    except (ValueError, NotImplementedError) as problem:
-        raise DatasetError(f"--glob {pattern!r} is not a file name pattern: {problem}") from problem
+    found = _matching(folder, pattern, _ENDINGS) or _matching(folder, pattern, _PACKED_ENDINGS)
     if not found:
-        there = sorted(path.name for path in folder.iterdir() if path.name.endswith(SUFFIXES))
+        there = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(_ENDINGS))
         listing = f"it holds {', '.join(there[:12])}" if there else "it holds no dataset CSV or Parquet file"
         raise DatasetError(f"{folder}: no dataset matches {pattern!r}; {listing}")
     _check_no_twins(found, folder)
     return found
 
 
+def _matching(folder: Path, pattern: str, endings: tuple[str, ...]) -> list[Path]:
+    """Return the files whose names match a pattern with or without one of the endings, in any case, sorted."""
+    if pattern.lower().endswith(endings):
+        patterns = [pattern]
+    else:
+        any_case = ("".join(f"[{one}{one.upper()}]" if one.isalpha() else one for one in ending) for ending in endings)
+        patterns = [pattern + ending for ending in any_case]
+    try:
+        return sorted({path for one in patterns for path in folder.glob(one) if path.is_file()})
+    except (ValueError, NotImplementedError) as problem:
+        raise DatasetError(f"--glob {pattern!r} is not a file name pattern: {problem}") from problem
+
+
+def strip_ending(file_name: str) -> str:
+    """Return the name of a dataset's file without its ending: of ``2016_01.csv.gz``, ``2016_01``."""
+    ending = max((ending for ending in _ENDINGS if file_name.lower().endswith(ending)), key=len, default="")
+    return file_name[: len(file_name) - len(ending)]
+
+
 def _check_no_twins(paths: Sequence[Path], folder: Path) -> None:
     by_stem: defaultdict[Path, list[str]] = defaultdict(list)
     for path in paths:
-        ending = max((ending for ending in SUFFIXES if path.name.endswith(ending)), key=len, default="")
-        by_stem[path.with_name(path.name.removesuffix(ending))].append(path.name)
+        by_stem[path.with_name(strip_ending(path.name))].append(path.name)
     for names in by_stem.values():
         if len(names) > 1:
             raise DatasetError(
@@ -166,7 +184,7 @@ def _read(paths: Sequence[Path], *, labelled: bool, progress: ByteProgress) -> D
     with Spool() as spool:
         for path, size in zip(paths, sizes, strict=True):
             pieces = open_pieces(path)
-            _check_columns(pieces.columns, path, labelled=labelled)
+            _check_columns(pieces, path, labelled=labelled)
             has_labels, rows = has_labels and CLASS in pieces.columns, 0
             columns = dict.fromkeys(FEATURES, number) | ({CLASS: _label} if has_labels else {})
             with closing(pieces.read(columns)) as read:
@@ -186,13 +204,15 @@ def _read(paths: Sequence[Path], *, labelled: bool, progress: ByteProgress) -> D
     )
 
 
-def _check_columns(columns: list[str], path: Path, *, labelled: bool) -> None:
-    known = {*FEATURES, CLASS, *IDENTITY}
+def _check_columns(pieces: Pieces, path: Path, *, labelled: bool) -> None:
+    columns, known = pieces.columns, {*FEATURES, CLASS, *IDENTITY}
     missing = [name for name in FEATURES if name not in columns]
     extra = [name for name in columns if name not in known]
     repeated = [name for name in dict.fromkeys(columns) if name in known and columns.count(name) > 1]
     if len(missing) == FEATURE_COUNT:
-        raise DatasetError(f"{path}: row 0: none of the 58 feature columns stands in the header; add the header line")
+        reason = explain_header(pieces.head, FEATURES)
+        none = "none of the 58 feature columns stands in the header; add the header line"
+        raise DatasetError(f"{path}: row 0: {reason or none}")
     for problem, names in (("missing", missing), ("unknown", extra), ("repeated", repeated)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -1,8 +1,6 @@
 """Dataset files of any format, read in pieces of bounded size, without pandas: an edge box need not have it."""
 
-import bz2
 import csv
-import gzip
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,22 +12,19 @@ from typing import IO, Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.cells import COMPRESSIONS, number, place
+from utils.cells import number, place
 from utils.errors import DatasetError
+from utils.headers import match_names, split_line
+from utils.schema import CLASS, FEATURES, IDENTITY
+from utils.table_files import LONGEST_LINE, UTF8_MARK, is_parquet, open_table, read_head
 
-PARQUET: Final = ".parquet"
 PIECE_ROWS: Final = 4096
 """Rows of a piece: of the published months, whose rows repeat, more are read no faster."""
-
-_LONGEST_LINE: Final = 2**16
-"""Bytes; what is longer is no line of 60 numbers, and is not held in memory."""
 
 _COMMA: Final = "\x01"
 """No number has it, nor a class, and no one takes it for a space."""
 
-_MARK: Final = b"\xef\xbb\xbf"
-"""Spreadsheets begin UTF-8 text with it."""
-
+_KNOWN: Final = (*FEATURES, CLASS, *IDENTITY)
 
 Columns = Mapping[str, Callable[[str], float]]
 """Column names, and what turns the text of a cell into a number: ``utils.cells.number``, or another function."""
@@ -58,34 +53,38 @@ class Pieces:
     """A dataset file that can be read in pieces.
 
     Attributes:
-        columns: the names of its columns, in its order.
+        columns: the names of its columns, in its order; those of datasets as ``utils.schema`` spells them.
+        head: its first lines, to see why they hold no header; none of a Parquet file.
         place: how messages name a row of it, counted from 0.
         read: yields some of its columns, given their names and what turns the text of a cell of each into a number,
             in pieces of at most ``PIECE_ROWS`` rows. It raises DatasetError where the file is damaged.
     """
 
     columns: list[str]
+    head: list[str]
     place: Callable[[int], str]
     read: Callable[[Columns], Generator[Piece]]
 
 
 def open_pieces(path: Path) -> Pieces:
-    """Return a dataset file, which must be there, ready to be read; by its name a Parquet file, else a CSV.
+    """Return a dataset file, which must be there, ready to be read; by its content or name a Parquet file, else a CSV.
 
     Raises:
         DatasetError: it is not of that format, or pyarrow is not installed.
     """
-    return _open_parquet(path) if path.suffix == PARQUET else _open_csv(path)
+    return _open_parquet(path) if is_parquet(path) else _open_csv(path)
 
 
 def _open_csv(path: Path) -> Pieces:
-    with path.open("rb") as raw, _decompressed(raw, path) as stream, _well_formed(path):
+    with _well_formed(path):
+        head = read_head(path, DatasetError)
+    with open_table(path, DatasetError) as (_, stream), _well_formed(path):
         columns = _header(stream)
 
     def read(chosen: Columns) -> Generator[Piece]:
         indices = {columns.index(name): number_in for name, number_in in chosen.items()}
         before = 0
-        with path.open("rb") as raw, _decompressed(raw, path) as stream:
+        with open_table(path, DatasetError) as (raw, stream):
             with _well_formed(path):
                 _header(stream)
                 lines = _lines(stream)
@@ -96,17 +95,7 @@ def _open_csv(path: Path) -> Pieces:
                 yield piece
                 before, lines = before + len(lines), following
 
-    return Pieces(columns, place, read)
-
-
-def _decompressed(raw: IO[bytes], path: Path) -> IO[bytes]:
-    match COMPRESSIONS.get(path.suffix):
-        case "bz2":
-            return bz2.open(raw)
-        case "gzip":
-            return gzip.open(raw)  # type: ignore[return-value]
-        case _:
-            return raw
+    return Pieces(columns, head, place, read)
 
 
 @contextmanager
@@ -119,8 +108,8 @@ def _well_formed(path: Path) -> Iterator[None]:
 
 
 def _header(stream: IO[bytes]) -> list[str]:
-    line = _line(stream).removeprefix(_MARK).rstrip(b"\r\n")
-    return next(csv.reader([line.decode()], strict=True), [""])
+    line = _line(stream).removeprefix(UTF8_MARK).rstrip(b"\r\n")
+    return match_names(split_line(line.decode()), _KNOWN)
 
 
 def _lines(stream: IO[bytes]) -> list[bytes]:
@@ -133,9 +122,9 @@ def _line(stream: IO[bytes]) -> bytes:
     Raises:
         ValueError: it is too long, or holds a carriage return.
     """
-    line = stream.readline(_LONGEST_LINE)
-    if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-        raise ValueError(f"a line has over {_LONGEST_LINE:,} bytes")
+    line = stream.readline(LONGEST_LINE)
+    if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
+        raise ValueError(f"a line has over {LONGEST_LINE:,} bytes")
     if b"\r" in line and b"\r" in line.rstrip(b"\r\n"):
         raise ValueError("lines end in a carriage return alone")
     return line
@@ -169,7 +158,8 @@ def _piece(
         rows = [_cells(line, width) for line in distinct]
         for row, cells in enumerate(rows):
             if len(cells) > width:
-                refuse(row, "has more cells than the header")
+                commas = ", or numbers with decimal commas" if len(cells) > 1.5 * width else ""
+                refuse(row, f"has more cells than the header{commas}")
         numbers = np.array([[number_in(row[index]) for index, number_in in chosen.items()] for row in rows])
     return Piece(numbers[which], lambda row, column: _cells(distinct[which[row]], width)[indices[column]], done)
 
@@ -180,7 +170,7 @@ def _unquoted(line: bytes) -> bytes:
     Raises:
         csv.Error: a quote does not end.
     """
-    (cells,) = csv.reader([line.decode("utf-8", "surrogateescape")], strict=True)
+    cells = split_line(line.decode("utf-8", "surrogateescape"))
     return ",".join(cell.replace(",", _COMMA) for cell in cells).encode("utf-8", "surrogateescape")
 
 
@@ -252,7 +242,7 @@ def _open_parquet(path: Path) -> Pieces:
     for name, kind in zip(columns, kinds, strict=True):
         if not _is_cell(kind):
             raise DatasetError(f"{path}: column {name!r} holds {kind}; numbers are needed, or text for the class")
-    return Pieces(columns, lambda row: f"row {row + 1}", read)
+    return Pieces(columns, [], lambda row: f"row {row + 1}", read)
 
 
 def _cells_of(columns: Sequence[Any]) -> Callable[[int, int], object]:

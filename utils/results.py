@@ -103,7 +103,7 @@ def read_single_exit_evaluation(path: Path) -> SingleExitEvaluation:
 
 def _evaluation_columns(path: Path, columns: Sequence[str], kind: str) -> list[NDArray[Any]]:
     check_readable(path, ResultFileError)
-    table = read_csv(path, ResultFileError)
+    table = read_csv(path, ResultFileError, columns)
     missing = [name for name in columns if name not in table]
     if missing:
         raise ResultFileError(

@@ -12,13 +12,13 @@ from evaluations.months import (
     constant_columns,
     equal_columns,
     make_month,
-    month_name,
     read_month,
     subsets,
     training_files,
 )
 from tests.captures import SHARED, needs_shared
 from tests.evaluations.small_months import month, rows_of
+from utils.dataset import strip_ending
 from utils.decision import Decisions
 from utils.errors import DatasetError
 from utils.schema import FEATURES
@@ -86,10 +86,11 @@ def test_decisions_about_a_subset_are_those_about_its_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("2016_03.csv", "2016_03"), ("2016_03.csv.bz2", "2016_03"), ("a.csv.gz", "a"), ("a", "a")]
+    ("file", "name"),
+    [("2016_03.csv", "2016_03"), ("2016_03.csv.bz2", "2016_03"), ("a.CSV.GZ", "a"), ("a.Pq", "a"), ("a", "a")],
 )
 def test_a_month_has_the_name_of_its_file_without_the_ending(file: str, name: str) -> None:
-    assert month_name(file) == name
+    assert strip_ending(file) == name
 
 
 def test_all_months_after_the_choice_are_judged_and_no_other(tmp_path: Path) -> None:

@@ -183,10 +183,8 @@ def test_a_header_without_rows_is_refused(path: Path) -> None:
         b"\x89PNG\r\n\x1a\n" + bytes(5000),
         bytes(5000),
         text_of().encode("utf-16"),
-        b"\n" + text_of().encode(),
         b"\n\n\n",
         b'"' + text_of().encode(),
-        text_of().replace(",", ";").encode(),
         "".join(text_of().splitlines(keepends=True)[1:]).encode(),
         b"{}",
         text_of().replace("\n", "\r").encode(),
@@ -195,20 +193,21 @@ def test_a_header_without_rows_is_refused(path: Path) -> None:
         text_of().encode() + text_of(rows=ROWS[:1]).replace("\n", "\r").encode(),
     ],
     ids=[
-        *("noise", "picture", "zeros", "utf-16", "blank first line", "only blank lines"),
-        *("open quote", "semicolons", "no header", "json"),
+        *("noise", "picture", "zeros", "utf-16", "only blank lines"),
+        *("open quote", "no header", "json"),
         *("carriage returns", "long header", "long line", "carriage returns in a row"),
     ],
 )
 def test_what_is_no_csv_with_the_58_features_is_refused(path: Path, content: bytes) -> None:
-    assert re.match(r"is not a well-formed CSV|row 0: none of the 58 feature columns", refusal(path, content))
+    reasons = r"is not a well-formed CSV|row 0: none of the 58 feature columns|is UTF-16 text; save it as UTF-8"
+    assert re.match(reasons, refusal(path, content))
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
 def test_a_damaged_compressed_file_is_refused(tmp_path: Path, ending: str) -> None:
     whole = COMPRESS[ending](text_of().encode())
     middle = len(whole) // 2
-    for content in (whole[:-20], whole[:middle] + b"\xff" * 20 + whole[middle + 20 :], text_of().encode()):
+    for content in (whole[:-20], whole[:middle] + b"\xff" * 20 + whole[middle + 20 :]):
         assert refusal(tmp_path / f"month.csv{ending}", content).startswith("is not a well-formed CSV")
 
 
@@ -223,7 +222,7 @@ def test_a_damaged_compressed_file_is_refused(tmp_path: Path, ending: str) -> No
         ([COLUMN if name == FEATURES[3] else name for name in HEADER], f"missing column {FEATURES[3]!r}"),
         ([*HEADER, COLUMN], f"repeated column {COLUMN!r}"),
         ([*HEADER, CLASS], f"repeated column {CLASS!r}"),
-        ([name.lower() if name == COLUMN else name for name in HEADER], f"missing column {COLUMN!r}"),
+        ([name.lower() if name == COLUMN else name for name in [*HEADER, COLUMN]], f"repeated column {COLUMN!r}"),
         (["" if name == CLASS else name for name in HEADER], "unknown column ''"),
         ([*FEATURES[5:], CLASS], f"missing column {FEATURES[0]!r}, {FEATURES[1]!r}, {FEATURES[2]!r} and 2 more;"),
     ],

@@ -178,9 +178,9 @@ def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     text = evaluation_table().to_csv(index=False)
     for name, content, reason in [
         ("empty.csv", b"", "is empty"),
-        ("noise.csv", bytes(range(255, 0, -1)) * 20, "is not a well-formed CSV"),
+        ("noise.csv", bytes(range(254, 0, -1)) * 20, "is not a well-formed CSV"),
         ("zeros.csv", bytes(1000), "is not an evaluation CSV"),
-        ("utf16.csv", text.encode("utf-16"), "is not a well-formed CSV"),
+        ("utf16.csv", text.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         ("cut.csv.gz", gzip.compress(text.encode())[:-20], "is not a well-formed CSV"),
         ("long.csv", text.replace("\n", ",1\n").replace(",1\n", "\n", 1).encode(), "row 1 (line 2) has more cells"),
         ("blank.csv", text.replace("\n", "\n\n", 2).replace("\n\n", "\n", 1).encode(), "row 2 (line 3), column 'y' is"),
