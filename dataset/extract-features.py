@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from dataset import options
 from utils import cli
 from utils.errors import CaptureError, InputFileError
-from utils.files import check_apart, check_distinct, check_writable
+from utils.files import check_apart, check_distinct, check_table_ending, check_writable
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def _check_files(args: argparse.Namespace) -> None:
     for written in (args.output, args.fit_scaler):
         if written is not None:
             check_apart(check_writable(written), read)
+    check_table_ending(args.output)
 
 
 def _summary(written: "Written", labels: "Labels | None") -> None:

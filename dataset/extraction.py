@@ -186,7 +186,7 @@ def write_records(
 
 def _opened(path: Path) -> TextIO:
     """Open a text file to write, compressed where its ending says so."""
-    match COMPRESSIONS.get(path.suffix):
+    match COMPRESSIONS.get(path.suffix.lower()):
         case "gzip":
             return gzip.open(path, "wt", encoding="utf-8")
         case "bz2":

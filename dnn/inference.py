@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 import models
 from utils import cli, schema
 from utils.errors import InputFileError
-from utils.files import check_apart, check_writable
+from utils.files import check_apart, check_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from utils.metrics import accuracy, certainty
     from utils.results import write_table
 
-    savefile = check_writable(args.savefile)
+    savefile = check_table(args.savefile)
     check_apart(savefile, [path for path in (args.trained_model, args.second_exit_file, args.dataset) if path])
     predict = _exported(args) if cli.is_exported(args, args.trained_model) else _checkpoint(args)
     with cli.byte_bar("reading") as show:

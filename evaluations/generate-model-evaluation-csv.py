@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
 from utils import cli
-from utils.files import check_writable
+from utils.files import check_table
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     device = select_device(args.device)
     print(f"device: {describe_device(device)}")
-    savefile = check_writable(args.savefile)
+    savefile = check_table(args.savefile)
     checkpoint = read_checkpoint(args.trained_model, args.model)
     dataset, labels = read_labelled(args.dataset)
     network = checkpoint.network.to(device)

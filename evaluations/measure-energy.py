@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from offload import options
 from utils import cli
 from utils.errors import CloudUnavailableError, InputFileError
-from utils.files import check_apart, check_writable
+from utils.files import check_apart, check_table, check_writable
 from utils.schema import DEFAULT_THRESHOLDS
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     from utils.plotting import check_format
 
     inputs = [args.trained_model, args.single_exit, args.edge_model, args.dataset, args.meter_csv, args.intervals]
-    recorded = check_writable(args.savefile).with_suffix(".intervals.json")
+    recorded = check_table(args.savefile).with_suffix(".intervals.json")
     for path in (args.savefile, *([check_format(check_writable(args.picture))] if args.picture else [])):
         check_apart(path, [given for given in inputs if given is not None])
     log = read_power_log(args.meter_csv) if args.meter_csv else None

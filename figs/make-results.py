@@ -150,7 +150,7 @@ def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
 
     from figs.results_folder import EVALUATIONS, read_timings, timings_name
     from offload.private_broker import PrivateBroker
-    from utils.files import replacing
+    from utils.results import write_table
 
     path = plan.output / EVALUATIONS / timings_name(plan.device)
     tables = [read_timings(path)] if path.exists() else []
@@ -166,8 +166,7 @@ def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
         for network in missing:
             print(f"\n== time exit 2 of {models.find(network, exits=2).name}, here and at a worker", flush=True)
             tables.append(pd.DataFrame(_timings(plan, network, broker)))
-    with replacing(path) as partial:
-        pd.concat(tables).to_csv(partial, sep="\t", index=False)
+    write_table(pd.concat(tables), path, "\t")
     print(f"timings over the loopback interface of this machine -> {path}")
 
 

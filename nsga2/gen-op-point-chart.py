@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_judging(args: argparse.Namespace) -> None:
-    from utils.files import check_apart, check_writable
+    from utils.files import check_apart, check_table
 
     if args.single_exit and len(args.single_exit) != len(args.evaluate):
         raise InputFileError(
@@ -133,9 +133,7 @@ def _check_judging(args: argparse.Namespace) -> None:
     if args.evaluation_savefile:
         if not args.evaluate:
             raise InputFileError("--evaluation-savefile needs --evaluate, whose table it holds")
-        check_apart(
-            check_writable(args.evaluation_savefile), [*args.evaluate, *args.single_exit, *(args.eval_file or ())]
-        )
+        check_apart(check_table(args.evaluation_savefile), [*args.evaluate, *args.single_exit, *(args.eval_file or ())])
 
 
 def _chosen(table: "pd.DataFrame", args: argparse.Namespace) -> int:

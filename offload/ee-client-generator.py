@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from offload import logs, options
 from utils import cli
 from utils.errors import CloudUnavailableError
-from utils.files import check_writable, replacing
+from utils.files import check_table, check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -84,11 +84,12 @@ def run(args: argparse.Namespace) -> None:
     from offload.second_exit import Sending
     from utils.dataset import read_dataset
     from utils.plotting import check_format, save_figure
+    from utils.results import write_table
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     if args.savefile is not None:
-        check_writable(args.savefile)
+        check_table(args.savefile)
     if args.picture is not None:
         check_format(check_writable(args.picture))
     options.check_payload(args)
@@ -119,8 +120,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(load.summary())
     if args.savefile is not None:
-        with replacing(args.savefile) as partial:
-            table.to_csv(partial, index=False)
+        write_table(table, args.savefile)
     if args.picture is not None:
         title = f"{args.clients} clients, {args.batch_size} events a request ({args.payload})"
         save_figure(load_figure(title, table), args.picture)

@@ -29,7 +29,7 @@ from dataset import options as traffic_options
 from offload import logs, options
 from utils import cli
 from utils.errors import InputFileError
-from utils.files import check_apart, check_distinct
+from utils.files import check_apart, check_distinct, check_table_ending
 from utils.schema import AUTO, DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
@@ -231,6 +231,8 @@ def _check_apart(args: argparse.Namespace) -> None:
     for output in (args.savefile, args.alerts):
         if output is not None:
             check_apart(output, inputs)
+    if args.savefile is not None:
+        check_table_ending(args.savefile)
 
 
 def _runs_exit_2(args: argparse.Namespace) -> bool:

@@ -415,6 +415,17 @@ OUTPUTS: dict[str, Fault] = {
     "a device": Fault(lambda _: Path("/dev/null"), ("is a device or a pipe", "name a file")),
     "in a folder that nobody can make": Fault(lambda _: Path("/proc/nobody/out"), ("cannot be written to",)),
 }  # fmt: skip
+
+
+def _of_format(ending: str) -> Fault:
+    named = Path(f"out{ending.removesuffix('.gz')}").suffix.lower()
+    return Fault(lambda folder: folder / f"out{ending}", ("tables are written as CSV", f"not as {named}"))
+
+
+TABLES: dict[str, Fault] = {
+    **OUTPUTS,
+    **{f"of the format {ending}": _of_format(ending) for ending in (".parquet", ".csv.xz", ".XLSX", ".json.gz")},
+}
 ALERTS: dict[str, Fault] = {
     "below a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY) / "deep" / "out", ("cannot be written",)),
     "a folder": Fault(lambda folder: _mkdir(folder / "out"), ("Is a directory", "name the file")),

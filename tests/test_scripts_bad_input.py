@@ -35,6 +35,7 @@ from tests.bad_files import (
     SCALERS,
     SINGLE_EVALUATIONS,
     SINGLE_EXIT,
+    TABLES,
     TIMINGS,
     UNLABELLED,
     Fault,
@@ -95,7 +96,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--calibrated-model-savefile": OUTPUTS,
         "--savefolder": OUTPUT_FOLDERS,
     },
-    EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": OUTPUTS},
+    EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": TABLES},
     YEAR: {
         "--trained-model": TWO_EXITS,
         "--dataset-folder": DATASET_FOLDERS,
@@ -110,7 +111,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--dataset": DATASETS,
         "--meter-csv": METER_LOGS,
         "--intervals": INTERVALS,
-        "--savefile": OUTPUTS,
+        "--savefile": TABLES,
         "--picture": PICTURES,
         **BROKER,
     },
@@ -122,13 +123,13 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--single-exit": SINGLE_EVALUATIONS,
         "--offload-timings": TIMINGS,
         "--savefile": OUTPUTS,
-        "--evaluation-savefile": OUTPUTS,
+        "--evaluation-savefile": TABLES,
     },
     INFER: {
         "--trained-model": TWO_EXITS,
         "--second-exit-file": EXPORTED,
         "--dataset": DATASETS,
-        "--savefile": OUTPUTS,
+        "--savefile": TABLES,
     },
     EXPORT: {
         "--trained-model": TWO_EXITS,
@@ -144,13 +145,13 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--pcap": CAPTURES,
         "--scaler": SCALERS,
         "--alerts": ALERTS,
-        "--savefile": OUTPUTS,
+        "--savefile": TABLES,
         **BROKER,
     },
     GENERATOR: {
         "--trained-network-file": TWO_EXITS,
         "--dataset": DATASETS,
-        "--savefile": OUTPUTS,
+        "--savefile": TABLES,
         "--picture": PICTURES,
         **BROKER,
     },
@@ -166,7 +167,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--labels": LABELS,
         "--scaler": SCALERS,
         "--fit-scaler": OUTPUTS,
-        "--output": OUTPUTS,
+        "--output": TABLES,
     },
     MAKE_SAMPLE: {"--output-folder": OUTPUT_FOLDERS},
     FETCH_DATASET: {"--output-folder": OUTPUT_FOLDERS},
@@ -378,7 +379,7 @@ def with_outputs(script: str, options: Mapping[str, object], folder: Path) -> di
     """Return the options, each output of the script being a file or folder of an earlier run."""
     complete = dict(options)
     for option, faults in PATHS[script].items():
-        if faults in (OUTPUTS, PICTURES, OUTPUT_FOLDERS):
+        if faults in (OUTPUTS, TABLES, PICTURES, OUTPUT_FOLDERS):
             picture = script == CHART or faults is PICTURES
             complete[option] = path = folder / f"out{option}{'.png' if picture else ''}"
             if faults is OUTPUT_FOLDERS:

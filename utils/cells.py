@@ -8,6 +8,8 @@ from utils.headers import has_decimal_comma
 COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
 """By a file name's ending; a file of any other name is plain text."""
 
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
+
 
 def number(cell: str) -> float:
     """Return the number in a cell, NaN where there is none."""
@@ -16,6 +18,12 @@ def number(cell: str) -> float:
         return float(cell) if cell.isascii() and "_" not in cell else math.nan
     except ValueError:
         return math.nan
+
+
+def as_text(cell: str) -> str:
+    """Return a cell of text so that no spreadsheet takes it for a formula: with an apostrophe in front if need be."""
+    mark = "'" if cell.startswith(_FORMULAS) and math.isnan(number(cell)) else ""
+    return mark + cell.replace("\r", " ")  # a carriage return would end the row for some readers
 
 
 def place(row: int) -> str:

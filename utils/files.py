@@ -7,8 +7,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
+from utils.cells import COMPRESSIONS
 from utils.errors import InputFileError
+
+_TABLE_ENDINGS: Final = (".csv", ".txt", "")
 
 
 def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> Path:
@@ -93,6 +97,32 @@ def check_writable(path: Path) -> Path:
     except OSError as problem:
         raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
     return path
+
+
+def check_table(path: Path) -> Path:
+    """Return ``path`` if a CSV of that name can be written, as ``check_writable``.
+
+    Raises:
+        InputFileError: as there, or its ending names another format: it would not be written in that.
+    """
+    check_table_ending(path)
+    return check_writable(path)
+
+
+def check_table_ending(path: Path) -> None:
+    """Check that the ending of a table to be written is that of a format that is written.
+
+    Raises:
+        InputFileError: it is not; an ending without letters, as in ``month.01``, is none.
+    """
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    if endings and endings[-1] in COMPRESSIONS:
+        endings.pop()
+    named = endings[-1] if endings else ""
+    if named not in _TABLE_ENDINGS and any(letter.isalpha() for letter in named):
+        raise InputFileError(
+            f"{path}: tables are written as CSV, not as {named}; end the name in .csv, .csv.gz or .csv.bz2"
+        )
 
 
 def check_apart(output: Path, inputs: Iterable[Path]) -> None:

@@ -10,12 +10,13 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 
 from utils import plain_pickle
-from utils.cells import COMPRESSIONS, found, place
+from utils.cells import COMPRESSIONS, as_text, found, place
 from utils.decision import Decisions, decide
 from utils.errors import ResultFileError
-from utils.files import check_readable, replacing
+from utils.files import check_readable, check_table_ending, replacing
 from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
 from utils.tables import read_csv
 
@@ -23,14 +24,29 @@ _LARGEST_RESULT_FILE: Final = 4 * 2**20
 _REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, whole or not at all.
+def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",") -> None:
+    """Write a table as CSV, whole or not at all; no cell of text can be taken for a formula.
+
+    Args:
+        table: of numbers and text.
+        path: plain, or compressed where its ending says so.
+        delimiter: between cells.
 
     Raises:
-        InputFileError: the file cannot be written.
+        InputFileError: the file cannot be written, or its ending names a format that is not written.
     """
+    check_table_ending(path)
+    safe = table.copy(deep=False)
+    for name, column in table.items():
+        if not is_numeric_dtype(column):
+            safe[name] = column.map(_as_text)
+    safe = safe.rename(columns=_as_text)
     with replacing(path) as partial:
-        table.to_csv(partial, index=False, compression=COMPRESSIONS.get(path.suffix))
+        safe.to_csv(partial, index=False, sep=delimiter, compression=COMPRESSIONS.get(path.suffix.lower()))
+
+
+def _as_text(cell: object) -> object:
+    return as_text(cell) if isinstance(cell, str) else cell
 
 
 @dataclass(frozen=True)

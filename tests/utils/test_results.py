@@ -1,6 +1,8 @@
 import bz2
 import collections
+import csv
 import gzip
+import io
 import pickle
 import struct
 import subprocess
@@ -30,7 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Tables
 
 
-@pytest.mark.parametrize(("ending", "opened"), [("", open), (".gz", gzip.open), (".bz2", bz2.open)])
+@pytest.mark.parametrize(
+    ("ending", "opened"),
+    [("", open), (".gz", gzip.open), (".bz2", bz2.open), (".GZ", gzip.open), (".BZ2", bz2.open)],
+)
 def test_a_table_is_written_in_the_compression_that_its_name_says(tmp_path: Path, ending: str, opened: Any) -> None:
     path = tmp_path / f"table.csv{ending}"
     write_table(pd.DataFrame({"a": [1, 2], "b": [0.1, 0.25]}), path)
@@ -38,10 +43,30 @@ def test_a_table_is_written_in_the_compression_that_its_name_says(tmp_path: Path
         assert stream.read() == "a,b\n1,0.1\n2,0.25\n"
 
 
-@pytest.mark.parametrize("name", ["table.zst", "table.zip", "table"])
-def test_a_table_of_any_other_name_is_plain_text(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["table", "table.CSV", "table.txt", "table.2016_01", "x.y/table"])
+def test_a_table_of_such_a_name_is_plain_text(tmp_path: Path, name: str) -> None:
     write_table(pd.DataFrame({"a": [1]}), tmp_path / name)
     assert (tmp_path / name).read_text() == "a\n1\n"
+
+
+@pytest.mark.parametrize(
+    "ending", [".parquet", ".pq", ".xz", ".csv.xz", ".zst", ".zip", ".xlsx", ".JSON", ".tar.gz", ".parquet.gz", ".tsv"]
+)
+def test_a_format_that_is_not_written_is_refused_by_name(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(InputFileError, match=f"t{ending}: tables are written as CSV, not as .*; end the name in .csv"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / f"t{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(x)"])
+def test_text_cannot_be_taken_for_a_formula_and_numbers_stay_numbers(tmp_path: Path, text: str) -> None:
+    table = pd.DataFrame({text: [text, "plain"], "number": [-1.5, 2], "mixed": ["-0.25", text]})
+    write_table(table, path := tmp_path / "t.csv")
+    header, first, second = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))
+    safe = "'" + text.replace("\r", " ")
+    assert header == [safe, "number", "mixed"]
+    assert first == [safe, "-1.5", "-0.25"]
+    assert second == ["plain", "2.0", safe]
 
 
 def test_a_table_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
