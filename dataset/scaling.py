@@ -22,6 +22,8 @@ FloatArray = NDArray[np.float64]
 
 _KEYS: Final = {"feature", "min", "range"}
 _LARGEST_FILE: Final = 2**20
+_MOST: Final = 1e30
+"""Of a minimum or range: no feature comes near it, and nothing that is computed with it overflows."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def read_scaler(path: Path) -> Scaler:
     try:
         entries = json.loads(path.read_bytes())
         table = {entry["feature"]: (float(entry["min"]), float(entry["range"])) for entry in entries}
-    except (ValueError, TypeError, KeyError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
         raise InputFileError(
             f"{path}: is no scaler, a JSON list of objects with feature, min and range; write one with --fit-scaler"
         ) from problem
@@ -83,9 +85,12 @@ def read_scaler(path: Path) -> Scaler:
     if missing or len(entries) != FEATURE_COUNT:
         raise InputFileError(f"{path}: must hold each of the {FEATURE_COUNT} features once; {_told(missing, table)}")
     values = np.array([table[name] for name in FEATURES])
-    wrong = ~np.isfinite(values).all(axis=1) | (values[:, 1] < 0)
+    least, spread = values.T
+    wrong = ~((np.abs(least) <= _MOST) & (spread >= 0) & (spread <= _MOST)) | ((spread > 0) & (spread < 1 / _MOST))
     if wrong.any():
-        raise InputFileError(f"{path}: {FEATURES[int(wrong.argmax())]} has no finite min, or no range of 0 or more")
+        raise InputFileError(
+            f"{path}: {FEATURES[int(wrong.argmax())]} has no finite min, or no range of 0 or more, within {_MOST:g}"
+        )
     return Scaler(values[:, 0], values[:, 1])
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from evaluations.energy_meters import Begin
+from evaluations.energy_meters import LATEST, Begin
 from models.prediction import batches
 from utils.dataset import distinct_vectors
 from utils.errors import InputFileError
@@ -26,6 +26,9 @@ IDLE: Final = "idle"
 
 Work = Callable[[], Sized]
 """Decides a whole dataset; what it returns is as long as that."""
+
+_MOST: Final = 1e15
+"""Seconds, joules or events of an interval: beyond any, and sums of them are exact enough."""
 
 _STAT: Final = Path("/proc/stat")
 
@@ -207,7 +210,7 @@ def read_run(path: Path) -> Run:
         run = Run(content["family"], content["shared"], outcomes, intervals)
         if not all(isinstance(text, str) for text in (run.family, run.shared)) or set(outcomes) != set(run.methods):
             raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as problem:
         raise InputFileError(
             f"{path}: holds no measured intervals; measure-energy.py writes such a file beside --savefile with "
             "--meter csv"
@@ -232,9 +235,10 @@ def _interval(**entry: object) -> Interval:
     if not isinstance(interval.method, str) or not all(type(number) in {int, float} for number in numbers):
         raise TypeError
     least_events = 0 if interval.method == IDLE else 1
-    if not (0 < interval.start < interval.end < math.inf and 0 <= interval.cpu_seconds < math.inf):
+    amounts = (interval.cpu_seconds, interval.busy_seconds, interval.joules)
+    if not (0 < interval.start < interval.end <= LATEST and least_events <= interval.events <= _MOST):
         raise ValueError
-    if interval.events < least_events:
+    if not (interval.cpu_seconds >= 0 and all(math.isnan(amount) or 0 <= amount <= _MOST for amount in amounts)):
         raise ValueError
     return interval
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +15,21 @@ from numpy.typing import NDArray
 
 from utils.errors import InputFileError
 from utils.files import check_readable
+from utils.headers import explain_header
+from utils.table_files import open_table
 
 POWERCAP: Final = Path("/sys/class/powercap")
 TIMESTAMP, WATTS, AMPERES, VOLTS = "timestamp", "watts", "amperes", "volts"
 
 _ZONE: Final = re.compile(r"intel-rapl:\d+")  # neither parts of a package, nor the same counter by way of MMIO
 _MICROJOULES: Final = 1e-6
+LATEST: Final = 253_402_300_799.0
+"""Seconds since the epoch at the end of the year 9999: milli- and nanoseconds of today lie beyond it."""
+
+_MOST: Final = 1e12
+"""Watts, amperes or volts: beyond any."""
+
+_HEAD_LINES: Final = 10
 _LARGEST_GAP: Final = 5.0
 _LEAST_READINGS: Final = 2
 
@@ -197,14 +207,18 @@ def read_power_log(path: Path) -> PowerLog:
     Raises:
         InputFileError: the file is missing or no such table, a cell is no number, or time does not rise.
     """
-    content = check_readable(path).read_bytes()
     try:
+        with open_table(check_readable(path), InputFileError) as (_, stream):
+            content = stream.read()
         text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as problem:
         raise InputFileError(f"{path}: is not text; export the meter's log as CSV") from problem
     rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
     columns = {name.strip().lower() for name in rows.fieldnames or ()}
     if TIMESTAMP not in columns or not (WATTS in columns or {AMPERES, VOLTS} <= columns):
+        known = (TIMESTAMP, WATTS, AMPERES, VOLTS)
+        if reason := explain_header(text.split("\n", _HEAD_LINES)[:_HEAD_LINES], known):
+            raise InputFileError(f"{path}: {reason}")
         raise InputFileError(
             f"{path}: is no meter's log, its columns must be {TIMESTAMP} and {WATTS}, or {TIMESTAMP}, {AMPERES} and "
             f"{VOLTS}; it has {', '.join(sorted(columns)) or 'none'}"
@@ -230,6 +244,17 @@ def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> 
             value = float("nan")
         if not np.isfinite(value) or value < 0:
             raise InputFileError(f"{place} has {name} {str(row[name])[:40]!r}; it must be a number, 0 or more")
+        if name != TIMESTAMP and value > _MOST:
+            raise InputFileError(f"{place} has {name} {str(row[name])[:40]!r}; no meter reads more than {_MOST:g}")
+        return value
+
+    def time() -> float:
+        value = number(TIMESTAMP)
+        if value > LATEST:
+            raise InputFileError(
+                f"{place} has the time {text[:40]!r}, beyond the year 9999; write seconds since the epoch, not "
+                "milliseconds or nanoseconds"
+            )
         return value
 
     watts = number(WATTS) if WATTS in row else number(AMPERES) * number(VOLTS)
@@ -241,4 +266,4 @@ def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> 
             raise InputFileError(
                 f"{place} has the time {text[:40]!r}; write seconds since the epoch or ISO 8601"
             ) from None
-    return number(TIMESTAMP), watts
+    return time(), watts

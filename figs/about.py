@@ -57,7 +57,7 @@ def read_about(folder: Path) -> About | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         about = About(**{field.name: content[field.name] for field in fields(About)})
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise InputFileError(f"{path}: does not say where the data come from ({problem}); make it again") from problem
     months = (about.training_month, about.calibration_month)
     if not isinstance(about.synthetic, bool) or not all(isinstance(month, str) and is_month(month) for month in months):

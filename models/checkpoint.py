@@ -27,6 +27,7 @@ from models.tensor_files import load_tensors, save_tensors
 from utils.errors import CheckpointError
 
 FORMAT_VERSION: Final = 1
+_GREATEST_VERSION: Final = 10**6
 _CALIBRATED_PREFIX: Final = "model."
 
 _log = logging.getLogger(__name__)
@@ -170,7 +171,12 @@ def _weights(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], object]:
 def _check_header(content: Mapping[str, Any], path: Path) -> None:
     version = content.get("format_version")
     named, facts = content.get("architecture"), content.get("training", {})
-    if not isinstance(version, int) or not isinstance(named, str | None) or not isinstance(facts, dict):
+    if (
+        not isinstance(version, int)
+        or abs(version) > _GREATEST_VERSION
+        or not isinstance(named, str | None)
+        or not isinstance(facts, dict)
+    ):
         raise CheckpointError(f"{path}: its format version, architecture or training facts are damaged; train it again")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: checkpoint format {version} is not {FORMAT_VERSION}; update the toolkit")

@@ -40,6 +40,10 @@ def event_costs(
     return exit_1, exit_2 + evaluation.time_exit_1 if model == "full" else exit_2
 
 
+_MOST: Final = 1e15
+"""Events, or milliseconds, of a request: beyond any, and no sum of them overflows."""
+
+
 def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
     """Return the seconds of processor time that the edge spends to send an event, from a table of measured requests.
 
@@ -67,7 +71,7 @@ def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
             raise InputFileError(f"{path}: has no row with {name} = {value}; among the rows left there are {found}")
         table = chosen
     size, milliseconds = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in TIMING_COLUMNS)
-    if not ((size >= 1) & (milliseconds >= 0) & np.isfinite(size) & np.isfinite(milliseconds)).all():
+    if not ((size >= 1) & (milliseconds >= 0) & (size <= _MOST) & (milliseconds <= _MOST)).all():
         raise InputFileError(f"{path}: holds a {TIMING_COLUMNS[0]} under 1, or a {TIMING_COLUMNS[1]} that is no number")
     costs = milliseconds / size
     return MILLISECONDS * float(costs.mean())

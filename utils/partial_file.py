@@ -118,7 +118,7 @@ class PartialFile:
             url, validator, total = note["url"], note["validator"], note["total"]
         except (OSError, ValueError, TypeError, KeyError):
             return
-        if url == self._url and isinstance(validator, str) and isinstance(total, int):
+        if url == self._url and isinstance(validator, str) and isinstance(total, int) and 0 < total < 2**63:
             self.size, self.total, self._validator = self._stream.seek(0, os.SEEK_END), total, validator
 
 

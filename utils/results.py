@@ -21,6 +21,8 @@ from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION
 from utils.tables import read_csv
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
+_MOST_SECONDS: Final = 1e12
+"""Of an event: beyond any, and no sum of them overflows."""
 _REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"
 
 
@@ -138,7 +140,7 @@ def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[An
     elif name.startswith("cnf"):
         wrong, allowed = ~((values >= 0) & (values <= 1)), "a certainty between 0 and 1"
     else:
-        wrong, allowed = ~(np.isfinite(values) & (values >= 0)), "a time in seconds, 0 or more"
+        wrong, allowed = ~((values >= 0) & (values <= _MOST_SECONDS)), "a time in seconds, 0 or more"
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ResultFileError(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dataset.scaling import PUBLISHED, Scaler, fitted, read_scaler, write_scaler
 from tests.captures import SHARED, needs_shared
+from utils.errors import InputFileError
 from utils.schema import CLASS, FEATURES
 
 MONTHS = [f"2016_{month:02d}.csv" for month in range(1, 9)]
@@ -72,6 +73,27 @@ def test_a_scaler_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
     found = read_scaler(tmp_path / "scaler.json")
     np.testing.assert_array_equal(found.minimums, scaler.minimums)
     np.testing.assert_array_equal(found.ranges, scaler.ranges)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"min": 10**400},
+        {"range": 10**401},
+        {"min": -(10**401)},
+        {"min": 1e308},
+        {"range": 1e308},
+        {"range": 1e-308},
+        {"range": -1},
+        {"min": float("inf")},
+    ],
+)
+def test_numbers_that_no_feature_has_are_refused(tmp_path: Path, changed: dict[str, float]) -> None:
+    entries = [{"feature": name, "min": 0, "range": 1} for name in FEATURES]
+    entries[3] |= changed
+    (tmp_path / "scaler.json").write_text(json.dumps(entries))
+    with pytest.raises(InputFileError, match=r"scaler\.json: (is no scaler|MOORE_avgInterArrivalTime has)"):
+        read_scaler(tmp_path / "scaler.json")
 
 
 def test_a_fitted_scaler_takes_the_least_to_0_the_greatest_to_1_and_a_constant_to_0() -> None:

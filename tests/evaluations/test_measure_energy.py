@@ -15,6 +15,7 @@ from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
 from figs.material import SINGLE
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker
+from tests.captures import SHARED, needs_shared
 from tests.evaluations.test_energy_meters import JOULE, write_zone
 from tests.networks import new_network
 from tests.scripts import EXPORT, Ended, call
@@ -322,3 +323,12 @@ def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
     )
     assert exit_2_share(tmp_path / "energy.csv") == 1 > some
     assert "is of another network" in refusal(call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other))
+
+
+@needs_shared
+def test_a_meter_that_logs_nanoseconds_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = SHARED / "data" / "field" / "energy-ns-timestamps"
+    files = ("--intervals", folder / "intervals.json", "--meter-csv", folder / "meter.csv")
+    ended = call(capsys, SCRIPT, *files, "--savefile", tmp_path / "e.csv")
+    (line,) = ended.err.splitlines()
+    assert (ended.code, "write seconds since the epoch, not milliseconds or nanoseconds" in line) == (2, True)

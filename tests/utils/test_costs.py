@@ -46,6 +46,7 @@ def test_the_published_timings_give_the_processor_time_of_an_event() -> None:
         (HEADER + "A\t0\t9\n", {}, "batch_size under 1"),
         (HEADER + "A\t1\tx\n", {}, "request_process_time that is no number"),
         (HEADER + "A\t1\t-1\n", {}, "request_process_time that is no number"),
+        (HEADER + "A\t1\t1e308\n", {}, "request_process_time that is no number"),
         (HEADER, {}, "has no rows"),
     ],
 )

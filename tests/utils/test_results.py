@@ -145,6 +145,7 @@ def test_the_published_evaluations_are_read() -> None:
         ("cnf_exit_2", "nan", "a certainty between 0 and 1"),
         ("bb_time_exit_1", "-0.5", "a time in seconds, 0 or more"),
         ("exit_time_exit_1", "inf", "a time in seconds, 0 or more"),
+        ("exit_time_exit_1", "1e+308", "a time in seconds, 0 or more"),
         ("bb_time_exit_2", "1 s", "a time in seconds, 0 or more"),
     ],
 )
