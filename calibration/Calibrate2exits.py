@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
             f"exit {number}: temperature {found:.4f}  NLL {before.nll:.4f} -> {after.nll:.4f}  "
             f"ECE {before.ece:.4f} -> {after.ece:.4f}  {picture}"
         )
+        for doubt in temperature.doubts(found, len(dataset)):
+            print(f"warning: exit {number}: {doubt}", file=sys.stderr)
     facts = {
         **checkpoint.training,
         "calibration": {"data": dataset.source, "rows": len(dataset), "method": args.method},

@@ -20,6 +20,9 @@ GREATEST_TEMPERATURE: Final = 20.0
 # Steps of 0.3 % over that range, finer than a calibration error of a few thousand rows can tell apart.
 _GRID: Final = np.geomspace(LEAST_TEMPERATURE, GREATEST_TEMPERATURE, 2001)
 
+LEAST_ROWS: Final = 200
+"""Of fewer rows, a calibration error in 15 bins and the temperature that makes it least are mostly chance."""
+
 Method = Callable[[NDArray[np.floating], NDArray[np.int64]], float]
 
 
@@ -39,6 +42,19 @@ def quality(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature
         negative_log_likelihood(scaled, labels),
         expected_calibration_error(certainties, predictions == labels),
     )
+
+
+def doubts(temperature: float, rows: int) -> list[str]:
+    """Return why a temperature that was found on so many rows is not to be trusted, a sentence for each reason."""
+    found = []
+    if rows < LEAST_ROWS:
+        found.append(f"{rows} rows are too few to calibrate on; use at least {LEAST_ROWS}")
+    if not 1.001 * LEAST_TEMPERATURE < temperature < GREATEST_TEMPERATURE / 1.001:
+        found.append(
+            f"the temperature {temperature:g} is at its bound, so the certainties mean nothing; calibrate on more "
+            "rows, of both classes, some of which the exit gets wrong"
+        )
+    return found
 
 
 def by_likelihood(

@@ -10,6 +10,7 @@ from calibration.temperature import (
     Quality,
     by_ece,
     by_likelihood,
+    doubts,
     quality,
 )
 from utils.metrics import certainty, expected_calibration_error, negative_log_likelihood
@@ -37,6 +38,14 @@ def least_nll(logits: Logits, labels: Labels) -> float:
         options={"xatol": 1e-8},
     )
     return float(np.exp(found.x))
+
+
+@pytest.mark.parametrize("bound", [LEAST_TEMPERATURE, GREATEST_TEMPERATURE])
+def test_a_temperature_at_its_bound_and_too_few_rows_are_doubted(bound: float) -> None:
+    few, at_bound = doubts(bound, 1)
+    assert few.startswith("1 rows are too few to calibrate on; use at least 200")
+    assert at_bound.startswith(f"the temperature {bound:g} is at its bound")
+    assert doubts(1.3, 200) == []
 
 
 @METHODS

@@ -275,7 +275,7 @@ def test_an_unknown_format_version_is_refused_with_the_remedy(written: Written, 
     [
         ("format_version", None),
         ("format_version", "1"),
-        pytest.param("format_version", 10**5000, id="a version of 5,001 digits"),
+        ("format_version", 10**401),
         ("format_version", [1]),
         ("format_version", torch.zeros(3)),
         ("architecture", ["MobileNetV2WithExits"]),
