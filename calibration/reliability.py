@@ -21,7 +21,7 @@ def reliability_figure(
         temperature: found by calibration.
     """
     figure, axes = new_figure(columns=2, width=4.4)
-    figure.suptitle(title, parse_math=False)  # it holds a file's name, in which a $ is only a $
+    figure.suptitle(title)
     for ax, value, name in zip(axes, (1.0, temperature), ("before calibration", "after"), strict=True):
         predictions, certainties = certainty(logits / value)
         draw_reliability(ax, certainties, predictions == labels)

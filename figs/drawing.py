@@ -14,7 +14,7 @@ from figs.costs import EXIT_1, EXIT_2, LOCAL, OFFLOADED
 from figs.energy import DERIVED, STATED, TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
 from figs.material import SINGLE, display_name
 from figs.monthly import AT_POINT
-from utils.plotting import new_figure
+from utils.plotting import new_figure, use_log_scale
 
 # Mostly of Okabe and Ito, whose colours the colour-blind tell apart.
 COLOURS: Final = {
@@ -100,7 +100,8 @@ def draw_inference_rate(table: pd.DataFrame) -> Figure:
         ax.set_xticks(range(len(devices)), devices)
         ax.set(ylabel="events a second", xlim=(-0.6, len(devices) - 0.4))
         if fastest > _MOST_ON_LINEAR_AXIS * slowest:
-            ax.set(yscale="log", ylim=(10 ** np.floor(np.log10(0.9 * slowest)), 2 * fastest))
+            use_log_scale(ax.yaxis)
+            ax.set_ylim(10 ** np.floor(np.log10(0.9 * slowest)), 2 * fastest)
         else:
             ax.margins(y=0.1)
     return _with_legend(figure, axes)
@@ -177,7 +178,8 @@ def draw_offload_time(table: pd.DataFrame) -> Figure:
         _draw_requests(ax, table, network, column)
         ax.set_title(f"{display_name(network)}, {title}", fontsize=10)
         ax.set_xticks(sorted(table["batch_size"].unique()))
-        ax.set(yscale="log", xlabel="events in a request", ylabel="ms a request")
+        use_log_scale(ax.yaxis)
+        ax.set(xlabel="events in a request", ylabel="ms a request")
         if times.max() > 0:
             ax.set_ylim(0.7 * times[times > 0].min(), 1.5 * times.max())
         ax.grid(alpha=0.3)

@@ -37,7 +37,7 @@ def front_figure(table: pd.DataFrame, row: int, title: str) -> Figure:
         label=f"operation point {label_point(table, row)}: {words}",
     )
     ax.set(xlabel="normalised time (0: all at exit 1, 1: all at exit 2)", ylabel="error of accepted events, %")
-    ax.set_title(title, parse_math=False)  # it holds a file's name, in which a $ is only a $
+    ax.set_title(title)
     ax.margins(0.05)
     ax.grid(alpha=0.3)
     ax.legend()

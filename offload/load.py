@@ -17,7 +17,7 @@ from offload.exits import FloatArray
 from offload.second_exit import Sending
 from utils.errors import CloudUnavailableError, MessageError
 from utils.metrics import ratio
-from utils.plotting import new_figure
+from utils.plotting import new_figure, use_log_scale
 from utils.stopping import Stop
 
 ANSWERED: Final = "answered"
@@ -150,10 +150,11 @@ def load_of(table: pd.DataFrame) -> Load:
 def load_figure(title: str, table: pd.DataFrame) -> Figure:
     """Return a picture of the round trips over time and of their distribution, with columns ``COLUMNS``."""
     figure, (over_time, distribution) = new_figure(columns=2)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title)
     for result, rows in table.groupby("result"):
         over_time.plot(rows["start_seconds"], 1000 * rows["round_trip_seconds"], ".", markersize=3, label=str(result))
-    over_time.set(xlabel="time (s)", ylabel="round trip (ms)", yscale="log")
+    use_log_scale(over_time.yaxis)
+    over_time.set(xlabel="time (s)", ylabel="round trip (ms)")
     over_time.legend()
     times = np.sort(1000 * table.loc[table["result"] == ANSWERED, "round_trip_seconds"].to_numpy(np.float64))
     if len(times):
@@ -163,6 +164,6 @@ def load_figure(title: str, table: pd.DataFrame) -> Figure:
             value = float(np.percentile(times, percentile))
             distribution.axvline(value, color="0.6", linestyle="--")
             distribution.text(value, percentile / 100 - 0.03, f" p{percentile} {value:.1f} ms", va="top")
-        distribution.set_xscale("log")
+        use_log_scale(distribution.xaxis)
     distribution.set(xlabel="round trip (ms)", ylabel="share of answered requests", ylim=(0, 1.02))
     return figure

@@ -3,14 +3,20 @@
 from pathlib import Path
 from typing import Any, Final
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from utils.errors import InputFileError
 from utils.files import replacing
 
 FORMATS: Final = (".png", ".pdf", ".svg")
+
+# Names of files, devices and errors come from elsewhere: a $ in them is only a $, and begins no formula.
+mpl.rcParams["text.parse_math"] = False
 
 
 def new_figure(columns: int = 1, width: float = 5.2, height: float = 4.2) -> tuple[Figure, list[Axes]]:
@@ -19,6 +25,13 @@ def new_figure(columns: int = 1, width: float = 5.2, height: float = 4.2) -> tup
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
+
+
+def use_log_scale(axis: Axis) -> None:
+    """Make an axis logarithmic, its ticks labelled in plain text and not as formulas."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=True))
 
 
 def check_format(path: Path, *others: str) -> Path:
