@@ -380,7 +380,7 @@ def with_outputs(script: str, options: Mapping[str, object], folder: Path) -> di
     complete = dict(options)
     for option, faults in PATHS[script].items():
         if faults in (OUTPUTS, TABLES, PICTURES, OUTPUT_FOLDERS):
-            picture = script == CHART or faults is PICTURES
+            picture = faults is PICTURES or (script == CHART and faults is OUTPUTS)
             complete[option] = path = folder / f"out{option}{'.png' if picture else ''}"
             if faults is OUTPUT_FOLDERS:
                 path.mkdir()

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,9 @@ from typing import Final
 
 from utils.cells import COMPRESSIONS
 from utils.errors import InputFileError
+
+NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+"""Flag with which a link is not opened: in a shared folder, anyone may lay one."""
 
 _TABLE_ENDINGS: Final = (".csv", ".txt", "")
 
@@ -89,10 +93,9 @@ def check_writable(path: Path) -> Path:
         # The finished file would take the place of /dev/null itself.
         raise InputFileError(f"{path}: is a device or a pipe, not a file; name a file")
     make_folder(path.parent)
-    partial = _partial(path)
     try:
         # The longer name of the two, so that a name which is too long is found now and not after the computation.
-        partial.touch()
+        partial, _ = _create_partial(path)
         partial.unlink()
     except OSError as problem:
         raise InputFileError(f"{path}: cannot be written: {problem.strerror}; choose another name") from problem
@@ -170,27 +173,47 @@ def _is_special(path: Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat_result]:
+    """Create an empty file beside ``path`` under a name that nobody can guess; return it and what it is.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
+    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, permissions)
+    try:
+        return partial, os.fstat(file)
+    finally:
+        os.close(file)
+
+
+def permissions_of(path: Path) -> int | None:
+    """Return the permissions of a file; None where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode) & 0o777
+    except OSError:
+        return None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; it takes the place of ``path`` if the block succeeds.
+    """Yield a temporary file beside ``path``; it takes the place of ``path`` if the block succeeds.
 
-    A reader sees the old file or the whole new one. On an exception the temporary file is removed. The
-    suffix is kept, because writers such as matplotlib choose the format by it.
+    A reader sees the old file or the whole new one, which has the permissions of the old one. On an exception the
+    temporary file is removed. The suffix is kept, because writers such as matplotlib choose the format by it.
 
     Raises:
         InputFileError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
     check_writable(path)
-    partial = _partial(path)
+    permissions = permissions_of(path)
+    partial = None
     try:
+        # Nobody else reads the new content of a private file while it is written.
+        partial, created = _create_partial(path, 0o666 if permissions is None else 0o600)
         yield partial
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _finish(partial, created, permissions)
         partial.replace(path)
     except BrokenPipeError:
         raise  # of something printed in the block, not of this file
@@ -199,5 +222,24 @@ def replacing(path: Path) -> Iterator[Path]:
             f"{path}: cannot be written: {problem.strerror or problem}; make room or choose another folder"
         ) from problem
     finally:
-        with suppress(OSError):
-            partial.unlink()
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink()
+
+
+def _finish(partial: Path, created: os.stat_result, permissions: int | None) -> None:
+    """Bring a written file to the disk and give it its permissions.
+
+    Raises:
+        OSError: it is empty, or is not the file that was created.
+    """
+    file = os.open(partial, os.O_RDONLY | NO_FOLLOW)
+    try:
+        found = os.fstat(file)
+        if not os.path.samestat(found, created) or not found.st_size:
+            raise OSError(0, "nothing was written to its temporary file")
+        if permissions is not None:
+            os.fchmod(file, permissions)
+        os.fsync(file)
+    finally:
+        os.close(file)

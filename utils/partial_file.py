@@ -10,6 +10,7 @@ file of the right size.
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from utils.errors import DownloadError
+from utils.files import NO_FOLLOW, permissions_of
 
 
 class PartialFile:
@@ -39,8 +41,10 @@ class PartialFile:
 
     def __enter__(self) -> Self:
         # For update, made if missing, not truncated: no mode of the built-in open() does that.
-        self._stream = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        flags = os.O_RDWR | os.O_CREAT | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
+        self._stream = os.fdopen(os.open(self.path, flags, 0o666), "r+b")
         try:
+            _check_own(self._stream, self.path)
             _lock(self._stream, self.path)
             self._recall()
         except BaseException:
@@ -88,7 +92,9 @@ class PartialFile:
         self._validator = _validator(headers)
         if self._validator and self.total:
             note = {"url": self._url, "validator": self._validator, "total": self.total}
-            self._origin.write_text(json.dumps(note), encoding="utf-8")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
+            with os.fdopen(os.open(self._origin, flags, 0o666), "w", encoding="utf-8") as stream:
+                json.dump(note, stream)
 
     def write(self, chunk: bytes) -> None:
         """Add bytes at the end."""
@@ -108,7 +114,12 @@ class PartialFile:
         self._origin.unlink(missing_ok=True)
 
     def become(self, target: Path) -> None:
-        """Give the file its final name, in place of any file that has it."""
+        """Give the file its final name, in place of any file that has it, whose permissions it takes."""
+        permissions = permissions_of(target)
+        if permissions is not None:
+            file = os.open(self.path, os.O_RDONLY | NO_FOLLOW)
+            os.fchmod(file, permissions)
+            os.close(file)
         self.path.replace(target)
         self._origin.unlink(missing_ok=True)
 
@@ -128,6 +139,17 @@ def _validator(headers: Mapping[str, str]) -> str | None:
     if tag and not tag.startswith("W/"):  # a weak one only promises the same meaning
         return tag
     return headers.get("Last-Modified")
+
+
+def _check_own(stream: BinaryIO, path: Path) -> None:
+    """Check that a file is an ordinary one with a single name: anyone may lay another in a shared folder.
+
+    Raises:
+        DownloadError: it is not.
+    """
+    found = os.fstat(stream.fileno())
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        raise DownloadError(f"{path}: is no ordinary file, or has a second name; remove it")
 
 
 def _lock(stream: BinaryIO, path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -444,6 +445,39 @@ def test_two_runs_do_not_write_to_one_partial_file(server: DownloadServer, targe
 
     fetch(job(server, target), fetch_again)
     assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe"])
+@pytest.mark.parametrize("name", ["file.bin.part", "file.bin.origin.part"])
+def test_a_link_in_place_of_the_partial_file_is_not_followed(
+    server: DownloadServer, target: Path, name: str, kind: str
+) -> None:
+    target.parent.mkdir(exist_ok=True)
+    victim = target.with_name("victim")
+    victim.write_bytes(b"precious")
+    laid = target.with_name(name)
+    match kind:
+        case "link":
+            laid.symlink_to(victim)
+        case "second name":
+            laid.hardlink_to(victim)
+        case _ if name == "file.bin.part":
+            os.mkfifo(laid)
+    try:
+        fetch(job(server, target))
+    except ToolkitError:
+        assert name == "file.bin.part" and not target.exists()
+    else:
+        assert name != "file.bin.part" and target.read_bytes() == BODY
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_file_that_is_fetched_again_keeps_its_permissions(server: DownloadServer, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    fetch(job(server, target))
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (BODY, 0o640)
 
 
 # Several files

@@ -1,4 +1,5 @@
 import errno
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,52 @@ def test_a_name_that_leaves_no_room_for_the_temporary_one_is_refused(tmp_path: P
 def test_checking_that_a_file_can_be_written_leaves_nothing_there(tmp_path: Path) -> None:
     assert check_writable(tmp_path / "new" / "file.csv") == tmp_path / "new" / "file.csv"
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_a_file_that_exists_keeps_its_permissions(file: Path, mode: int) -> None:
+    file.chmod(mode)
+    with replacing(file) as partial:
+        assert partial.stat().st_mode & 0o077 == 0
+        partial.write_text("new")
+    assert (file.read_text(), file.stat().st_mode & 0o7777) == ("new", mode)
+
+
+def test_a_new_file_has_the_permissions_of_any_new_file(file: Path) -> None:
+    (other := file.with_name("other.csv")).touch()
+    write(file.with_name("new.csv"))
+    assert file.with_name("new.csv").stat().st_mode == other.stat().st_mode
+
+
+def test_the_name_of_a_temporary_file_cannot_be_guessed(file: Path) -> None:
+    names = set()
+    for _ in range(3):
+        with replacing(file) as partial:
+            names.add(partial.name)
+            partial.write_text("new")
+    assert len(names) == 3
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = file.with_name("victim")
+    victim.write_text("precious")
+    monkeypatch.setattr(secrets, "token_hex", lambda _bytes: "guessed")
+    (laid := file.with_name(".file.guessed.part.csv")).symlink_to(victim)
+    for use in (check_writable, write):
+        with pytest.raises(InputFileError, match="cannot be written"):
+            use(file)
+    assert (victim.read_text(), file.read_text(), laid.is_symlink()) == ("precious", "old", True)
+
+
+def test_a_temporary_file_that_is_exchanged_for_a_link_is_not_taken(file: Path) -> None:
+    victim = file.with_name("victim")
+    victim.write_text("precious")
+    victim.chmod(0o600)
+    file.chmod(0o666)
+    with pytest.raises(InputFileError, match="cannot be written"), replacing(file) as partial:
+        partial.unlink()
+        partial.symlink_to(victim)
+    assert (file.read_text(), victim.stat().st_mode & 0o777) == ("old", 0o600)
 
 
 # Reading
