@@ -74,8 +74,12 @@ def next_url(entry: Published, url: str, page: Page) -> str:
     parser.feed(page.text)
     parser.close()
     for address in parser.addresses:
-        target = urljoin(page.url, address)
-        if "confirm" in dict(parse_qsl(urlsplit(target).query)):
+        try:
+            target = urljoin(page.url, address)
+            leads_on = "confirm" in dict(parse_qsl(urlsplit(target).query))
+        except ValueError:
+            continue  # it is no address
+        if leads_on:
             return _check_host(target, url, page)
     for name, token in page.cookies.items():
         if name.startswith(_COOKIE_PREFIX):

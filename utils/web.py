@@ -189,6 +189,8 @@ class Client:
             raise TransientError(self._reason(problem, connecting), answered=not connecting) from problem
         except OSError as problem:  # the rest of what requests raises, and missing certificate bundles
             raise DownloadError(f"{self._url}: {problem}; check --base-url") from problem
+        except ValueError as problem:  # from the depths of urllib, where a redirection is followed
+            raise DownloadError(f"{self._url}: the server redirects to no valid address; check --base-url") from problem
 
     def _reason(self, problem: exceptions.RequestException, connecting: bool) -> str:
         if isinstance(problem, exceptions.ConnectTimeout):

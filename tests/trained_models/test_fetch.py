@@ -114,6 +114,13 @@ def test_an_id_that_drive_does_not_know_is_explained(server: DownloadServer, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("address", ["http://[::1?confirm=t", "//[x]/?confirm=t", "https://[/?confirm=t"])
+@pytest.mark.parametrize("body", ['<a href="{}">', '<form action="{}"><input type="hidden" name="confirm" value="t">'])
+def test_a_page_that_leads_to_what_is_no_address_is_explained(address: str, body: str) -> None:
+    with pytest.raises(DownloadError, match=r"not to Google Drive|leads to no file"):
+        next_url(ENTRY, f"{DRIVE}/uc", page(body.format(address)))
+
+
 FORM = '<form id="download-form" action="{}"><input type="hidden" name="confirm" value="t"></form>'
 
 

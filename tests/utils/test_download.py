@@ -326,6 +326,24 @@ def test_redirections_in_a_circle_are_left(server: DownloadServer, target: Path)
         fetch(job(server, target))
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[::1", "http://[::1]:x/", "http://a:99999999/", "http:///x", "http://[x]/",
+        "http://a..b/", "http://" + "a" * 300 + ".example/", "http://\xff.example/", "http://*.example/", "ftp://a/b",
+        "file:///etc/passwd", "javascript:1", "http://%zz/", "http://a b/", "http://.example/", "http://user@:80/",
+    ],
+)  # fmt: skip
+def test_a_redirection_to_what_is_no_address_is_one_error(
+    server: DownloadServer, target: Path, address: str, status: int
+) -> None:
+    server.fail(PATH, Fault(status=status, headers={"Location": address}))
+    with pytest.raises(DownloadError):
+        fetch(job(server, target, ONCE))
+    assert left_in(target.parent) == []
+
+
 def test_a_web_page_is_not_a_file(server: DownloadServer, target: Path) -> None:
     server.fail(PATH, Fault(page="Welcome to our hotel's network"))
     with pytest.raises(DownloadError, match="answered with a web page in place of the file"):
