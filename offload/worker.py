@@ -253,9 +253,10 @@ class Worker:
     def _discard(self, task: _Task) -> None:
         """Drop a request that has waited here for longer than its client waits."""
         with self._changed:
-            if self._waiting and self._waiting[0] is task:
-                self._waiting.popleft()
-                self._metrics.waiting.set(len(self._waiting))
+            if not self._waiting or self._waiting[0] is not task:
+                return  # given back, or lost with its connection: acknowledged now, it would close the channel
+            self._waiting.popleft()
+            self._metrics.waiting.set(len(self._waiting))
         self._metrics.requests.labels(code=EXPIRED).inc()
         with contextlib.suppress(CloudUnavailableError):
             self._requests.call_soon(lambda: self._requests.discard(task.delivery))

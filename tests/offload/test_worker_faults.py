@@ -419,3 +419,31 @@ def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(l
         counted.wait_for("requests_total", 1, code="expired")
     assert [2] not in sizes_of(sleeper.batches)
     assert waiting_in(link, queue) == 0
+
+
+def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and_no_reply(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
+    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
+    discard = worker._discard
+
+    def discard_after_it_was_given_back(task: offload.worker._Task) -> None:
+        worker.stop()
+        wait_until(lambda: counted("given_back_requests_total") == 1)
+        discard(task)
+
+    monkeypatch.setattr(worker, "_discard", discard_after_it_was_given_back)
+    with make_client(link, queue, metrics=metrics) as client, make_client(link, queue, hurried) as leaving:
+        with serving(worker):
+            with busy(sleeper, client):
+                asked = ask(client, 1)
+                counted.wait_for("waiting_requests", 1)
+                late = ask(leaving, 2)[0][1]
+                assert isinstance(late.exception(PATIENCE), CloudUnavailableError)
+                counted.wait_for("waiting_requests", 2)
+            assert all_answered(asked)
+        assert worker.answered == 2
+    assert counted("connection_losses_total") == counted("requests_total", code="expired") == 0
+    assert metrics.registry.get_sample_value("ee_client_retries_total") == 0
