@@ -17,7 +17,7 @@ from offload.breaker import Breaker
 from offload.broker import Broker
 from offload.logs import Sparing
 from offload.metrics import ClientMetrics
-from offload.protocol import Answer, Refusal, Request, decode_reply, encode_request
+from offload.protocol import LARGEST_REPLY, Answer, Refusal, Request, decode_reply, encode_request
 from offload.rabbitmq.client_end import RequestSender
 from utils.errors import CloudUnavailableError, MessageError
 
@@ -312,6 +312,13 @@ class Client:
             request_id, len(pending.body), reply.worker, time.monotonic() - pending.started,
         )  # fmt: skip
         self._end(pending, reply, "answered")
+
+    def on_oversize_reply(self, size: int) -> None:
+        """Count a message that is too large to be a reply."""
+        self.bytes_received += size
+        self._metrics.received_bytes.inc(size)
+        self._metrics.dropped_replies.labels(reason="too-large").inc()
+        _seldom.warning("too-large", f"dropped a reply: {size} bytes, at most {LARGEST_REPLY} are taken")
 
     def on_confirmed(self, request_id: str) -> None:
         """Note that a request is in the queue."""

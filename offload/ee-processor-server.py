@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     from offload.metrics import WorkerMetrics
     from offload.protocol import ACTIVATIONS, PAYLOADS
     from offload.recent import Recent
-    from offload.service import Service
+    from offload.service import Service, bound_prefetch
     from offload.worker import Worker
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
@@ -109,7 +109,14 @@ def run(args: argparse.Namespace) -> None:
     cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads, recent, digest)
     if args.second_segment_only:
         network.forget_edge()
-    service = Service(args.max_batch, args.batch_wait_ms / 1000, args.prefetch, args.queue_type)
+    largest = cloud.limits.largest_body
+    prefetch = bound_prefetch(args.prefetch, largest)
+    if prefetch < args.prefetch:
+        log.warning(
+            "--prefetch %d: %d requests are held at once at most, for each may have %d bytes",
+            args.prefetch, prefetch, largest,
+        )  # fmt: skip
+    service = Service(args.max_batch, args.batch_wait_ms / 1000, prefetch, args.queue_type, largest)
     worker = Worker(broker, args.mq_queue, cloud, service, metrics, (lambda _batch: None) if args.quiet else _report)
 
     def announce() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from offload.protocol import LARGEST_MESSAGE
 from utils.errors import CloudError, CloudUnavailableError
 
 _SERVER_FOLDERS: Final = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
@@ -83,7 +84,7 @@ class PrivateBroker:
 
     Args:
         tls: makes it listen for TLS too.
-        settings: further lines for its ``rabbitmq.conf``.
+        settings: further lines for its ``rabbitmq.conf``; they prevail over its own.
 
     Attributes:
         port: of AMQP, on 127.0.0.1.
@@ -110,6 +111,7 @@ class PrivateBroker:
             f"default_user = {self.username}\n"
             f"default_pass = {self.password}\n"
             "disk_free_limit.absolute = 50MB\n"
+            f"max_message_size = {LARGEST_MESSAGE}\n"
             f"{'' if tls is None else _tls_settings(self.tls_port, tls)}"
             f"{settings}\n"
         )

@@ -26,11 +26,15 @@ PAYLOADS: Final = (FEATURES, ACTIVATIONS)
 LOGITS: Final = "logits"
 
 MAX_EVENTS: Final = 1024
-"""Events in one request at most: 14 MB of MobileNetV2's activations, under RabbitMQ 4's message limit of 16 MiB."""
+"""Events in one request at most: 14 MB of MobileNetV2's activations, less than ``LARGEST_MESSAGE``."""
+LARGEST_MESSAGE: Final = 16 * 2**20
+"""Bytes of a body at most: RabbitMQ 4's own limit, which ``max_message_size`` sets for RabbitMQ 3 (128 MiB without)."""
 
 _MAX_HEADER: Final = 8192
 _MAX_TEXT: Final = 500
 _LENGTH_BYTES: Final = 8
+LARGEST_REPLY: Final = _LENGTH_BYTES + _MAX_HEADER + 4 * CLASS_COUNT * MAX_EVENTS
+"""Bytes of a reply's body at most."""
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAME: Final = re.compile(r"[\w.:@/-]{1,200}", re.ASCII)
@@ -133,7 +137,7 @@ def decode_request(body: bytes, limits: Limits) -> Request:
             not-finite.
     """
     if len(body) > limits.largest_body:
-        raise MessageError("too-large", f"{len(body)} bytes, at most {limits.largest_body} are taken")
+        raise MessageError("too-large", too_large(len(body), limits.largest_body))
     header, start = _header(body)
     metadata = _metadata(header, ("version", "request_id", "client_id", "fingerprint", "payload"))
     _check_form("request_id", metadata["request_id"], _ID)
@@ -150,6 +154,11 @@ def decode_request(body: bytes, limits: Limits) -> Request:
         raise MessageError("wrong-payload", f"this worker takes {', '.join(limits.shapes)}")
     tensor = _tensor(body, start, header, payload, limits.shapes[payload], None)
     return Request(metadata["request_id"], metadata["client_id"], metadata["fingerprint"], payload, tensor)
+
+
+def too_large(size: int, largest: int) -> str:
+    """Return why a request of so many bytes is refused."""
+    return f"{size} bytes, at most {largest} are taken"
 
 
 def encode_answer(answer: Answer) -> bytes:

@@ -16,7 +16,7 @@ from typing import Final
 from offload.broker import Broker
 from offload.logs import Sparing
 from offload.metrics import EXPIRED, WorkerMetrics
-from offload.protocol import Answer, Refusal, Request, encode_answer, encode_refusal
+from offload.protocol import Answer, Refusal, Request, encode_answer, encode_refusal, too_large
 from offload.rabbitmq.problems import BROKER_FAILED
 from offload.rabbitmq.worker_end import Delivery, RequestQueue
 from offload.service import Answering, Batch, Service
@@ -72,7 +72,9 @@ class Worker:
         self._metrics = metrics
         self._on_batch = on_batch
         self._on_ready: Callable[[], object] = lambda: None
-        self._requests = RequestQueue(broker, queue_name, self, service.prefetch, service.queue_type)
+        self._requests = RequestQueue(
+            broker, queue_name, self, service.prefetch, service.queue_type, service.largest_body
+        )
         self._waiting: deque[_Task] = deque()
         self._changed = threading.Condition()  # guards the two below and what waits
         self._computing = self._ending = False
@@ -193,10 +195,13 @@ class Worker:
 
     def on_request(self, delivery: Delivery) -> None:
         """Put a request among those that wait."""
-        self._metrics.received_bytes.inc(len(delivery.body))
+        self._metrics.received_bytes.inc(delivery.size)
         self._metrics.redelivered.inc(delivery.redelivered)
+        refusal = None
+        if delivery.size > self._service.largest_body:
+            refusal = Refusal(delivery.request_id, "too-large", too_large(delivery.size, self._service.largest_body))
         with self._changed:
-            self._waiting.append(_Task(delivery, time.monotonic()))
+            self._waiting.append(_Task(delivery, time.monotonic(), refusal))
             self._metrics.waiting.set(len(self._waiting))
             self._changed.notify_all()
 

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import pika
 
 from offload.broker import Broker
-from offload.protocol import new_id
+from offload.protocol import LARGEST_REPLY, new_id
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from offload.rabbitmq.pika_fixes import DiscardedBody
 from utils.errors import CloudUnavailableError
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ class ClientEvents(Protocol):
 
     def on_reply(self, request_id: str, body: bytes, /) -> object:
         """A reply came, from anyone."""
+
+    def on_oversize_reply(self, size: int, /) -> object:
+        """A message came that has too many bytes for a reply, and was discarded as it arrived."""
 
     def on_confirmed(self, request_id: str, /) -> object:
         """A request is in the queue."""
@@ -45,7 +49,7 @@ class RequestSender(Connection):
     """
 
     def __init__(self, broker: Broker, queue_name: str, events: ClientEvents) -> None:
-        super().__init__(broker, events.on_ready, events.on_lost)
+        super().__init__(broker, LARGEST_REPLY, events.on_ready, events.on_lost)
         self._queue = queue_name
         self._events = events
         self._reply_to = ""
@@ -78,7 +82,10 @@ class RequestSender(Connection):
         channel.basic_consume(self._reply_to, self._on_message, auto_ack=True, callback=ready)
 
     def _on_message(self, _channel: Any, _method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        self._tell(self._events.on_reply, str(properties.correlation_id), body)
+        if isinstance(body, DiscardedBody):
+            self._tell(self._events.on_oversize_reply, body.size)
+        else:
+            self._tell(self._events.on_reply, str(properties.correlation_id), body)
 
     def _on_return(self, _channel: Any, _method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
         # The broker returns what it cannot route, and then confirms it.

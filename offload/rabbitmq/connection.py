@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pika
-from pika.adapters.select_connection import IOLoop, SelectConnection
-from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflow
+from pika.adapters.select_connection import IOLoop
 
 from offload.broker import Broker, Host
+from offload.rabbitmq.pika_fixes import AttentiveConnection, ConnectionAttempt, bound_bodies
 from offload.rabbitmq.problems import plain_error
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
@@ -39,61 +39,6 @@ if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-class _Properties(pika.BasicProperties):  # type: ignore[misc]  # pika's own types do not say what it is
-    """A message's properties, in which a sender may write anything; what pika fails to read is left out.
-
-    Else it would drop the connection, and the broker hand the same message to the next worker, and so on for ever.
-    """
-
-    def decode(self, encoded: bytes, offset: int = 0) -> "_Properties":
-        """Read the properties from a frame."""
-        with contextlib.suppress(Exception):  # a date out of range, tables nested too deep
-            super().decode(encoded, offset)
-        return self
-
-
-pika.spec.props[pika.BasicProperties.INDEX] = _Properties
-
-
-class _Attempt(AMQPConnectionWorkflow):  # type: ignore[misc]
-    """An attempt to connect, over all addresses of a host; pika's own, mended in two places."""
-
-    def _try_next_resolved_address(self) -> None:
-        try:
-            super()._try_next_resolved_address()
-        except OSError as problem:  # there are no sockets for such an address, as without IPv6
-            if self._connector is None:
-                raise  # someone else's
-            self._on_connector_done(problem)
-
-    def abort(self) -> None:
-        """Give it up; also twice, and while the broker greets."""
-        if self._state == self._STATE_ABORTING:
-            return
-        try:
-            super().abort()
-        except AssertionError:
-            # There pika trips over its own check; what it had left to do is this.
-            greeting = self._connector._amqp_conn
-            if not greeting.is_closing:
-                greeting.close()
-
-
-class _Connection(SelectConnection):  # type: ignore[misc]
-    """pika's connection, but for that it hears what a broker says who hangs up."""
-
-    def _proto_connection_lost(self, error: BaseException | None) -> None:
-        if self.params.ssl_options is not None and isinstance(error, ssl.SSLEOFError | ConnectionError):
-            # It broke when we wrote; why, for example for our certificate, may stand unread in TLS's last words.
-            try:
-                self._transport._sock.recv(1)
-            except ssl.SSLError as alert:
-                error = alert if "ALERT" in (alert.reason or "") else error
-            except OSError:
-                pass
-        super()._proto_connection_lost(error)
-
-
 class Connection(ABC):
     """One connection with one channel at a time; when it is lost, another, to the broker's hosts in turn.
 
@@ -102,6 +47,7 @@ class Connection(ABC):
 
     Args:
         broker: where RabbitMQ is.
+        largest_body: bytes of a message's body that is kept; larger ones are discarded as they arrive.
         on_ready: called whenever messages can be exchanged.
         on_lost: called with the reason whenever a connection, once ready, was lost, and whenever all hosts were
             tried in vain.
@@ -111,9 +57,14 @@ class Connection(ABC):
     """
 
     def __init__(
-        self, broker: Broker, on_ready: Callable[[], object], on_lost: Callable[[CloudUnavailableError], object]
+        self,
+        broker: Broker,
+        largest_body: int,
+        on_ready: Callable[[], object],
+        on_lost: Callable[[CloudUnavailableError], object],
     ) -> None:
         self._broker = broker
+        self._largest_body = largest_body
         self._tls = None if broker.tls is None else broker.tls.context()
         self._on_ready = on_ready
         self._on_lost = on_lost
@@ -126,8 +77,8 @@ class Connection(ABC):
         self._attempts = 0  # since a connection was last ready
         self._refusals = 0
         self._is_up = self._was_ever_up = False
-        self._attempt: _Attempt | None = None  # while it goes on
-        self._connection: _Connection | None = None
+        self._attempt: ConnectionAttempt | None = None  # while it goes on
+        self._connection: AttentiveConnection | None = None
         self._channel: Any = None
         self._problem: CloudError | None = None  # why we ourselves gave the connection up
 
@@ -246,8 +197,8 @@ class Connection(ABC):
             return
         self._problem = None
         parameters = _parameters(self._broker, self._host(), self._tls)
-        self._attempt = _Attempt()
-        _Connection.create_connection([parameters], self._tried, self._loop, self._attempt)
+        self._attempt = ConnectionAttempt()
+        AttentiveConnection.create_connection([parameters], self._tried, self._loop, self._attempt)
 
     def _tried(self, result: Any) -> None:
         self._attempt = None
@@ -259,13 +210,14 @@ class Connection(ABC):
         result.channel(on_open_callback=self._opened)
         self._loop.call_later(OPEN_TIMEOUT, lambda: self._too_slow(result))
 
-    def _too_slow(self, connection: _Connection) -> None:
+    def _too_slow(self, connection: AttentiveConnection) -> None:
         if self._connection is connection and not self._is_up:
             self.abort(CloudUnavailableError(f"RabbitMQ at {self._host()} lets us in, but then does not answer"))
 
     def _opened(self, channel: Any) -> None:
         channel.add_on_close_callback(self._channel_closed)
         channel.add_on_cancel_callback(self._consumer_cancelled)
+        bound_bodies(channel, self._largest_body)
         self._open(channel)
 
     def _channel_closed(self, _channel: Any, problem: BaseException) -> None:

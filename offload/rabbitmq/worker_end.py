@@ -10,8 +10,9 @@ import pika
 from pika import exceptions
 
 from offload.broker import Broker
-from offload.protocol import is_id
+from offload.protocol import LARGEST_MESSAGE, is_id
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from offload.rabbitmq.pika_fixes import size_of
 from offload.rabbitmq.problems import quoted
 from utils.errors import CloudError, CloudUnavailableError
 
@@ -33,10 +34,13 @@ class Delivery:
     """One request as the broker handed it over, checked only in that there is someone to reply to.
 
     Attributes:
+        body: empty where it had more bytes than are kept.
+        size: of the body as it was sent.
         seconds: from its publication, after which no one waits for the answer.
     """
 
     body: bytes
+    size: int
     request_id: str
     reply_to: str
     seconds: float
@@ -86,12 +90,19 @@ class RequestQueue(Connection):
         events: is told what happens.
         prefetch: requests that are here at once at most.
         queue_type: ``classic``, or ``quorum``, replicated over a cluster's nodes.
+        largest_body: bytes of a request that is kept.
     """
 
     def __init__(
-        self, broker: Broker, queue_name: str, events: WorkerEvents, prefetch: int, queue_type: str = "classic"
+        self,
+        broker: Broker,
+        queue_name: str,
+        events: WorkerEvents,
+        prefetch: int,
+        queue_type: str = "classic",
+        largest_body: int = LARGEST_MESSAGE,
     ) -> None:
-        super().__init__(broker, events.on_ready, events.on_lost)
+        super().__init__(broker, largest_body, events.on_ready, events.on_lost)
         self._queue = queue_name
         self._events = events
         self._prefetch = prefetch
@@ -156,11 +167,11 @@ class RequestQueue(Connection):
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         request_id, reply_to = properties.correlation_id, properties.reply_to
         if is_id(request_id) and isinstance(reply_to, str) and _REPLY_QUEUE_FORM.fullmatch(reply_to):
-            seconds = _seconds(properties.expiration)
-            tag, redelivered = method.delivery_tag, bool(method.redelivered)
-            self._tell(
-                self._events.on_request, Delivery(body, request_id, reply_to, seconds, redelivered, tag, channel)
+            seconds, redelivered = _seconds(properties.expiration), bool(method.redelivered)
+            delivery = Delivery(
+                body, size_of(body), request_id, reply_to, seconds, redelivered, method.delivery_tag, channel
             )
+            self._tell(self._events.on_request, delivery)
             return
         channel.basic_ack(method.delivery_tag)
         self._tell(self._events.on_dropped)

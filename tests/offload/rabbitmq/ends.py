@@ -36,7 +36,7 @@ class Log:
         lost: when it was not, and why.
         threads: that told so.
         requests, dropped, unroutable: of a worker's end.
-        replies, confirmed, returned: of a client's end.
+        replies, oversize, confirmed, returned: of a client's end.
     """
 
     def __init__(self) -> None:
@@ -46,6 +46,7 @@ class Log:
         self.requests: list[Delivery] = []
         self.dropped = self.unroutable = 0
         self.replies: list[tuple[str, bytes]] = []
+        self.oversize: list[int] = []
         self.confirmed: list[str] = []
         self.returned: list[tuple[str, str]] = []
 
@@ -68,6 +69,9 @@ class Log:
 
     def on_reply(self, request_id: str, body: bytes) -> None:
         self.replies.append((request_id, body))
+
+    def on_oversize_reply(self, size: int) -> None:
+        self.oversize.append(size)
 
     def on_confirmed(self, request_id: str) -> None:
         self.confirmed.append(request_id)

@@ -6,7 +6,7 @@ import pytest
 
 from offload.broker import Broker
 from offload.private_broker import PrivateBroker
-from offload.protocol import new_id
+from offload.protocol import LARGEST_REPLY, new_id
 from offload.rabbitmq import worker_end as worker_end_module
 from offload.rabbitmq.client_end import RequestSender
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE
@@ -178,7 +178,8 @@ def test_an_owner_that_fails_over_a_message_ends_the_run(
 def test_the_largest_messages_pass_both_ways(link: Broker, queue: str) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(link, queue, ours), worker_end(link, queue, theirs)
-    request, reply = (bytes([start, 1, 2, 3, 5, 7, 11]) * (LARGE // 7) for start in (0, 200))
+    sizes = {0: LARGE, 200: LARGEST_REPLY}
+    request, reply = (bytes([start, 1, 2, 3, 5, 7, 11]) * (size // 7) for start, size in sizes.items())
     with ready(worker, theirs), ready(client, ours):
         (request_id,) = send(client, request, seconds=PATIENCE)
         wait_until(lambda: theirs.requests)
@@ -188,6 +189,19 @@ def test_the_largest_messages_pass_both_ways(link: Broker, queue: str) -> None:
     assert ours.replies == [(request_id, reply)]
     assert not ours.lost
     assert not theirs.lost
+
+
+def test_a_message_that_is_too_large_for_a_reply_is_told_by_its_size_alone(link: Broker, queue: str) -> None:
+    declare(link, queue)
+    log = Log()
+    end = client_end(link, queue, log)
+    with ready(end, log):
+        where = reply_queue(end, link, queue)
+        publish(link, where, bytes(LARGEST_REPLY + 1))
+        publish(link, where, bytes(LARGEST_REPLY))
+        wait_until(lambda: log.replies)
+    assert log.oversize == [LARGEST_REPLY + 1]
+    assert not log.lost
 
 
 @pytest.mark.parametrize("properties", [{}, {"correlation_id": ""}, {"correlation_id": b"\xff" * 32}])

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from offload.broker import Broker, Host, Tls
 from offload.private_broker import PrivateBroker
+from offload.protocol import LARGEST_REPLY
 from offload.rabbitmq import connection
 from tests.offload.certificates import WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link import at, listening, wait_until
@@ -102,7 +103,8 @@ def test_a_certificate_and_its_key_may_share_a_file(right: Broker, files: Certif
 def test_the_largest_messages_pass_both_ways_encrypted(right: Broker) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(right, QUEUE, ours), worker_end(right, QUEUE, theirs)
-    request, reply = (bytes([start, 1, 2, 3, 5, 7, 11]) * (LARGE // 7) for start in (0, 200))
+    sizes = {0: LARGE, 200: LARGEST_REPLY}
+    request, reply = (bytes([start, 1, 2, 3, 5, 7, 11]) * (size // 7) for start, size in sizes.items())
     with ready(worker, theirs), ready(client, ours):
         in_owner(client, lambda: client.publish("0" * 32, request, 30.0))
         wait_until(lambda: theirs.requests)
