@@ -19,6 +19,7 @@ from offload.logs import Sparing
 from offload.metrics import ClientMetrics
 from offload.protocol import LARGEST_REPLY, Answer, Refusal, Request, decode_reply, encode_request
 from offload.rabbitmq.client_end import RequestSender
+from offload.rabbitmq.problems import BROKER_BLOCKED
 from utils.errors import CloudUnavailableError, MessageError
 
 FIRST_RETRY_PAUSE: Final = 0.25
@@ -98,6 +99,7 @@ class Client:
         self._known = threading.Event()  # whether there is a broker
         self._failure: BaseException | None = None
         self._outage: float | None = None  # since when, on the monotonic clock
+        self._blocked: tuple[float, CloudUnavailableError] | None = None  # since when, and why
         self._was_away = False  # whether an attempt to connect has failed since then
         self._thread = threading.Thread(target=self._run, name="rabbitmq", daemon=True)
 
@@ -129,6 +131,8 @@ class Client:
         """Return why the cloud is not being asked, if so."""
         if not self.is_connected:
             return "no connection to RabbitMQ"
+        if (blocked := self._blocked) is not None:
+            return str(blocked[1])
         return "the cloud failed to answer" if self._breaker.is_open else None
 
     def submit(self, request: Request) -> Future[Answer]:
@@ -160,6 +164,8 @@ class Client:
             return None
         if not self.is_connected:
             return "no-connection"
+        if self._blocked is not None:
+            return BROKER_BLOCKED
         return None if self._breaker.allows() else "circuit-open"
 
     def _run(self) -> None:
@@ -185,8 +191,11 @@ class Client:
             self._attempt(pending)
 
     def _attempt(self, pending: _Pending) -> None:
-        """Publish a request, for the first time or again; without a connection, ``on_ready`` will."""
-        if pending.future.done() or not self._sender.is_ready:
+        """Publish a request, for the first time or again.
+
+        Without a connection ``on_ready`` will, and while RabbitMQ blocks publishers ``on_blocked``.
+        """
+        if pending.future.done() or not self._sender.is_ready or self._blocked is not None:
             return
         left = self._patience.deadline - (time.monotonic() - pending.started)
         seconds = max(min(self._patience.attempt, left), 0.001)
@@ -212,32 +221,38 @@ class Client:
             pending.cancel_attempt = self._sender.call_later(pause, lambda: self._attempt(pending))
 
     def _unanswered(self, pending: _Pending) -> None:
-        failure = CloudUnavailableError(
-            f"no worker answered within {self._patience.attempt:g} s on queue {self._queue!r} of {self._broker}; "
-            "start one with offload/ee-processor-server.py, or raise --request-timeout",
+        failure = self._no_answer(self._patience.attempt, ", or raise --request-timeout")
+        self._abort_if_silent(pending)
+        self._failed(pending, failure, failure.code, 0.0)
+
+    def _no_answer(self, seconds: float, advice: str = "") -> CloudUnavailableError:
+        """Return why a request that was published has no answer."""
+        if self._blocked is not None:  # to us, and so to the workers, whose replies do not get through either
+            return self._blocked[1]
+        return CloudUnavailableError(
+            f"no worker answered within {seconds:g} s on queue {self._queue!r} of {self._broker}; "
+            f"start one with offload/ee-processor-server.py{advice}",
             "timed-out",
         )
-        self._abort_if_silent(pending)
-        self._failed(pending, failure, "timed-out", 0.0)
 
     def _abort_if_silent(self, pending: _Pending) -> None:
         """Give the connection up where not even the broker has said in time that it has the request."""
         in_time = min(self._patience.attempt, self._patience.deadline) / 2
+        if self._blocked is not None:
+            return  # it has said why
         if pending.under_way and not pending.confirmed and time.monotonic() - pending.published > in_time:
             # Such a connection is dead, whatever the kernel thinks.
             self._sender.abort(CloudUnavailableError(f"RabbitMQ at {self._broker} fell silent"))
 
     def _too_late(self, pending: _Pending) -> None:
-        failure = pending.failure or CloudUnavailableError(
-            f"no RabbitMQ at {self._broker} within {self._patience.deadline:g} s; start it, or check --mq-hostname "
-            "and --mq-port",
-            "no-connection",
-        )
-        if pending.under_way and not isinstance(failure, MessageError):
+        failure = pending.failure
+        if not isinstance(failure, MessageError) and (pending.under_way or self._blocked is not None):
+            failure = self._no_answer(self._patience.deadline)
+        elif failure is None:
             failure = CloudUnavailableError(
-                f"no worker answered within {self._patience.deadline:g} s on queue {self._queue!r} of {self._broker}; "
-                "start one with offload/ee-processor-server.py",
-                "timed-out",
+                f"no RabbitMQ at {self._broker} within {self._patience.deadline:g} s; start it, or check --mq-hostname "
+                "and --mq-port",
+                "no-connection",
             )
         self._abort_if_silent(pending)
         self._end(pending, failure, "refused" if isinstance(failure, MessageError) else failure.code)
@@ -282,10 +297,29 @@ class Client:
         else:
             self._was_away = True
         self._metrics.connected.set(0)
+        self._blocked = None
+        self._metrics.blocked.set(0)
         for pending in self._pending.values():
             pending.cancel_attempt()
             pending.under_way, pending.failure = False, CloudUnavailableError(str(problem), "no-connection")
         self._known.set()
+
+    def on_blocked(self, problem: CloudUnavailableError | None) -> None:
+        """Publish nothing while RabbitMQ blocks publishers; afterwards publish what was held back."""
+        self._metrics.blocked.set(problem is not None)
+        if problem is not None:
+            self._blocked = time.monotonic(), problem
+            log.warning("%s", problem)
+            return
+        if self._blocked is not None:
+            log.warning("RabbitMQ takes messages again after %.1f s", time.monotonic() - self._blocked[0])
+        self._blocked = None
+        self._breaker.succeeded()
+        self._metrics.breaker_open.set(0)
+        for pending in list(self._pending.values()):
+            if not pending.under_way:
+                pending.cancel_attempt()
+                self._attempt(pending)
 
     def on_reply(self, request_id: str, body: bytes) -> None:
         """Check a reply and hand it on; what answers nothing that was asked is dropped."""

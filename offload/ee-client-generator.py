@@ -125,7 +125,8 @@ def run(args: argparse.Namespace) -> None:
         title = f"{args.clients} clients, {args.batch_size} events a request ({args.payload})"
         save_figure(load_figure(title, table), args.picture)
     if load.errors:
-        raise CloudUnavailableError(f"{load.requests - load.answered} of {load.requests} requests were not answered")
+        unanswered = load.requests - load.answered
+        raise CloudUnavailableError(f"{unanswered} of {load.requests} requests were not answered: {load.failures}")
 
 
 def _events(

@@ -125,14 +125,18 @@ class Load:
     percentiles: dict[int, float]
     errors: dict[str, int]
 
+    @property
+    def failures(self) -> str:
+        """How the requests ended that were not answered, with counts; ``none`` where all were."""
+        return ", ".join(f"{n} {code}" for code, n in sorted(self.errors.items())) or "none"
+
     def summary(self) -> str:
         """Return it in two lines."""
-        errors = ", ".join(f"{n} {code}" for code, n in sorted(self.errors.items())) or "none"
         times = ", ".join(f"p{p} {1000 * seconds:.2f} ms" for p, seconds in self.percentiles.items())
         return (
             f"{self.requests} requests, {self.answered} answered, {self.events} events in {self.seconds:.2f} s: "
             f"{ratio(self.answered, self.seconds):.1f} requests/s, {ratio(self.events, self.seconds):.1f} events/s\n"
-            f"round trip {times}; errors: {errors}"
+            f"round trip {times}; errors: {self.failures}"
         )
 
 

@@ -40,6 +40,7 @@ RESULTS: Final = (
     "no-connection",
     "no-queue",
     "queue-full",
+    "broker-blocked",
     "circuit-open",
     "closed",
 )
@@ -119,6 +120,7 @@ class _Metrics:
     Attributes:
         registry: everything, to be served.
         connected: 1 while there is a connection to RabbitMQ.
+        blocked: 1 while RabbitMQ has stopped taking messages, for its memory or disk alarm is on.
         connection_losses: how often it broke.
         sent_bytes, received_bytes: bodies of messages.
     """
@@ -133,6 +135,7 @@ class _Metrics:
         info = Info(self._prefix, "The network that runs here, and its messages' version.", registry=self.registry)
         info.info({"architecture": architecture, "fingerprint": fingerprint[:12], "protocol": VERSION})
         self.connected = self._gauge("connected", "1 while there is a connection to RabbitMQ, else 0.")
+        self.blocked = self._gauge("blocked", "1 while RabbitMQ blocks publishers (memory or disk alarm), else 0.")
         self.connection_losses = self._counter("connection_losses", "How often the connection to RabbitMQ broke.")
         self.sent_bytes = self._counter("sent_bytes", "Bytes of message bodies sent.")
         self.received_bytes = self._counter("received_bytes", "Bytes of message bodies received.")

@@ -83,6 +83,7 @@ class Worker:
         self._was_ready = False
         self._early_tries = 0
         self._outage: float | None = None
+        self._blocked: tuple[float, CloudUnavailableError] | None = None  # since when, and why
         self._failure: BaseException | None = None
         self.answered = self.refused = self.events = self.dropped = 0
         self._threads = [
@@ -103,7 +104,9 @@ class Worker:
         """Return why no requests are being taken, if so."""
         if self._stopping:
             return "stopping"
-        return None if self._requests.is_ready else "no connection to RabbitMQ"
+        if not self._requests.is_ready:
+            return "no connection to RabbitMQ"
+        return None if (blocked := self._blocked) is None else str(blocked[1])
 
     def run(self, on_ready: Callable[[], object]) -> None:
         """Serve until ``stop``; after the first success, connect again whenever the broker goes away.
@@ -152,7 +155,7 @@ class Worker:
         cancelled = threading.Event()
         try:
             self._requests.call_soon(lambda: self._requests.stop_receiving(cancelled.set))
-            while not cancelled.wait(_POLL) and self._requests.is_ready and time.monotonic() < deadline:
+            while not cancelled.wait(_POLL) and self._is_heard() and time.monotonic() < deadline:
                 pass
             with self._changed:
                 tasks = list(self._waiting)
@@ -165,8 +168,12 @@ class Worker:
             return
         with self._changed:
             # In vain once there is no one to reply to, or nothing to come.
-            while self._computing and self._failure is None and self._requests.is_ready and time.monotonic() < deadline:
+            while self._computing and self._failure is None and self._is_heard() and time.monotonic() < deadline:
                 self._changed.wait(_POLL)
+
+    def _is_heard(self) -> bool:
+        """Return whether RabbitMQ reads what we send."""
+        return self._requests.is_ready and not self._requests.is_blocked
 
     # Called in the thread that owns the connection.
 
@@ -189,9 +196,21 @@ class Worker:
             self._metrics.connection_losses.inc()
             log.warning("%s", problem)
         self._metrics.connected.set(0)
+        self._blocked = None
+        self._metrics.blocked.set(0)
         with self._changed:
             self._waiting.clear()
             self._metrics.waiting.set(0)
+
+    def on_blocked(self, problem: CloudUnavailableError | None) -> None:
+        """Note that replies do not reach RabbitMQ for now, or that they do again."""
+        if problem is not None:
+            self._blocked = time.monotonic(), problem
+            log.warning("%s", problem)
+        elif self._blocked is not None:
+            log.warning("RabbitMQ takes messages again after %.1f s", time.monotonic() - self._blocked[0])
+            self._blocked = None
+        self._metrics.blocked.set(problem is not None)
 
     def on_request(self, delivery: Delivery) -> None:
         """Put a request among those that wait."""

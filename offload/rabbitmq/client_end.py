@@ -24,6 +24,9 @@ class ClientEvents(Protocol):
     def on_lost(self, problem: CloudUnavailableError, /) -> object:
         """There is no connection."""
 
+    def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
+        """RabbitMQ takes no requests for now; None: it takes them again."""
+
     def on_reply(self, request_id: str, body: bytes, /) -> object:
         """A reply came, from anyone."""
 
@@ -49,7 +52,7 @@ class RequestSender(Connection):
     """
 
     def __init__(self, broker: Broker, queue_name: str, events: ClientEvents) -> None:
-        super().__init__(broker, LARGEST_REPLY, events.on_ready, events.on_lost)
+        super().__init__(broker, LARGEST_REPLY, events.on_ready, events.on_lost, events.on_blocked)
         self._queue = queue_name
         self._events = events
         self._reply_to = ""

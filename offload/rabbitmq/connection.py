@@ -14,11 +14,10 @@ from pika.adapters.select_connection import IOLoop
 
 from offload.broker import Broker, Host
 from offload.rabbitmq.pika_fixes import AttentiveConnection, ConnectionAttempt, bound_bodies
-from offload.rabbitmq.problems import plain_error
+from offload.rabbitmq.problems import blocked_error, plain_error
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
 HEARTBEAT: Final = 30
-BLOCKED_TIMEOUT: Final = 10
 CLOSE_TIMEOUT: Final = 2.0
 # Both ends are to be back within 5 s of their broker, also where an attempt that hears nothing is under way when it
 # comes back: the last that such a one does is to knock again after 3 s.
@@ -51,6 +50,8 @@ class Connection(ABC):
         on_ready: called whenever messages can be exchanged.
         on_lost: called with the reason whenever a connection, once ready, was lost, and whenever all hosts were
             tried in vain.
+        on_blocked: called with the reason when RabbitMQ begins to block what we publish, and with None when it takes
+            messages again. A connection that is lost meanwhile is no longer blocked.
 
     Raises:
         InputFileError: a file for TLS is not what it should be.
@@ -62,12 +63,14 @@ class Connection(ABC):
         largest_body: int,
         on_ready: Callable[[], object],
         on_lost: Callable[[CloudUnavailableError], object],
+        on_blocked: Callable[[CloudUnavailableError | None], object],
     ) -> None:
         self._broker = broker
         self._largest_body = largest_body
         self._tls = None if broker.tls is None else broker.tls.context()
         self._on_ready = on_ready
         self._on_lost = on_lost
+        self._on_blocked = on_blocked
         self._loop = IOLoop()
         self._lock = threading.Lock()
         self._ended = False
@@ -76,7 +79,7 @@ class Connection(ABC):
         self._host_number = 0
         self._attempts = 0  # since a connection was last ready
         self._refusals = 0
-        self._is_up = self._was_ever_up = False
+        self._is_up = self._was_ever_up = self._is_blocked = False
         self._attempt: ConnectionAttempt | None = None  # while it goes on
         self._connection: AttentiveConnection | None = None
         self._channel: Any = None
@@ -86,6 +89,11 @@ class Connection(ABC):
     def is_ready(self) -> bool:
         """Whether messages can be exchanged."""
         return self._channel is not None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether RabbitMQ has stopped reading what we publish, as it does while its memory or disk alarm is on."""
+        return self._is_blocked
 
     def run(self) -> None:
         """Connect, and connect again after every loss, until ``stop``.
@@ -207,6 +215,10 @@ class Connection(ABC):
             return
         self._connection = result
         result.add_on_close_callback(lambda _connection, problem: self._lost(problem))
+        # Blocked connections are kept, without pika's timeout: RabbitMQ does not read them, so one that is closed stays
+        # there, with its queue, until the alarm ends, and reconnecting would use up the limits of both.
+        result.add_on_connection_blocked_callback(lambda _connection, frame: self._blocked(frame.method.reason))
+        result.add_on_connection_unblocked_callback(lambda _connection, _frame: self._unblocked())
         result.channel(on_open_callback=self._opened)
         self._loop.call_later(OPEN_TIMEOUT, lambda: self._too_slow(result))
 
@@ -228,9 +240,17 @@ class Connection(ABC):
     def _consumer_cancelled(self, _frame: Any) -> None:
         self.abort(CloudUnavailableError(f"a queue of RabbitMQ at {self._host()} was deleted"))
 
+    def _blocked(self, reason: str) -> None:
+        self._is_blocked = True
+        self._tell(self._on_blocked, blocked_error(self._host(), reason))
+
+    def _unblocked(self) -> None:
+        self._is_blocked = False
+        self._tell(self._on_blocked, None)
+
     def _lost(self, problem: BaseException) -> None:
         """Note the end of a connection or of an attempt, and arrange for the next."""
-        was_up, self._is_up = self._is_up, False
+        was_up, self._is_up, self._is_blocked = self._is_up, False, False
         self._connection = self._channel = None
         if self._stopping:
             self._loop.stop()
@@ -267,7 +287,6 @@ def _parameters(broker: Broker, host: Host, tls: ssl.SSLContext | None) -> pika.
         virtual_host=broker.virtual_host,
         credentials=pika.PlainCredentials(broker.username, broker.password),
         heartbeat=HEARTBEAT,
-        blocked_connection_timeout=BLOCKED_TIMEOUT,
         socket_timeout=CONNECT_TIMEOUT,
         stack_timeout=2 * CONNECT_TIMEOUT,
         tcp_options=TCP_OPTIONS,

@@ -14,10 +14,22 @@ from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 BROKER_FAILED: Final = "broker-failed"
 """Code of an error within a broker that is there: trying again may help."""
 
+BROKER_BLOCKED: Final = "broker-blocked"
+"""Code of the error while RabbitMQ blocks those who publish."""
+
 _REFUSAL: Final = re.compile(r"\((403|530)\)")  # as pika quotes the broker: access refused, not allowed
 # A server that turns a client's certificate down says so in an alert, in one of these words.
 _CERTIFICATE_ALERT: Final = re.compile(r"\w*ALERT_\w*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|ACCESS_DENIED)\w*")
 _QUOTED_ERROR: Final = re.compile(r"\(-?\d+, '(?:\[.*?\] )?(.*?)(?: \(_ssl\.c.*)?'\)")  # as pika quotes an OSError
+
+
+def blocked_error(host: Host, reason: str) -> CloudUnavailableError:
+    """Return the error to show while RabbitMQ takes no messages, for a reason such as ``low on memory``."""
+    return CloudUnavailableError(
+        f"RabbitMQ at {host} blocks publishers: its memory or disk alarm is on ({quoted(reason)}); free memory or disk "
+        "space on its machine",
+        BROKER_BLOCKED,
+    )
 
 
 def plain_error(problem: BaseException, broker: Broker, host: Host) -> CloudError:
@@ -120,8 +132,6 @@ def _reason(problem: BaseException) -> str:
     match problem:
         case workflow.AMQPConnectorStackTimeout() | TimeoutError():
             return "no answer in time"
-        case exceptions.ConnectionBlockedTimeout():
-            return "it takes no messages: its memory or disk alarm is on"
         case exceptions.AMQPHeartbeatTimeout():
             return "it fell silent"
         case exceptions.ConnectionClosedByBroker():

@@ -58,6 +58,9 @@ class WorkerEvents(Protocol):
     def on_lost(self, problem: CloudUnavailableError, /) -> object:
         """There is no connection; the broker gives the requests that were not replied to to other workers."""
 
+    def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
+        """RabbitMQ takes no replies for now; None: it takes them again."""
+
     def on_request(self, delivery: Delivery, /) -> object:
         """A request came, from anyone."""
 
@@ -102,7 +105,7 @@ class RequestQueue(Connection):
         queue_type: str = "classic",
         largest_body: int = LARGEST_MESSAGE,
     ) -> None:
-        super().__init__(broker, largest_body, events.on_ready, events.on_lost)
+        super().__init__(broker, largest_body, events.on_ready, events.on_lost, events.on_blocked)
         self._queue = queue_name
         self._events = events
         self._prefetch = prefetch

@@ -761,24 +761,6 @@ def test_what_an_operator_closes_or_deletes_is_made_up_for(
     assert (metrics.tries, metrics.value("connection_losses_total")) == ((2, 1), 1)
 
 
-def test_under_a_memory_alarm_requests_end_in_time_and_then_at_once_and_afterwards_they_are_answered(
-    node: PrivateBroker, fragile: Broker, metrics: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(breaker_module, "SHORTEST_PAUSE", 3.0)
-    queue = f"requests.{new_id()}"
-    with serving(make_worker(fragile, queue)), make_client(fragile, queue, Patience.of(1, 1), metrics) as client:
-        node.control("set_vm_memory_high_watermark", "0")
-        start = time.monotonic()
-        futures = [client.submit(make_request()) for _ in range(8)]
-        assert {why(future) for future in futures} <= {"timed-out", "no-connection"}
-        assert time.monotonic() - start < 2 + SOON
-        wait_until(lambda: client.is_connected)
-        assert why(client.submit(make_request())) == "circuit-open"
-        node.control("set_vm_memory_high_watermark", "0.4")
-        wait_until(lambda: client.submit(make_request()).exception(PATIENCE) is None)
-    assert metrics.value("in_flight_requests") == 0
-
-
 def test_a_password_changed_meanwhile_ends_every_request_with_the_refusal(
     node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:

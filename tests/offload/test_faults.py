@@ -285,18 +285,31 @@ def test_a_memory_alarm_delays_the_run_and_costs_no_row(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     (worker,) = crew.of(1)
-    client = started.enter_context(scene.client(tmp_path, *WAIT))
+    impatient = ("--on-cloud-failure", "wait", "--wait-timeout", 1, "--request-timeout", 1)
+    ways = {"local": LOCAL, "reject": REJECT, "impatient": impatient}
+    client = started.enter_context(scene.client(tmp_path / "client", *WAIT))
     client.wait_for("batch 3:")
     worker.send(signal.SIGSTOP)
     node.control("set_vm_memory_high_watermark", "0.00001")
     worker.send(signal.SIGCONT)
     try:
-        wait_until(lambda: "fell silent" in client.err)
+        wait_until(lambda: "blocks publishers" in client.err)
+        others = {way: started.enter_context(scene.client(tmp_path / way, *how)) for way, how in ways.items()}
+        codes = {way: other.end() for way, other in others.items()}
     finally:
         node.control("set_vm_memory_high_watermark", "0.4")
-    verdicts = verdicts_of(client, tmp_path)
+    verdicts = verdicts_of(client, tmp_path / "client")
     assert check(verdicts, expected) == RIGHT
     assert all_by_cloud(verdicts)
+    assert len(client.err.splitlines()) == 2  # that it is blocked, and for how long it was
+    assert codes == {"local": 0, "reject": 0, "impatient": 3}
+    for way in ("local", "reject"):
+        reasons = set(read_verdicts(tmp_path / way)["reason"])
+        assert "broker-blocked" in reasons
+        assert reasons <= {"broker-blocked", "uncertain"}
+    last = others["impatient"].err.splitlines()[-1]
+    assert "blocks publishers: its memory or disk alarm is on (low on memory)" in last
+    assert "start" not in last
 
 
 def test_hostile_messages_both_ways_change_no_row_and_nothing_is_unpickled(

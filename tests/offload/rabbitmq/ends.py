@@ -35,6 +35,7 @@ class Log:
         ready: times at which it was ready.
         lost: when it was not, and why.
         threads: that told so.
+        blocked: why RabbitMQ began to block messages, and None where it ended.
         requests, dropped, unroutable: of a worker's end.
         replies, oversize, confirmed, returned: of a client's end.
     """
@@ -43,6 +44,7 @@ class Log:
         self.ready: list[float] = []
         self.lost: list[Loss] = []
         self.threads: set[int] = set()
+        self.blocked: list[CloudUnavailableError | None] = []
         self.requests: list[Delivery] = []
         self.dropped = self.unroutable = 0
         self.replies: list[tuple[str, bytes]] = []
@@ -57,6 +59,9 @@ class Log:
     def on_lost(self, problem: CloudUnavailableError) -> None:
         self.threads.add(threading.get_ident())
         self.lost.append(Loss(problem, time.monotonic()))
+
+    def on_blocked(self, problem: CloudUnavailableError | None) -> None:
+        self.blocked.append(problem)
 
     def on_request(self, delivery: Delivery) -> None:
         self.requests.append(delivery)

@@ -71,19 +71,28 @@ def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
     assert "(it fell silent)" in str(log.lost[0].problem)
 
 
-def test_a_broker_that_takes_no_messages_is_given_up_with_the_reason(
+def test_a_broker_that_blocks_what_is_published_says_why_and_keeps_its_connection(
     node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "BLOCKED_TIMEOUT", 0.5)
-    log = Log()
-    end = client_end(brittle, QUEUE, log)
-    with ready(end, log):
+    monkeypatch.setattr(connection, "HEARTBEAT", 1)
+    log, worker_log = Log(), Log()
+    end, request_id = client_end(brittle, QUEUE, log), new_id()
+    with ready(worker_end(brittle, QUEUE, worker_log), worker_log), ready(end, log):
         node.control("set_vm_memory_high_watermark", "absolute", "1MB")
         try:
-            in_owner(end, lambda: end.publish(new_id(), b"hello", 10.0))
-            wait_until(lambda: log.lost)
+            in_owner(end, lambda: end.publish(request_id, b"hello", 60.0))
+            wait_until(lambda: log.blocked)
+            assert end.is_blocked
+            assert [line.split("\t") for line in node.control("list_connections", "state").splitlines()].count(
+                ["blocked"]
+            ) == 1
+            time.sleep(4)  # twice as long as either side waits for heartbeats
+            assert not log.confirmed
         finally:
             node.control("set_vm_memory_high_watermark", "0.9")
-        wait_until(lambda: end.is_ready)
-    assert "its memory or disk alarm is on" in str(log.lost[0].problem)
-    assert not log.confirmed
+        wait_until(lambda: log.confirmed == [request_id])
+        assert not end.is_blocked
+    why, over = log.blocked
+    assert "blocks publishers: its memory or disk alarm is on (low on memory)" in str(why)
+    assert over is None
+    assert not log.lost
