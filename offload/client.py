@@ -5,6 +5,7 @@ a future of the answer.
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -24,6 +25,9 @@ from utils.errors import CloudUnavailableError, MessageError
 
 FIRST_RETRY_PAUSE: Final = 0.25
 LONGEST_RETRY_PAUSE: Final = 2.0
+QUEUE_RETURN: Final = 30.0
+"""Seconds after a reconnection within which a missing queue may still come back: workers reconnect, too, and declare it
+anew, for a broker that was killed may have lost it."""
 _FIRST_CONNECTION: Final = 15.0
 _JOIN: Final = 5.0
 
@@ -62,6 +66,7 @@ class _Pending:
     future: Future[Answer]
     started: float
     attempts: int = 0
+    failures: int = 0  # of attempts, without those that a lost connection ended
     confirmed: bool = False
     under_way: bool = False
     failure: CloudUnavailableError | MessageError | None = None  # of the last attempt
@@ -99,6 +104,7 @@ class Client:
         self._known = threading.Event()  # whether there is a broker
         self._failure: BaseException | None = None
         self._outage: float | None = None  # since when, on the monotonic clock
+        self._back = -math.inf  # when the connection last came back, on the monotonic clock
         self._blocked: tuple[float, CloudUnavailableError] | None = None  # since when, and why
         self._was_away = False  # whether an attempt to connect has failed since then
         self._thread = threading.Thread(target=self._run, name="rabbitmq", daemon=True)
@@ -209,13 +215,23 @@ class Client:
         self._metrics.sent_bytes.inc(len(pending.body))
 
     def _failed(
-        self, pending: _Pending, failure: CloudUnavailableError | MessageError, result: str, pause: float
+        self,
+        pending: _Pending,
+        failure: CloudUnavailableError | MessageError,
+        result: str,
+        pause: float,
+        *,
+        is_waited_out: bool = False,
     ) -> None:
-        """Note that an attempt failed; try again or give up."""
+        """Note that an attempt failed; try again or give up.
+
+        One that is waited out does not count as one of the retries.
+        """
         pending.cancel_attempt()
         pending.under_way, pending.failure = False, failure
+        pending.failures += not is_waited_out
         permanent = isinstance(failure, MessageError) or not self._patience.persistent
-        if permanent and pending.attempts > self._patience.retries:
+        if permanent and pending.failures > self._patience.retries:
             self._end(pending, failure, result)
         else:
             pending.cancel_attempt = self._sender.call_later(pause, lambda: self._attempt(pending))
@@ -281,7 +297,8 @@ class Client:
             self._breaker.succeeded()
             self._metrics.breaker_open.set(0)
         if self._outage is not None:
-            log.warning("RabbitMQ is back after %.1f s", time.monotonic() - self._outage)
+            self._back = time.monotonic()
+            log.warning("RabbitMQ is back after %.1f s", self._back - self._outage)
         self._outage, self._was_away = None, False
         for pending in list(self._pending.values()):
             pending.cancel_attempt()
@@ -370,7 +387,8 @@ class Client:
                 "or check --mq-queue",
                 code,
             )
-            self._failed(pending, failure, code, self._retry_pause(pending))
+            may_return = code == "no-queue" and time.monotonic() - self._back < QUEUE_RETURN
+            self._failed(pending, failure, code, self._retry_pause(pending), is_waited_out=may_return)
 
     @staticmethod
     def _retry_pause(pending: _Pending) -> float:

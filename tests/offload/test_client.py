@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from offload import breaker as breaker_module
+from offload import client as client_module
 from offload.broker import Broker, Host
 from offload.client import Client, Patience
 from offload.metrics import ClientMetrics
@@ -659,6 +660,38 @@ def test_a_queue_deleted_under_way_is_made_up_for(link: Broker, queue: str, metr
     assert metrics.results == {"answered": 30}
     assert metrics.value("retries_total") >= 30
     assert metrics.value("connection_losses_total") == 0
+
+
+def test_after_a_reconnection_a_missing_queue_is_waited_for_by_time_and_not_by_the_number_of_retries(
+    link: Broker, queue: str, metrics: Watched
+) -> None:
+    relay, request = FailingRelay(link.hosts[0].port), make_request()
+    with relay.running() as port, make_client(at(link, port), queue, LONG, metrics) as client:
+        with by_hand(link, queue):
+            future = client.submit(request)
+            wait_until(lambda: waiting_in(link, queue))
+            with connected(link) as channel:
+                channel.queue_delete(queue)
+            relay.cut()
+            wait_until(lambda: metrics.value("attempts_total") > 3)  # LONG has no retries
+            assert not future.done()
+        with serving(make_worker(link, queue)):
+            assert answered(future, request)
+    assert metrics.results == {"answered": 1}
+
+
+def test_a_queue_that_does_not_come_back_after_a_reconnection_is_given_up_in_time(
+    link: Broker, queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = FailingRelay(link.hosts[0].port)
+    with relay.running() as port, make_client(at(link, port), queue, LONG, metrics) as client:
+        relay.cut()
+        wait_until(lambda: metrics.value("connection_losses_total") == 1 and client.is_connected)
+        future = client.submit(make_request())
+        wait_until(lambda: metrics.value("attempts_total") > 2)
+        monkeypatch.setattr(client_module, "QUEUE_RETURN", 0.0)
+        assert why(future) == "no-queue"
+    assert metrics.results == {"no-queue": 1}
 
 
 # The circuit breaker
