@@ -126,6 +126,7 @@ figures: $(VENV)/installed rabbitmq
 	@if [ -d "$(PUBLISHED)/evaluations" ]; then \
 	    $(BIN)/python figs/reproduce-figures.py --results "$(PUBLISHED)" --output figures-output/published; fi
 
+# Only what the targets above make; a network that was trained into saves/ is its owner's.
 clean:
-	rm -rf $(VENV) $(VENV)-edge bench-output demo-output acceptance-output figures-output soak-output saves .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(VENV)-edge bench-output demo-output acceptance-output figures-output soak-output .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find calibration dataset dnn evaluations figs models nsga2 offload tests trained_models utils -name __pycache__ -type d -prune -exec rm -rf {} +

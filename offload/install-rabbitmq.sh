@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install RabbitMQ from Debian's packages if it is missing and can be had; never fails.
-# Its service is not left running: the demo and the tests start nodes of their own.
+# Its services are neither left running nor enabled at boot: the demo and the tests start nodes of their own.
 set -u
 
 for found in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server; do
@@ -10,14 +10,39 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "RabbitMQ is missing and can only be installed here by root with apt-get (package rabbitmq-server)."
     exit 0
 fi
-echo "installing RabbitMQ (package rabbitmq-server) ..."
-# Without this, the package would start a broker on all interfaces as soon as it is unpacked.
+
+# Only the units that this installation adds are disabled; those that were here before stay as their owner set them.
+added=
+for unit in rabbitmq-server.service epmd.service epmd.socket; do
+    [ -e "/usr/lib/systemd/system/$unit" ] || [ -e "/lib/systemd/system/$unit" ] || added="$added $unit"
+done
 policy=/usr/sbin/policy-rc.d
 made_policy=no
 log=$(mktemp)
-trap '[ "$made_policy" = no ] || rm -f "$policy"; rm -f "$log"' EXIT
-trap 'exit 130' INT TERM
-if [ ! -e "$policy" ]; then
+
+clean_up() {
+    trap '' HUP INT PIPE TERM
+    [ "$made_policy" = no ] || rm -f "$policy"
+    rm -f "$log"
+    for unit in $added; do
+        if command -v systemctl; then
+            systemctl --quiet disable "$unit"
+            [ ! -d /run/systemd/system ] || systemctl --quiet stop "$unit"
+        fi
+        [ "$unit" != rabbitmq-server.service ] || [ ! -e /etc/init.d/rabbitmq-server ] \
+            || update-rc.d rabbitmq-server disable
+    done >/dev/null 2>&1
+}
+# A shell that a signal ends without a trap of its own does not run the trap on EXIT.
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 141' PIPE
+trap 'exit 143' TERM
+
+echo "installing RabbitMQ (package rabbitmq-server) ..."
+# Without this, the package would start a broker on all interfaces as soon as it is unpacked.
+if [ ! -e "$policy" ] && [ ! -L "$policy" ]; then
     made_policy=yes
     printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy"
 fi
