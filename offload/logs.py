@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from utils.escaping import escape_unprintable
+
 _STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 _FIELDS: Final = "fields"
 _DEEPEST: Final = 6
@@ -120,23 +122,14 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the sentence; what went before an exception is below it, indented."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        line = f"{level}{_printable(record.getMessage())}"
+        line = f"{level}{escape_unprintable(record.getMessage())}"
         if self._debug:
-            line = f"{_moment(record)} {_printable(record.name)}: {line}"
-        return "\n".join([line, *(f"{_CONTINUED}{_printable(below)}" for below in self._below(record))])
+            line = f"{_moment(record)} {escape_unprintable(record.name)}: {line}"
+        return "\n".join([line, *(f"{_CONTINUED}{escape_unprintable(below)}" for below in self._below(record))])
 
     def _below(self, record: logging.LogRecord) -> list[str]:
         exception = self.formatException(record.exc_info) if record.exc_info else ""
         return [*exception.splitlines(), *(record.stack_info or "").splitlines()]
-
-
-def _printable(text: str) -> str:
-    """Escape what is not printable: control characters, line breaks, orders to write from right to left."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 class _JsonFormatter(logging.Formatter):

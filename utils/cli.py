@@ -1,6 +1,7 @@
 """What the scripts' command lines share: argument types, common options, and how a run ends."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from utils.errors import InputFileError, ToolkitError
+from utils.escaping import escape_unprintable
 from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
 
 EXIT_INTERRUPTED: Final = 130
 ROOT: Final = Path(__file__).resolve().parents[1]
 PUBLISHED_REPOSITORY: Final = "https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main"
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -24,7 +28,7 @@ def run(
 
     What ``body`` returns is the code, None being 0. A ToolkitError becomes one line on stderr and its own exit code, as
     does a package that is not installed; an interrupt or SIGTERM, 130. Anything else is a fault of ours and keeps its
-    traceback.
+    traceback. With ``--log-format json`` the line is a JSON object with the exit code.
     """
     args = parser.parse_args(argv)
     # As an interrupt, SIGTERM too lets every open `with` block clean up.
@@ -34,24 +38,31 @@ def run(
         sys.stdout.flush()
         return code or 0
     except ToolkitError as error:
-        line = " ".join(str(error).split())
-        print(f"{parser.prog}: error: {line}", file=sys.stderr)
-        return error.exit_code
+        return _report_end(parser.prog, args, "error: ", " ".join(str(error).split()), error.exit_code)
     except ModuleNotFoundError as error:
         if (ROOT / str(error.name).partition(".")[0]).is_dir():
             raise  # a module of ours
         remedy = "activate the virtual environment (source venv/bin/activate), or pip install -r requirements.txt"
-        print(f"{parser.prog}: error: the package {error.name} is not installed; {remedy}", file=sys.stderr)
-        return InputFileError.exit_code
+        reason = f"the package {error.name} is not installed; {remedy}"
+        return _report_end(parser.prog, args, "error: ", reason, InputFileError.exit_code)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _report_end(parser.prog, args, "", "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output left (`... | head`); nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _report_end(program: str, args: argparse.Namespace, kind: str, reason: str, code: int) -> int:
+    """Say on stderr why the script ends, and return its exit code."""
+    if getattr(args, "log_format", None) == "json":
+        log.error(reason, extra={"event": "ended", "exit_code": code})
+    else:
+        # The reason may quote a file or a broker, which must not send commands to the terminal.
+        print(f"{program}: {kind}{escape_unprintable(reason)}", file=sys.stderr)
+    return code
 
 
 def new_parser(docstring: str | None) -> argparse.ArgumentParser:
@@ -62,7 +73,7 @@ def new_parser(docstring: str | None) -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments in one line; the usage of a script with many options hides it."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}; see --help\n")
+        self.exit(2, f"{self.prog}: error: {escape_unprintable(' '.join(message.split()))}; see --help\n")
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 from offload.logs import Sparing, configure, report
+from utils import cli
+from utils.errors import BrokerRefusedError
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = (
@@ -338,3 +340,27 @@ def test_what_happens_very_often_is_told_once_and_then_counted(caplog: pytest.Lo
     time.sleep(0.25)
     sparing.warning("dropped", "dropped another")
     assert caplog.records[-1].getMessage() == "dropped another (99 more since the last such line)"
+
+
+@pytest.mark.parametrize(
+    ("problem", "message", "code"),
+    [
+        (BrokerRefusedError("the broker says \x1b[2J:\nno"), "the broker says \x1b[2J: no", 4),
+        (KeyboardInterrupt(), "interrupted", 130),
+    ],
+)
+def test_the_reason_why_a_script_ends_is_a_json_line_too(
+    problem: BaseException, message: str, code: int, written: Written
+) -> None:
+    parser = cli.new_parser(None)
+    parser.add_argument("--log-format")
+
+    def body(_args: object) -> None:
+        configure(json=True, debug=False)
+        raise problem
+
+    assert cli.run(parser, body, ["--log-format", "json"]) == code
+    out, err = written()
+    assert (out, len(err), err[0].isascii()) == ([], 1, True)
+    (line,) = objects(err)
+    assert (line["level"], line["message"], line["event"], line["exit_code"]) == ("error", message, "ended", code)

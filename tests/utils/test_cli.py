@@ -45,6 +45,12 @@ def test_an_error_of_ours_is_one_line_on_stderr(capsys: pytest.CaptureFixture[st
     assert captured.out == ""
 
 
+def test_text_that_an_error_quotes_sends_no_command_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending_in(ToolkitError("a\x1b[2J\x1b]0;title\x07.csv: \x9b31m \u202egnp.exe \udcff")) == 2
+    expected = "script.py: error: a\\x1b[2J\\x1b]0;title\\x07.csv: \\x9b31m \\u202egnp.exe \\udcff\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     ("problem", "code"),
     [

@@ -1,0 +1,13 @@
+"""Text of files and of the network, made safe to print on a terminal."""
+
+
+def escape_unprintable(text: str) -> str:
+    r"""Return a text with all characters that are not printable as escapes such as ``\x1b`` and ``\u202e``.
+
+    These are control characters, line breaks, and characters that reverse the direction of writing.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
