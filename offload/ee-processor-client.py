@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         for number, (batch, verdicts) in enumerate(decisions, 1):
             if savefile is not None:
                 columns = verdict_columns(verdicts, batch.labels, batch.records, deciders=args.show_decider)
-                savefile.append(columns)
+                source.save(savefile, columns)
             _count(verdicts, metrics)
             counted = Tally.of(verdicts, batch.labels)
             total += counted
@@ -175,7 +175,8 @@ def _source(args: argparse.Namespace, savefile: "VerdictsFile | None", metrics: 
 
     if args.dataset is not None:
         return DatasetSource(read_dataset(args.dataset), savefile, resumes=args.resume, batch_size=args.batch_size)
-    scaler, telling = traffic_options.scaler(args), Telling(args.alerts, args.max_rejected_alerts, args.interface)
+    telling = Telling(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source, args.interface)
+    scaler = traffic_options.scaler(args)
     return TrafficSource(_observe(args), scaler.scale, args.batch_size, telling, metrics)
 
 
@@ -288,7 +289,13 @@ def _report(name: str, counted: "Tally", args: argparse.Namespace, *, table: boo
             logs.report(log, name.split()[0], f"{name}: {counted.summary()}", figures=counted.fields())
         else:
             out = sys.stderr if args.alerts == STANDARD_OUTPUT else sys.stdout
-            print(f"{name}: {counted.summary()}", *([counted.table()] if table else []), sep="\n", file=out, flush=True)
+            lines = [f"{name}: {counted.summary()}", *([counted.table()] if table else [])]
+            try:
+                print(*lines, sep="\n", file=out, flush=True)
+            except BrokenPipeError:
+                raise
+            except OSError:  # as a log line, it is lost where the disk is full
+                return
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,15 +16,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.alert_limit import ATTACK_SIGNATURE, REJECTED_SIGNATURE, AlertLimit
 from offload.verdicts import Verdicts
 from utils.records import WINDOW_SECONDS, Records, dotted
 from utils.schema import ATTACK, CLASS_NAMES, REJECTED
 
 Event = dict[str, Any]
 """A JSON object."""
-
-MOST_REJECTED: Final = 10
-"""Alerts of rejected records for each window; see ``RejectedLimit``."""
 
 _MICROSECONDS: Final = 1_000_000
 _LARGEST_ID: Final = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
@@ -58,47 +56,19 @@ _REJECTED: Final = (1_580_002, "early-exit network: rejected, no exit was certai
 """Signatures: an id of those for local use, a text, and one of Suricata's own categories with its severity."""
 
 
-class RejectedLimit:
-    """Admits only so many rejected records of each window of 15 seconds, by the records' own time.
-
-    Args:
-        most: of a window.
-
-    Attributes:
-        suppressed: how many were not admitted.
-    """
-
-    _WINDOWS = 1024  # that are remembered; captures may alternate between some
-
-    def __init__(self, most: int = MOST_REJECTED) -> None:
-        self.suppressed = 0
-        self._most = most
-        self._admitted: dict[int, int] = {}  # by the windows' starts
-
-    def admits(self, window_start: int) -> bool:
-        """Return whether one more record of a window is admitted, and count it."""
-        admitted = self._admitted.setdefault(window_start, 0)
-        if admitted >= self._most:
-            self.suppressed += 1
-            return False
-        self._admitted[window_start] += 1
-        if len(self._admitted) > self._WINDOWS:
-            del self._admitted[next(iter(self._admitted))]
-        return True
-
-
-def alerts(records: Records, verdicts: Verdicts, limit: RejectedLimit, in_iface: str | None = None) -> list[Event]:
+def alerts(records: Records, verdicts: Verdicts, limit: AlertLimit, in_iface: str | None = None) -> list[Event]:
     """Return an event for each record that was decided to be an attack, and for rejected ones, in their order.
 
     Args:
         records: R of them.
         verdicts: on each of them.
-        limit: of rejected records.
+        limit: of alerts.
         in_iface: the interface where the packets were captured, if they were captured live.
     """
-    windows = records.window_start.tolist()
+    windows, sources = records.window_start.tolist(), records.address_a.tolist()
+    signatures = np.where(verdicts.rejected, REJECTED_SIGNATURE, ATTACK_SIGNATURE).tolist()
     suspect = verdicts.rejected | (verdicts.prediction == ATTACK)
-    told = [at for at in np.flatnonzero(suspect).tolist() if not verdicts.rejected[at] or limit.admits(windows[at])]
+    told = [at for at in np.flatnonzero(suspect).tolist() if limit.admits(signatures[at], windows[at], sources[at])]
     chosen = np.array(told, dtype=np.intp)
     live = {} if in_iface is None else {"in_iface": in_iface}
     return [
@@ -223,10 +193,12 @@ class Counts:
         ipv4: of them, IPv4 packets.
         invalid: too short for what they claim to be.
         records: that were decided on.
-        alerts: events told of them.
+        alerts: that were written.
         offloaded: records that exit 1 was not certain of, which were sent on to exit 2.
         rejected: records that no exit was certain of.
-        rejected_suppressed: of them, those that were not told.
+        attack_suppressed: alerts on attacks that were not written, because of a limit.
+        rejected_suppressed: alerts on rejected records that were not written, because of a limit.
+        unwritten: events that could not be written, for example because the disk was full.
         late: packets left out, for their window was over.
         left_out: packets left out, for there was no room.
         kernel_packets: captured live, by the kernel's count; None: of a file.
@@ -240,14 +212,19 @@ class Counts:
     alerts: int
     offloaded: int
     rejected: int
+    attack_suppressed: int
     rejected_suppressed: int
+    unwritten: int = 0
     late: int = 0
     left_out: int = 0
     kernel_packets: int | None = None
     kernel_drops: int | None = None
 
 
-_OWN_COUNTS: Final = ("records", "alerts", "offloaded", "rejected", "rejected_suppressed", "late", "left_out")
+_OWN_COUNTS: Final = (
+    "records", "alerts", "offloaded", "rejected", "attack_suppressed", "rejected_suppressed", "unwritten", "late",
+    "left_out",
+)  # fmt: skip
 
 
 def stats(counts: Counts, time: int, uptime: int) -> Event:

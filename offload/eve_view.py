@@ -36,7 +36,7 @@ def summary_screen(stats: Event, *, colour: bool) -> str:
     rows = (
         ("packets", counts["decoder"]["pkts"], f"{counts['decoder']['ipv4']} of them IPv4"),
         ("records", own["records"], "two addresses in 15 seconds each"),
-        ("alerts", own["alerts"], f"{own['rejected_suppressed']} more on rejected records were not told"),
+        ("alerts", own["alerts"], _limited(own)),
         ("offloaded", own["offloaded"], _share(own["offloaded"], own["records"])),
         ("rejected", own["rejected"], _share(own["rejected"], own["records"])),
         ("drops", drops + own["late"] + own["left_out"], "packets that were seen too late, or not at all"),
@@ -44,6 +44,10 @@ def summary_screen(stats: Event, *, colour: bool) -> str:
     rule = "-" * _WIDTH
     lines = [f"{name:12}{_painted(f'{value:>9}', _BOLD, colour)}   {remark}" for name, value, remark in rows]
     return "\n".join((rule, *lines, rule))
+
+
+def _limited(own: Event) -> str:
+    return f"suppressed by a limit: {own['attack_suppressed']} attacks, {own['rejected_suppressed']} rejected"
 
 
 def _share(part: int, whole: int) -> str:

@@ -19,6 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from offload.alert_limit import SIGNATURES
 from offload.protocol import VERSION
 
 MOST_CODES: Final = 32
@@ -57,8 +58,8 @@ DROPPED_REPLIES: Final = (
 POLICIES: Final = ("local", "reject")
 PACKET_FATES: Final = ("ipv4", "other", "malformed", "late", "left_out", "dropped")
 """What becomes of observed packets; see ``offload.sensor.Seen``."""
-SIGNATURES: Final = ("attack", "rejected")
-"""What alerts tell of."""
+UNWRITTEN: Final = ("alerts", "verdicts")
+"""Files whose lines are counted where they cannot be written."""
 RECENT: Final = ("found", "missed")
 """Whether a vector's answer was remembered."""
 ANSWERS: Final = (
@@ -172,7 +173,8 @@ class ClientMetrics(_Metrics):
         breaker_open: 1 while the cloud is not asked because it failed repeatedly.
         packets: label fate (see ``offload.sensor.Seen``), of observed traffic.
         alerts: label signature (attack, rejected).
-        suppressed_alerts: rejected records that were not told.
+        suppressed_alerts: label signature (attack, rejected), of alerts that a limit held back.
+        unwritten_lines: label file (alerts, verdicts), of lines that could not be written.
         recent_vectors: labels exit (1, 2) and result (found, missed): whether an answer was remembered.
     """
 
@@ -202,12 +204,18 @@ class ClientMetrics(_Metrics):
         self.packets = self._counter("packets", "Packets of observed traffic, by what became of them.", ("fate",))
         for fate in PACKET_FATES:
             self.packets.labels(fate=fate)
-        self.alerts = self._counter("alerts", "Alerts told, by signature.", ("signature",))
+        self.alerts = self._counter("alerts", "Alerts written, by signature.", ("signature",))
+        self.suppressed_alerts = self._counter(
+            "suppressed_alerts", "Alerts that were not written because of a limit, by signature.", ("signature",)
+        )
         for signature in SIGNATURES:
             self.alerts.labels(signature=signature)
-        self.suppressed_alerts = self._counter(
-            "suppressed_alerts", "Rejected records that were not told, since a window had enough of them."
+            self.suppressed_alerts.labels(signature=signature)
+        self.unwritten_lines = self._counter(
+            "unwritten_lines", "Lines that could not be written, for example because the disk was full.", ("file",)
         )
+        for file in UNWRITTEN:
+            self.unwritten_lines.labels(file=file)
         self.recent_vectors = self._counter(
             "recent_vectors", "Vectors by whether an exit's answer to them was remembered.", ("exit", "result")
         )

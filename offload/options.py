@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import models
+from offload.alert_limit import MOST_PER_SOURCE, MOST_REJECTED, SOURCES
 from offload.broker import Broker, Host, Tls
 from utils import cli
 from utils.errors import InputFileError
@@ -286,9 +287,18 @@ def add_alerts(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-rejected-alerts",
         type=cli.whole_number(0, 1_000_000),
-        default=10,
+        default=MOST_REJECTED,
         metavar="N",
         help="alerts on rejected records in each window of 15 s; more are but counted (default: %(default)s)",
+    )
+    add(
+        "--max-alerts-per-source",
+        type=cli.whole_number(0, 1_000_000),
+        default=MOST_PER_SOURCE,
+        metavar="N",
+        help="alerts of each signature on records of one source address in each window of 15 s, and "
+        f"{SOURCES} times as many on those of all sources; more are counted, not written; 0: no such limit "
+        "(default: %(default)s)",
     )
 
 

@@ -1,12 +1,15 @@
 """What was found in observed traffic, told as it is found: events in a file, counts for Prometheus."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
-from offload.alerts import AlertsFile
-from offload.eve import Counts, RejectedLimit, alerts, stats
+from offload.alert_limit import ATTACK_SIGNATURE, REJECTED_SIGNATURE, SIGNATURES, AlertLimit
+from offload.alerts import AlertsFile, UnwrittenError
+from offload.eve import Counts, Event, alerts, stats
+from offload.losses import Losses
 from offload.metrics import ClientMetrics
 from offload.verdicts import Tally, Verdicts
 from utils.records import Records
@@ -42,51 +45,65 @@ class Sensor:
 
     Args:
         file: for the events; None: they are but counted.
-        limit: of rejected records.
+        limit: of alerts.
+        losses: of events that cannot be written.
         metrics: count packets and alerts.
         seen: returns what was seen so far.
         in_iface: the interface, if the traffic comes from one.
 
     Attributes:
-        alerts: told so far.
+        alerts: written so far, or where there is no file, found.
         total: of the verdicts so far.
     """
 
     def __init__(
         self,
         file: AlertsFile | None,
-        limit: RejectedLimit,
+        limit: AlertLimit,
+        losses: Losses,
         metrics: ClientMetrics,
         seen: Callable[[], Seen],
         in_iface: str | None = None,
     ) -> None:
         self.alerts = 0
         self.total = Tally.of_nothing(labelled=False)
-        self._file, self._limit, self._metrics, self._seen, self._in_iface = file, limit, metrics, seen, in_iface
+        self._file, self._limit, self._losses = file, limit, losses
+        self._metrics, self._seen, self._in_iface = metrics, seen, in_iface
         self._begun = self._told = time.monotonic()
         self._counted: dict[str, int] = {}
 
     @property
-    def suppressed(self) -> int:
-        """Rejected records that were not told."""
+    def suppressed(self) -> Counter[str]:
+        """Alerts that a limit held back, by signature."""
         return self._limit.suppressed
 
     def tell(self, records: Records, verdicts: Verdicts) -> None:
         """Tell of verdicts on records.
 
         Raises:
-            InputFileError: the file cannot be written.
+            InputFileError: the file cannot be written, and that is not outlived.
         """
-        suppressed = self._limit.suppressed
+        before = self._limit.suppressed.copy()
         events = alerts(records, verdicts, self._limit, self._in_iface)
-        if self._file is not None:
-            self._file.append(events)
-        self.alerts += len(events)
+        for signature in SIGNATURES:
+            held_back = self._limit.suppressed[signature] - before[signature]
+            self._metrics.suppressed_alerts.labels(signature=signature).inc(held_back)
         self.total += Tally.of(verdicts, None)
-        rejected = sum(event["early_exit"]["decider"] == REJECTED for event in events)
-        self._metrics.alerts.labels(signature="attack").inc(len(events) - rejected)
-        self._metrics.alerts.labels(signature="rejected").inc(rejected)
-        self._metrics.suppressed_alerts.inc(self._limit.suppressed - suppressed)
+        told = events[: self._append(events)]
+        self.alerts += len(told)
+        rejected = sum(event["early_exit"]["decider"] == REJECTED for event in told)
+        self._metrics.alerts.labels(signature=ATTACK_SIGNATURE).inc(len(told) - rejected)
+        self._metrics.alerts.labels(signature=REJECTED_SIGNATURE).inc(rejected)
+
+    def _append(self, events: Sequence[Event]) -> int:
+        """Add events to the file, if there is one; return how many of them, from the first on, are written."""
+        if self._file is not None:
+            try:
+                self._file.append(events)
+            except UnwrittenError as problem:
+                self._losses.count("alerts", len(events) - problem.written, problem)
+                return problem.written
+        return len(events)
 
     def look(self) -> None:
         """Tell the counts where it is time to; call it often.
@@ -106,8 +123,7 @@ class Sensor:
         self._told = time.monotonic()
         seen = self._seen()
         self._count(seen)
-        if self._file is not None:
-            self._file.append([stats(self._counts(seen), time.time_ns() // 1000, int(self._told - self._begun))])
+        self._append([stats(self._counts(seen), time.time_ns() // 1000, int(self._told - self._begun))])
 
     def _count(self, seen: Seen) -> None:
         for field in fields(Seen):
@@ -125,7 +141,9 @@ class Sensor:
             alerts=self.alerts,
             offloaded=self.total.offloaded,
             rejected=self.total.rejected,
-            rejected_suppressed=self._limit.suppressed,
+            attack_suppressed=self.suppressed[ATTACK_SIGNATURE],
+            rejected_suppressed=self.suppressed[REJECTED_SIGNATURE],
+            unwritten=self._losses.lines.get("alerts", 0),
             late=seen.late,
             left_out=seen.left_out,
             kernel_packets=None if seen.dropped is None else packets + seen.dropped,

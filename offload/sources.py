@@ -1,7 +1,7 @@
 """Where a client's events come from, and what is told of them as they are decided."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from offload import logs
+from offload.alert_limit import ATTACK_SIGNATURE, REJECTED_SIGNATURE, AlertLimit
 from offload.alerts import AlertsFile
 from offload.edge import Edge
-from offload.eve import RejectedLimit
 from offload.events import Batch, of_dataset, of_records
+from offload.losses import Losses, is_full
 from offload.metrics import ClientMetrics
 from offload.sensor import Seen, Sensor
 from offload.verdicts import Verdicts
-from offload.verdicts_file import VerdictsFile, resume
+from offload.verdicts_file import Table, VerdictsFile, resume
 from utils.dataset import Dataset
+from utils.errors import InputFileError
 from utils.records import Records
+from utils.schema import CLASS
 from utils.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ class Source(Protocol):
 
     def opened(self, edge: Edge, stop: Stop, /) -> AbstractContextManager[Iterable[Batch]]:
         """Return a block with the batches to decide, until a stop is asked for."""
+
+    def save(self, savefile: VerdictsFile, rows: Table, /) -> None:
+        """Add the rows of a batch to the file of verdicts."""
 
     def decided(self, batch: Batch, verdicts: Verdicts, /) -> None:
         """Take note of the verdicts on a batch."""
@@ -73,6 +79,10 @@ class DatasetSource:
             self._done = resume(self._savefile, rows, edge)
         with tqdm(total=len(rows), initial=self._done, desc="events", unit="event", disable=None) as self._bar:
             yield of_dataset(rows, self._done, self._batch_size, stop)
+
+    def save(self, savefile: VerdictsFile, rows: Table, /) -> None:
+        """See ``Source``; where there is no room, the run ends, for another can continue the file."""
+        savefile.append(rows)
 
     def decided(self, batch: Batch, _verdicts: Verdicts, /) -> None:
         """See ``Source``."""
@@ -114,11 +124,13 @@ class Telling:
     Attributes:
         file: for the events, or ``alerts.STDOUT``, or None.
         most_rejected: alerts on rejected records of each window.
+        most_per_source: alerts of each signature on records of one source address in each window; 0: unlimited.
         in_iface: the interface that the traffic comes from, if it does.
     """
 
     file: Path | None
     most_rejected: int
+    most_per_source: int
     in_iface: str | None
 
 
@@ -154,12 +166,16 @@ class TrafficSource:
         """See ``Source``."""
         telling = self._telling
         with ExitStack() as stack:
-            file = None if telling.file is None else stack.enter_context(AlertsFile(telling.file))
+            file = None if telling.file is None else AlertsFile(telling.file, lambda: stop.is_over)
+            if file is not None:
+                stack.enter_context(file)
             traffic = stack.enter_context(self._observe(lambda: stop.requested))
-            limit = RejectedLimit(telling.most_rejected)
-            self._sensor = Sensor(file, limit, self._metrics, traffic.seen, telling.in_iface)
-            self._sensor.tell_counts()  # whoever reads the events sees that it is there
             self._is_live = traffic.is_live
+            # A capture can be read again once there is room; what passed an interface is gone.
+            self._losses = Losses(self._metrics, lambda: self._is_live or stop.requested)
+            limit = AlertLimit(telling.most_rejected, telling.most_per_source)
+            self._sensor = Sensor(file, limit, self._losses, self._metrics, traffic.seen, telling.in_iface)
+            self._sensor.tell_counts()  # whoever reads the events sees that it is there
             try:
                 yield self._watched(of_records(traffic.records, self._scale, self._batch_size))
             finally:
@@ -171,6 +187,15 @@ class TrafficSource:
             self._sensor.look()
             self._begun += len(batch)
             yield batch
+
+    def save(self, savefile: VerdictsFile, rows: Table, /) -> None:
+        """See ``Source``; where there is no room, live traffic's rows are lost and counted, and later ones written."""
+        try:
+            savefile.append(rows)
+        except InputFileError as problem:
+            if not is_full(problem):
+                raise
+            self._losses.count("verdicts", len(rows[CLASS]), problem)
 
     def decided(self, batch: Batch, verdicts: Verdicts, /) -> None:
         """See ``Source``."""
@@ -186,6 +211,15 @@ class TrafficSource:
             log.warning("stopped before the end of the captures")
         alerts, suppressed = self._sensor.alerts, self._sensor.suppressed
         logs.report(log, "traffic", self._summary)
-        more = f", {suppressed} more on rejected records were not told" if suppressed else ""
+        told = f"{alerts} alerts{_held_back(suppressed)}{self._losses.report()}"
         where = f" -> {self._telling.file}" if self._telling.file else ""
-        logs.report(log, "alerts", f"{alerts} alerts{more}{where}", alerts=alerts, suppressed=suppressed)
+        unwritten = self._losses.lines
+        logs.report(log, "alerts", f"{told}{where}", alerts=alerts, suppressed=dict(suppressed), unwritten=unwritten)
+
+
+def _held_back(suppressed: Mapping[str, int]) -> str:
+    """Return how many alerts a limit held back, as the end of a sentence."""
+    if not any(suppressed.values()):
+        return ""
+    attacks, rejected = suppressed[ATTACK_SIGNATURE], suppressed[REJECTED_SIGNATURE]
+    return f", suppressed by a limit: {attacks} on attacks, {rejected} on rejected records"

@@ -3,7 +3,7 @@
 set -u
 
 missing=
-for pair in ethtool:ethtool ip:iproute2 jq:jq ping:iputils-ping tcpdump:tcpdump; do
+for pair in ethtool:ethtool ip:iproute2 jq:jq logrotate:logrotate ping:iputils-ping tcpdump:tcpdump; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 [ -z "$missing" ] && exit 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -202,6 +203,11 @@ class Program:
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def limit_files_to(self, size: int) -> None:
+        """Have the system refuse to let any file of the process grow beyond a size, as a full disk would."""
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, hard))
 
     def end(self, seconds: float = PATIENCE) -> int:
         """Return the exit code once it ended."""

@@ -1,6 +1,7 @@
 """The file of events only ever grows by whole lines, wherever it is, whoever follows it, and however it ends."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offload.alerts import STDOUT, AlertsFile
-from offload.eve import Event, RejectedLimit, alerts, stats
+from offload.alert_limit import AlertLimit
+from offload.alerts import STDOUT, AlertsFile, UnwrittenError
+from offload.eve import Event, alerts, stats
 from tests.offload.link import PATIENCE, ROOT, wait_until
 from tests.offload.test_eve import NO_LIMIT, NOW, SECOND, VALID, records_of, some_counts, verdicts_of
 from tests.offload.test_verdicts_file import room_for, without_privileges
@@ -30,7 +32,7 @@ PIPE_HOLDS = 1 << 16
 def events_of(count: int, seed: int = 0) -> list[Event]:
     """Return so many real events of different sizes."""
     records = records_of(3 * count)
-    return alerts(records, verdicts_of(len(records), seed), RejectedLimit(NO_LIMIT))[:count]
+    return alerts(records, verdicts_of(len(records), seed), AlertLimit(NO_LIMIT, 0))[:count]
 
 
 def lines_of(events: list[Event]) -> bytes:
@@ -266,10 +268,10 @@ def test_two_writers_that_share_a_file_do_not_tear_each_others_lines(path: Path)
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 64 KiB; skip where that may not be done."""
+def small_disk(folder: Path, options: str = "size=64k") -> Iterator[Path]:
+    """Mount a disk of 64 KiB, or what the options of ``mount`` say; skip where that may not be done."""
     folder.mkdir()
-    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    mounting = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
     if mounting.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounting.stderr.decode()}")
     try:
@@ -294,6 +296,22 @@ def test_on_a_full_disk_there_are_as_many_lines_as_it_holds_all_whole_and_it_goe
             other.unlink()
             file.append(events[-3:])
         assert events_in(path) == written + events[-3:]
+
+
+def test_where_a_disk_has_no_room_for_a_new_file_it_is_made_as_soon_as_there_is_some(tmp_path: Path) -> None:
+    first, second = events_of(2, 1), events_of(2, 2)
+    with small_disk(tmp_path / "disk", "nr_inodes=2") as disk:  # the folder itself and one file
+        path, other = disk / "eve.json", disk / "other"
+        other.touch()
+        with AlertsFile(path) as file:
+            assert refusal(lambda: file.append(first)).endswith("No space left on device; make room")
+            other.unlink()
+            file.append(first)
+            path.rename(other)  # as log rotation does
+            refusal(lambda: file.append(second))
+            other.unlink()
+            file.append(second)
+        assert events_in(path) == second
 
 
 def test_where_a_file_may_not_grow_any_more_its_lines_are_whole_wherever_the_limit_is(path: Path) -> None:
@@ -360,6 +378,51 @@ def test_a_reader_of_a_named_pipe_that_leaves_is_one_line(pipe: Path) -> None:
         os.close(reader)
         line = refusal(lambda: file.append(events_of(1)))
     assert line == f"{pipe}: cannot be written: Broken pipe; its reader has left, start it anew"
+
+
+def test_the_reader_of_a_pipe_that_stalls_is_waited_for_until_it_is_over_and_then_gets_whole_lines(pipe: Path) -> None:
+    events, after = events_of(40, 1), events_of(3, 2)
+    over = threading.Event()
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+    lines = lines_of(events)
+    assert lines[4095:4096] != b"\n"  # the pipe is full in the middle of a line
+    with AlertsFile(pipe, over.is_set) as file:
+        threading.Timer(0.2, over.set).start()
+        with pytest.raises(
+            UnwrittenError, match="its reader takes no more; see why its reader does not take them"
+        ) as seen:
+            file.append(events)
+        assert over.is_set()
+        whole = lines[:4096].count(b"\n")
+        assert seen.value.written == whole
+        received = os.read(reader, 4096)
+        file.append(after)
+        received += os.read(reader, 4096)
+    os.close(reader)
+    assert received == lines[:4096] + b"\n" + lines_of(after)
+
+
+_ON_A_FULL_DISK = """
+import resource
+from offload.alerts import STDOUT, AlertsFile, UnwrittenError
+
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+with AlertsFile(STDOUT) as file:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        file.append([{"number": number} for number in range(5)])
+    except UnwrittenError as problem:
+        assert problem.written == 2
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    file.append([{"number": 5}])
+"""
+
+
+def test_a_file_that_is_the_standard_output_has_no_hole_where_a_half_line_was_taken_back(path: Path) -> None:
+    with path.open("wb") as stream:
+        subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK], cwd=ROOT, stdout=stream, check=True, timeout=PATIENCE)
+    assert path.read_bytes() == b'{"number":0}\n{"number":1}\n{"number":5}\n'
 
 
 _TO_STDOUT = """

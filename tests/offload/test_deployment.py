@@ -1,6 +1,7 @@
 """The systemd units and the README's section on deployment: their lines, run for real but for systemd itself."""
 
 import functools
+import gzip
 import itertools
 import json
 import re
@@ -20,9 +21,12 @@ import pandas as pd
 import pytest
 
 from models.checkpoint import write_checkpoint
+from offload.alerts import AlertsFile
 from offload.private_broker import PrivateBroker, free_port
+from tests.namespaces import need
 from tests.networks import calibrated_network
 from tests.offload.link import Program, wait_until
+from tests.offload.test_alerts import events_of, lines_of
 from tests.offload.test_grafana_dashboard import EXPORTED, read
 from tests.scripts import CLIENT, ROOT, SERVER, load_script
 
@@ -291,6 +295,27 @@ def test_the_files_that_the_readme_installs_are_there() -> None:
     named = set(re.findall(r"/opt/ee/(offload/[^ `\n]+)", "\n".join(BLOCKS.values())))
     assert {path for path in named if not (ROOT / path).is_file()} == set()
     assert {f"offload/systemd/{path.name}" for path in FOLDER.iterdir()} < named
+
+
+def test_logrotate_takes_the_file_of_alerts_away_compresses_it_later_and_no_line_is_lost(tmp_path: Path) -> None:
+    need("logrotate", "logrotate")
+    logs, eve = tmp_path / "logs", tmp_path / "logs" / "eve.json"
+    text = (FOLDER / "ee-sensor.logrotate").read_text()
+    assert "su ee ee\n" in text and "/var/log/ee-sensor/" in text
+    configuration = tmp_path / "ee-sensor"
+    configuration.write_text(text.replace("su ee ee\n", "\n").replace("/var/log/ee-sensor", str(logs)))
+    configuration.chmod(0o644)
+    command = ["logrotate", "--force", "--state", str(tmp_path / "state"), str(configuration)]
+    batches = [events_of(5, seed) for seed in range(4)]
+    with AlertsFile(eve) as file:
+        for batch in batches:
+            file.append(batch)
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in logs.iterdir()) == ["eve.json.1", *(f"eve.json.{n}.gz" for n in (2, 3, 4))]
+    compressed = [(logs / f"eve.json.{number}.gz").read_bytes() for number in (2, 3, 4)]
+    contents = [(logs / "eve.json.1").read_bytes(), *map(gzip.decompress, compressed)]
+    assert contents == [lines_of(batch) for batch in reversed(batches)]
 
 
 def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(

@@ -19,8 +19,9 @@ from jsonschema import Draft202012Validator
 
 from dataset.flow_features import Packets, flow_features
 from dataset.scaling import PUBLISHED
+from offload.alert_limit import SOURCES, AlertLimit
 from offload.edge import Edge
-from offload.eve import Counts, Event, RejectedLimit, alerts, community_id, stats
+from offload.eve import Counts, Event, alerts, community_id, stats
 from offload.second_exit import LocalSecondExit
 from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import Verdicts
@@ -81,6 +82,12 @@ def records_of(count: int, seconds: float = 0.0) -> Records:
     return flow_features(Packets.joined([packets_of(a=host, seconds=seconds) for host in range(1, count + 1)]))
 
 
+def scan_of(count: int, source: int = A, seconds: float = 0.0) -> Records:
+    """Return so many records of one window, from one host to different ones."""
+    hosts = range(1, count + 1)
+    return flow_features(Packets.joined([packets_of(a=source, b=host, answers=0, seconds=seconds) for host in hosts]))
+
+
 def verdicts_of(count: int, seed: int = 0) -> Verdicts:
     """Return verdicts of every fate."""
     rng = np.random.default_rng(seed)
@@ -115,7 +122,7 @@ def all_decided(count: int, prediction: int = ATTACK, *, rejected: bool = False)
 
 def alert_of(packets: Packets) -> Event:
     """Return the event on a record that was decided to be an attack."""
-    (event,) = alerts(flow_features(packets), all_decided(1), RejectedLimit())
+    (event,) = alerts(flow_features(packets), all_decided(1), AlertLimit())
     VALID.validate(event)
     return event
 
@@ -125,7 +132,8 @@ def faults_of(event: object) -> list[str]:
 
 
 def some_counts(**others: int) -> Counts:
-    return Counts(9, 8, 1, records=7, alerts=5, offloaded=4, rejected=3, rejected_suppressed=2, **others)
+    suppressed = {"attack_suppressed": 1, "rejected_suppressed": 2}
+    return Counts(9, 8, 1, records=7, alerts=5, offloaded=4, rejected=3, **suppressed, **others)
 
 
 @needs_shared
@@ -133,7 +141,7 @@ def some_counts(**others: int) -> Counts:
 def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each_rejected_record(name: str) -> None:
     records = flow_features(read_packets(FOLDER / name))
     verdicts = verdicts_of(len(records))
-    limit = RejectedLimit(NO_LIMIT)
+    limit = AlertLimit(NO_LIMIT, 0)
     events = alerts(records, verdicts, limit, "eth0")
     assert [fault for event in events for fault in faults_of(event)] == []
     assert json.loads(json.dumps(events, allow_nan=False)) == events
@@ -141,7 +149,7 @@ def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each
     assert [event["early_exit"]["decider"] for event in events] == verdicts.decider[told].tolist()
     assert [int(ipaddress.IPv4Address(event["src_ip"])) for event in events] == records.address_a[told].tolist()
     assert [int(ipaddress.IPv4Address(event["dest_ip"])) for event in events] == records.address_b[told].tolist()
-    assert limit.suppressed == 0
+    assert limit.suppressed.total() == 0
 
 
 @needs_shared
@@ -149,7 +157,7 @@ def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each
 def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name: str) -> None:
     records = flow_features(read_packets(FOLDER / name))
     times = [time for frame in read_frames(FOLDER / name) if ipv4_packet(*frame) for time in frame[:1]]
-    events = alerts(records, all_decided(len(records)), RejectedLimit())
+    events = alerts(records, all_decided(len(records)), AlertLimit(NO_LIMIT, 0))
     for event, first in zip(events, records.first_packet.tolist(), strict=True):
         moment = datetime.strptime(event["timestamp"], "%Y-%m-%dT%H:%M:%S.%f%z")
         whole, fraction = divmod(times[first], SECOND)
@@ -165,7 +173,7 @@ def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided
     network = calibrated_network(MOBILENET)
     edge = Edge(Exit1(network, CPU), THRESHOLDS[MOBILENET], LocalSecondExit(Exit2(network, CPU)))
     verdicts = edge.decide(PUBLISHED.scale(records.features).astype(np.float32))
-    events = alerts(records, verdicts, RejectedLimit(NO_LIMIT))
+    events = alerts(records, verdicts, AlertLimit(NO_LIMIT, 0))
     assert [fault for event in events for fault in faults_of(event)] == []
     deciders = verdicts.deciders()
     for decider in ("edge", "local", "rejected"):
@@ -175,7 +183,7 @@ def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided
 
 
 def test_an_attack_is_told_as_suricata_would_tell_it() -> None:
-    (event,) = alerts(flow_features(packets_of()), all_decided(1), RejectedLimit(), "eth0")
+    (event,) = alerts(flow_features(packets_of()), all_decided(1), AlertLimit(), "eth0")
     assert event == {
         "timestamp": "2020-09-13T12:26:46.250000+0000",
         "flow_id": 249980514565385,
@@ -215,7 +223,7 @@ def test_signatures_are_two_in_the_range_for_local_use_with_suricatas_categories
     found = [
         event["alert"]
         for rejected in (False, True)
-        for event in alerts(records, all_decided(1, rejected=rejected), RejectedLimit())
+        for event in alerts(records, all_decided(1, rejected=rejected), AlertLimit())
     ]
     assert [alert["severity"] for alert in found] == [PRIORITIES[alert["category"]] for alert in found] == [2, 3]
     assert {alert["signature_id"] in LOCAL_USE for alert in found} == {True}
@@ -223,8 +231,8 @@ def test_signatures_are_two_in_the_range_for_local_use_with_suricatas_categories
 
 
 def test_normal_records_give_no_event_and_no_records_none_either() -> None:
-    assert alerts(records_of(9), all_decided(9, NORMAL), RejectedLimit()) == []
-    assert alerts(records_of(1).take(np.arange(0)), all_decided(0), RejectedLimit()) == []
+    assert alerts(records_of(9), all_decided(9, NORMAL), AlertLimit()) == []
+    assert alerts(records_of(1).take(np.arange(0)), all_decided(0), AlertLimit()) == []
 
 
 def test_a_rejected_record_says_what_the_last_exit_to_answer_would_have_said() -> None:
@@ -241,7 +249,7 @@ def test_a_rejected_record_says_what_the_last_exit_to_answer_would_have_said() -
     )
     found = []
     for verdicts in (answered, unanswered):
-        (event,) = alerts(records_of(1), verdicts, RejectedLimit())
+        (event,) = alerts(records_of(1), verdicts, AlertLimit())
         VALID.validate(event)
         decision = event["early_exit"]
         found.append([decision[name] for name in ("exit", "certainty", "prediction", "decider", "reason")])
@@ -283,7 +291,7 @@ def test_a_flow_id_is_the_same_in_both_directions_and_another_in_each_window() -
 @needs_shared
 def test_flow_ids_of_a_real_capture_are_all_different() -> None:
     records = flow_features(read_packets(FOLDER / "syn-ecn-cwr-flood.pcapng"))
-    events = alerts(records, all_decided(len(records)), RejectedLimit())
+    events = alerts(records, all_decided(len(records)), AlertLimit(NO_LIMIT, 0))
     assert len({event["flow_id"] for event in events}) == len(records) > 9000
 
 
@@ -339,7 +347,7 @@ def test_where_ports_are_not_known_a_community_id_is_made_of_addresses_and_proto
 def test_community_ids_of_a_real_capture_are_those_of_another_decoder_and_another_implementation(name: str) -> None:
     frames = [frame[2] for frame in read_frames(FOLDER / name) if ipv4_packet(*frame)]
     records = flow_features(read_packets(FOLDER / name))
-    events = alerts(records, all_decided(len(records)), RejectedLimit())
+    events = alerts(records, all_decided(len(records)), AlertLimit(NO_LIMIT, 0))
     wanted = [corelights(decoded(frames[first])) for first in records.first_packet.tolist()]
     assert [event["community_id"] for event in events] == wanted
 
@@ -357,42 +365,76 @@ def decoded(frame: bytes) -> Any:
 
 
 def test_of_rejected_records_each_window_tells_only_so_many_and_the_rest_is_counted() -> None:
-    limit = RejectedLimit(3)
+    limit = AlertLimit(3)
     first, second = records_of(5), records_of(4, seconds=15.0)
     told = [len(alerts(some, all_decided(len(some), rejected=True), limit)) for some in (first, second)]
-    assert (told, limit.suppressed) == ([3, 3], 3)
+    assert (told, limit.suppressed.total()) == ([3, 3], 3)
 
 
 def test_batches_of_one_window_share_its_limit_even_where_windows_alternate() -> None:
-    limit = RejectedLimit(3)
+    limit = AlertLimit(3)
     batches = [records_of(2, seconds=15.0 * (number % 2)) for number in range(6)]
     told = [len(alerts(some, all_decided(2, rejected=True), limit)) for some in batches]
-    assert (told, limit.suppressed) == ([2, 2, 1, 1, 0, 0], 6)
+    assert (told, limit.suppressed.total()) == ([2, 2, 1, 1, 0, 0], 6)
 
 
-def test_the_limit_is_ten_by_default_and_attacks_have_none() -> None:
-    limit = RejectedLimit()
+def test_by_default_ten_rejected_records_of_a_window_are_told_and_a_hundred_attacks_of_a_source() -> None:
+    limit = AlertLimit()
     assert len(alerts(records_of(50), all_decided(50, rejected=True), limit)) == 10
-    assert len(alerts(records_of(50), all_decided(50), limit)) == 50
-    assert limit.suppressed == 40
+    assert len(alerts(scan_of(150), all_decided(150), limit)) == 100
+    assert limit.suppressed == {"rejected": 40, "attack": 50}
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+def test_a_source_that_had_its_alerts_takes_none_from_others_nor_from_the_next_window(rejected: bool) -> None:
+    limit = AlertLimit(NO_LIMIT, 3)
+    found = [scan_of(5), scan_of(5, source=A + 1), scan_of(5, seconds=15.0), scan_of(5)]
+    told = [alerts(records, all_decided(5, rejected=rejected), limit) for records in found]
+    assert [len(events) for events in told] == [3, 3, 3, 0]
+    assert limit.suppressed["rejected" if rejected else "attack"] == limit.suppressed.total() == 2 + 2 + 2 + 5
+    unlimited = [alerts(records, all_decided(5, rejected=rejected), AlertLimit(NO_LIMIT, 0)) for records in found]
+    assert told[:3] == [events[:3] for events in unlimited[:3]]
+
+
+def test_each_signature_has_a_limit_of_its_own() -> None:
+    limit = AlertLimit(NO_LIMIT, 3)
+    assert len(alerts(scan_of(5), all_decided(5), limit)) == 3
+    assert len(alerts(scan_of(5), all_decided(5, rejected=True), limit)) == 3
+
+
+def test_forged_sources_are_limited_together() -> None:
+    limit = AlertLimit(0, 5)
+    assert len(alerts(records_of(500), all_decided(500), limit)) == 5 * SOURCES
+    assert limit.suppressed["attack"] == 500 - 5 * SOURCES
+
+
+def test_without_a_limit_all_attacks_are_told() -> None:
+    limit = AlertLimit(0, 0)
+    assert len(alerts(scan_of(3000), all_decided(3000), limit)) == 3000
+    assert limit.suppressed.total() == 0
 
 
 def test_rejected_records_that_are_suppressed_leave_the_attacks_between_them() -> None:
     records, verdicts = records_of(200), verdicts_of(200)
-    limit = RejectedLimit(2)
+    limit = AlertLimit(2)
     events = alerts(records, verdicts, limit)
     attacks = (verdicts.prediction == ATTACK) & ~verdicts.rejected
     told = [int(ipaddress.IPv4Address(event["src_ip"])) - 1 for event in events]
     kept = np.sort(np.concatenate([np.flatnonzero(attacks), np.flatnonzero(verdicts.rejected)[:2]]))
     assert told == kept.tolist()
-    assert limit.suppressed == np.count_nonzero(verdicts.rejected) - 2 > 50
+    assert limit.suppressed == {"attack": 0, "rejected": np.count_nonzero(verdicts.rejected) - 2}
+    assert limit.suppressed["rejected"] > 50
 
 
-def test_a_limit_remembers_only_so_many_windows() -> None:
-    limit = RejectedLimit(1)
-    assert all(limit.admits(15 * number) for number in range(5000))
-    assert not any(limit.admits(15 * number) for number in range(4000, 5000))
-    assert len(limit._admitted) <= 1024
+def test_a_limit_remembers_only_so_many_windows_and_sources() -> None:
+    limit = AlertLimit(1, 1)
+    for window in range(0, 15 * 200, 15):
+        for source in range(1000):
+            limit.admits("attack", window, source)
+            limit.admits("rejected", window, source)
+    assert not limit.admits("rejected", 15 * 199, 0)
+    assert len(limit._admitted) <= 16
+    assert max(map(len, limit._admitted.values())) <= SOURCES + 1 + 1 + 1
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -411,7 +453,9 @@ def test_stats_are_told_as_suricata_would_tell_them(live: bool) -> None:
                 "alerts": 5,
                 "offloaded": 4,
                 "rejected": 3,
+                "attack_suppressed": 1,
                 "rejected_suppressed": 2,
+                "unwritten": 0,
                 "late": 6,
                 "left_out": 0,
             },

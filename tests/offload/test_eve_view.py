@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from offload.eve import RejectedLimit, alerts, stats
+from offload.alert_limit import AlertLimit
+from offload.eve import alerts, stats
 from offload.eve_view import alert_line, summary_screen
 from tests.offload.test_eve import NO_LIMIT, NOW, SECOND, all_decided, records_of, some_counts, verdicts_of
 
@@ -14,7 +15,7 @@ ESCAPES = re.compile(r"\x1b\[\d+m")
 
 @pytest.mark.parametrize("rejected", [True, False])
 def test_an_alert_is_one_line_that_says_when_who_and_who_decided(rejected: bool) -> None:
-    (alert,) = alerts(records_of(1), all_decided(1, rejected=rejected), RejectedLimit(NO_LIMIT))
+    (alert,) = alerts(records_of(1), all_decided(1, rejected=rejected), AlertLimit(NO_LIMIT, 0))
     line = alert_line(alert, colour=False)
     for part in (alert["timestamp"][11:19], alert["src_ip"], alert["dest_ip"], alert["proto"],
                  "rejected" if rejected else "attack", f"exit {alert['early_exit']['exit']}"):  # fmt: skip
@@ -24,7 +25,7 @@ def test_an_alert_is_one_line_that_says_when_who_and_who_decided(rejected: bool)
 
 def test_colour_changes_nothing_but_the_colour() -> None:
     records = records_of(40)
-    for alert in alerts(records, verdicts_of(40), RejectedLimit(NO_LIMIT)):
+    for alert in alerts(records, verdicts_of(40), AlertLimit(NO_LIMIT, 0)):
         painted = alert_line(alert, colour=True)
         assert ESCAPES.search(painted)
         assert ESCAPES.sub("", painted) == alert_line(alert, colour=False)

@@ -1,8 +1,17 @@
 """The client on traffic: captures, a file that grows and a live interface become verdicts and alerts."""
 
+import array
+import fcntl
 import json
+import os
 import random
+import re
+import resource
 import signal
+import struct
+import subprocess
+import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +28,7 @@ from tests.dataset.test_captures import frame
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
 from tests.offload.link import Program, connected, wait_until
 from tests.offload.test_eve import faults_of
-from tests.scripts import CLIENT, EXTRACT, call
+from tests.scripts import CLIENT, EXTRACT, ROOT, call
 from utils.schema import IDENTITY, OFFLOAD_COLUMNS
 
 FOLDER = SHARED / "data" / "pcaps"
@@ -86,6 +95,107 @@ def test_alerts_on_standard_output_are_alone_there(options: tuple[object, ...], 
     events = [json.loads(line) for line in client.out.splitlines()]
     assert {event["event_type"] for event in events} == {"alert", "stats"}
     assert "total: 7 events" in client.err
+
+
+def windows_of_frames(numbers: range, records: int) -> bytes:
+    """Return a classic pcap's frames: in each of some windows so many records of one source."""
+    start = 1_600_000_005
+    return b"".join(
+        struct.pack("<IIII", start + WINDOW * number, host, 60, 60) + frame(host)
+        for number in numbers
+        for host in range(records)
+    )
+
+
+PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+
+
+def test_a_sensor_outlives_a_full_disk_and_writes_whole_lines_again_when_there_is_room(
+    options: tuple[object, ...], tmp_path: Path
+) -> None:
+    path, eve, rows = tmp_path / "growing.pcap", tmp_path / "eve.json", tmp_path / "v.csv"
+    path.write_bytes(PCAP_HEADER)
+    everything = ("--max-rejected-alerts", 1000, "--attack-exit1-min-certainty", 1, "--normal-exit1-min-certainty", 1,
+                  "--attack-exit2-min-certainty", 1, "--normal-exit2-min-certainty", 1)  # fmt: skip
+    arguments = (*options, *everything, "--pcap", path, "--follow", "--alerts", eve, "--savefile", rows)
+
+    def watch(numbers: range) -> None:
+        with path.open("ab") as stream:
+            stream.write(windows_of_frames(numbers, 50))
+
+    with Program(tmp_path, CLIENT, *arguments) as client:
+        watch(range(3))
+        wait_until(lambda: alerts_in(eve) and rows.exists())
+        client.limit_files_to(rows.stat().st_size + 500)
+        watch(range(3, 8))
+        wait_until(lambda: "v.csv: cannot be written" in client.err and "eve.json: cannot be written" in client.err)
+        client.limit_files_to(resource.RLIM_INFINITY)
+        before = len(alerts_in(eve))
+        watch(range(8, 20))
+        wait_until(lambda: len(alerts_in(eve)) > before)
+        client.send(signal.SIGTERM)
+        assert client.end(60) == 0, client.err
+    counts = last_stats(eve)["early_exit"]
+    assert counts["records"] == 20 * 50
+    assert counts["alerts"] == len(alerts_in(eve))
+    assert counts["alerts"] + counts["unwritten"] >= counts["records"] > counts["alerts"]
+    table = pd.read_csv(rows)
+    assert table["final_prediction"].notna().all() and len(table) % 50 == 0
+    lost = re.search(r"(\d+) lines of verdicts could not be written", client.out)
+    assert lost is not None and len(table) + int(lost[1]) == counts["records"]
+    assert client.err.count("eve.json: cannot be written: File too large; make room") == 1
+    assert client.err.count("v.csv: cannot be written: File too large; make room") == 1
+
+
+def test_a_sensor_goes_on_where_no_file_and_no_log_can_be_written(options: tuple[object, ...], tmp_path: Path) -> None:
+    path = tmp_path / "growing.pcap"
+    path.write_bytes(PCAP_HEADER + windows_of_frames(range(3), 5))
+    arguments = (*options, "--pcap", path, "--follow", "--alerts", "/dev/full", "--duration", 2)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, ROOT / CLIENT, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert "/dev/full: cannot be written: No space left on device; make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_capture_whose_alerts_have_no_room_ends_with_one_line(
+    capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pcap"
+    path.write_bytes(PCAP_HEADER + windows_of_frames(range(3), 5))
+    ended = call(capsys, CLIENT, *options, "--pcap", path, "--alerts", "/dev/full")
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert "/dev/full: cannot be written: No space left on device; make room" in ended.err
+
+
+def test_a_reader_of_alerts_that_stalls_holds_up_a_stop_no_longer_than_the_drain_timeout(
+    options: tuple[object, ...], tmp_path: Path
+) -> None:
+    path, pipe = tmp_path / "growing.pcap", tmp_path / "pipe"
+    path.write_bytes(PCAP_HEADER + windows_of_frames(range(8), 100))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    arguments = (*options, "--pcap", path, "--follow", "--alerts", pipe, "--drain-timeout", 1,
+                 "--attack-exit1-min-certainty", 0, "--normal-exit1-min-certainty", 1, "--max-alerts-per-source", 0,
+                 "--attack-exit2-min-certainty", 0, "--normal-exit2-min-certainty", 1,
+                 "--max-rejected-alerts", 1000)  # fmt: skip
+    try:
+        with Program(tmp_path, CLIENT, *arguments) as client:
+            wait_until(lambda: bytes_waiting(reader) > 60_000)  # so the client waits for the reader
+            client.send(signal.SIGTERM)
+            assert client.end(60) == 0, client.err
+    finally:
+        os.close(reader)
+    assert "pipe: cannot be written: its reader takes no more" in client.err
+
+
+def bytes_waiting(reader: int) -> int:
+    """Return how much can be read from a pipe."""
+    size = array.array("i", [0])
+    fcntl.ioctl(reader, termios.FIONREAD, size)
+    return size[0]
 
 
 @needs_shared
