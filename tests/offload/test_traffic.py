@@ -64,7 +64,8 @@ def test_captures_get_the_verdicts_of_the_dataset_that_is_made_of_them(
     capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path
 ) -> None:
     direct, records, detour, eve = (tmp_path / name for name in ("direct.csv", "records.csv", "detour.csv", "eve.json"))
-    ended = call(capsys, CLIENT, *options, "--pcap", *CAPTURES, "--savefile", direct, "--alerts", eve)
+    told_all = ("--alerts", eve, "--max-alerts-per-source", 0)
+    ended = call(capsys, CLIENT, *options, "--pcap", *CAPTURES, "--savefile", direct, *told_all)
     assert (ended.code, ended.err) == (0, "")
     assert call(capsys, EXTRACT, "--pcap", *CAPTURES, "--output", records, "--identity").code == 0
     assert call(capsys, CLIENT, *options, "--dataset", records, "--savefile", detour).code == 0
