@@ -74,10 +74,6 @@ class Edge:
         """The least certainties."""
         return self._thresholds
 
-    def at_exit_1(self, features: FloatArray) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the predictions (N,) and certainties (N,) of exit 1 for features (N, 58)."""
-        return certainty(self._exit_1(features).logits)
-
     def decide_all(
         self, batches: Iterable[FloatArray], window: int, stop: Stop, *, to_the_end: bool = False
     ) -> Iterator[Verdicts]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from offload.exits import Network
     from offload.metrics import ClientMetrics
     from offload.recent import Recent
+    from offload.resume_file import Facts
     from offload.second_exit import SecondExit
     from offload.sources import Observe, Observed, Source
     from offload.verdicts import Tally, Verdicts
@@ -174,10 +175,20 @@ def _source(args: argparse.Namespace, savefile: "VerdictsFile | None", metrics: 
     from utils.dataset import read_dataset
 
     if args.dataset is not None:
-        return DatasetSource(read_dataset(args.dataset), savefile, resumes=args.resume, batch_size=args.batch_size)
+        rows, facts = read_dataset(args.dataset), _network_facts(args)
+        return DatasetSource(rows, savefile, facts, resumes=args.resume, batch_size=args.batch_size)
     telling = Telling(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source, args.interface)
     scaler = traffic_options.scaler(args)
     return TrafficSource(_observe(args), scaler.scale, args.batch_size, telling, metrics)
+
+
+def _network_facts(args: argparse.Namespace) -> "Facts":
+    """Return what decides the verdicts, besides dataset and thresholds."""
+    from offload.resume_file import file_digest
+
+    if args.savefile is None:
+        return {}
+    return {"network": file_digest(args.trained_network_file), "half_precision": args.half_precision}
 
 
 def _observe(args: argparse.Namespace) -> "Observe":

@@ -18,9 +18,10 @@ from offload.edge import Edge
 from offload.events import Batch, of_dataset, of_records
 from offload.losses import Losses, is_full
 from offload.metrics import ClientMetrics
+from offload.resume_file import Facts, dataset_digest
 from offload.sensor import Seen, Sensor
 from offload.verdicts import Verdicts
-from offload.verdicts_file import Table, VerdictsFile, resume
+from offload.verdicts_file import Table, VerdictsFile
 from utils.dataset import Dataset
 from utils.errors import InputFileError
 from utils.records import Records
@@ -60,23 +61,28 @@ class DatasetSource:
     Args:
         rows: all of them.
         savefile: where the verdicts go.
+        network: what decides the verdicts besides dataset and thresholds; see ``offload.resume_file``.
         resumes: begin where that file ends.
         batch_size: rows of a batch.
     """
 
     resumable = True
 
-    def __init__(self, rows: Dataset, savefile: VerdictsFile | None, *, resumes: bool, batch_size: int) -> None:
+    def __init__(
+        self, rows: Dataset, savefile: VerdictsFile | None, network: Facts, *, resumes: bool, batch_size: int
+    ) -> None:
         self.labelled = rows.labels is not None
-        self._rows, self._savefile, self._resumes, self._batch_size = rows, savefile, resumes, batch_size
+        self._rows, self._savefile, self._network = rows, savefile, network
+        self._resumes, self._batch_size = resumes, batch_size
         self._done = 0
 
     @contextmanager
     def opened(self, edge: Edge, stop: Stop, /) -> Iterator[Iterable[Batch]]:
         """See ``Source``."""
         rows = self._rows
-        if self._savefile is not None and self._resumes:
-            self._done = resume(self._savefile, rows, edge)
+        if self._savefile is not None:
+            facts = {**self._network, "dataset": dataset_digest(rows), "thresholds": vars(edge.thresholds)}
+            self._done = self._savefile.begin(facts, len(rows), resumes=self._resumes)
         with tqdm(total=len(rows), initial=self._done, desc="events", unit="event", disable=None) as self._bar:
             yield of_dataset(rows, self._done, self._batch_size, stop)
 

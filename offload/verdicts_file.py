@@ -2,31 +2,29 @@
 
 import bz2
 import contextlib
-import csv
 import errno
 import fcntl
 import gzip
+import hashlib
 import io
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
-from offload.edge import Edge
-from utils.dataset import Dataset
-from utils.decision import is_accepted
+from offload.resume_file import ANEW, NOTHING, Facts, Progress, read_resume_file, write_resume_file
 from utils.errors import InputFileError
 from utils.files import check_writable, replacing
-from utils.schema import ATTACK, CLASS, NOT_ASKED, REJECTED, Thresholds
 
 _COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {".gz": gzip.compress, ".bz2": bz2.compress}
-_TAIL: Final = 1000
 _BLOCK: Final = 1 << 20
-_TOLERANCE: Final = 1e-4
+_COMMIT_INTERVAL: Final = 1.0
+"""Seconds between two notes of how much is written; rows in between survive a kill, but perhaps not a power cut."""
+_LONGEST_ROW: Final = 4096
 
 
 Table = Mapping[str, NDArray[Any]]
@@ -34,20 +32,21 @@ Table = Mapping[str, NDArray[Any]]
 
 
 class VerdictsFile:
-    """Use it in a ``with`` block.
+    """Use it in a ``with`` block; while it is open here, no other process can write the file.
 
-    The file appears, in place of an older one, with the first rows. It holds whole rows only; should the machine die
-    in the middle of one, ``go_on`` takes that away.
+    The file appears, in place of an older one, with the first rows. It holds whole rows only; should the machine
+    die in the middle of one, the next run takes that away.
 
     Args:
-        path: CSV, or .csv.gz, .csv.bz2, which cannot be continued.
+        path: CSV, or .csv.gz, .csv.bz2.
         columns: of the tables to come.
 
     Attributes:
         rows: in the file.
 
     Raises:
-        InputFileError: the file cannot be written, or is none but a device or a pipe.
+        InputFileError: the file cannot be written, or is none but a device or a pipe; on entering, or with the first
+            rows, another process is writing it.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
@@ -57,55 +56,55 @@ class VerdictsFile:
         self._columns = tuple(columns)
         self._compress = _COMPRESS.get(path.suffix.lower())
         self._file: io.FileIO | None = None
-        self._end: int | None = None  # of the rows to go on from
+        self._lock: int | None = None
+        self._facts: Facts | None = None
+        self._digest = hashlib.sha256()
+        self._committed = 0.0  # when
 
-    def last_rows(self) -> Table:
-        """Find the whole rows in the file that is there, if one is; return the last, at most 1,000, all cells as text.
+    def begin(self, facts: Facts, most: int, *, resumes: bool) -> int:
+        """Keep a resume file beside the file, so that an interrupted run can be continued.
+
+        Args:
+            facts: what decides the rows, besides the columns; see ``offload.resume_file``.
+            most: rows that the run has.
+            resumes: whether to continue the file that is there, if one is.
+
+        Returns:
+            how many rows are there.
 
         Raises:
-            InputFileError: it has other columns, is compressed, or cannot be read.
+            InputFileError: the file that is there is of another run, was changed, or cannot be read or written.
         """
-        if self._compress is not None:
-            raise InputFileError(f"{self.path}: a compressed file cannot be continued; leave out --resume")
-        expected = f"{','.join(self._columns)}\n".encode()
-        nothing: Table = {name: np.empty(0, dtype=np.str_) for name in self._columns}
+        self._facts = {**facts, "columns": list(self._columns)}
         try:
-            with self.path.open("rb") as stream:
-                header = stream.readline(len(expected))  # no more: another file may be one endless line
-                if header != expected:
-                    if expected.startswith(header):
-                        return nothing  # cut off before the first row
-                    raise InputFileError(
-                        f"{self.path}: has not the columns {','.join(self._columns)}; "
-                        "leave out --resume to write it anew"
-                    )
-                self.rows, self._end, tail_start = _whole_rows(stream)
-                stream.seek(tail_start)
-                tail = stream.read(self._end - tail_start)
-        except FileNotFoundError:
-            return nothing
+            if resumes and self.path.exists() and self.path.stat().st_size:
+                progress = read_resume_file(self.path, self._facts)
+                if progress.size:
+                    self._continue(progress, most)
         except OSError as problem:
             raise InputFileError(f"{self.path}: cannot be continued: {problem.strerror}") from problem
-        try:
-            rows = list(csv.reader(io.StringIO(tail.decode(), newline=""), strict=True))
-        except (ValueError, csv.Error):
-            rows = []
-        if len(rows) != min(self.rows, _TAIL) or any(len(row) != len(self._columns) for row in rows):
-            raise InputFileError(f"{self.path}: cannot be read; leave out --resume to write it anew")
-        return dict(zip(self._columns, map(np.array, zip(*rows, strict=True)), strict=True)) if rows else nothing
+        return self.rows
 
-    def go_on(self) -> None:
-        """Add further rows to those that ``last_rows`` found, if it found any.
+    def _continue(self, progress: Progress, most: int) -> None:
+        """Open the file to write behind its rows: those that are known to be its own, and whole ones after them."""
+        with self.path.open("rb") as stream:
+            self._digest = _digest_of(stream, progress.size)
+            if self._digest.hexdigest() != progress.sha256:
+                raise InputFileError(f"{self.path}: was changed since it was written; {ANEW}")
+            self.rows, end = progress.rows, progress.size
+            while self.rows < most and self._is_row(line := stream.readline(_LONGEST_ROW)):
+                self._digest.update(line)
+                self.rows, end = self.rows + 1, end + len(line)
+        file = io.FileIO(self.path, "r+b")
+        file.truncate(end)
+        self._file = file
 
-        Raises:
-            InputFileError: the file cannot be written, or another process is writing it.
-        """
-        if self._end is not None:
-            try:
-                self._file = self._open()
-                self._file.truncate(self._end)
-            except OSError as problem:
-                raise InputFileError(f"{self.path}: cannot be continued: {problem.strerror}") from problem
+    def _is_row(self, line: bytes) -> bool:
+        """Return whether a line is a whole row: a power cut may leave a half one, or zeros."""
+        if self._compress is not None or not line.endswith(b"\n") or not line.isascii():
+            return False
+        text = line[:-1].decode()
+        return text.isprintable() and len(text.split(",")) == len(self._columns)
 
     def append(self, columns: Table) -> None:
         """Add rows.
@@ -123,39 +122,102 @@ class VerdictsFile:
             content = self._compress(content)
         try:
             if self._file is None:
-                with replacing(self.path) as partial:
-                    partial.write_bytes(content)
-                self._file = self._open()
+                self._file = self._replace(content)
             else:
                 _append(self._file, content)
         except OSError as problem:
-            remedy = "make room" if self._compress is not None else "make room and go on with --resume"
-            raise InputFileError(f"{self.path}: cannot be written: {problem.strerror}; {remedy}") from problem
+            raise self._refusal(problem) from problem
         self.rows += len(rows)
+        self._digest.update(content)
+        if time.monotonic() - self._committed >= _COMMIT_INTERVAL:
+            self._commit()
 
-    def _open(self) -> io.FileIO:
-        file = io.FileIO(self.path, "ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as problem:
-            file.close()
-            raise InputFileError(f"{self.path}: another process is writing it; wait for it, or stop it") from problem
-        except OSError:
-            return file  # a file system without locks
+    def _replace(self, content: bytes) -> io.FileIO:
+        """Write a new file in place of an older one; return it."""
+        self._take_lock()  # of a file that another process has begun since
+        if self._facts is not None:
+            # Before the rows: a run that is killed in between begins anew.
+            write_resume_file(self.path, self._facts, NOTHING)
+        with contextlib.ExitStack() as opened:
+            with replacing(self.path) as partial:
+                partial.write_bytes(content)
+                file = opened.enter_context(io.FileIO(partial, "r+b"))
+                _lock(file.fileno(), partial)  # before it has the name
+            opened.pop_all()
         return file
 
+    def _commit(self) -> None:
+        """Have the rows so far survive a power cut, and note in the resume file that they do."""
+        if self._file is None or self._facts is None:
+            return
+        try:
+            os.fsync(self._file.fileno())
+            size = self._file.seek(0, os.SEEK_END)
+        except OSError as problem:
+            raise self._refusal(problem) from problem
+        write_resume_file(self.path, self._facts, Progress(self.rows, size, self._digest.hexdigest()))
+        self._committed = time.monotonic()
+
+    def _refusal(self, problem: OSError) -> InputFileError:
+        remedy = "make room" if self._facts is None else "make room and go on with --resume"
+        return InputFileError(f"{self.path}: cannot be written: {problem.strerror}; {remedy}")
+
     def __enter__(self) -> "VerdictsFile":
+        self._take_lock()
         return self
 
+    def _take_lock(self) -> None:
+        """Lock the file that is there, if one is and it is not locked here yet."""
+        if self._lock is not None:
+            return
+        try:
+            file = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            return  # there is none; or its use will say why not
+        try:
+            _lock(file, self.path)
+        except BaseException:
+            os.close(file)
+            raise
+        self._lock = file
+
     def __exit__(
-        self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+        self, kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        try:
+            self._close()
+        except InputFileError:
+            if kind is None:  # else what went wrong first is told
+                raise
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+    def _close(self) -> None:
         if self._file is not None:
             try:
                 with self._file:
+                    self._commit()
                     os.fsync(self._file.fileno())
             except OSError as problem:
-                raise InputFileError(f"{self.path}: cannot be written: {problem.strerror}") from problem
+                raise self._refusal(problem) from problem
+
+
+def _lock(file: int, path: Path) -> None:
+    """Keep other processes from writing a file while it is open here.
+
+    Raises:
+        InputFileError: another process is writing it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.path.samestat(path.stat(), os.fstat(file))  # else another process has just replaced it
+    except BlockingIOError:
+        is_ours = False
+    except OSError:
+        return  # a file system without locks, or the file was just removed
+    if not is_ours:
+        raise InputFileError(f"{path}: another process is writing it; wait for it, stop it, or choose another name")
 
 
 def _append(file: io.FileIO, content: bytes) -> None:
@@ -173,62 +235,13 @@ def _append(file: io.FileIO, content: bytes) -> None:
         raise
 
 
-def resume(savefile: VerdictsFile, dataset: Dataset, edge: Edge) -> int:
-    """Continue an interrupted file; return how many rows of the dataset it holds.
-
-    The last of its rows are compared with what exit 1 says of the dataset's, and with the thresholds. Where they do
-    not fit, the file stays as it is.
-
-    Raises:
-        InputFileError: it was made from another dataset, or with another network or other thresholds.
-    """
-    tail = savefile.last_rows()
-    count = len(tail[CLASS])
-    rows = slice(savefile.rows - count, savefile.rows)
-    if savefile.rows > len(dataset):
-        raise InputFileError(
-            f"{savefile.path}: has {savefile.rows} rows, {dataset.source} only {len(dataset)}; leave out --resume"
-        )
-    labels = np.full(count, NOT_ASKED) if dataset.labels is None else dataset.labels[rows].astype(str)
-    if count > 0 and not (
-        (tail[CLASS] == labels).all() and _is_by(tail, edge.thresholds, *edge.at_exit_1(dataset.features[rows]))
-    ):
-        raise InputFileError(
-            f"{savefile.path}: its last rows are of another dataset, network or thresholds; "
-            "leave out --resume to write it anew"
-        )
-    savefile.go_on()
-    return savefile.rows
-
-
-def _is_by(tail: Table, limits: Thresholds, prediction: NDArray[np.int64], certainties: NDArray[np.float64]) -> bool:
-    """Return whether rows are what exit 1 says, to rounding, and what the rule makes of them with these thresholds."""
-    answered = tail["exit_2_prediction"] != NOT_ASKED
-    try:
-        prediction_1, certainty_1 = _answers(tail, 1)
-        prediction_2, certainty_2 = _answers({name: column[answered] for name, column in tail.items()}, 2)
-    except (ValueError, OverflowError):  # no numbers
-        return False
-    uncertain = ~is_accepted(prediction_1, certainty_1, limits.normal_exit_1, limits.attack_exit_1)
-    accepted = is_accepted(prediction_2, certainty_2, limits.normal_exit_2, limits.attack_exit_2)
-    final = np.where(uncertain, REJECTED, prediction_1.astype(str))
-    final[answered] = np.where(accepted, prediction_2.astype(str), REJECTED)
-    return bool(
-        (uncertain | ~answered).all()
-        and (tail["final_prediction"] == final).all()
-        and np.allclose(_odds(prediction_1, certainty_1), _odds(prediction, certainties), rtol=0, atol=_TOLERANCE)
-    )
-
-
-def _answers(table: Table, exit_number: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return an exit's predictions (N,) and certainties (N,) from a table of text."""
-    predictions, certainties = (table[f"exit_{exit_number}_{what}"] for what in ("prediction", "certainty"))
-    return predictions.astype(np.int64), certainties.astype(np.float64)
-
-
-def _odds(predictions: NDArray[np.int64], certainties: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probability (N,) of an attack, which does not jump where the prediction does."""
-    return np.where(predictions == ATTACK, certainties, 1 - certainties)
+def _digest_of(stream: BinaryIO, size: int) -> "hashlib._Hash":
+    """Return the SHA-256 of so many bytes, or of those that there are."""
+    digest = hashlib.sha256()
+    while size and (block := stream.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest
 
 
 def _target(path: Path) -> Path:
@@ -237,19 +250,3 @@ def _target(path: Path) -> Path:
         return path.resolve() if path.is_symlink() else path
     except (OSError, RuntimeError):  # links in a circle
         return path  # its use will say why
-
-
-def _whole_rows(stream: io.BufferedReader) -> tuple[int, int, int]:
-    """Return how many whole rows follow, where the last ends, and where the last 1,000 begin."""
-    rows, position = 0, stream.tell()
-    end = position
-    starts = [position]  # of the last rows, and of the one that would come next
-    while block := stream.read(_BLOCK):
-        at = -1
-        while (at := block.find(b"\n", at + 1)) >= 0:
-            rows += 1
-            end = position + at + 1
-            starts.append(end)
-        del starts[: -(_TAIL + 1)]
-        position += len(block)
-    return rows, end, starts[0]

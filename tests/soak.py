@@ -282,7 +282,8 @@ def client_stops(ground: Ground) -> Iterator[Figure]:
             yield rows_of(f"{STOPS} × a client stopped or killed, then --resume", client, folder, expected)
     left = sorted(path.name for path in folder.iterdir())
     yield Figure("exit codes", "0, -9", ", ".join(map(str, dict.fromkeys(codes))), set(codes[::2]) == {0})
-    yield Figure("files left by a killed client", "its CSV", ", ".join(left), left == ["err", "out", "verdicts.csv"])
+    expected_files = ["err", "out", "verdicts.csv", "verdicts.csv.resume.json"]
+    yield Figure("files left by a killed client", "its CSV and resume file", ", ".join(left), left == expected_files)
 
 
 class MemoryWatch:

@@ -464,7 +464,7 @@ def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site,
     assert "wrong-model" in waiting.err
     with site.program(tmp_path / "local", CLIENT_UNIT, EE_NETWORK_FILE=other) as client:
         assert client.end() == 2
-    assert "its last rows are of another dataset, network or thresholds" in client.err
+    assert "was written with another network file; give the same, or leave out --resume" in client.err
 
 
 def test_alerts_ask_for_what_is_exported() -> None:

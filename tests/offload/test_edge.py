@@ -326,7 +326,7 @@ def test_every_event_can_be_offloaded(network: CalibratedNetwork, features: Floa
 
 
 def test_a_certainty_equal_to_its_threshold_is_accepted(network: CalibratedNetwork, features: FloatArray) -> None:
-    _, certainties = local_edge(network, NONE_OFFLOADED).at_exit_1(features[:1])
+    certainties = local_edge(network, NONE_OFFLOADED).decide(features[:1]).certainty_1
     exact, above = float(certainties[0]), math.nextafter(float(certainties[0]), 2.0)
     assert not Edge(Exit1(network, CPU), Thresholds(exact, exact, 1, 1), Never()).decide(features[:1]).uncertain.any()
     assert local_edge(network, Thresholds(above, above, 1, 1)).decide(features[:1]).uncertain.all()
