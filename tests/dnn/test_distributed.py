@@ -65,6 +65,13 @@ def months(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, months: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder that a run of two processes wrote, and how it ended."""
+    folder = tmp_path_factory.mktemp("both")
+    return folder / "both", run(torchrun(*training(months, "both")), folder)
+
+
 def training(months: Path, output: str, *more: object) -> tuple[object, ...]:
     options = ("--model", "mobilenet", "--epochs", 2, "--batch-size", 36, "--output-folder", output)
     return (TRAIN, "--dataset-folder", months, *options, *more)
@@ -115,23 +122,25 @@ def test_one_process_computes_the_whole_batch_as_it_is() -> None:
 # The script
 
 
-def test_the_script_under_torchrun_writes_what_it_writes_alone(tmp_path: Path, months: Path) -> None:
+def test_the_script_under_torchrun_writes_what_it_writes_alone(
+    tmp_path: Path, months: Path, both: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
     alone = run([sys.executable, str(ROOT / TRAIN), *map(str, training(months, "alone")[1:])], tmp_path)
-    both = run(torchrun(*training(months, "both")), tmp_path)
-    assert (alone.returncode, both.returncode) == (0, 0), both.stderr
-    assert said("train-early", both.stderr) == []
-    shapes = [[re.sub(r"-?[\d.]+", "N", line.replace(name, "")) for line in done.stdout.splitlines()]
-              for name, done in (("alone", alone), ("both", both))]  # fmt: skip
+    of_both, done = both
+    assert (alone.returncode, done.returncode) == (0, 0), done.stderr
+    assert said("train-early", done.stderr) == []
+    shapes = [[re.sub(r"-?[\d.]+", "N", line.replace(name, "")) for line in ended.stdout.splitlines()]
+              for name, ended in (("alone", alone), ("both", done))]  # fmt: skip
     assert shapes[0][2:] == shapes[1][2:]  # each line once
-    assert "; 2 processes" in both.stdout.splitlines()[1]
+    assert "; 2 processes" in done.stdout.splitlines()[1]
     kinds = []
-    for folder in (tmp_path / "alone", tmp_path / "both"):
+    for folder in (tmp_path / "alone", of_both):
         files = sorted(folder.iterdir())
         kinds.append([re.sub(r"\d{8}-\d{6}|\d+\.\d\d", "N", path.name) for path in files])
         checkpoints = [read_checkpoint(path, "mobilenet") for path in files]
         assert [checkpoint.training["epoch"] for checkpoint in checkpoints] == [1, 2]
     assert kinds[0] == kinds[1]
-    contents = [torch.load(next((tmp_path / name).iterdir()), weights_only=True) for name in ("alone", "both")]
+    contents = [torch.load(next(path.iterdir()), weights_only=True) for path in (tmp_path / "alone", of_both)]
     assert list(contents[0]) == list(contents[1])
     assert list(contents[0]["state_dict"]) == list(contents[1]["state_dict"])
 
@@ -158,9 +167,11 @@ def interrupted(command: list[str], cwd: Path, stop: Callable[[int], None]) -> t
     return process.returncode, out, err
 
 
-def test_a_killed_run_goes_on_with_resume_to_the_same_weights(tmp_path: Path, months: Path) -> None:
-    whole = run(torchrun(*training(months, "whole")), tmp_path)
-    assert whole.returncode == 0, whole.stderr
+def test_a_killed_run_goes_on_with_resume_to_the_same_weights(
+    tmp_path: Path, months: Path, both: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    whole, done = both
+    assert done.returncode == 0, done.stderr
     code, _, err = interrupted(
         torchrun(*training(months, "killed")), tmp_path, lambda pid: os.kill(children(pid)[1], signal.SIGKILL)
     )
@@ -169,8 +180,8 @@ def test_a_killed_run_goes_on_with_resume_to_the_same_weights(tmp_path: Path, mo
     resumed = run(torchrun(*training(months, "killed", "--resume")), tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     ends = []
-    for name in ("whole", "killed"):
-        first, last = sorted((tmp_path / name).iterdir())
+    for folder in (whole, tmp_path / "killed"):
+        first, last = sorted(folder.iterdir())
         ends.append([read_checkpoint(path).network.state_dict() for path in (first, last)])
     for state, other in zip(*ends, strict=True):
         assert all(torch.equal(state[key], other[key]) for key in state)
