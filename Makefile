@@ -88,8 +88,9 @@ chromium:
 network-tools:
 	@sh tests/install-network-tools.sh
 
-# Compiled modules are kept, whatever the environment says: each process would spend seconds on compiling the tests.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+# Three processes for two cores, for a test with a broker waits half of its time. Compiled modules are kept, whatever the
+# environment says: each process would spend seconds on compiling the tests.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile
 
 # First as someone has it who has the repository alone, then what needs the published data besides.
 test: lint rabbitmq chromium network-tools

@@ -25,7 +25,7 @@ from dataset.interface import BLOCK, KEPT, RING, Interface, block_frames
 from dataset.live import Source
 from tests.captures import Frame, read_packets
 from tests.dataset.test_captures import assert_same, expected, frame
-from tests.namespaces import LEFT, RIGHT, cable_end, ip, need, own_network, stamped_once, tcpdump
+from tests.namespaces import LEFT, RIGHT, cable_end, cannot, ip, need, own_network, stamped_once, tcpdump
 from tests.offload.link import wait_until
 from utils.errors import CaptureError
 from utils.stopping import Stop
@@ -305,7 +305,7 @@ def test_without_that_capability_it_says_what_is_missing_and_how_to_give_it() ->
 def tunnel(kind: int | None = None) -> Iterator[int]:
     """Make an interface ``tunnel`` whose packets are read and written by a file; ``kind``: an ARPHRD_ number."""
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        pytest.skip("/dev/net/tun is not here")
+        cannot("/dev/net/tun is not here")
     file = os.open("/dev/net/tun", os.O_RDWR)
     try:
         fcntl.ioctl(file, 0x400454CA, struct.pack("16sH22x", b"tunnel", 0x1001))  # TUNSETIFF: TUN without more headers
