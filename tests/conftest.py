@@ -30,7 +30,7 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 
-MARKS_BY_FIXTURE = {"broker": "system", "chain": "slow", "halves": "slow"}
+MARKS_BY_FIXTURE = {"broker": "system", "node": "system", "chain": "slow", "halves": "slow"}
 """Fixture -> the mark of all tests that use it, directly or through another fixture."""
 
 

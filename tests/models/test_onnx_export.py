@@ -32,6 +32,8 @@ from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError
 from utils.metrics import certainty
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("AlexNetWithExits", "MobileNetV2WithExits")
 FloatArray = NDArray[np.float32]

@@ -219,6 +219,7 @@ def test_a_file_that_grows_is_followed_until_sigterm_which_loses_nothing(
     assert "warning" not in client.err
 
 
+@pytest.mark.system
 def test_a_live_record_is_an_alert_within_a_second_after_its_window_is_over(checkpoint: Path, tmp_path: Path) -> None:
     with own_network():
         arrivals = observe_a_window_and_a_half(checkpoint, tmp_path)

@@ -238,6 +238,7 @@ def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
         assert 1.0 <= time.monotonic() - stopped < 5
 
 
+@pytest.mark.system
 def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_it_once() -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
     with PrivateBroker() as node:

@@ -24,6 +24,7 @@ def download(server: DownloadServer, cwd: Path, *arguments: str) -> subprocess.C
     return run_script(SCRIPT, "--base-url", server.url, *arguments, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_the_models_asked_for_are_fetched_once_and_counted(server: DownloadServer, tmp_path: Path) -> None:
     names = ("--model", PLAIN, "--model", f"{CALIBRATED.lower()}.PTH", "--model", PLAIN)
     first = download(server, tmp_path, *names)
@@ -41,6 +42,7 @@ def test_the_models_asked_for_are_fetched_once_and_counted(server: DownloadServe
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_all_seven_are_fetched_by_default_and_those_missing_are_named(server: DownloadServer, tmp_path: Path) -> None:
     ended = download(server, tmp_path, "--output-folder", "here", "--force")
     assert ended.returncode == 3
