@@ -136,7 +136,7 @@ def test_a_pipe_without_ipv4_packets_is_one_line_that_says_why(
         (b"", "is empty; check the program that writes it"),
         (ethernet(VLAN), "no IPv4 packets among 1 packet, all VLAN-tagged"),
         (pcap([])[:15], "is cut off in its header"),
-        (gzip.compress(pcap(FRAMES)), "is gzip-compressed; unpack it in the pipe with gzip -dc"),
+        (gzip.compress(pcap(FRAMES), mtime=0), "is gzip-compressed; unpack it in the pipe with gzip -dc"),
         (lzma.compress(pcap(FRAMES)), "is xz-compressed; unpack it with xz -d"),
     ],
 )
@@ -153,8 +153,8 @@ def test_standard_input_without_ipv4_packets_is_one_line_that_says_why(
     [
         (b"", "is empty; it may be an interrupted copy, fetch or make it again"),
         (gzip.compress(b"", mtime=0), "is empty; capture or fetch it again"),
-        (gzip.compress(pcap(FRAMES))[:2], "is cut off in its header; fetch or copy it again"),
-        (gzip.compress(pcap(FRAMES))[:9], "is cut off in its header; fetch or copy it again"),
+        (gzip.compress(pcap(FRAMES), mtime=0)[:2], "is cut off in its header; fetch or copy it again"),
+        (gzip.compress(pcap(FRAMES), mtime=0)[:9], "is cut off in its header; fetch or copy it again"),
     ],
 )
 def test_a_file_of_nothing_is_told_to_be_empty_or_cut(
