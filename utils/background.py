@@ -10,12 +10,15 @@ T = TypeVar("T")
 
 _END: Final = object()
 _LOOK: Final = 0.1
+_LEAVE: Final = 0.2
+"""Seconds that the thread may take to end where its results are not wanted any more."""
 
 
 def in_background(items: Iterator[T], most: int, seconds: float) -> Generator[T | None, None, None]:
     """Yield the items of an iterator that a thread of its own runs, and None whenever there was none for so long.
 
-    What the iterator raises, is raised here. To close this generator ends the thread with the next item.
+    What the iterator raises, is raised here. To close this generator ends the thread with the next item. Nobody waits
+    long for that: a signal that is to end the process at once may come while an item takes minutes.
 
     Args:
         items: runs in the thread alone; those that are false, such as empty lists, are left out.
@@ -59,6 +62,6 @@ def in_background(items: Iterator[T], most: int, seconds: float) -> Generator[T 
             yield item  # type: ignore[misc]
     finally:
         left.set()
-        thread.join()
+        thread.join(_LEAVE)  # a daemon, which does not keep the process from ending
     if problem:
         raise problem[0]

@@ -64,3 +64,20 @@ def test_closing_it_ends_the_thread_though_nothing_comes_any_more() -> None:
     assert next(items) == [1]
     items.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "background"]
+
+
+def test_closing_it_does_not_wait_for_an_item_that_takes_long() -> None:
+    go = threading.Event()
+
+    def slow() -> Iterator[int]:
+        yield 1
+        go.wait(120)
+
+    items = in_background(slow(), most=1, seconds=5)
+    assert next(items) == 1
+    items.close()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "background"]
+    assert thread.is_alive()
+    assert thread.daemon
+    go.set()
+    thread.join(60)
