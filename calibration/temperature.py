@@ -48,7 +48,7 @@ def doubts(temperature: float, rows: int) -> list[str]:
     """Return why a temperature that was found on so many rows is not to be trusted, a sentence for each reason."""
     found = []
     if rows < LEAST_ROWS:
-        found.append(f"{rows} rows are too few to calibrate on; use at least {LEAST_ROWS}")
+        found.append(f"there are too few rows to calibrate on, {rows}; use at least {LEAST_ROWS}")
     if not 1.001 * LEAST_TEMPERATURE < temperature < GREATEST_TEMPERATURE / 1.001:
         found.append(
             f"the temperature {temperature:g} is at its bound, so the certainties mean nothing; calibrate on more "

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from utils.cells import number, place
 from utils.errors import DatasetError
 from utils.headers import match_names, split_line
-from utils.schema import CLASS, FEATURES, IDENTITY
-from utils.table_files import LONGEST_LINE, UTF8_MARK, is_parquet, open_table, read_head
+from utils.schema import CLASS, FEATURE_COUNT, FEATURES, IDENTITY
+from utils.table_files import LONGEST_LINE, UTF8_MARK, check_unpacked_size, is_parquet, open_table, read_head
 
+_NUMBER_BYTES: Final = 4
 PIECE_ROWS: Final = 4096
 """Rows of a piece: of the published months, whose rows repeat, more are read no faster."""
 
@@ -237,6 +238,7 @@ def _open_parquet(path: Path) -> Pieces:
                 yield Piece(np.stack(values, axis=1), _cells_of(columns), done)
 
     with well_formed(), open_file() as file:
+        check_unpacked_size(_NUMBER_BYTES * FEATURE_COUNT * file.metadata.num_rows, path, DatasetError)
         columns = [str(name) for name in file.schema_arrow.names]
         kinds = [file.schema_arrow.field(index).type for index in range(len(columns))]
     for name, kind in zip(columns, kinds, strict=True):

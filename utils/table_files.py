@@ -105,6 +105,27 @@ def _check_text(path: Path, beginning: bytes, error: type[InputFileError]) -> No
             raise error(f"{path}: {problem}")
 
 
+def check_unpacked_size(size: int, path: Path, error: type[InputFileError]) -> None:
+    """Check that a file does not unpack to far more bytes than a table would.
+
+    Raises:
+        InputFileError: (the given child of it) it does.
+    """
+    if size > _limit(path):
+        raise _too_large(path, error)
+
+
+def _limit(path: Path) -> int:
+    return max(_LEAST_LIMIT, _GREATEST_RATIO * path.stat().st_size)
+
+
+def _too_large(path: Path, error: type[InputFileError]) -> InputFileError:
+    return error(
+        f"{path}: unpacks to over {_LEAST_LIMIT >> 20} MiB and {_GREATEST_RATIO} times its size, as no table does; "
+        "unpack it yourself if you trust it"
+    )
+
+
 class _Unpacked(io.RawIOBase):
     """The content of a compressed file, up to a limit.
 
@@ -118,7 +139,7 @@ class _Unpacked(io.RawIOBase):
         self._packed = packed
         self._path = path
         self._error = error
-        self._left = max(_LEAST_LIMIT, _GREATEST_RATIO * path.stat().st_size)
+        self._left = _limit(path)
 
     def readable(self) -> bool:
         return True
@@ -128,9 +149,6 @@ class _Unpacked(io.RawIOBase):
         content = self._packed.read(len(view))
         self._left -= len(content)
         if self._left < 0:
-            raise self._error(
-                f"{self._path}: unpacks to over {_LEAST_LIMIT >> 20} MiB and {_GREATEST_RATIO} times its size, as no "
-                "table does; unpack it yourself if you trust it"
-            )
+            raise _too_large(self._path, self._error)
         view[: len(content)] = content
         return len(content)

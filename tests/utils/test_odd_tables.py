@@ -244,6 +244,17 @@ def test_a_file_that_unpacks_to_far_more_than_a_table_would_is_refused(
         read_evaluation([tmp_path / "e.csv"])
 
 
+def test_a_parquet_file_of_far_more_rows_than_a_table_of_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils.table_files, "_LEAST_LIMIT", 2**18)
+    table = pd.DataFrame(np.zeros((40_000, len(FEATURES)), np.float32), columns=list(FEATURES))
+    table.to_parquet(tmp_path / "a.parquet", index=False)
+    assert refusal(tmp_path / "a.parquet").startswith("unpacks to over")
+    table[:1_000].to_parquet(tmp_path / "a.parquet", index=False)
+    assert len(read_dataset(tmp_path / "a.parquet")) == 1_000
+
+
 # As they came from the field
 
 
