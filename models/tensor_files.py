@@ -34,7 +34,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, damaged or hostile, or not a table with text keys.
     """
-    _check_memory(check_readable(path, CheckpointError))
+    check_memory(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's guesses at what an odd file may be
@@ -51,12 +51,13 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_memory(path: Path) -> None:
+def check_memory(path: Path) -> None:
     """Refuse a file that would take more memory than its size: torch would unpack it without a limit.
 
     Raises:
-        CheckpointError: it is such a file.
+        CheckpointError: it is such a file, or cannot be read.
     """
+    check_readable(path, CheckpointError)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

@@ -44,8 +44,11 @@ def verify_checkpoint(entry: Published, path: Path) -> None:
     Raises:
         CheckpointError: it is damaged, hostile, or another network.
     """
-    from models.checkpoint import read_checkpoint  # torch takes seconds; confirmation pages do not need it
+    # torch takes seconds; confirmation pages do not need it
+    from models.checkpoint import read_checkpoint
+    from models.tensor_files import check_memory
 
+    check_memory(path)
     _check_archive(path)
     found = read_checkpoint(path)
     if (found.architecture.name, found.calibrated) != (entry.architecture, entry.calibrated):

@@ -240,7 +240,7 @@ def _features(piece: Piece, path: Path, pieces: Pieces, before: int) -> NDArray[
 
 def _label(cell: str) -> float:
     """Return the number of a class, given by name or number; another number, or NaN, where it is none."""
-    return float(_CLASS_WORDS.get(cell.strip(), number(cell)))
+    return float(_CLASS_WORDS.get(cell.strip().lower(), number(cell)))
 
 
 def _labels(piece: Piece, path: Path, pieces: Pieces, before: int) -> NDArray[np.int64]:

@@ -219,15 +219,25 @@ def another_archive() -> bytes:
     return stream.getvalue()
 
 
+def compressed() -> bytes:
+    with zipfile.ZipFile(io.BytesIO(checkpoint())) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(stream := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("body", "complaint"),
     [
+        (compressed, "its parts are compressed, which torch.save never does"),
         (with_a_flipped_bit, "is damaged: the checksum of '.*' is wrong"),
         (without_its_end, "is not a checkpoint, or is cut off"),
         (another_archive, "is an archive, but not one of PyTorch's"),
         (b"no checkpoint at all".upper, "is not a checkpoint|is damaged"),
     ],
-    ids=["flipped bit", "cut off", "other archive", "text"],
+    ids=["compressed", "flipped bit", "cut off", "other archive", "text"],
 )
 def test_a_corrupted_checkpoint_never_takes_its_name(
     server: DownloadServer, tmp_path: Path, body: Callable[[], bytes], complaint: str

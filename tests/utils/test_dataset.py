@@ -95,7 +95,9 @@ def test_columns_in_any_order_give_the_same_dataset(path: Path) -> None:
     assert labels.tolist() == LABELS
 
 
-@pytest.mark.parametrize("words", [("normal", "attack"), ("0", "attack"), ("0.0", "1.0"), (" normal", "1 ")])
+@pytest.mark.parametrize(
+    "words", [("normal", "attack"), ("0", "attack"), ("0.0", "1.0"), (" normal", "1 "), ("Normal", "ATTACK")]
+)
 def test_classes_may_be_words_or_numbers(path: Path, words: tuple[str, str]) -> None:
     path.write_text(text_of(rows=[[*row[:-1], words[int(row[-1])]] for row in ROWS]))
     assert read_labelled(path)[1].tolist() == LABELS
