@@ -76,6 +76,8 @@ ANSWERS: Final = (
 """What a worker replies to a request."""
 EXPIRED: Final = "expired"
 """No reply: the request waited here for longer than its client did."""
+ABANDONED: Final = "abandoned"
+"""No reply: the client had left before its request was computed."""
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ROUND_TRIP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -257,7 +259,7 @@ class WorkerMetrics(_Metrics):
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
         super().__init__("worker", architecture, fingerprint)
         self.requests = self._code_counter(
-            "requests", "Requests replied to, by what was replied.", "code", (*ANSWERS, EXPIRED)
+            "requests", "Requests replied to, by what was replied.", "code", (*ANSWERS, EXPIRED, ABANDONED)
         )
         self.events = self._counter("events", "Events answered for.")
         self.batch_events = self._histogram("batch_events", "Events computed at once.", _EVENTS_BUCKETS)

@@ -15,7 +15,7 @@ from typing import Final
 
 from offload.broker import Broker
 from offload.logs import Sparing
-from offload.metrics import EXPIRED, WorkerMetrics
+from offload.metrics import ABANDONED, EXPIRED, WorkerMetrics
 from offload.protocol import Answer, Refusal, Request, encode_answer, encode_refusal, too_large
 from offload.rabbitmq.problems import BROKER_FAILED
 from offload.rabbitmq.worker_end import Delivery, RequestQueue
@@ -224,6 +224,12 @@ class Worker:
             self._metrics.waiting.set(len(self._waiting))
             self._changed.notify_all()
 
+    def on_abandoned(self, delivery: Delivery) -> None:
+        """Count a request of a client that has left, which is not computed."""
+        self._metrics.received_bytes.inc(delivery.size)
+        self._metrics.redelivered.inc(delivery.redelivered)
+        self._metrics.requests.labels(code=ABANDONED).inc()
+
     def on_dropped(self) -> None:
         """Count a message that names no one to reply to."""
         self.dropped += 1
@@ -255,7 +261,10 @@ class Worker:
             if task is None:
                 break
             if time.monotonic() - task.received > task.delivery.seconds:
-                self._discard(task)
+                self._discard(task, EXPIRED)
+                continue
+            if self._requests.is_abandoned(task.delivery):
+                self._discard(task, ABANDONED)
                 continue
             task.request = task.request or self._answering.decode(task.delivery.body, task.delivery.request_id)
             size = 0 if isinstance(task.request, Refusal) else len(task.request.tensor)
@@ -274,14 +283,14 @@ class Worker:
         self._together = len(tasks)
         return tasks
 
-    def _discard(self, task: _Task) -> None:
-        """Drop a request that has waited here for longer than its client waits."""
+    def _discard(self, task: _Task, code: str) -> None:
+        """Drop a request whose client waits no longer, and count it under a code."""
         with self._changed:
             if not self._waiting or self._waiting[0] is not task:
                 return  # given back, or lost with its connection: acknowledged now, it would close the channel
             self._waiting.popleft()
             self._metrics.waiting.set(len(self._waiting))
-        self._metrics.requests.labels(code=EXPIRED).inc()
+        self._metrics.requests.labels(code=code).inc()
         with contextlib.suppress(CloudUnavailableError):
             self._requests.call_soon(lambda: self._requests.discard(task.delivery))
 

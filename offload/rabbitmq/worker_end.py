@@ -1,7 +1,9 @@
 """The worker's end of the request queue: requests come in, replies go out."""
 
 import logging
+import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,6 +16,7 @@ from offload.protocol import LARGEST_MESSAGE, is_id
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
 from offload.rabbitmq.pika_fixes import size_of
 from offload.rabbitmq.problems import quoted
+from offload.rabbitmq.reply_queues import ReplyQueues
 from utils.errors import CloudError, CloudUnavailableError
 
 QUEUE_LIMIT: Final = 1000
@@ -24,6 +27,8 @@ MESSAGE_SECONDS: Final = 600
 DELIVERY_LIMIT: Final = 5
 # A worker replies to such names alone. Some others are orders to the broker: a reply to ``amq.rabbitmq.reply-to.`` and
 # rubbish would cost every worker in turn its connection.
+_JUST_QUEUED: Final = 2.0
+"""Seconds within which the requests come here that waited in the queue, once there is room for them."""
 _REPLY_QUEUE_FORM: Final = re.compile(re.escape(REPLY_QUEUE) + "[0-9a-f]{32}")
 
 log = logging.getLogger(__name__)
@@ -63,6 +68,9 @@ class WorkerEvents(Protocol):
 
     def on_request(self, delivery: Delivery, /) -> object:
         """A request came, from anyone."""
+
+    def on_abandoned(self, delivery: Delivery, /) -> object:
+        """A request came of a client that has left, and was acknowledged."""
 
     def on_dropped(self) -> object:
         """A message came that names no one to reply to, and was acknowledged."""
@@ -111,7 +119,15 @@ class RequestQueue(Connection):
         self._prefetch = prefetch
         self._arguments = queue_arguments(queue_type)
         self._consumer = ""
-        self._declared = False
+        self._declared = self._is_receiving = False
+        self._clients = ReplyQueues()
+        self._held: dict[str, list[Delivery]] = {}  # reply queue -> requests, until it is known whether it exists
+        self._unacknowledged = 0
+        self._queued = -math.inf  # when requests last waited in the queue, on the monotonic clock
+
+    def is_abandoned(self, delivery: Delivery) -> bool:
+        """Return whether the client that sent a request is known to have left; safe in any thread."""
+        return self._clients.is_gone(delivery.reply_to)
 
     def reply(self, delivery: Delivery, body: bytes) -> bool:
         """Reply, then acknowledge: a worker that dies in between answers twice rather than never.
@@ -124,33 +140,47 @@ class RequestQueue(Connection):
         properties = pika.BasicProperties(content_type=CONTENT_TYPE, correlation_id=delivery.request_id)
         self._channel.basic_publish("", delivery.reply_to, body, properties, mandatory=True)
         self._channel.basic_ack(delivery.tag)
+        self._acknowledged()
         return True
 
     def discard(self, delivery: Delivery) -> None:
         """Acknowledge a request without a reply: no one waits for it."""
         if delivery.channel is self._channel:
             self._channel.basic_ack(delivery.tag)
+            self._acknowledged()
 
     def give_back(self, delivery: Delivery) -> None:
         """Let another worker have a request."""
         if delivery.channel is self._channel:
             self._channel.basic_nack(delivery.tag, requeue=True)
+            self._acknowledged()
+
+    def _acknowledged(self) -> None:
+        if self._unacknowledged >= self._prefetch:
+            self._queued = time.monotonic()
+        self._unacknowledged -= 1
 
     def stop_receiving(self, then: Callable[[], object]) -> None:
         """Take no further requests, and call ``then`` once none comes; those here can be replied to or given back."""
         if not self.is_ready:
             then()
             return
+        self._is_receiving = False
         self._channel.basic_cancel(self._consumer, callback=lambda _frame: then())
 
     def _open(self, channel: Any) -> None:
         self._declared = False
+        self._is_receiving = True
+        self._unacknowledged = 0
+        self._held.clear()
 
-        def declared(_frame: Any) -> None:
+        def declared(frame: Any) -> None:
             self._declared = True
+            if frame.method.message_count > 0:
+                self._queued = time.monotonic()
 
         ready: Callable[[Any], None] = lambda _frame: self._ready(channel)  # noqa: E731
-        channel.add_on_return_callback(lambda *_returned: self._tell(self._events.on_unroutable))
+        channel.add_on_return_callback(self._on_return)
         channel.queue_declare(self._queue, durable=True, arguments=self._arguments, callback=declared)
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: None)
         self._consumer = channel.basic_consume(self._queue, self._on_message, callback=ready)
@@ -174,10 +204,43 @@ class RequestQueue(Connection):
             delivery = Delivery(
                 body, size_of(body), request_id, reply_to, seconds, redelivered, method.delivery_tag, channel
             )
-            self._tell(self._events.on_request, delivery)
+            self._receive(delivery)
             return
         channel.basic_ack(method.delivery_tag)
         self._tell(self._events.on_dropped)
+
+    def _receive(self, delivery: Delivery) -> None:
+        """Hand a request on; one that waited in the queue, only once it is known that its client is still there."""
+        self._unacknowledged += 1
+        now, client = time.monotonic(), delivery.reply_to
+        if self._unacknowledged >= self._prefetch:
+            self._queued = now
+        if client in self._held:
+            self._held[client].append(delivery)
+        elif self._clients.is_known(client) or not (delivery.redelivered or now - self._queued < _JUST_QUEUED):
+            self._hand_on(delivery)
+        else:
+            self._held[client] = [delivery]
+            self._clients.ask(self._connection, client, lambda: self._release(client))
+
+    def _release(self, client: str) -> None:
+        for delivery in self._held.pop(client, []):
+            self._hand_on(delivery)
+
+    def _hand_on(self, delivery: Delivery) -> None:
+        if not self._is_receiving:
+            self.give_back(delivery)
+            return
+        if self.is_abandoned(delivery):
+            self.discard(delivery)
+            self._tell(self._events.on_abandoned, delivery)
+            return
+        self._clients.note(delivery.reply_to, exists=True)
+        self._tell(self._events.on_request, delivery)
+
+    def _on_return(self, _channel: Any, method: Any, _properties: Any, _body: bytes) -> None:
+        self._clients.note(method.routing_key, exists=False)
+        self._tell(self._events.on_unroutable)
 
 
 def _seconds(expiration: object) -> float:

@@ -467,6 +467,12 @@ def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site,
     assert "was written with another network file; give the same, or leave out --resume" in client.err
 
 
+@pytest.mark.parametrize("fate", ["dropped", "left_out", "late"])
+def test_an_alert_asks_for_each_fate_in_which_a_packet_is_in_no_record(fate: str) -> None:
+    (expression,) = [expression for expression in ALERTS if f'fate="{fate}"' in expression]
+    assert expression == f'sum(increase(ee_client_packets_total{{fate="{fate}"}}[10m])) > 0'
+
+
 def test_alerts_ask_for_what_is_exported() -> None:
     assert len(ALERTS) > 5
     for selector in itertools.chain.from_iterable(read(expression).selectors for expression in ALERTS):

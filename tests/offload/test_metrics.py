@@ -9,7 +9,17 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics import exposition, parser
 
-from offload.metrics import ANSWERS, DECISIONS, EXPIRED, MOST_CODES, OTHER, RESULTS, ClientMetrics, WorkerMetrics
+from offload.metrics import (
+    ABANDONED,
+    ANSWERS,
+    DECISIONS,
+    EXPIRED,
+    MOST_CODES,
+    OTHER,
+    RESULTS,
+    ClientMetrics,
+    WorkerMetrics,
+)
 from offload.protocol import VERSION, new_id
 
 SIDES = {"client": ClientMetrics, "worker": WorkerMetrics}
@@ -92,7 +102,7 @@ def test_two_of_a_kind_count_each_for_itself() -> None:
 def test_what_can_be_foreseen_is_there_at_zero_so_that_rates_see_the_first_of_it() -> None:
     client, worker = ClientMetrics().registry, WorkerMetrics().registry
     assert series(client, "ee_client_requests_total", "result") == dict.fromkeys((*RESULTS, OTHER), 0)
-    assert series(worker, "ee_worker_requests_total", "code") == dict.fromkeys((*ANSWERS, EXPIRED, OTHER), 0)
+    assert series(worker, "ee_worker_requests_total", "code") == dict.fromkeys((*ANSWERS, EXPIRED, ABANDONED, OTHER), 0)
     assert series(client, "ee_client_fallback_events_total", "policy") == {"local": 0, "reject": 0}
     for decider, verdict in DECISIONS:
         labels = {"decider": decider, "verdict": verdict}

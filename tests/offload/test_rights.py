@@ -17,9 +17,10 @@ from pika import exceptions
 
 from offload.broker import Broker, Host
 from offload.private_broker import PrivateBroker
-from offload.protocol import new_id
-from offload.rabbitmq.worker_end import queue_arguments
-from tests.offload.link import is_answer_to, make_client, make_request, make_worker, serving
+from offload.protocol import encode_request, new_id
+from offload.rabbitmq.worker_end import QUEUE_LIMIT, queue_arguments
+from tests.offload.asking import Counted
+from tests.offload.link import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 CLIENT, WORKER, GUEST = "ee-client", "ee-worker", "guest"
@@ -29,6 +30,8 @@ REQUESTS = "ee-processor"
 BOUNDED = queue_arguments()
 ANOTHER = "another"
 SECONDS = 10
+PATIENT = 120.0
+"""Seconds for what RabbitMQ does of itself after a while, also on a busy machine."""
 
 Deed = Callable[[Any], object]
 
@@ -278,3 +281,144 @@ def test_clients_do_not_take_the_connections_that_workers_need(node: PrivateBrok
                 held.enter_context(connection_of(node, CLIENT))
         with acting_as(node, WORKER) as channel:
             assert channel.is_open
+
+
+# What a client leaves behind, or sends to harm others. The README's times are shortened where a test waits for them.
+
+SHORT = 3000
+"""Milliseconds."""
+MEGABYTE = 2**20
+FORMS: dict[str, dict[str, object]] = {
+    "classic": {},
+    "with bounds of its own": {"x-max-length-bytes": 2**40, "x-expires": 2**31, "x-message-ttl": 2**31},
+    "that rejects": {"x-overflow": "reject-publish"},
+    "lazy": {"x-queue-mode": "lazy"},
+    "quorum": {"x-queue-type": "quorum"},
+    "stream": {"x-queue-type": "stream"},
+}
+
+
+def policies(command: str = "set_operator_policy") -> dict[str, dict[str, int]]:
+    """Return the policies that the README sets with a command: name -> definition."""
+    return {line[-3]: dict(json.loads(line[-1])) for line in readme_lines() if line[1] == command}
+
+
+@pytest.fixture
+def shortened(node: PrivateBroker) -> Iterator[None]:
+    """Have what the README lets live for a minute live for seconds."""
+    lines = [line[1:] for line in readme_lines() if line[1] == "set_operator_policy"]
+    for line in lines:
+        node.control(*line[:-1], line[-1].replace("60000", str(SHORT)))
+    yield
+    for line in lines:
+        node.control(*line)
+
+
+def has(deed: Deed, node: PrivateBroker, user: str = CLIENT) -> bool:
+    """Return whether RabbitMQ lets a user do something."""
+    try:
+        with acting_as(node, user) as channel:
+            deed(channel)
+    except (exceptions.ChannelClosedByBroker, exceptions.NackError, exceptions.UnroutableError):
+        return False
+    return True
+
+
+def queues(node: PrivateBroker, column: str = "messages") -> dict[str, str]:
+    """Return what RabbitMQ lists of the queues of the virtual host."""
+    lines = node.control("list_queues", "-p", "ee", "name", column).splitlines()
+    return {name: value for name, _, value in (line.partition("\t") for line in lines)}
+
+
+def test_the_policies_bound_replies_and_requests_to_a_minute() -> None:
+    assert policies() == {
+        "ee-replies": {"expires": 60000, "message-ttl": 60000, "max-length-bytes": 4 * MEGABYTE},
+        "ee-requests": {"message-ttl": 60000},
+    }
+
+
+@pytest.mark.usefixtures("shortened")
+def test_the_queues_that_a_client_leaves_behind_are_gone_soon_and_others_can_connect_again(node: PrivateBroker) -> None:
+    with (
+        acting_as(node, CLIENT) as channel,
+        pytest.raises(exceptions.ChannelClosedByBroker, match="queue limit"),
+    ):
+        for _ in range(limits("set_vhost_limits")["max-queues"] + 1):
+            channel.queue_declare(f"ee-reply.{new_id()}", durable=True)
+    wait_until(lambda: has(new_reply_queue, node), PATIENT)
+    wait_until(lambda: not [name for name in queues(node) if name.startswith("ee-reply.")], PATIENT)
+    assert {REQUESTS, ANOTHER} <= set(queues(node)), "they are no reply queues"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_reply_queue_does_not_fill_the_disk(form: str, node: PrivateBroker) -> None:
+    name, most = f"ee-reply.{new_id()}", policies()["ee-replies"]["max-length-bytes"] // MEGABYTE
+    with connection_of(node, CLIENT) as connection:
+        channel = connection.channel()
+        channel.queue_declare(name, durable=True, arguments=FORMS[form])
+        for _ in range(10 * most):
+            channel.basic_publish("", name, bytes(MEGABYTE))
+        connection.channel()  # once that is answered, the others have arrived
+        wait_until(lambda: int(queues(node)[name]) <= 2 * most + 2)  # a stream drops whole segments
+    node.control("delete_queue", "-p", "ee", name)
+
+
+@pytest.mark.usefixtures("shortened")
+def test_replies_that_their_client_does_not_take_are_gone_soon(node: PrivateBroker) -> None:
+    with acting_as(node, CLIENT) as channel:
+        name = new_reply_queue(channel)
+        channel.basic_qos(prefetch_count=1)
+        channel.basic_consume(name, lambda *_delivery: None)  # it takes one and never acknowledges it
+        for _ in range(5):
+            channel.basic_publish("", name, b"reply", mandatory=True)
+        wait_until(lambda: queues(node, "messages_unacknowledged").get(name) == "1")
+        wait_until(lambda: queues(node, "messages_ready").get(name) == "0", PATIENT)
+
+
+@pytest.mark.usefixtures("shortened")
+def test_a_queue_full_of_requests_without_an_expiration_is_empty_soon(node: PrivateBroker) -> None:
+    def ask(channel: Any) -> None:
+        channel.basic_publish("", REQUESTS, b"request", mandatory=True)
+
+    with connection_of(node, CLIENT) as connection:
+        channel = connection.channel()
+        for _ in range(QUEUE_LIMIT):
+            channel.basic_publish("", REQUESTS, b"request")
+        channel.basic_publish("", REQUESTS, b"request", pika.BasicProperties(expiration=str(2**31)))
+        wait_until(lambda: not has(ask, node))
+    wait_until(lambda: has(ask, node), PATIENT)
+
+
+def test_what_clients_asked_that_have_left_is_not_computed(node: PrivateBroker) -> None:
+    def link(user: str) -> Broker:
+        return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
+
+    sleeper, counted, request, count = Sleeper(), Counted(), make_request(), 40
+    with acting_as(node, node.username) as channel:
+        channel.queue_purge(REQUESTS)
+    with acting_as(node, CLIENT) as channel:
+        shared = new_reply_queue(channel)
+        for number in range(2 * count):
+            dead = make_request()
+            reply_to = shared if number % 2 else f"ee-reply.{new_id()}"
+            properties = pika.BasicProperties(correlation_id=dead.request_id, reply_to=reply_to)
+            channel.basic_publish("", REQUESTS, encode_request(dead), properties, mandatory=True)
+    with make_client(link(CLIENT), REQUESTS) as client:
+        answer = client.submit(request)
+        with serving(make_worker(link(WORKER), REQUESTS, sleeper, metrics=counted.metrics)):
+            assert is_answer_to(answer.result(), request)
+            counted.wait_for("requests_total", 2 * count, code="abandoned")
+    assert [[one.request_id for one in batch] for batch in sleeper.batches] == [[request.request_id]]
+    assert counted("unroutable_replies_total") == counted("connection_losses_total") == 0
+
+
+@pytest.mark.usefixtures("shortened")
+def test_a_stream_stays_until_an_operator_deletes_it(node: PrivateBroker) -> None:
+    stream, other = (f"ee-reply.{new_id()}" for _ in range(2))
+    with acting_as(node, CLIENT) as channel:
+        channel.queue_declare(stream, durable=True, arguments=FORMS["stream"])
+        channel.queue_declare(other, durable=True)
+    wait_until(lambda: other not in queues(node), PATIENT)
+    assert queues(node, "type")[stream] == "stream"
+    node.control("delete_queue", "-p", "ee", stream)
+    assert stream not in queues(node)

@@ -430,10 +430,10 @@ def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and
     worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
     discard = worker._discard
 
-    def discard_after_it_was_given_back(task: offload.worker._Task) -> None:
+    def discard_after_it_was_given_back(task: offload.worker._Task, code: str) -> None:
         worker.stop()
         wait_until(lambda: counted("given_back_requests_total") == 1)
-        discard(task)
+        discard(task, code)
 
     monkeypatch.setattr(worker, "_discard", discard_after_it_was_given_back)
     with make_client(link, queue, metrics=metrics) as client, make_client(link, queue, hurried) as leaving:
@@ -448,3 +448,19 @@ def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and
         assert worker.answered == 2
     assert counted("connection_losses_total") == counted("requests_total", code="expired") == 0
     assert metrics.registry.get_sample_value("ee_client_retries_total") == 0
+
+
+def test_once_a_reply_finds_its_client_gone_what_else_it_asked_is_not_computed(link: Broker, queue: str) -> None:
+    sleeper, counted = Sleeper(0.1), Counted()
+    worker = make_worker(link, queue, sleeper, Service(max_batch=1), counted.metrics)
+    with serving(worker), make_client(link, queue) as client:
+        with busy(sleeper, client):
+            with make_client(link, queue) as leaving:
+                ask(leaving, *[2] * 10)
+                counted.wait_for("waiting_requests", 10)
+            asked = ask(client, 3)
+            counted.wait_for("waiting_requests", 11)
+        assert all_answered(asked)
+        wait_until(lambda: counted("requests_total", code="abandoned") + counted("unroutable_replies_total") == 10)
+    assert counted("requests_total", code="abandoned") >= 1
+    assert waiting_in(link, queue) == 0

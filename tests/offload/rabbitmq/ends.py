@@ -36,7 +36,7 @@ class Log:
         lost: when it was not, and why.
         threads: that told so.
         blocked: why RabbitMQ began to block messages, and None where it ended.
-        requests, dropped, unroutable: of a worker's end.
+        requests, abandoned, dropped, unroutable: of a worker's end.
         replies, oversize, confirmed, returned: of a client's end.
     """
 
@@ -46,6 +46,7 @@ class Log:
         self.threads: set[int] = set()
         self.blocked: list[CloudUnavailableError | None] = []
         self.requests: list[Delivery] = []
+        self.abandoned: list[Delivery] = []
         self.dropped = self.unroutable = 0
         self.replies: list[tuple[str, bytes]] = []
         self.oversize: list[int] = []
@@ -65,6 +66,9 @@ class Log:
 
     def on_request(self, delivery: Delivery) -> None:
         self.requests.append(delivery)
+
+    def on_abandoned(self, delivery: Delivery) -> None:
+        self.abandoned.append(delivery)
 
     def on_dropped(self) -> None:
         self.dropped += 1

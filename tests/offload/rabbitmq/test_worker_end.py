@@ -1,7 +1,7 @@
 """What a worker takes for a request, and what becomes of it."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -17,6 +17,7 @@ from offload.rabbitmq.worker_end import (
     QUEUE_LIMIT,
     Delivery,
     RequestQueue,
+    queue_arguments,
 )
 from tests.offload.link import PATIENCE, REPLY_TO, connected, publish, wait_until, waiting_in
 from tests.offload.rabbitmq.ends import Log, in_owner, is_one_line, ready, run_to_its_end, worker_end
@@ -32,6 +33,15 @@ def received(log: Log, count: int = 1) -> list[Delivery]:
     wait_until(lambda: len(log.requests) >= count)
     assert len(log.requests) == count
     return log.requests
+
+
+@pytest.fixture
+def client(link: Broker) -> Iterator[str]:
+    """The reply queue of a client that is there."""
+    name = f"ee-reply.{new_id()}"
+    with connected(link) as channel:
+        channel.queue_declare(name, exclusive=True)
+        yield name
 
 
 class Raw:
@@ -121,11 +131,11 @@ def test_a_request_says_how_long_its_sender_waits(
     assert delivery.seconds == seconds
 
 
-def test_a_request_is_acknowledged_by_the_reply_and_not_before(link: Broker, queue: str) -> None:
+def test_a_request_is_acknowledged_by_the_reply_and_not_before(link: Broker, queue: str, client: str) -> None:
     first, second = Log(), Log()
     worker = worker_end(link, queue, first)
     with ready(worker, first):
-        put(link, queue, b"1", b"2")
+        put(link, queue, b"1", b"2", reply_to=client)
         kept, answered = received(first, 2)
         assert in_owner(worker, lambda: worker.reply(answered, b"answer")) is True
     with ready(worker_end(link, queue, second), second):
@@ -173,11 +183,69 @@ def test_a_reply_to_a_client_that_left_is_counted_and_its_request_acknowledged(l
     assert waiting_in(link, queue) == 0
 
 
-def test_a_request_given_back_goes_to_another_worker(link: Broker, queue: str) -> None:
+def test_of_requests_that_waited_those_of_clients_that_left_are_discarded_and_the_others_come_in_their_order(
+    link: Broker, queue: str, client: str
+) -> None:
+    log, gone = Log(), f"ee-reply.{new_id()}"
+    with connected(link) as shared, connected(link) as channel:
+        shared.queue_declare(durable := f"ee-reply.{new_id()}")
+        channel.queue_declare(queue, durable=True, arguments=queue_arguments())
+        for number, reply_to in enumerate((gone, client, REPLY_TO, durable, gone, client, durable, REPLY_TO)):
+            put(link, queue, bytes([number]), reply_to=reply_to)
+        with ready(worker_end(link, queue, log), log):
+            wait_until(lambda: len(log.requests) == len(log.abandoned) == 4)
+            put(link, queue, b"new", reply_to=client)
+            wait_until(lambda: len(log.requests) == 5)
+        shared.queue_delete(durable)
+    assert [delivery.body[0] for delivery in log.requests if delivery.reply_to == client] == [1, 5, b"n"[0]]
+    assert [delivery.body[0] for delivery in log.requests if delivery.reply_to == durable] == [3, 6]
+    assert {delivery.reply_to for delivery in log.abandoned} == {gone, REPLY_TO}
+    assert not log.lost
+    wait_until(lambda: waiting_in(link, queue) == 5)  # to which no one replied
+
+
+def test_a_client_whose_reply_could_not_be_delivered_has_left(link: Broker, queue: str) -> None:
+    log = Log()
+    worker = worker_end(link, queue, log)
+    with ready(worker, log):
+        put(link, queue, b"1")  # at once taken by the worker, which has no reason to doubt its client
+        (delivery,) = received(log)
+        assert not worker.is_abandoned(delivery)
+        in_owner(worker, lambda: worker.reply(delivery, b"too late"))
+        wait_until(lambda: worker.is_abandoned(delivery))
+        put(link, queue, b"2", b"3")
+        wait_until(lambda: len(log.abandoned) == 2)
+    assert waiting_in(link, queue) == 0
+    assert len(log.requests) == 1
+
+
+def test_where_no_more_channels_can_be_had_clients_are_taken_to_be_there(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log()
+    with connected(link) as channel:
+        channel.queue_declare(queue, durable=True, arguments=queue_arguments())
+        put(link, queue, b"1")
+        worker = worker_end(link, queue, log)
+        monkeypatch.setattr(worker, "_on_message", _without_channels(worker._on_message))
+        with ready(worker, log):
+            received(log)
+    assert not log.lost
+
+
+def _without_channels(on_message: Callable[..., None]) -> Callable[..., None]:
+    def receive(channel: Any, *arguments: Any) -> None:
+        channel.connection.params.channel_max = 1
+        on_message(channel, *arguments)
+
+    return receive
+
+
+def test_a_request_given_back_goes_to_another_worker(link: Broker, queue: str, client: str) -> None:
     logs = Log(), Log()
     first, second = (worker_end(link, queue, log) for log in logs)
     with ready(first, logs[0]):
-        put(link, queue, b"1")
+        put(link, queue, b"1", reply_to=client)
         (delivery,) = received(logs[0])
         stopped: list[bool] = []
         in_owner(first, lambda: first.stop_receiving(lambda: stopped.append(True)))
@@ -277,11 +345,11 @@ def test_what_an_older_connection_brought_can_no_longer_be_answered_given_back_o
     assert len(log.requests) == 2
 
 
-def test_no_more_requests_are_here_at_once_than_were_asked_for(link: Broker, queue: str) -> None:
+def test_no_more_requests_are_here_at_once_than_were_asked_for(link: Broker, queue: str, client: str) -> None:
     log = Log()
     worker = RequestQueue(link, queue, log, prefetch=2)
     with ready(worker, log):
-        put(link, queue, b"1", b"2", b"3", b"4")
+        put(link, queue, b"1", b"2", b"3", b"4", reply_to=client)
         wait_until(lambda: waiting_in(link, queue) == 2)
         in_owner(worker, lambda: worker.reply(log.requests[0], b"answer"))
         wait_until(lambda: len(log.requests) == 3)
@@ -333,13 +401,15 @@ def test_a_quorum_queue_is_declared_with_its_delivery_limit_and_works(
     assert f'{{"x-max-length",{QUEUE_LIMIT}}}' in line
 
 
-def test_a_request_that_its_workers_never_answer_leaves_a_quorum_queue_in_the_end(link: Broker, queue: str) -> None:
+def test_a_request_that_its_workers_never_answer_leaves_a_quorum_queue_in_the_end(
+    link: Broker, queue: str, client: str
+) -> None:
     deliveries = 0
     for _ in range(DELIVERY_LIMIT + 1):
         log = Log()
         with ready(RequestQueue(link, queue, log, prefetch=16, queue_type="quorum"), log):
             if deliveries == 0:
-                put(link, queue, b"poison")
+                put(link, queue, b"poison", reply_to=client)
             received(log)
             deliveries += 1
     wait_until(lambda: waiting_in(link, queue) == 0)
