@@ -258,6 +258,7 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--duration": ("0", "nan", "inf"),
         "--max-records": ("0", "10000001"),
         "--max-rejected-alerts": ("-1", "1.5"),
+        "--max-alerts-per-source": ("-1", "1.5"),
     },
     GENERATOR: {
         **PORTS,
