@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder with the Makefile, and a virtual environment that was made with one of two Pythons."""
-    for name in ("Makefile", "requirements.txt", "requirements.lock", "requirements-dev.lock"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
+    for source in (ROOT / "Makefile", *ROOT.glob("requirements*")):
+        shutil.copy(source, tmp_path)
     for path, identity in (("one", "one"), ("other", "other"), (".venv/bin/python", "one")):
         program = tmp_path / path
         program.parent.mkdir(parents=True, exist_ok=True)
