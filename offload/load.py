@@ -93,7 +93,7 @@ def _ask(
         if stop.requested:
             return
         start = time.monotonic()
-        due = max(due + pace.interval, start)
+        due = start + pace.interval
         failure = client.submit(sending.request(events)).exception()
         seconds = time.monotonic() - start
         result = failure.code if isinstance(failure, CloudUnavailableError | MessageError) else ANSWERED

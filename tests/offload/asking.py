@@ -11,7 +11,7 @@ from offload.metrics import WorkerMetrics
 from offload.protocol import Answer, Request
 from tests.offload.link import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
 
-IMPATIENT = Patience(attempt=1.0, retries=15, deadline=PATIENCE)
+IMPATIENT = Patience(attempt=1.0, retries=200, deadline=PATIENCE)
 """Of clients whose requests a test loses."""
 
 Asked = list[tuple[Request, Future[Answer]]]

@@ -1,14 +1,16 @@
 """The client on a real broker: every request ends, once, whatever becomes of worker, queue, network and broker."""
 
 import contextlib
+import gc
 import logging
-import os
 import signal
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from offload.protocol import Answer, Refusal, Request, encode_refusal, encode_re
 from offload.rabbitmq import connection
 from tests.offload.hostile_peers import FORGERIES, FailingRelay, answer_to, by_hand, is_valid, make_large_request
 from tests.offload.link import (
+    AGES,
     PATIENCE,
     Sleeper,
     SleepingWorker,
@@ -43,11 +46,8 @@ from tests.offload.messages import mutants
 from utils.errors import BrokerRefusedError, CloudUnavailableError, MessageError
 
 SECRET = "hunter2-Pa$$wört"
-LONG = Patience(attempt=60.0, retries=0, deadline=60.0)
+LONG = Patience(attempt=AGES, retries=0, deadline=AGES)
 """One attempt, in which all must go well."""
-SOON = 5.0
-"""Seconds for what takes well below one on an idle machine."""
-SOAK = os.environ.get("EE_SOAK") == "1"
 
 
 class Watched(ClientMetrics):
@@ -105,9 +105,25 @@ def handles() -> int:
     return count
 
 
-def resident_bytes() -> int:
-    """Return how much memory this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+@pytest.fixture
+def held_bytes() -> Iterator[Callable[[], int]]:
+    """Yield what tells how many bytes Python objects hold that were made during the test."""
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    yield held
+    tracemalloc.stop()
+
+
+@contextmanager
+def not_for_ages() -> Iterator[None]:
+    """Fail where the block takes so long that it waited for what takes ``AGES``."""
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < AGES / 2
 
 
 @pytest.fixture
@@ -115,7 +131,7 @@ def nothing_left_behind() -> Iterator[None]:
     """A test that leaves no thread and no socket."""
     before = handles(), threading.active_count()
     yield
-    wait_until(lambda: (handles(), threading.active_count()) == before, SOON)
+    wait_until(lambda: (handles(), threading.active_count()) == before)
 
 
 # Answers
@@ -219,21 +235,20 @@ def test_each_answer_can_be_logged(link: Broker, queue: str, caplog: pytest.LogC
 def test_a_client_that_is_entered_is_connected(link: Broker, queue: str, metrics: Watched) -> None:
     client = make_client(link, queue, metrics=metrics)
     assert not client.is_connected and client.alive() is not None
-    start = time.monotonic()
     with client:
-        assert time.monotonic() - start < SOON
         assert client.is_connected and client.alive() is None and client.ready() is None
         assert metrics.value("connected") == 1
     assert not client.is_connected and client.alive() is not None
     assert metrics.value("connected") == 0
 
 
-def test_without_a_broker_entering_is_quick_and_requests_fail_at_once(queue: str, metrics: Watched) -> None:
-    start = time.monotonic()
-    with make_client(Broker((Host("127.0.0.1", free_port()),)), queue, LONG, metrics) as client:
+def test_without_a_broker_entering_is_quick_and_requests_fail_at_once(
+    queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_FIRST_CONNECTION", AGES)
+    with not_for_ages(), make_client(Broker((Host("127.0.0.1", free_port()),)), queue, LONG, metrics) as client:
         future = client.submit(make_request())
         assert future.done()
-        assert time.monotonic() - start < SOON
         assert why(future) == "no-connection"
         assert client.ready() == "no connection to RabbitMQ" and client.alive() is None
     assert (metrics.results, metrics.value("attempts_total")) == ({"no-connection": 1}, 0)
@@ -243,9 +258,14 @@ def test_a_server_that_says_nothing_is_not_waited_for_longer_than_its_time(
     queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(client_module, "_FIRST_CONNECTION", AGES)
     start = time.monotonic()
-    with listening(lambda _connection: None) as port, make_client(Broker((Host("127.0.0.1", port),)), queue) as client:
-        assert 0.5 <= time.monotonic() - start < SOON
+    with (
+        not_for_ages(),
+        listening(lambda _connection: None) as port,
+        make_client(Broker((Host("127.0.0.1", port),)), queue) as client,
+    ):
+        assert time.monotonic() - start >= 0.5
         assert why(client.submit(make_request())) == "no-connection"
 
 
@@ -276,11 +296,9 @@ def test_who_is_refused_is_told_on_entering(wrong: Callable[[Broker], Broker], l
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_leaving_ends_what_is_under_way_and_what_is_asked_later(link: Broker, queue: str, metrics: Watched) -> None:
     with by_hand(link, queue):
-        start = time.monotonic()
-        with make_client(link, queue, LONG, metrics) as client:
+        with not_for_ages(), make_client(link, queue, LONG, metrics) as client:
             futures = [client.submit(make_request()) for _ in range(20)]
         assert all(future.done() for future in futures)
-        assert time.monotonic() - start < SOON
         futures.append(client.submit(make_request()))
         assert {why(future) for future in futures} == {"closed"}
     assert (metrics.results, metrics.value("in_flight_requests")) == ({"closed": 21}, 0)
@@ -290,11 +308,9 @@ def test_leaving_ends_what_is_under_way_and_what_is_asked_later(link: Broker, qu
 def test_leaving_a_silent_broker_is_quick_though_attempts_end_meanwhile(link: Broker, queue: str) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with by_hand(link, queue), relay.running() as port:
-        with make_client(at(link, port), queue, Patience(0.7, 100, 60)) as client:
+        with not_for_ages(), make_client(at(link, port), queue, Patience(0.7, 10_000, AGES)) as client:
             relay.fall_silent()
             futures = [client.submit(make_request()) for _ in range(3)]
-            start = time.monotonic()
-        assert time.monotonic() - start < connection.CLOSE_TIMEOUT + 2
         assert {why(future) for future in futures} == {"closed"}
 
 
@@ -303,11 +319,10 @@ def test_leaving_a_silent_broker_is_quick_though_attempts_end_meanwhile(link: Br
 def test_leaving_amid_attempts_to_connect_is_quick(seconds: float, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.3)
     with listening(lambda _connection: None) as port:
-        with make_client(Broker((Host("127.0.0.1", port),)), queue, replace(LONG, persistent=True)) as client:
+        broker, patience = Broker((Host("127.0.0.1", port),)), replace(LONG, persistent=True)
+        with not_for_ages(), make_client(broker, queue, patience) as client:
             future = client.submit(make_request())
             time.sleep(seconds)  # into the pause, or into the next greeting
-            start = time.monotonic()
-        assert time.monotonic() - start < connection.CLOSE_TIMEOUT + 2
         assert why(future) == "closed"
 
 
@@ -376,11 +391,10 @@ def test_a_request_expires_in_the_queue_when_no_one_waits_for_it_any_more(link: 
 
 
 def test_no_queue_is_known_soon(link: Broker, queue: str, metrics: Watched) -> None:
-    start = time.monotonic()
-    with make_client(link, queue, metrics=metrics) as client:
+    patience = Patience(attempt=AGES, retries=1, deadline=AGES)
+    with make_client(link, queue, patience, metrics) as client:
         future = client.submit(make_request())
         assert why(future) == "no-queue"
-    assert time.monotonic() - start < SOON
     assert f"queue {queue!r}" in str(future.exception()) and "does not exist" in str(future.exception())
     assert (metrics.results, metrics.tries) == ({"no-queue": 1}, (2, 1))
 
@@ -450,7 +464,7 @@ def test_the_persistent_go_on_asking_until_their_time_is_up(
         client = stack.enter_context(make_client(link, queue, patience, metrics))
         start = time.monotonic()
         assert why(client.submit(make_request())) == code
-        assert 3 <= time.monotonic() - start < 3 + SOON
+        assert time.monotonic() - start >= 3
     assert metrics.results == {code: 1}
     assert 3 <= metrics.value("attempts_total") <= 30
 
@@ -525,30 +539,23 @@ def test_a_reply_to_what_no_one_asked_is_dropped(
         assert metrics.value("connection_losses_total") == 0
 
 
-def test_ten_thousand_spoiled_replies_later_the_genuine_one_counts(
-    link: Broker, queue: str, metrics: Watched, caplog: pytest.LogCaptureFixture
+def test_ten_thousand_spoiled_replies_later_the_genuine_one_counts_and_memory_has_not_grown(
+    link: Broker, queue: str, metrics: Watched, held_bytes: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With EE_SOAK=1 a hundred thousand, in memory that does not grow."""
-    caplog.set_level(logging.ERROR, "offload.client")
-    with (
-        by_hand(link, queue) as worker,
-        make_client(link, queue, replace(LONG, attempt=3600, deadline=3600), metrics) as client,
-    ):
-        request = make_request(3)
+    caplog.set_level(logging.ERROR)  # a record of each would be kept for the report
+    request = make_request(3)
+    spoiled = [reply for reply in mutants(answer_to(request), 7, 11_000) if not is_valid(reply, request)]
+    with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         future = client.submit(request)
-        taken, sent, resident = worker.take(), 0, 0
-        for spoiled in mutants(answer_to(request), 7, 110_000 if SOAK else 11_000):
-            if is_valid(spoiled, request):
-                continue  # a digit changed, which may be any
-            worker.flood(taken, spoiled)
-            sent += 1
-            if sent % 5000 == 0:
-                wait_until(lambda sent=sent: sum(metrics.dropped.values()) == sent)  # type: ignore[misc]
-            if sent == 20_000:
-                resident = resident_bytes()
-        assert sent > (100_000 if SOAK else 10_000)
-        wait_until(lambda: sum(metrics.dropped.values()) == sent)
-        assert resident_bytes() < 1.05 * resident or not resident
+        taken, held, sent = worker.take(), 0, 0
+        for replies in (spoiled[:5000], spoiled[5000:]):
+            held = held_bytes()  # in the end that after the first 5,000
+            for reply in replies:
+                worker.flood(taken, reply)
+            sent += len(replies)
+            wait_until(lambda: sum(metrics.dropped.values()) == sent)  # noqa: B023
+        assert sent > 10_000
+        assert held_bytes() - held < sum(map(len, spoiled[5000:])) / 10
         worker.reply(taken)
         assert answered(future, request)
     assert (metrics.results, metrics.tries, metrics.value("connection_losses_total")) == ({"answered": 1}, (1, 0), 0)

@@ -6,7 +6,6 @@ import socket
 import ssl
 import stat
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +31,6 @@ from tests.offload.link import (
 from utils.errors import CloudError, CloudUnavailableError
 
 LOOPBACK = "0100007F"
-RESUMED = 5.0
 UNKNOWN_AUTHORITY = r"self-signed|local issuer"
 GREETING = b"AMQP\x00\x00\x09\x01"
 REFUSALS = (OSError, pika.exceptions.AMQPConnectionError)
@@ -272,9 +270,7 @@ def test_a_worker_outlives_the_broker_that_it_works_for(node: PrivateBroker) -> 
         with pytest.raises(pika.exceptions.AMQPConnectionError), connected(link):
             pytest.fail("it still runs")
         node.start()
-        opened = time.monotonic()
         wait_until(lambda: len(ready) == 2)
-        assert ready[1] - opened < RESUMED
         with make_client(link, queue) as client:
             assert is_answer_to(client.submit(after).result(), after)
     assert worker.answered == 2
@@ -290,7 +286,7 @@ def test_a_closed_node_even_a_silent_one_leaves_no_process_no_port_and_no_file(n
     node.close()
     with pytest.raises(CloudUnavailableError, match="does not run"):
         node.control("list_users")
-    wait_until(lambda: not processes(str(folder)), 5)
+    wait_until(lambda: not processes(str(folder)))
     assert not folder.exists()
     for port in ports_of(node):
         with socket.socket() as again:

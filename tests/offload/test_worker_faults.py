@@ -26,6 +26,7 @@ from offload.service import Service
 from offload.worker import Worker
 from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, delete, sizes_of
 from tests.offload.link import (
+    AGES,
     PATIENCE,
     Program,
     Relay,
@@ -43,11 +44,6 @@ from tests.offload.link import (
 from tests.offload.rabbitmq.ends import open_sockets
 from utils.errors import CloudError, CloudUnavailableError
 
-RECOVERY = 2.0
-BACK = 5.0
-SOON = 15.0
-"""Seconds within which a worker process has ended that waits for nothing; far less than the time it may wait."""
-
 
 def consumers_of(link: Broker, queue: str) -> int:
     with connected(link) as channel:
@@ -57,19 +53,21 @@ def consumers_of(link: Broker, queue: str) -> int:
 def test_a_request_whose_worker_is_killed_in_mid_inference_is_answered_by_another(
     link: Broker, queue: str, tmp_path: Path
 ) -> None:
-    counted = Counted()
-    with SleepingWorker(tmp_path, link, queue, PATIENCE) as victim, make_client(link, queue) as client:
+    counted, metrics = Counted(), ClientMetrics()
+    with (
+        SleepingWorker(tmp_path, link, queue, AGES) as victim,
+        make_client(link, queue, metrics=metrics) as client,
+    ):
         victim.wait_for("ready")
         asked = ask(client, 1)
         victim.wait_for("computing 1")
         asked += ask(client, 1, 1)
         with serving(make_worker(link, queue, metrics=counted.metrics)):
             victim.send(signal.SIGKILL)
-            killed = time.monotonic()
             assert all_answered(asked)
-            assert time.monotonic() - killed < RECOVERY
         assert victim.end() == -signal.SIGKILL
     assert counted("redelivered_requests_total") >= 1
+    assert metrics.registry.get_sample_value("ee_client_retries_total") == 0, "the broker did not hand it on"
     assert waiting_in(link, queue) == 0
 
 
@@ -172,10 +170,11 @@ def test_a_batch_that_takes_longer_than_a_stopping_worker_may_goes_to_another(
     assert stuck.answered == 0
 
 
-def test_an_idle_worker_stops_at_once(link: Broker, queue: str) -> None:
+def test_an_idle_worker_stops_at_once(link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload.worker, "DRAIN_TIMEOUT", AGES)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", AGES)
     with serving(make_worker(link, queue)):
-        stopped = time.monotonic()
-    assert time.monotonic() - stopped < 1.5
+        pass  # ``serving`` waits for its end, and not for ages
 
 
 def test_a_worker_told_to_stop_before_it_runs_does_not_connect(queue: str) -> None:
@@ -191,7 +190,7 @@ def test_a_worker_told_to_stop_before_it_is_ready_ends_well(queue: str, tmp_path
         with SleepingWorker(tmp_path, broker, queue) as worker:
             assert called.wait(PATIENCE)
             worker.send(signal.SIGTERM)
-            assert worker.end(SOON) == 0
+            assert worker.end() == 0
     assert worker.err == ""
 
 
@@ -203,12 +202,13 @@ def test_a_worker_told_to_stop_while_its_broker_is_away_ends_well(link: Broker, 
             away.close()
             wait_until(lambda: "no RabbitMQ at" in worker.err)
             worker.send(signal.SIGTERM)
-            assert worker.end(SOON) == 0
+            assert worker.end() == 0
 
 
 def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(offload.worker, "DRAIN_TIMEOUT", AGES)
     monkeypatch.setattr(offload.worker, "_JOIN_TIMEOUT", 0.5)
     sleeper, counted = Sleeper(), Counted()
     with contextlib.ExitStack() as away, make_client(link, queue) as client:
@@ -220,8 +220,6 @@ def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
             away.close()
             counted.wait_for("connected", 0)
             assert worker.ready() == "no connection to RabbitMQ"
-            stopped = time.monotonic()
-        assert time.monotonic() - stopped < SOON < offload.worker.DRAIN_TIMEOUT
         sleeper.hold.set()
 
 
@@ -235,7 +233,7 @@ def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
         with serving(make_worker(at(link, port), queue)):
             relay.fall_silent()
             stopped = time.monotonic()
-        assert 1.0 <= time.monotonic() - stopped < 5
+        assert time.monotonic() - stopped >= 1.0
 
 
 @pytest.mark.system
@@ -246,7 +244,7 @@ def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_i
         worker = make_worker(link, "q", sleeper, None, counted.metrics)
         # A queue made just before its node is killed may not have reached the disk: until the worker declares it again,
         # requests come back, and are sent once more.
-        patience = Patience(attempt=60.0, retries=100, deadline=60.0)
+        patience = Patience(attempt=AGES, retries=100, deadline=AGES)
         with serving(worker) as ready, make_client(link, "q", patience, metrics) as client:
             with busy(sleeper, client):
                 asked = ask(client, 1, 1, 1)
@@ -255,9 +253,7 @@ def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_i
                 counted.wait_for("waiting_requests", 0)
                 assert counted("connected") == 0
                 node.start()
-                opened = time.monotonic()
                 wait_until(lambda: len(ready) == 2)
-                assert ready[1] - opened < BACK
                 counted.wait_for("waiting_requests", 4)  # the one that is still being computed among them
             assert all_answered(asked)
     assert [len(batch) for batch in sleeper.batches] == [1, 4]
@@ -275,7 +271,6 @@ def test_a_queue_deleted_under_its_worker_is_declared_again(link: Broker, queue:
             counted.wait_for("waiting_requests", 2)
             delete(link, queue)
             wait_until(lambda: len(ready) == 2)
-            assert ready[1] - ready[0] < BACK
         assert all_answered(asked)
 
 
@@ -328,19 +323,22 @@ def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request
             assert all_answered(asked)
 
 
-def test_a_batch_that_fails_while_its_worker_stops_ends_it_soon(link: Broker, queue: str) -> None:
+def test_a_batch_that_fails_while_its_worker_stops_ends_it_soon(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload.worker, "DRAIN_TIMEOUT", AGES)
     failing = Failing()
     failing.where = "answer"
     failing.hold.clear()
-    with make_client(link, queue) as client:
-        with ending_with(BrokenPipeError, worker := make_worker(link, queue, failing)):
-            ask(client, 1)
-            wait_until(lambda: failing.batches)
-            worker.stop()
-            wait_until(lambda: consumers_of(link, queue) == 0)
-            let_go = time.monotonic()
-            failing.hold.set()
-        assert time.monotonic() - let_go < 5
+    with (
+        make_client(link, queue) as client,
+        ending_with(BrokenPipeError, worker := make_worker(link, queue, failing)),
+    ):
+        ask(client, 1)
+        wait_until(lambda: failing.batches)
+        worker.stop()
+        wait_until(lambda: consumers_of(link, queue) == 0)
+        failing.hold.set()
 
 
 def break_pipe(*_arguments: object) -> None:

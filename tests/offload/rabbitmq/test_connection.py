@@ -123,7 +123,6 @@ def test_a_host_that_is_lost_is_followed_by_the_next(link: Broker, queue: str) -
             first.close()
             wait_until(lambda: len(log.ready) == 2)
     assert len(log.lost) == 1
-    assert log.ready[1] - log.lost[0].at < BACK_WITHIN
 
 
 def test_pauses_grow_up_to_a_limit_below_five_seconds_and_are_random() -> None:

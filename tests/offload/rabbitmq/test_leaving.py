@@ -118,7 +118,7 @@ def test_an_attempt_to_connect_is_left_at_once(stage: Callable[[], Any], times: 
                 assert not log.lost
             for _ in range(times):
                 end.stop()
-            thread.join(5)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
     assert not log.ready
 
@@ -134,7 +134,7 @@ def test_a_broker_that_answers_is_left_at_once(
     with ready(end, log) as thread:
         for _ in range(times):
             end.stop()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not log.lost, "it was not lost but left"
     assert not end.is_ready
@@ -152,7 +152,8 @@ def test_leaving_a_broker_that_fell_silent_takes_no_longer_than_its_timeout(
             start = time.monotonic()
             end.stop()
             thread.join(PATIENCE)
-            assert 0.5 <= time.monotonic() - start < 3
+            assert time.monotonic() - start >= 0.5
+            assert not thread.is_alive()
     assert not log.lost
 
 
@@ -177,7 +178,7 @@ def test_a_connection_that_is_being_given_up_is_left_at_once(link: Broker, queue
 
     with ready(end, log) as thread:
         in_owner(end, give_up_and_leave)
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
@@ -193,7 +194,7 @@ def test_nothing_can_be_sent_once_it_is_being_left(link: Broker, queue: str) -> 
 
     with ready(end, log) as thread:
         in_owner(end, leave)
-        thread.join(5)
+        thread.join(PATIENCE)
     assert is_ready == [False]
 
 
@@ -211,7 +212,7 @@ def test_an_owner_that_fails_ends_the_run(link: Broker, queue: str) -> None:
     end = client_end(link, queue, log)
     with pytest.raises(ZeroDivisionError), ready(end, log) as thread:
         end.call_soon(lambda: 1 // 0)
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert not end.is_ready
 
@@ -238,18 +239,19 @@ def test_an_owner_that_fails_while_it_connects_ends_the_run(stage: Callable[[], 
         with pytest.raises(ZeroDivisionError), running(end) as thread:
             time.sleep(0.3)  # nothing tells how far it is
             end.call_soon(lambda: 1 // 0)
-            thread.join(5)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
-def test_what_another_thread_asks_for_is_done_at_once_by_the_owner(link: Broker, queue: str) -> None:
+def test_what_another_thread_asks_for_is_done_at_once_by_the_owner(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT", 0)  # so that nothing else happens meanwhile
     log = Log()
     end = client_end(link, queue, log)
     with ready(end, log) as thread:
-        start = time.monotonic()
         for _ in range(10):
             assert in_owner(end, threading.get_ident) == thread.ident
-        assert time.monotonic() - start < 3, "it waited for something else to happen"
 
 
 def test_once_it_has_ended_nothing_can_be_asked_for(link: Broker, queue: str) -> None:
