@@ -1,6 +1,8 @@
-"""The session's private RabbitMQ node as the link sees it, and a queue of each test's own."""
+"""The session's private RabbitMQ node, a queue of each test's own, and how much memory a test holds."""
 
-from collections.abc import Iterator
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -23,3 +25,16 @@ def queue(link: Broker) -> Iterator[str]:
     yield name
     with connected(link) as channel:
         channel.queue_delete(name)
+
+
+@pytest.fixture
+def held_bytes() -> Iterator[Callable[[], int]]:
+    """Yield what tells how many bytes Python objects hold that were made during the test."""
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    yield held
+    tracemalloc.stop()

@@ -1,13 +1,11 @@
 """The client on a real broker: every request ends, once, whatever becomes of worker, queue, network and broker."""
 
 import contextlib
-import gc
 import logging
 import signal
 import threading
 import time
 import traceback
-import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -103,19 +101,6 @@ def handles() -> int:
         with contextlib.suppress(OSError):
             count += str(handle.readlink()).startswith(("socket:", "anon_inode:[eventpoll]"))
     return count
-
-
-@pytest.fixture
-def held_bytes() -> Iterator[Callable[[], int]]:
-    """Yield what tells how many bytes Python objects hold that were made during the test."""
-
-    def held() -> int:
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
-
-    tracemalloc.start()
-    yield held
-    tracemalloc.stop()
 
 
 @contextmanager
