@@ -52,8 +52,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=cli.whole_number(1, 1000),
         default=32,
         metavar="N",
-        help="requests held here at once at most; more merge better, fewer share better with other workers "
-        "(default: %(default)s)",
+        help="requests held here at once at most; more merge better, fewer share better with other workers; reduced "
+        "to as many of the largest as fit into 512 MiB (default: %(default)s)",
     )
     add(
         "--second-segment-only",

@@ -397,6 +397,11 @@ def test_without_a_broker_the_worker_ends_with_exit_code_3(server: Callable[...,
     assert f"no RabbitMQ at 127.0.0.1:{port} (connection refused)" in one_line(ended)
 
 
+def test_a_worker_holds_no_more_requests_than_fit_into_its_memory(server: Callable[..., Ended]) -> None:
+    ended = server("--prefetch", 1000, "--mq-port", free_port())
+    assert "--prefetch 1000: 37 requests are held at once at most, for each may have 14163976 bytes" in ended.err
+
+
 @pytest.mark.parametrize("hostname", ["127.0.0.1", "edge..example", "127.0.0.1,localhost"])
 def test_without_a_broker_the_edge_decides_for_itself_from_the_first_batch(
     hostname: str, client: Callable[..., Ended], tmp_path: Path
