@@ -5,6 +5,7 @@ and ``update-rc.d`` are called; ``systemctl`` is the real one. The real package 
 """
 
 import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,12 @@ class Left:
     temporary: list[str]
 
 
-def install(scratch: Path, *, signal: str = "", before: str = "", apt_ends_with: int = 0) -> Left:
+def install(scratch: Path, *, sent: str = "", before: str = "", apt_ends_with: int = 0) -> Left:
     """Run the script and return what it left.
 
     Args:
         scratch: an empty folder.
-        signal: that reaches the script while the package is installed.
+        sent: the signal that reaches the script while the package is installed.
         before: shell commands that prepare the machine.
         apt_ends_with: the exit code of ``apt-get``.
     """
@@ -85,13 +86,17 @@ def install(scratch: Path, *, signal: str = "", before: str = "", apt_ends_with:
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     variables = {
-        "PATH": f"{programs}:{os.environ['PATH']}", "SCRATCH": str(scratch), "SIGNAL": signal, "BEFORE": before,
+        "PATH": f"{programs}:{os.environ['PATH']}", "SCRATCH": str(scratch), "SIGNAL": sent, "BEFORE": before,
         "APT_ENDS_WITH": str(apt_ends_with), "TMPDIR": str(temporary),
         "SCRIPT": str(ROOT / "offload" / "install-rabbitmq.sh"),
     }  # fmt: skip
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     command = ["unshare", "--mount", *user, "sh", "-c", _INSIDE]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, which a shell cannot undo
+    try:
+        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, former)
     if not (scratch / "code").exists():
         cannot(f"a mount namespace cannot be made here: {done.stderr}")
 
@@ -105,11 +110,11 @@ def install(scratch: Path, *, signal: str = "", before: str = "", apt_ends_with:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("signal", "code"), [("", 0), ("HUP", 129), ("INT", 130), ("PIPE", 141), ("TERM", 143)])
+@pytest.mark.parametrize(("sent", "code"), [("", 0), ("HUP", 129), ("INT", 130), ("PIPE", 141), ("TERM", 143)])
 def test_neither_units_at_boot_nor_a_policy_stay_however_the_installation_ends(
-    tmp_path: Path, signal: str, code: int
+    tmp_path: Path, sent: str, code: int
 ) -> None:
-    left = install(tmp_path, signal=signal)
+    left = install(tmp_path, sent=sent)
     assert left.policy_during_install == "#!/bin/sh\nexit 101\n"
     assert (left.code, left.enabled, left.policy, left.temporary) == (code, [], None, [])
 
@@ -119,9 +124,9 @@ def test_an_installation_that_fails_half_way_leaves_nothing_enabled(tmp_path: Pa
     assert (left.code, left.enabled, left.policy) == (0, [], None)
 
 
-@pytest.mark.parametrize("signal", ["", "HUP"])
-def test_a_policy_of_the_users_own_stays_as_it_was(tmp_path: Path, signal: str) -> None:
-    left = install(tmp_path, signal=signal, before=f"printf 'of the user' >{POLICY}")
+@pytest.mark.parametrize("sent", ["", "HUP"])
+def test_a_policy_of_the_users_own_stays_as_it_was(tmp_path: Path, sent: str) -> None:
+    left = install(tmp_path, sent=sent, before=f"printf 'of the user' >{POLICY}")
     assert left.policy == left.policy_during_install == "of the user"
     assert left.enabled == []
 
