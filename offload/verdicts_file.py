@@ -35,7 +35,8 @@ class VerdictsFile:
     """Use it in a ``with`` block; while it is open here, no other process can write the file.
 
     The file appears, in place of an older one, with the first rows. It holds whole rows only; should the machine
-    die in the middle of one, the next run takes that away.
+    die in the middle of one, the next run takes that away. Without ``begin``, a file that is moved or removed meanwhile
+    is made anew.
 
     Args:
         path: CSV, or .csv.gz, .csv.bz2.
@@ -115,6 +116,9 @@ class VerdictsFile:
         Raises:
             InputFileError: they cannot be written, for example because the disk is full; none of them is.
         """
+        if self._file is not None and self._facts is None and not self.path.exists():
+            self._file.close()  # it was moved or removed, perhaps to make room
+            self._file = None
         rows = [",".join(map(str, row)) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
         header = [] if self._file is not None else [",".join(columns)]
         content = "".join(f"{line}\n" for line in header + rows).encode()
@@ -144,6 +148,9 @@ class VerdictsFile:
                 file = opened.enter_context(io.FileIO(partial, "r+b"))
                 _lock(file.fileno(), partial)  # before it has the name
             opened.pop_all()
+        if self._lock is not None:
+            os.close(self._lock)  # of the older file, which takes room until then
+            self._lock = None
         return file
 
     def _commit(self) -> None:

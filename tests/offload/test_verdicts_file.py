@@ -374,10 +374,12 @@ def test_a_file_whose_writer_was_killed_at_any_moment_goes_on_to_the_same_end(tm
 
 
 def test_a_file_that_was_removed_or_replaced_meanwhile_is_an_error(path: Path) -> None:
-    first, second, *_ = tables(dataset_of(23))
+    dataset = dataset_of(23)
+    first, second, *_ = tables(dataset)
     for remove in (path.unlink, lambda: path.with_name("other").replace(path)):
         path.with_name("other").write_text("another's")
         with VerdictsFile(path, OFFLOAD_COLUMNS) as savefile:
+            savefile.begin(facts_of(dataset), 23, resumes=False)
             savefile.append(first)
             remove()
             with pytest.raises(InputFileError, match="removed or replaced meanwhile"):
@@ -385,10 +387,32 @@ def test_a_file_that_was_removed_or_replaced_meanwhile_is_an_error(path: Path) -
     assert path.read_text() == "another's"
 
 
+@pytest.mark.parametrize("remove", ["moved", "removed"])
+def test_a_file_of_live_traffic_that_was_moved_or_removed_is_made_anew_and_takes_no_more_room(
+    path: Path, remove: str
+) -> None:
+    path.write_text("older")
+    first, second, third, *_ = tables(dataset_of(23))
+    with VerdictsFile(path, OFFLOAD_COLUMNS) as savefile:
+        savefile.append(first)
+        opened = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # Path.iterdir keeps one open
+        if remove == "moved":
+            path.rename(path.with_name("verdicts.csv.1"))
+        else:
+            path.unlink()
+        savefile.append(second)
+        savefile.append(third)
+        assert len(os.listdir("/proc/self/fd")) == opened  # noqa: PTH208
+    assert len(pd.read_csv(path)) == 2 * SIZE
+    assert savefile.rows == 3 * SIZE
+    assert [len(pd.read_csv(old)) for old in path.parent.glob("*.1")] == [SIZE] * (remove == "moved")
+
+
 def test_a_folder_that_is_gone_is_made_again_for_the_first_rows_and_is_an_error_afterwards(tmp_path: Path) -> None:
     folder = tmp_path / "saves"
     first, second, *_ = tables(dataset_of(23))
     with VerdictsFile(folder / "verdicts.csv", OFFLOAD_COLUMNS) as savefile:
+        savefile.begin(facts_of(dataset_of(23)), 23, resumes=False)
         folder.rmdir()
         savefile.append(first)
         shutil.rmtree(folder)
