@@ -1,11 +1,27 @@
-"""The flow features again, packet by packet in plain Python: slow, easy to hold against the definition."""
+"""The flow features again, packet by packet in plain Python: slow, easy to hold against the definition.
 
+Run:
+    python tests/flow_features_reference.py CAPTURE > records.csv
+
+It prints the raw records of an Ethernet capture (pcap or pcapng, plain or gzipped) as
+``dataset/extract-features.py --raw --identity`` writes them, and imports the standard library alone: nothing of what it
+is compared with.
+"""
+
+import argparse
+import ipaddress
 import math
-from collections.abc import Callable
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
+
+from tests.capture_reader import ipv4_packet, read_frames
 
 FIN, SYN, RST, PSH, ACK, URG = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
 
@@ -73,7 +89,7 @@ def statistics(values: list[int]) -> list[float]:
         min(2000, ordered[0]),
         ordered[math.floor(n * 0.25 / 100 + 0.5)],
         int(sum(middle) / len(middle)),
-        int(float32(sum(values)) / float32(n)),
+        int(divide32(sum(values), n)),
         ordered[math.floor(n * 0.75 / 100 + 0.5)],
         max(0, ordered[-1]),
         variance(values),
@@ -87,7 +103,7 @@ def variance(values: list[int]) -> float:
     difference = sum(wrap32(v * v) for v in values) - sum(values) ** 2 // n
     if difference < 0:
         return 0
-    x = float32(difference) / float32(n - 1)
+    x = divide32(difference, n - 1)
     return math.floor(math.sqrt(x) ** 2 * 100 + 0.5) / 100
 
 
@@ -96,9 +112,16 @@ def wrap32(value: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
 
-def float32(value: int) -> np.float32:
-    """Return the nearest float32; from int64, because a detour over float64 would round twice."""
-    return np.int64(value).astype(np.float32)
+def divide32(a: int, b: int) -> float:
+    """Return the quotient of two numbers that are rounded to 32-bit floats, rounded to one itself."""
+    # The quotient of two such numbers, rounded to 64 bits first, is rounded to 32 bits as if at once.
+    return float(struct.unpack("f", struct.pack("f", float32(a) / float32(b)))[0])
+
+
+def float32(value: int) -> float:
+    """Return the nearest 32-bit float, of 24 significant bits; of two that are as near, the even one."""
+    spare = max(abs(value).bit_length() - 24, 0)
+    return float(round(Fraction(value, 1 << spare)) << spare)
 
 
 def throughput(a_b: list[Packet]) -> int:
@@ -126,3 +149,48 @@ COUNTERS: tuple[Callable[[Packet], bool], ...] = (
     flag(FIN),
     flag(URG),
 )
+
+STATISTICS = ("minimum", "quartileFirst", "median", "avg", "quartileThird", "maximum", "variance")
+NAMES = (
+    *(
+        f"MOORE_{statistic}{quantity}{packets}"
+        for quantity in ("InterArrivalTime", "DataWire")
+        for packets in ("", "_a_b", "_b_a")
+        for statistic in STATISTICS
+    ),
+    *(
+        f"MOORE_{counter}{direction}"
+        for counter in (
+            "total_packets", "ack_pkts_sent", "pure_acks_sent", "pushed_pkts_sent", "syn_pkts_sent", "fin_pkts_sent",
+            "urgent_pkts_sent", "throughput",
+        )
+        for direction in ("_a_b", "_b_a")
+    ),
+)  # fmt: skip
+"""Of the 58 features, in their order."""
+
+
+def csv_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a CSV with the records of a capture."""
+    yield ",".join(("window_start", "address_a", "address_b", *NAMES))
+    packets = [Packet(*packet) for frame in read_frames(path) if (packet := ipv4_packet(*frame)) is not None]
+    for record in reference_records(packets):
+        addresses = (str(ipaddress.IPv4Address(address)) for address in (record.address_a, record.address_b))
+        cells = [
+            str(float(value)) if "variance" in name else str(value)
+            for name, value in zip(NAMES, record.features, strict=True)
+        ]
+        yield ",".join((str(record.window_start), *addresses, *cells))
+
+
+def main() -> int:
+    """Print the records of a capture; return 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capture", type=Path, metavar="CAPTURE")
+    for line in csv_lines(parser.parse_args().capture):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
