@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 
 from offload.broker import Broker
-from offload.eve import Event
+from offload.eve import Event, community_id
 from offload.options import PASSWORD_VARIABLE
 from offload.protocol import new_id
 from tests.captures import SHARED, needs_shared
-from tests.dataset.test_captures import frame
+from tests.dataset.test_captures import frame, pcap
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
 from tests.offload.link import Program, connected, wait_until
 from tests.offload.test_eve import faults_of
@@ -89,6 +89,19 @@ def test_captures_get_the_verdicts_of_the_dataset_that_is_made_of_them(
     assert counts["early_exit"]["rejected"] == rejected
     assert len(alerts_in(eve)) - len(told) + counts["early_exit"]["rejected_suppressed"] == rejected
     assert f"{len(alerts_in(eve))} alerts" in ended.out and str(eve) in ended.out
+
+
+@pytest.mark.parametrize("words", [0, 1, 4])
+def test_a_header_that_claims_to_be_shorter_than_it_can_be_gives_an_alert_without_ports(
+    capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path, words: int
+) -> None:
+    capture, eve = tmp_path / "a.pcap", tmp_path / "eve.json"
+    capture.write_bytes(pcap([(0, 60, frame(1)[:14] + bytes([0x40 | words]) + frame(1)[15:])]))
+    strict = [part for option in THRESHOLDS[::2] for part in (option, 1)]
+    assert call(capsys, CLIENT, *options, *strict, "--pcap", capture, "--alerts", eve).code == 0
+    (alert,) = alerts_in(eve)
+    assert not {"src_port", "dest_port"} & alert.keys()
+    assert alert["community_id"] == community_id(6, 0x0A000001, 0x0A000101, 0)
 
 
 @needs_shared
