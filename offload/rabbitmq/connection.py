@@ -13,7 +13,7 @@ import pika
 from pika.adapters.select_connection import IOLoop
 
 from offload.broker import Broker, Host
-from offload.rabbitmq.pika_fixes import AttentiveConnection, ConnectionAttempt, bound_bodies
+from offload.rabbitmq.pika_fixes import AttentiveConnection, ConnectionAttempt, bound_bodies, set_user_timeout
 from offload.rabbitmq.problems import blocked_error, plain_error
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
@@ -215,10 +215,10 @@ class Connection(ABC):
             return
         self._connection = result
         result.add_on_close_callback(lambda _connection, problem: self._lost(problem))
-        # Blocked connections are kept, without pika's timeout: RabbitMQ does not read them, so one that is closed stays
-        # there, with its queue, until the alarm ends, and reconnecting would use up the limits of both.
-        result.add_on_connection_blocked_callback(lambda _connection, frame: self._blocked(frame.method.reason))
-        result.add_on_connection_unblocked_callback(lambda _connection, _frame: self._unblocked())
+        # A blocked connection is kept, without pika's timeout and the kernel's: RabbitMQ does not read it, so if it is
+        # closed it stays there, with its queue, until the alarm ends, and reconnecting uses up the limits of both.
+        result.add_on_connection_blocked_callback(self._blocked)
+        result.add_on_connection_unblocked_callback(self._unblocked)
         result.channel(on_open_callback=self._opened)
         self._loop.call_later(OPEN_TIMEOUT, lambda: self._too_slow(result))
 
@@ -240,12 +240,14 @@ class Connection(ABC):
     def _consumer_cancelled(self, _frame: Any) -> None:
         self.abort(CloudUnavailableError(f"a queue of RabbitMQ at {self._host()} was deleted"))
 
-    def _blocked(self, reason: str) -> None:
+    def _blocked(self, connection: AttentiveConnection, frame: Any) -> None:
         self._is_blocked = True
-        self._tell(self._on_blocked, blocked_error(self._host(), reason))
+        set_user_timeout(connection, 0)  # heartbeats still tell if the broker is gone
+        self._tell(self._on_blocked, blocked_error(self._host(), frame.method.reason))
 
-    def _unblocked(self) -> None:
+    def _unblocked(self, connection: AttentiveConnection, _frame: Any) -> None:
         self._is_blocked = False
+        set_user_timeout(connection, TCP_OPTIONS["TCP_USER_TIMEOUT"])
         self._tell(self._on_blocked, None)
 
     def _lost(self, problem: BaseException) -> None:

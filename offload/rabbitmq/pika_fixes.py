@@ -4,6 +4,7 @@ Each class says what fails without it. The connection installs them.
 """
 
 import contextlib
+import socket
 import ssl
 from typing import Any, Self
 
@@ -67,6 +68,12 @@ class AttentiveConnection(SelectConnection):  # type: ignore[misc]
             except OSError:
                 pass
         super()._proto_connection_lost(error)
+
+
+def set_user_timeout(connection: AttentiveConnection, milliseconds: int) -> None:
+    """Set how long a peer may leave data unread before the kernel closes the connection; 0: as long as it answers."""
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux, or already closed
+        connection._transport._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 class DiscardedBody(bytes):

@@ -136,7 +136,7 @@ def test_of_many_threads_exactly_one_gets_the_try() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert (len(allowed), sum(allowed)) == (24, 1)
 
 
@@ -147,7 +147,7 @@ def test_failures_from_many_threads_are_all_counted() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert breaker.is_open
 
 

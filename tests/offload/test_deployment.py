@@ -40,7 +40,7 @@ SECTION = README.partition("### Deployment\n")[2].partition("\n##")[0]
 ALERTS = re.findall(r"^\| `(.+?)` \|", SECTION, re.MULTILINE)
 PYTHON = "/opt/ee/.venv/bin/python"
 EVENTS = 700
-MONTH = 60.0
+MONTH = 300.0
 """Seconds in which a month is certainly decided, also where many tests run at once."""
 OWN_DEFAULTS = {
     "EE_MQ_VHOST": "ee",
@@ -190,7 +190,7 @@ def verdicts(folder: Path) -> pd.DataFrame:
 
 
 def page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=MONTH) as answer:
         return str(answer.read().decode())
 
 

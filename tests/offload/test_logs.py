@@ -327,7 +327,7 @@ def test_a_reader_that_leaves_costs_lines_and_nothing_else() -> None:
         os.close(writing)
         os.read(reading, 100)
         os.close(reading)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "got to the end\n")
 
 

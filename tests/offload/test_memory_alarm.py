@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from offload.private_broker import PrivateBroker
 from offload.protocol import new_id
 from offload.rabbitmq import connection
 from tests.offload.asking import Counted, all_answered, ask, busy
+from tests.offload.hostile_peers import by_hand, make_large_request
 from tests.offload.link import PATIENCE, Sleeper, make_client, make_request, make_worker, serving, wait_until
 from tests.scripts import GENERATOR, call
 from utils.errors import CloudUnavailableError
@@ -99,6 +101,22 @@ def test_what_waits_out_an_alarm_is_published_once_it_is_over_and_once_alone(nod
             assert metrics.attempts._value.get() == first == 1
         assert all_answered(asked)
     assert metrics.retries._value.get() <= 1
+
+
+def test_requests_that_fill_the_blocked_connection_do_not_cost_it(node: PrivateBroker, full: Broker) -> None:
+    queue, metrics = f"requests.{new_id()}", ClientMetrics()
+    requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
+    with by_hand(full, queue) as worker, make_client(full, queue, replace(LONG, persistent=True), metrics) as client:
+        with alarm(node):
+            futures = [client.submit(request) for request in requests]
+            wait_until(lambda: client.ready() is not None)
+            time.sleep(2 * connection.TCP_OPTIONS["TCP_USER_TIMEOUT"] / 1000)
+            assert WHY in (client.ready() or "")
+        for _ in requests:
+            worker.reply(worker.take())
+        for future, request in zip(futures, requests, strict=True):
+            assert (future.result(PATIENCE).logits == request.tensor[:, 0, 0, :2]).all()
+    assert metrics.connection_losses._value.get() == 0
 
 
 def test_a_worker_whose_replies_are_blocked_is_not_ready_and_answers_afterwards(

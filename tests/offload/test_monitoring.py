@@ -69,7 +69,7 @@ class Page:
 
 
 def ask(port: int, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Page:
-    connection = http.client.HTTPConnection(HERE, port, timeout=5)
+    connection = http.client.HTTPConnection(HERE, port, timeout=SOON)
     with contextlib.closing(connection):
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -77,7 +77,7 @@ def ask(port: int, path: str, method: str = "GET", body: bytes | None = None, **
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection((HERE, port), timeout=5)
+    return socket.create_connection((HERE, port), timeout=SOON)
 
 
 def say(port: int, words: bytes) -> bytes:
@@ -431,7 +431,7 @@ def test_it_listens_where_it_is_told_by_name_and_by_ipv6(process: Process) -> No
         addresses.append("::1")
     for address in addresses:
         with MonitoringServer(address, 0, process.metrics.registry, process) as server:
-            connection = http.client.HTTPConnection(address, server.port, timeout=5)
+            connection = http.client.HTTPConnection(address, server.port, timeout=SOON)
             with contextlib.closing(connection):
                 connection.request("GET", "/healthz")
                 assert connection.getresponse().read() == b"ok\n"

@@ -19,6 +19,7 @@ from offload.private_broker import PrivateBroker, find_server, free_port
 from offload.protocol import new_id
 from tests.offload.certificates import SERVER_NAMES, WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link import (
+    PATIENCE,
     connected,
     is_answer_to,
     listening,
@@ -107,7 +108,7 @@ def meet(server: Identity, ca: Path, name: str) -> None:
     shown.load_cert_chain(server.certificate, server.key)
     with (
         listening(lambda connection: shown.wrap_socket(connection, server_side=True).close()) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=5) as connection,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection,
     ):
         tls_context(ca, None).wrap_socket(connection, server_hostname=name).close()
 
@@ -252,7 +253,7 @@ def test_a_paused_node_falls_silent_and_goes_on_where_it_was(node: PrivateBroker
             with pytest.raises(TimeoutError):
                 another.recv(1)
             node.resume()
-            another.settimeout(5)
+            another.settimeout(PATIENCE)
             assert another.recv(1)
         channel.queue_declare("", exclusive=True)
 
@@ -326,4 +327,4 @@ def test_a_node_that_does_not_start_is_an_error_that_quotes_it_and_leaves_nothin
     with pytest.raises(CloudUnavailableError, match=said):
         PrivateBroker()
     assert [path.name for path in tmp_path.iterdir()] == ["rabbitmq-server"]
-    wait_until(lambda: not processes(str(tmp_path)), 5)
+    wait_until(lambda: not processes(str(tmp_path)))

@@ -42,7 +42,7 @@ def _no_socket_is_left_behind(link: Broker) -> Iterator[None]:
     assert link.hosts, "the node runs, and has its sockets"
     before = open_sockets()
     yield
-    wait_until(lambda: open_sockets() <= before, 5)
+    wait_until(lambda: open_sockets() <= before)
 
 
 def local(port: int, tls: Tls | None = None) -> Broker:
@@ -299,7 +299,7 @@ def test_a_refusal_leaves_no_connection_behind(link: Broker, queue: str, monkeyp
     with relay.running() as port:
         with pytest.raises(BrokerRefusedError, match="ACCESS_REFUSED"):
             run_to_its_end(client_end(at(link, port), queue, Log()))
-        wait_until(relay.hung_up.is_set, 5)
+        wait_until(relay.hung_up.is_set)
 
 
 def test_connections_that_were_given_up_leave_no_socket_behind(
