@@ -284,8 +284,9 @@ def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) ->
     from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
     from models.checkpoint import fingerprint
     from offload.broker import Broker, Host
-    from offload.client import Client, Patience
+    from offload.client import Client
     from offload.metrics import ClientMetrics
+    from offload.pending_requests import Patience
     from offload.private_broker import PrivateBroker
     from offload.protocol import FEATURES
     from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending

@@ -206,10 +206,11 @@ def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Ed
     from models.checkpoint import fingerprint, read_two_exits
     from models.packing import pack_layers
     from offload.broker import Broker, Host
-    from offload.client import Client, Patience
+    from offload.client import Client
     from offload.exits import FloatArray
     from offload.metrics import ClientMetrics
     from offload.options import own_name
+    from offload.pending_requests import Patience
     from offload.protocol import FEATURES
     from offload.second_exit import Sending
     from offload.torch_exits import Exit2

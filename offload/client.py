@@ -6,25 +6,21 @@ a future of the answer.
 
 import logging
 import math
-import random
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Final
 
 from offload.breaker import Breaker
 from offload.broker import Broker
 from offload.logs import Sparing
 from offload.metrics import ClientMetrics
+from offload.pending_requests import Patience, PendingRequest
 from offload.protocol import LARGEST_REPLY, Answer, Refusal, Request, decode_reply, encode_request
 from offload.rabbitmq.client_end import RequestSender
 from offload.rabbitmq.problems import BROKER_BLOCKED
 from utils.errors import CloudUnavailableError, MessageError
 
-FIRST_RETRY_PAUSE: Final = 0.25
-LONGEST_RETRY_PAUSE: Final = 2.0
 QUEUE_RETURN: Final = 30.0
 """Seconds after a reconnection within which a missing queue may still come back: workers reconnect, too, and declare it
 anew, for a broker that was killed may have lost it."""
@@ -33,46 +29,6 @@ _JOIN: Final = 5.0
 
 log = logging.getLogger(__name__)
 _seldom = Sparing(log)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long and how often a request is tried.
-
-    Attributes:
-        attempt: seconds until an attempt without an answer counts as failed.
-        retries: attempts after the first, all under the same request id.
-        deadline: seconds after which a request that was not answered has failed, however that came about.
-        persistent: go on trying until the deadline, be there a connection, a worker, or not.
-    """
-
-    attempt: float
-    retries: int
-    deadline: float
-    persistent: bool = False
-
-    @classmethod
-    def of(cls, request_timeout: float, retries: int, wait_timeout: float | None = None) -> "Patience":
-        """Return the patience that ends with the last attempt, or, persistent, after ``wait_timeout``."""
-        if wait_timeout is not None:
-            return cls(request_timeout, retries, wait_timeout, persistent=True)
-        return cls(request_timeout, retries, (1 + retries) * request_timeout)
-
-
-@dataclass
-class _Pending:
-    request: Request
-    body: bytes
-    future: Future[Answer]
-    started: float
-    attempts: int = 0
-    failures: int = 0  # of attempts, without those that a lost connection ended
-    confirmed: bool = False
-    under_way: bool = False
-    failure: CloudUnavailableError | MessageError | None = None  # of the last attempt
-    published: float = 0.0  # when the last attempt began
-    cancel_attempt: Callable[[], None] = field(default=lambda: None)
-    cancel_deadline: Callable[[], None] = field(default=lambda: None)
 
 
 class Client:
@@ -97,7 +53,7 @@ class Client:
         self._broker = broker
         self._patience = patience
         self._metrics = metrics
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, PendingRequest] = {}
         self._breaker = Breaker()
         self._sender = RequestSender(broker, queue_name, self)
         self.bytes_sent = self.bytes_received = 0
@@ -157,7 +113,7 @@ class Client:
             self._metrics.requests.labels(result=why).inc()
             future.set_exception(CloudUnavailableError(f"{self._broker} was not asked: {why}", why))
         else:
-            pending = _Pending(request, encode_request(request), future, time.monotonic())
+            pending = PendingRequest(request, encode_request(request), future, time.monotonic())
             try:
                 self._sender.call_soon(lambda: self._begin(pending))
             except CloudUnavailableError as problem:
@@ -188,7 +144,7 @@ class Client:
 
     # All that follows runs in the thread that owns the connection.
 
-    def _begin(self, pending: _Pending) -> None:
+    def _begin(self, pending: PendingRequest) -> None:
         self._pending[pending.request.request_id] = pending
         self._metrics.in_flight.set(len(self._pending))
         deadline = self._patience.deadline - (time.monotonic() - pending.started)
@@ -196,7 +152,7 @@ class Client:
         if self._sender.is_ready:
             self._attempt(pending)
 
-    def _attempt(self, pending: _Pending) -> None:
+    def _attempt(self, pending: PendingRequest) -> None:
         """Publish a request, for the first time or again.
 
         Without a connection ``on_ready`` will, and while RabbitMQ blocks publishers ``on_blocked``.
@@ -216,7 +172,7 @@ class Client:
 
     def _failed(
         self,
-        pending: _Pending,
+        pending: PendingRequest,
         failure: CloudUnavailableError | MessageError,
         result: str,
         pause: float,
@@ -236,7 +192,7 @@ class Client:
         else:
             pending.cancel_attempt = self._sender.call_later(pause, lambda: self._attempt(pending))
 
-    def _unanswered(self, pending: _Pending) -> None:
+    def _unanswered(self, pending: PendingRequest) -> None:
         failure = self._no_answer(self._patience.attempt, ", or raise --request-timeout")
         self._abort_if_silent(pending)
         self._failed(pending, failure, failure.code, 0.0)
@@ -251,7 +207,7 @@ class Client:
             "timed-out",
         )
 
-    def _abort_if_silent(self, pending: _Pending) -> None:
+    def _abort_if_silent(self, pending: PendingRequest) -> None:
         """Give the connection up where not even the broker has said in time that it has the request."""
         in_time = min(self._patience.attempt, self._patience.deadline) / 2
         if self._blocked is not None:
@@ -260,7 +216,7 @@ class Client:
             # Such a connection is dead, whatever the kernel thinks.
             self._sender.abort(CloudUnavailableError(f"RabbitMQ at {self._broker} fell silent"))
 
-    def _too_late(self, pending: _Pending) -> None:
+    def _too_late(self, pending: PendingRequest) -> None:
         failure = pending.failure
         if not isinstance(failure, MessageError) and (pending.under_way or self._blocked is not None):
             failure = self._no_answer(self._patience.deadline)
@@ -273,7 +229,7 @@ class Client:
         self._abort_if_silent(pending)
         self._end(pending, failure, "refused" if isinstance(failure, MessageError) else failure.code)
 
-    def _end(self, pending: _Pending, outcome: Answer | BaseException, result: str) -> None:
+    def _end(self, pending: PendingRequest, outcome: Answer | BaseException, result: str) -> None:
         """Have a request's future done, once."""
         pending.cancel_attempt()
         pending.cancel_deadline()
@@ -356,7 +312,7 @@ class Client:
             return
         if isinstance(reply, Refusal):
             refusal = MessageError(reply.code, f"the worker refused a request: {reply.text}")
-            self._failed(pending, refusal, "refused", self._retry_pause(pending))
+            self._failed(pending, refusal, "refused", pending.retry_pause())
             return
         log.debug(
             "%s: %d bytes, answered by %s in %.3f s",
@@ -388,9 +344,4 @@ class Client:
                 code,
             )
             may_return = code == "no-queue" and time.monotonic() - self._back < QUEUE_RETURN
-            self._failed(pending, failure, code, self._retry_pause(pending), is_waited_out=may_return)
-
-    @staticmethod
-    def _retry_pause(pending: _Pending) -> float:
-        longest = min(FIRST_RETRY_PAUSE * 2 ** min(pending.attempts - 1, 10), LONGEST_RETRY_PAUSE)
-        return random.uniform(longest / 2, longest)
+            self._failed(pending, failure, code, pending.retry_pause(), is_waited_out=may_return)

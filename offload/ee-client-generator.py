@@ -78,9 +78,10 @@ def run(args: argparse.Namespace) -> None:
 
     from models.checkpoint import fingerprint, read_two_exits
     from models.prediction import describe_device, select_device
-    from offload.client import Client, Patience
+    from offload.client import Client
     from offload.load import Pace, ask, load_figure, load_of, load_table
     from offload.metrics import ClientMetrics
+    from offload.pending_requests import Patience
     from offload.second_exit import Sending
     from utils.dataset import read_dataset
     from utils.plotting import check_format, save_figure

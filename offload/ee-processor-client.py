@@ -263,7 +263,8 @@ def _savefile(args: argparse.Namespace) -> "VerdictsFile | None":
 @contextlib.contextmanager
 def _second_exit(args: argparse.Namespace, network: "Network", metrics: "ClientMetrics") -> "Iterator[SecondExit]":
     """Yield who answers for exit 2, while the process can be watched."""
-    from offload.client import Client, Patience
+    from offload.client import Client
+    from offload.pending_requests import Patience
     from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
 
     local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)

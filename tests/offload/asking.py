@@ -6,8 +6,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 from offload.broker import Broker
-from offload.client import Client, Patience
+from offload.client import Client
 from offload.metrics import WorkerMetrics
+from offload.pending_requests import Patience
 from offload.protocol import Answer, Request
 from tests.offload.link import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
 

@@ -17,8 +17,9 @@ import pytest
 from offload import breaker as breaker_module
 from offload import client as client_module
 from offload.broker import Broker, Host
-from offload.client import Client, Patience
+from offload.client import Client
 from offload.metrics import ClientMetrics
+from offload.pending_requests import Patience
 from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import Answer, Refusal, Request, encode_refusal, encode_request, new_id
 from offload.rabbitmq import connection

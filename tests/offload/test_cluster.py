@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from offload.broker import Broker, Host
-from offload.client import Patience
 from offload.metrics import ClientMetrics
+from offload.pending_requests import Patience
 from offload.private_broker import PrivateBroker
 from offload.protocol import Answer
 from offload.service import Service

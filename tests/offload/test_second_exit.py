@@ -16,11 +16,12 @@ from models.calibrated import CalibratedNetwork
 from models.checkpoint import fingerprint, read_two_exits
 from models.early_exit import TwoExits
 from offload.broker import Broker
-from offload.client import Client, Patience
+from offload.client import Client
 from offload.cloud import Cloud
 from offload.edge import Edge
 from offload.exits import FloatArray
 from offload.metrics import WorkerMetrics
+from offload.pending_requests import Patience
 from offload.private_broker import free_port
 from offload.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, PAYLOADS, Answer, Refusal, Request
 from offload.second_exit import ON_CLOUD_FAILURE, Answers, CloudSecondExit, LocalSecondExit, Sending
