@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
+from utils.compressions import find_compression
 from utils.errors import InputFileError
 
 PARQUET_ENDINGS: Final = (".parquet", ".pq")
@@ -25,16 +26,6 @@ _HEAD_LINES: Final = 10
 
 _PARQUET: Final = b"PAR1"
 _GZIP, _BZ2 = b"\x1f\x8b", b"BZh"
-
-_UNPACK: Final = {
-    b"\xfd7zXZ\0": ("xz", "xz -dc"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
-    b"PK\x03\x04": ("zip", "unzip -p"),
-    b"\x04\x22\x4d\x18": ("lz4", "lz4 -dc"),
-    b"\x1f\x9d": ("compress", "gzip -dc"),
-    b"7z\xbc\xaf\x27\x1c": ("7z", "7z x -so"),
-}
-"""How other compressed files begin, and the command that unpacks one to its output, whatever its name."""
 
 _OTHERS: Final = {
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
@@ -95,11 +86,11 @@ def _beginning(path: Path) -> bytes:
 
 
 def _check_text(path: Path, beginning: bytes, error: type[InputFileError]) -> None:
-    for begins, (kind, command) in _UNPACK.items():
-        if beginning.startswith(begins):
-            if kind == "zip" and b"[Content_Types].xml" in beginning:
-                raise error(f"{path}: is an Excel workbook; export the sheet as CSV")
-            raise error(f"{path}: is {kind}-compressed; unpack it: {command} {shlex.quote(str(path))} > table.csv")
+    if b"[Content_Types].xml" in beginning:
+        raise error(f"{path}: is an Excel workbook; export the sheet as CSV")
+    if not beginning.startswith((_GZIP, _BZ2)) and (compression := find_compression(beginning)):
+        found, command = compression
+        raise error(f"{path}: {found}; unpack it with {command} {shlex.quote(str(path))} > table.csv")
     for begins, problem in _OTHERS.items():
         if beginning.startswith(begins):
             raise error(f"{path}: {problem}")

@@ -85,11 +85,11 @@ NO_CAPTURE = [
     (lzma.compress(pcap(FRAMES)), "is xz-compressed; unpack it with xz -d"),
     (lzma.compress(pcap(FRAMES), lzma.FORMAT_ALONE), "is lzma-compressed; unpack it with xz --format=lzma -d"),
     (zipped(pcap(FRAMES)), "is a zip archive; unpack it with unzip"),
-    (in_tar(pcap(FRAMES)), "is a tar archive; unpack it with tar -xf"),
+    (in_tar(pcap(FRAMES)), "is a tar archive; unpack it with tar -xOf"),
     (b"\x28\xb5\x2f\xfd" + b"\0" * 40, "is zstd-compressed; unpack it with zstd -d"),
     (b"\x04\x22\x4d\x18" + b"\0" * 40, "is lz4-compressed; unpack it with lz4 -d"),
     (b"7z\xbc\xaf\x27\x1c" + b"\0" * 40, "is a 7z archive; unpack it with 7z x"),
-    (b"Rar!\x1a\x07\1\0" + b"\0" * 40, "is a rar archive; unpack it with unrar x"),
+    (b"Rar!\x1a\x07\1\0" + b"\0" * 40, "is a rar archive; unpack it with unrar p"),
     (b"snoop\0\0\0\0\0\0\2\0\0\0\4" + b"\0" * 40, "is a capture of the format snoop; convert it with editcap"),
     (b"<html>404, and some more text, not found", "is no pcap or pcapng capture, by its first bytes; name another"),
 ]

@@ -140,7 +140,7 @@ def test_an_evaluation_and_a_table_of_timings_are_read_with_the_same_care(tmp_pa
         with pytest.raises(ResultFileError, match=words):
             read_evaluation([path])
     path.write_bytes(lzma.compress(evaluation_text().encode()))
-    with pytest.raises(ResultFileError, match="is xz-compressed; unpack it: xz -dc"):
+    with pytest.raises(ResultFileError, match="is xz-compressed; unpack it with xz -dc"):
         read_evaluation([path])
     (tmp_path / "t.tsv").write_text("batch_size,request_process_time\n1,9.0\n")
     with pytest.raises(InputFileError, match="its columns are separated by commas; export it with tabs"):
@@ -188,9 +188,9 @@ def by_command(*command: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("write", "kind", "command"),
     [
-        (lambda path: path.write_bytes(lzma.compress(text_of().encode())), "xz", "xz -dc"),
-        (by_command("zstd", "-c"), "zstd", "zstd -dc"),
-        (zipped(text_of().encode()), "zip", "unzip -p"),
+        (lambda path: path.write_bytes(lzma.compress(text_of().encode())), "xz-compressed", "xz -dc"),
+        (by_command("zstd", "-c"), "zstd-compressed", "zstd -dc"),
+        (zipped(text_of().encode()), "a zip archive", "unzip -p"),
     ],
     ids=["xz", "zstd", "zip"],
 )
@@ -200,10 +200,10 @@ def test_another_compression_is_named_with_a_command_that_unpacks_it(
 ) -> None:
     write(tmp_path / name)
     reason = refusal(tmp_path / name)
-    assert reason.startswith(f"is {kind}-compressed; unpack it: {command} ")
+    assert reason.startswith(f"is {kind}; unpack it with {command} ")
     if shutil.which(command.split()[0]) is None:
         return
-    subprocess.run(reason.partition("unpack it: ")[2], shell=True, check=True, cwd=tmp_path)
+    subprocess.run(reason.partition("unpack it with ")[2], shell=True, check=True, cwd=tmp_path)
     assert_is_the_table(tmp_path / "table.csv")
 
 
@@ -268,4 +268,4 @@ def test_the_tables_of_the_field_are_read_or_named() -> None:
     ):
         assert len(read_dataset(FIELD / name))
     assert "separated by semicolons" in refusal(FIELD / "csv-header/semicolon.csv")
-    assert "is xz-compressed; unpack it: xz -d" in refusal(FIELD / "csv-compressed/x.csv.xz")
+    assert "is xz-compressed; unpack it with xz -d" in refusal(FIELD / "csv-compressed/x.csv.xz")
