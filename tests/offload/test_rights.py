@@ -93,6 +93,7 @@ def _things(node: PrivateBroker) -> None:
     """What there is to be misused: the request queue with a request in it, a queue and an exchange of others."""
     with acting_as(node, node.username) as channel:
         channel.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
+        channel.queue_purge(REQUESTS)  # a test may have filled it
         channel.basic_publish("", REQUESTS, b"request")
         channel.queue_declare(ANOTHER)
         channel.exchange_declare(ANOTHER)
