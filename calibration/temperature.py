@@ -20,7 +20,7 @@ GREATEST_TEMPERATURE: Final = 20.0
 # Steps of 0.3 % over that range, finer than a calibration error of a few thousand rows can tell apart.
 _GRID: Final = np.geomspace(LEAST_TEMPERATURE, GREATEST_TEMPERATURE, 2001)
 
-LEAST_ROWS: Final = 200
+LEAST_ROWS: Final = 100
 """Of fewer rows, a calibration error in 15 bins and the temperature that makes it least are mostly chance."""
 
 Method = Callable[[NDArray[np.floating], NDArray[np.int64]], float]

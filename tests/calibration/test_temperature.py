@@ -43,9 +43,9 @@ def least_nll(logits: Logits, labels: Labels) -> float:
 @pytest.mark.parametrize("bound", [LEAST_TEMPERATURE, GREATEST_TEMPERATURE])
 def test_a_temperature_at_its_bound_and_too_few_rows_are_doubted(bound: float) -> None:
     few, at_bound = doubts(bound, 1)
-    assert few.startswith("there are too few rows to calibrate on, 1; use at least 200")
+    assert few.startswith("there are too few rows to calibrate on, 1; use at least 100")
     assert at_bound.startswith(f"the temperature {bound:g} is at its bound")
-    assert doubts(1.3, 200) == []
+    assert doubts(1.3, 100) == []
 
 
 @METHODS
