@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dataset.capture_formats import HEADER, capture_format
+from dataset.link_types import name_link_type
 from utils.errors import CaptureError
 from utils.files import check_readable
 
@@ -47,7 +48,7 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
     for some in frames:
         if some.link_type != _ETHERNET:
             raise CaptureError(
-                f"{path}: was captured on a link of type {some.link_type}; only Ethernet can be replayed"
+                f"{path}: was captured with {name_link_type(some.link_type)}; only Ethernet can be replayed"
             )
         if not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
             raise CaptureError(

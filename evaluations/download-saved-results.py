@@ -2,6 +2,7 @@
 """Download the published NSGA-II result files, from which nsga2/gen-op-point-chart.py draws the paper's fronts.
 
     python evaluations/download-saved-results.py
+    python evaluations/download-saved-results.py --output-folder saves/published
 
 A file that is there already, whole, is left alone. An interrupted download resumes. A file takes its name only after
 its content has been checked.

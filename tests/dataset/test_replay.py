@@ -35,7 +35,10 @@ def test_a_frame_that_was_cut_has_its_length_again(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (pcap([(0, 1515, frame(1, 1515))]), "holds other than Ethernet frames of 14 to 1514 bytes"),
-        (pcap([(0, 60, frame(1))], link=101), "was captured on a link of type 101; only Ethernet can be replayed"),
+        (
+            pcap([(0, 60, frame(1))], link=101),
+            "was captured with link type 101 (raw IP); only Ethernet can be replayed",
+        ),
         (b"no capture", "is no pcap"),
         (b"", "is empty"),
         (pcap([]), "holds no frame"),
