@@ -37,7 +37,7 @@ def test_a_frame_that_was_cut_has_its_length_again(tmp_path: Path) -> None:
         (pcap([(0, 1515, frame(1, 1515))]), "holds other than Ethernet frames of 14 to 1514 bytes"),
         (
             pcap([(0, 60, frame(1))], link=101),
-            "was captured with link type 101 (raw IP); only Ethernet can be replayed",
+            r"was captured with link type 101 \(raw IP\); only Ethernet can be replayed",
         ),
         (b"no capture", "is no pcap"),
         (b"", "is empty"),
