@@ -15,7 +15,7 @@ from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
 from offload.broker import Broker
 from offload.options import PASSWORD_VARIABLE
-from offload.private_broker import free_port
+from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import new_id
 from tests.captures import SHARED
 from tests.offload.link import Program, connected, wait_until, waiting_in
@@ -24,7 +24,7 @@ from utils.dataset import read_dataset
 from utils.metrics import certainty
 from utils.schema import DECIDER_COLUMNS, OFFLOAD_COLUMNS
 
-BATCH = 100
+BATCH, WINDOW = 100, 6
 ALL_OFFLOADED = (
     "--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1,
     "--normal-exit2-min-certainty", 0.7, "--attack-exit2-min-certainty", 0.63,
@@ -72,7 +72,7 @@ def workers(
     """Two workers on one queue."""
     password = {PASSWORD_VARIABLE: link.password}
     with contextlib.ExitStack() as stack:
-        arguments = (SERVER, *options, "--mq-queue", requests, "--max-batch", 256)
+        arguments = (SERVER, *options, "--mq-queue", requests, "--max-batch", 1000)
         running = [
             stack.enter_context(Program(tmp_path_factory.mktemp("worker"), *arguments, **password)) for _ in range(2)
         ]
@@ -90,21 +90,47 @@ class Decided:
     err: str
 
 
+def waiting(broker: PrivateBroker, queue: str) -> int:
+    """Return how many requests a queue holds, those that workers were given included."""
+    lines = broker.control("list_queues", "name", "messages").splitlines()
+    return sum(int(count) for name, _, count in (line.partition("\t") for line in lines) if name == queue)
+
+
 @pytest.fixture(scope="module")
 def decided(
     workers: list[Program], options: tuple[object, ...], requests: str, link: Broker, month: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    broker: PrivateBroker, tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Decided]:  # fmt: skip
-    """The month, every event offloaded, by each way of asking exit 2; three clients at once."""
+    """The month, every event offloaded, by each way of asking exit 2; three clients at once.
+
+    The workers begin when every client has asked, so that requests of several clients wait for them.
+    """
     assert len(workers) == 2
+    for worker in workers:
+        worker.send(signal.SIGSTOP)
     clients, folders = {}, {way: tmp_path_factory.mktemp(way) for way in WAYS}
     with contextlib.ExitStack() as stack:
         for way, how in WAYS.items():
-            arguments = (*options, "--mq-queue", requests, "--dataset", month, "--batch-size", BATCH, *ALL_OFFLOADED)
+            arguments = (
+                *options,
+                "--mq-queue",
+                requests,
+                "--dataset",
+                month,
+                "--batch-size",
+                BATCH,
+                *ALL_OFFLOADED,
+                "--window",
+                WINDOW,
+            )
             # What is remembered depends on when answers come, and the bytes with it.
             output = ("--savefile", folders[way] / "verdicts.csv", "--request-timeout", 60, "--cache-size", 0)
             client = Program(folders[way], CLIENT, *arguments, *output, *how, **{PASSWORD_VARIABLE: link.password})
             clients[way] = stack.enter_context(client)
+        asking = len(WAYS) - 1  # all but one, which computes for itself
+        wait_until(lambda: waiting(broker, requests) > (asking - 1) * WINDOW)
+        for worker in workers:
+            worker.send(signal.SIGCONT)
         for way, client in clients.items():
             assert client.end(60) == 0, (way, client.err)
     return {
