@@ -79,6 +79,8 @@ from tests.scripts import (
 from utils.dataset import read_dataset
 from utils.results import write_front
 
+pytestmark = pytest.mark.slow
+
 Faults = Mapping[str, Fault]
 LABELLED: Faults = {**DATASETS, **UNLABELLED}
 TWO_EXITS: Faults = {**CHECKPOINTS, **SINGLE_EXIT}

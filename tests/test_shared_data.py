@@ -10,6 +10,8 @@ import pytest
 
 from tests.shared_data import ROOT
 
+pytestmark = pytest.mark.slow
+
 GLOB, FILE = "tests/nsga2/test_chart.py", "tests/utils/test_costs.py"
 
 

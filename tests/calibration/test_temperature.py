@@ -48,6 +48,7 @@ def test_a_temperature_at_its_bound_and_too_few_rows_are_doubted(bound: float) -
     assert doubts(1.3, 100) == []
 
 
+@pytest.mark.slow
 @METHODS
 @pytest.mark.parametrize("temperature", [0.4, 5.0])
 def test_a_known_temperature_is_recovered(method: Method, temperature: float) -> None:

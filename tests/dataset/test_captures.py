@@ -314,6 +314,7 @@ def test_what_is_no_capture_or_damaged_is_one_error_that_names_the_file(
     assert says in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [pcap, pcapng])
 def test_random_damage_gives_packets_or_one_error_and_nothing_else(
     tmp_path: Path, form: Callable[[list[Frame]], bytes]

@@ -240,6 +240,7 @@ some_packets = st.builds(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, database=None)
 @given(st.lists(some_packets, max_size=40))
 def test_any_packets_in_any_order_give_what_the_plain_reference_gives(packets: list[Packet]) -> None:

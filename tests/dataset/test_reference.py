@@ -68,6 +68,7 @@ def test_a_capture_read_in_pieces_gives_the_expected_records(
     assert (windows.late, windows.left_out) == (0, 0)
 
 
+@pytest.mark.slow
 @each_capture
 @pytest.mark.parametrize("most", [7, 1000])
 def test_a_capture_replayed_at_its_own_pace_gives_the_expected_records(

@@ -13,6 +13,8 @@ from tests.dataset.test_captures import SECOND, frame, pcap
 from tests.offload.link import Program
 from tests.scripts import CLIENT, EXTRACT
 
+pytestmark = pytest.mark.slow
+
 TWO_WINDOWS = pcap([((1_600_000_005 + number) * SECOND, 60, frame(1)) for number in range(40)])
 _COMPUTES_FOR_EVER = """
 import sys, time

@@ -97,6 +97,7 @@ def test_the_prefixes_of_wrappers_are_removed(
     assert notes[1].startswith("it names no input transform")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself, which compiles
 def test_a_network_that_torch_wrapped_itself_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = models.ARCHITECTURES[NAME].create()

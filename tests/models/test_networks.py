@@ -72,6 +72,7 @@ def logits_of(network: nn.Module, images: Tensor) -> list[Tensor]:
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
+@pytest.mark.slow
 def test_a_published_file_gives_the_logits_of_the_layers_applied_one_by_one(plain: Published, file: Path) -> None:
     class_name, state = plain
     torch.save(state, file)

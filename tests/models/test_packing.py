@@ -11,6 +11,8 @@ from models.early_exit import TwoExits
 from models.packing import SMALLEST_WEIGHT, PackedConvolution, PackedLinear, pack_layers
 from tests.networks import calibrated_network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["AlexNetWithExits", "MobileNetV2WithExits"])
 def plain(request: pytest.FixtureRequest) -> TwoExits:

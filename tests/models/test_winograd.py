@@ -72,6 +72,7 @@ def test_only_what_it_can_compute_counts_as_such_a_row() -> None:
     assert not is_winograd_row(nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU6())), FITTING)
 
 
+@pytest.mark.slow
 def test_packing_takes_it_for_alexnets_second_segment() -> None:
     network = calibrated_network("AlexNetWithExits")
     packed = copy.deepcopy(network)

@@ -50,6 +50,7 @@ def assert_same(found: Points, expected: Points) -> None:
     assert len(found) == len(expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(evaluations(), st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.sampled_from(["paper", "full", "edge"]))
 def test_it_is_the_front_of_every_quadruple_of_thresholds(

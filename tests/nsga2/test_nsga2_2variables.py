@@ -12,6 +12,8 @@ from tests.nsga2.test_objectives import random_evaluation
 from tests.scripts import SEARCH, Ended, call
 from utils.results import read_evaluation, read_front
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def evaluations(tmp_path: Path) -> list[Path]:

@@ -64,6 +64,7 @@ def assert_scores_are_the_plain_ones(
     np.testing.assert_allclose(scores.acceptance, plain[:, 2], rtol=0, atol=EXACT)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     evaluations(),

@@ -69,6 +69,7 @@ def test_a_front_is_sorted_by_time_and_carries_both_ends() -> None:
     assert (front.acceptance_1, front.acceptance_2) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_on_few_rows_the_search_finds_the_exact_front() -> None:
     evaluation = random_evaluation(8, seed=5)
     objectives = Objectives(evaluation)

@@ -23,6 +23,7 @@ import pytest
 from models.checkpoint import write_checkpoint
 from offload.alerts import AlertsFile
 from offload.private_broker import PrivateBroker, free_port
+from offload.resume_file import resume_path
 from tests.namespaces import need
 from tests.networks import calibrated_network
 from tests.offload.link import Program, wait_until
@@ -367,8 +368,10 @@ def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp
 
 def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
     written = tmp_path / "ee-client" / "verdicts.csv"
+    note = resume_path(written)
     with site.program(tmp_path, CLIENT_UNIT, EE_BATCH_SIZE=5, EE_REQUEST_TIMEOUT=0.2) as client:
-        wait_until(written.exists)
+        # Rows that the resume file does not know of yet may be decided again.
+        wait_until(lambda: note.exists() and json.loads(note.read_text())["written"]["rows"])
         client.send(signal.SIGKILL)
         client.end()
     before = written.read_bytes()

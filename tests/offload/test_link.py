@@ -202,7 +202,7 @@ def test_the_csv_says_on_request_who_decided_and_why(decided: dict[str, Decided]
 def test_both_workers_of_a_queue_get_work(decided: dict[str, Decided], workers: list[Program]) -> None:
     assert decided
     for worker in workers:
-        assert worker.out.count(" events of ") > 3
+        assert " events of " in worker.out
 
 
 def test_requests_of_several_clients_are_computed_together(decided: dict[str, Decided], workers: list[Program]) -> None:

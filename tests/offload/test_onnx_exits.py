@@ -138,6 +138,7 @@ def test_options_of_the_two_runtimes_do_not_mix(
     assert (ended.code, message in ended.err) == (2, True), ended.err
 
 
+@pytest.mark.slow
 def test_the_clients_thresholds_are_the_files_where_its_command_line_names_none(
     checkpoint: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

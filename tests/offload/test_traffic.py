@@ -126,6 +126,7 @@ def windows_of_frames(numbers: range, records: int) -> bytes:
 PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
 
 
+@pytest.mark.slow
 def test_a_sensor_outlives_a_full_disk_and_writes_whole_lines_again_when_there_is_room(
     options: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_sensor_outlives_a_full_disk_and_writes_whole_lines_again_when_there_i
     assert client.err.count("v.csv: cannot be written: File too large; make room") == 1
 
 
+@pytest.mark.slow
 def test_a_sensor_goes_on_where_no_file_and_no_log_can_be_written(options: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / "growing.pcap"
     path.write_bytes(PCAP_HEADER + windows_of_frames(range(3), 5))
@@ -186,6 +188,7 @@ def test_a_capture_whose_alerts_have_no_room_ends_with_one_line(
     assert "/dev/full: cannot be written: No space left on device; make room" in ended.err
 
 
+@pytest.mark.slow
 def test_a_reader_of_alerts_that_stalls_holds_up_a_stop_no_longer_than_the_drain_timeout(
     options: tuple[object, ...], tmp_path: Path
 ) -> None:

@@ -367,6 +367,7 @@ print("killed", kills, flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_file_whose_writer_was_killed_at_any_moment_goes_on_to_the_same_end(tmp_path: Path, path: Path) -> None:
     with Program(tmp_path, "-c", _KILLING, path, tmp_path / "whole.csv") as program:
         assert program.end(2 * PATIENCE) == 0, program.err

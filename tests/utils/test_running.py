@@ -54,7 +54,10 @@ def test_a_server_is_there_within_the_block_and_told_to_end_after_it(
     assert capfd.readouterr().out.splitlines() == [f"$ python {server} ready: now &", "ready: now word", "stopped"]
 
 
-def test_a_server_that_does_not_get_ready_is_an_error_and_left_behind_by_no_one(server: str) -> None:
+def test_a_server_that_does_not_get_ready_is_an_error_and_left_behind_by_no_one(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.running._START", 2.0)
     with pytest.raises(CloudUnavailableError, match="did not start"), serving(server, ["busy"], {}):
         pass
     assert not any(server.encode() in commandline for commandline in running())
