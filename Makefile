@@ -10,7 +10,7 @@ help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
 	@echo "make demo-live   a small network watched: alerts as the edge finds them, and a summary"
 	@echo "make test        every check: ruff, mypy, pytest; those on published data where IDS_SHARED or ../shared has it"
-	@echo "make check       the quick part of it, in some 90 seconds: no broker, browser or namespace, no long training"
+	@echo "make check       the quick part of it, in some two minutes: no broker, browser or namespace, no long training"
 	@echo "                 (PYTHON=python3.13: with another Python than python3, in a new virtual environment)"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
