@@ -113,6 +113,12 @@ class Client:
         self._follow = follow
         self._patience = patience
         self._session = requests.Session()
+        # requests loses sight of a response whose redirection leads to no address; it is closed here.
+        self._last: Response | None = None
+        self._session.hooks["response"].append(self._remember)
+
+    def _remember(self, response: Response, **_options: object) -> None:
+        self._last = response
 
     def __enter__(self) -> Self:
         return self
@@ -120,6 +126,8 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._last is not None:
+            self._last.close()
         self._session.close()
 
     def ask(self, headers: Mapping[str, str]) -> Response:
