@@ -2,6 +2,7 @@ import copy
 import logging
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,12 @@ def test_half_precision_takes_half_the_bytes_and_changes_certainties_by_about_a_
 
 
 def test_an_answer_names_its_worker_its_network_and_its_time(cloud: Cloud, features: FloatArray) -> None:
+    start = time.perf_counter()
     (answer,) = cloud.answer([request_for(cloud, features)])
+    around = time.perf_counter() - start
     assert isinstance(answer, Answer)
     assert (answer.worker, answer.fingerprint) == ("cloud:7", cloud.limits.fingerprint)
-    assert 0 < answer.milliseconds < 60_000
+    assert 0 < answer.milliseconds <= 1000 * around
 
 
 def test_no_requests_get_no_answers(cloud: Cloud) -> None:
