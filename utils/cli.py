@@ -12,10 +12,10 @@ from typing import Final, NoReturn
 
 from utils.errors import InputFileError, ToolkitError
 from utils.escaping import escape_unprintable
+from utils.running import ROOT
 from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
 
 EXIT_INTERRUPTED: Final = 130
-ROOT: Final = Path(__file__).resolve().parents[1]
 PUBLISHED_REPOSITORY: Final = "https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main"
 
 log = logging.getLogger(__name__)
