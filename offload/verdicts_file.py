@@ -4,6 +4,7 @@ import bz2
 import contextlib
 import errno
 import fcntl
+import functools
 import gzip
 import hashlib
 import io
@@ -20,7 +21,10 @@ from offload.resume_file import ANEW, NOTHING, Facts, Progress, read_resume_file
 from utils.errors import InputFileError
 from utils.files import check_writable, replacing
 
-_COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {".gz": gzip.compress, ".bz2": bz2.compress}
+_COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    ".gz": functools.partial(gzip.compress, mtime=0),  # the same rows give the same file at any time
+    ".bz2": bz2.compress,
+}
 _BLOCK: Final = 1 << 20
 _COMMIT_INTERVAL: Final = 1.0
 """Seconds between two notes of how much is written; rows in between survive a kill, but perhaps not a power cut."""
