@@ -18,6 +18,7 @@ from utils.results import Front
 
 _COARSE: Final = 16  # thresholds of a class at an exit
 _LATEST: Final = 1.05  # normalised time up to which a front's area counts
+_MATING_ROUNDS: Final = 10  # a generation
 _NOTICEABLE: Final = 1e-6  # share by which the area must grow
 
 
@@ -75,15 +76,18 @@ def search(
         stall: generations without a larger hypervolume after which to stop; None: never.
         progress: called with the hypervolume so far after each generation, up to the error of exit 1 alone.
     """
+    algorithm = NSGA2(
+        pop_size=population,
+        n_offsprings=offspring,
+        sampling=_beginning(problem, population, seed),
+        crossover=SBX(vtype=float, repair=RoundingRepair()),
+        mutation=PM(vtype=float, repair=RoundingRepair()),
+    )
+    # Where the data has few thresholds, most offspring repeat what is there, and pymoo tries 100 times to have enough.
+    algorithm.mating.n_max_iterations = _MATING_ROUNDS
     result = minimize(
         problem,
-        NSGA2(
-            pop_size=population,
-            n_offsprings=offspring,
-            sampling=_beginning(problem, population, seed),
-            crossover=SBX(vtype=float, repair=RoundingRepair()),
-            mutation=PM(vtype=float, repair=RoundingRepair()),
-        ),
+        algorithm,
         ("n_gen", generations),
         seed=seed,
         callback=_EachGeneration(1 - problem.objectives.accuracies[0], stall, progress),

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from pymoo.core.mating import Mating
 from pymoo.indicators.hv import HV
 
 from nsga2.exact import exact_front
@@ -108,6 +109,15 @@ def test_progress_is_told_each_generation() -> None:
     search(ThresholdsProblem(Objectives(random_evaluation(50)), 0.5), 10, 10, 6, 1, progress=told.append)
     assert len(told) == 6
     assert (np.diff(told) >= -EXACT).all()
+
+
+def test_where_thresholds_are_few_a_generation_ends_without_all_its_offspring(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    mate = Mating._do
+    monkeypatch.setattr(Mating, "_do", lambda *given, **more: rounds.append(1) or mate(*given, **more))
+    problem = ThresholdsProblem(with_certainties(0.6, 0.7, 0.8), LEAST)
+    search(problem, population=40, offspring=30, generations=15, seed=4)
+    assert 14 <= len(rounds) <= 14 * 10
 
 
 def test_a_search_that_finds_nothing_better_any_more_stops_if_asked_to() -> None:
