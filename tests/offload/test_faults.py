@@ -225,10 +225,11 @@ def test_a_worker_at_a_tenth_of_the_speed_changes_no_row_and_not_their_order(
     scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     slow, _fast = crew.of(2)
-    client = started.enter_context(scene.client(tmp_path, *WAIT))
+    [client] = start_held(lambda _way: started.enter_context(scene.client(tmp_path, *WAIT)), "throttled").values()
     crew.ready()
     before = slow.out.count(" events of ")
     with throttled(slow):
+        release(client)
         verdicts = verdicts_of(client, tmp_path)
     assert slow.out.count(" events of ") > before
     assert check(verdicts, expected) == RIGHT
