@@ -4,13 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-live test check lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
+.PHONY: help demo demo-live test check test-from-the-clone test-quickly lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
 	@echo "make demo-live   a small network watched: alerts as the edge finds them, and a summary"
 	@echo "make test        every check: ruff, mypy, pytest; those on published data where IDS_SHARED or ../shared has it"
-	@echo "make check       the quick part of it, in some two minutes: no broker, browser or namespace, no long training"
+	@echo "make check       the quick part of it, in a minute and a half: no broker, browser or namespace, no long training"
 	@echo "                 (PYTHON=python3.13: with another Python than python3, in a new virtual environment)"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
@@ -88,17 +88,25 @@ chromium:
 network-tools:
 	@sh tests/install-network-tools.sh
 
-# Three processes for two cores, for a test with a broker waits half of its time. Compiled modules are kept, whatever the
+# Four processes for two cores, for a test with a broker waits half of its time. Compiled modules are kept, whatever the
 # environment says: each process would spend seconds on compiling the tests.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),4) --dist loadfile \
+    --no-loadscope-reorder
 
-# First as someone has it who has the repository alone, then what needs the published data besides.
-test: lint rabbitmq chromium network-tools
-	IDS_SHARED=/nonexistent $(PYTEST) -m "not published"
+# The checks of style and types, which take one core, run beside the tests.
+test: $(VENV)/installed-dev rabbitmq chromium network-tools
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint test-from-the-clone
 	@if [ -n "$$IDS_SHARED" ] || [ -d ../shared ]; then set -x; $(PYTEST) -m published; \
 	else echo "The tests on published data were left out: IDS_SHARED names no folder, and there is no ../shared."; fi
 
-check: lint
+check: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint test-quickly
+
+# As someone has it who has the repository alone; the tests on published data come after it.
+test-from-the-clone:
+	IDS_SHARED=/nonexistent $(PYTEST) -m "not published"
+
+test-quickly:
 	IDS_SHARED=/nonexistent $(PYTEST) -m "not published and not system and not slow"
 
 acceptance: $(VENV)/installed-dev rabbitmq

@@ -32,11 +32,20 @@ settings.load_profile("suite")
 
 MARKS_BY_FIXTURE = {"broker": "system", "node": "system", "chain": "slow", "halves": "slow"}
 """Fixture -> the mark of all tests that use it, directly or through another fixture."""
+LONGEST = (
+    "test_published_readme", "test_rights", "test_client", "test_faults", "test_distributed", "test_deployment",
+    "test_scripts", "test_readme", "test_silent_network", "test_link", "test_outages", "test_traffic",
+    "test_measure_energy", "test_cloud", "test_bench", "test_memory_alarm", "test_worker_faults", "test_connection",
+    "test_private_broker", "test_inference", "test_cluster", "test_scripts_bad_input",
+)  # fmt: skip
+"""Modules that begin first where several processes share the tests, so that none runs alone at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures, before pytest selects by marks."""
+    """Mark tests by their fixtures, before pytest selects by marks, and put the longest modules first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if mark := MARKS_BY_FIXTURE.get(fixture):

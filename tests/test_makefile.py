@@ -11,6 +11,8 @@ from tests.scripts import ROOT
 
 MADE = (".venv", "demo-output", "figures-output", "offload/__pycache__")
 USERS = ("saves/MobileNetV2WithExits_1.pth", "venv/lib/__pycache__/module.pyc", "trained_models/mine.pth", "notes.txt")
+ALONE = {"PATH": os.environ["PATH"]}
+"""The environment without the variables of the make that runs this test."""
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed (on Debian: make)")
 
@@ -30,9 +32,7 @@ def clone(tmp_path: Path) -> Path:
 
 def would_run(clone: Path, *arguments: str) -> str:
     command = ["make", "--dry-run", "--always-make", *arguments]
-    # Without the variables of the make that runs this test.
-    environment = {"PATH": os.environ["PATH"]}
-    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=clone, env=ALONE, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(("python", "anew"), [("PYTHON=./one", False), ("PYTHON=./other", True), ("WORKERS=2", False)])
@@ -76,7 +76,7 @@ def used_clone(tmp_path: Path) -> Path:
 
 
 def test_clean_removes_what_make_made_and_leaves_trained_networks(used_clone: Path) -> None:
-    done = subprocess.run(["make", "clean"], cwd=used_clone, capture_output=True, text=True)
+    done = subprocess.run(["make", "clean"], cwd=used_clone, env=ALONE, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert [name for name in MADE if (used_clone / name).exists()] == []
     assert [name for name in USERS if not (used_clone / name).exists()] == []
