@@ -95,12 +95,12 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 
 
 # The checks of style and types, which take one core, run beside the tests.
 test: $(VENV)/installed-dev rabbitmq chromium network-tools
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint test-from-the-clone
+	@$(MAKE) --no-print-directory --jobs=2 lint test-from-the-clone
 	@if [ -n "$$IDS_SHARED" ] || [ -d ../shared ]; then set -x; $(PYTEST) -m published; \
 	else echo "The tests on published data were left out: IDS_SHARED names no folder, and there is no ../shared."; fi
 
 check: $(VENV)/installed-dev
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint test-quickly
+	@$(MAKE) --no-print-directory --jobs=2 lint test-quickly
 
 # As someone has it who has the repository alone; the tests on published data come after it.
 test-from-the-clone:

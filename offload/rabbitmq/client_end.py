@@ -1,8 +1,9 @@
 """The client's end of the request queue: requests go out, replies come in."""
 
 import logging
+import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pika
 
@@ -11,6 +12,14 @@ from offload.protocol import LARGEST_REPLY, new_id
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
 from offload.rabbitmq.pika_fixes import DiscardedBody
 from utils.errors import CloudUnavailableError
+
+REJECTION_LIMIT: Final = 10.0
+"""Seconds for which RabbitMQ may reject all that a connection publishes before another connection is tried.
+
+RabbitMQ 3.10 rejects everything for good, as if the queue were full, on a channel that was opened while a quorum queue
+elected a new leader: such a channel goes on asking the node that is gone.
+"""
+_LONGEST_REJECTION_LIMIT: Final = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +68,9 @@ class RequestSender(Connection):
         self._published = 0
         self._unconfirmed: dict[int, str] = {}
         self._returned: set[str] = set()
+        self._has_accepted = False  # RabbitMQ, a request on this connection
+        self._first_rejection: float | None = None  # on this connection, on the monotonic clock
+        self._rejection_limit = REJECTION_LIMIT
 
     def publish(self, request_id: str, body: bytes, seconds: float) -> None:
         """Put a request into the queue, where it expires after ``seconds``; only while ``is_ready``."""
@@ -78,6 +90,7 @@ class RequestSender(Connection):
         self._published = 0
         self._unconfirmed.clear()
         self._returned.clear()
+        self._has_accepted, self._first_rejection = False, None
         channel.add_on_return_callback(self._on_return)
         channel.confirm_delivery(self._on_confirm, callback=_ignore)
         channel.queue_declare(self._reply_to, exclusive=True, auto_delete=True, callback=_ignore)
@@ -103,11 +116,25 @@ class RequestSender(Connection):
                 continue
             if isinstance(method, pika.spec.Basic.Nack):
                 self._tell(self._events.on_returned, request_id, "is full")
+                self._reconnect_if_all_is_rejected()
             elif request_id in self._returned:
                 self._returned.discard(request_id)
                 self._tell(self._events.on_returned, request_id, "does not exist")
             else:
+                self._has_accepted, self._rejection_limit = True, REJECTION_LIMIT
                 self._tell(self._events.on_confirmed, request_id)
+
+    def _reconnect_if_all_is_rejected(self) -> None:
+        """Connect again once this connection has published for a while and nothing was accepted."""
+        now = time.monotonic()
+        if self._first_rejection is None:
+            self._first_rejection = now
+        if not self._has_accepted and now - self._first_rejection > self._rejection_limit:
+            problem = (
+                f"RabbitMQ at {self._broker} rejected all requests for {self._rejection_limit:g} s; connecting again"
+            )
+            self._rejection_limit = min(2 * self._rejection_limit, _LONGEST_REJECTION_LIMIT)
+            self.abort(CloudUnavailableError(problem, "queue-full"))
 
 
 def _ignore(_frame: Any) -> None:

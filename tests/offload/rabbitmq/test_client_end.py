@@ -7,6 +7,7 @@ import pytest
 from offload.broker import Broker
 from offload.private_broker import PrivateBroker
 from offload.protocol import LARGEST_REPLY, new_id
+from offload.rabbitmq import client_end as client_end_module
 from offload.rabbitmq import worker_end as worker_end_module
 from offload.rabbitmq.client_end import RequestSender
 from offload.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE
@@ -135,6 +136,49 @@ def test_a_request_to_a_full_queue_is_returned(link: Broker, queue: str, monkeyp
         wait_until(lambda: len(log.confirmed) + len(log.returned) >= 5)
     assert sorted(log.confirmed) == sorted(request_ids[:2])
     assert sorted(log.returned) == sorted((request_id, "is full") for request_id in request_ids[2:])
+
+
+def test_a_connection_on_which_all_requests_are_rejected_is_replaced_ever_less_often(
+    broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
+    monkeypatch.setattr(client_end_module, "REJECTION_LIMIT", 0.1)
+    declare(link, queue)
+    publish(link, queue, b"fills the queue")
+    log = Log()
+    end = client_end(link, queue, log)
+    with ready(end, log):
+
+        def has_reconnected(times: int) -> bool:
+            if end.is_ready:
+                send(end, b"hello")
+            return len(log.ready) > times
+
+        wait_until(lambda: has_reconnected(2))
+        said = [str(loss.problem) for loss in log.lost]
+        assert said == [
+            f"RabbitMQ at {link} rejected all requests for {limit} s; connecting again" for limit in (0.1, 0.2)
+        ]
+        broker.control("purge_queue", queue)
+        send(end, b"hello")
+        wait_until(lambda: log.confirmed)
+
+
+def test_a_connection_that_has_published_stays_when_the_queue_is_full(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
+    monkeypatch.setattr(client_end_module, "REJECTION_LIMIT", 0.0)
+    declare(link, queue)
+    log = Log()
+    end = client_end(link, queue, log)
+    with ready(end, log):
+        send(end, *[b"hello"] * 20)
+        wait_until(lambda: len(log.returned) == 19)
+        send(end, *[b"hello"] * 20)
+        wait_until(lambda: len(log.returned) == 39)
+    assert len(log.ready) == 1
+    assert log.lost == []
 
 
 def test_a_reply_comes_with_the_id_of_its_request(link: Broker, queue: str) -> None:
