@@ -13,7 +13,7 @@ help:
 	@echo "make check       the quick part of it, in a minute and a half: no broker, browser or namespace, no long training"
 	@echo "                 (PYTHON=python3.13: with another Python than python3, in a new virtual environment)"
 	@echo "make lint        ruff and mypy alone"
-	@echo "make acceptance  the figures of the README on the published months (IDS_SHARED)"
+	@echo "make acceptance  the figures of tests/benchmarks/README.md on the published months (IDS_SHARED)"
 	@echo "make bench       how fast edge, worker, training, calibration and link are, against plain ones (IDS_SHARED)"
 	@echo "make soak        faults and floods at length: kills, cuts, a million events"
 	@echo "make figures     the paper's figures, from the bundled sample (DATASET=folder: from other months) and, where"

@@ -1,4 +1,4 @@
-"""The README says what the scripts say, and its commands run as printed."""
+"""The documents lead to what they name, and the commands of the READMEs run as printed, one after the other."""
 
 import os
 import re
@@ -9,38 +9,59 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-USAGES = re.findall(r"```\n(usage: .*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^python (.+)$", README, re.MULTILINE)
-PLAIN_BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+from tests.scripts import ROOT, SCRIPTS
+
+STAGES = ("dnn", "calibration", "evaluations", "nsga2", "dataset", "offload", "figs", "trained_models")
+"""In the order in which their commands run."""
+DOCUMENTS = tuple(
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "*/README.md", "*/*/README.md", "*/*/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+    if not path.relative_to(ROOT).parts[0].startswith(".")
+)
+LARGEST_FRONT_PAGE = 8 * 1024  # bytes
 
 
-def in_one_line(text: str) -> str:
-    return " ".join(text.split())
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
 
 
-def script_named(name: str) -> Path:
-    return next(path for path in ROOT.glob("*/*.py") if path.name == name)
+def commands(label: str) -> list[str]:
+    """Return the commands of the shell blocks with a label, stage by stage; "" stands for no label."""
+    texts = "".join(text_of(f"{stage}/README.md") for stage in STAGES)
+    blocks = re.findall(rf"```sh{label}\n(.*?)```", texts, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
 
 
-@pytest.mark.parametrize("usage", USAGES, ids=[usage.split()[1] for usage in USAGES])
-def test_a_usage_text_is_what_the_script_prints(usage: str) -> None:
-    script = script_named(usage.split()[1])
-    printed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=True).stdout
-    assert in_one_line(usage) == in_one_line(printed.split("\n\n")[0])
+def anchors(document: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(document), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_script_but_the_demo_has_its_usage_in_the_readme() -> None:
-    scripts = {
-        path.name for path in ROOT.glob("*/*.py") if "__main__" in path.read_text() and path.parent.name != "tests"
-    }
-    assert scripts - {"demo.py"} == {usage.split()[1] for usage in USAGES}
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= LARGEST_FRONT_PAGE
 
 
-def test_every_command_names_a_script_that_is_there() -> None:
-    assert len(COMMANDS) >= 10
-    assert [command for command in COMMANDS if not (ROOT / shlex.split(command)[0]).is_file()] == []
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_to_a_file_and_a_heading(document: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text_of(document)):
+        name, _, anchor = target.partition("#")
+        there = (ROOT / document).parent / name if name else ROOT / document
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(str(there.resolve().relative_to(ROOT))), target
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if Path(script).stem not in {"demo", "demo-live"}])
+def test_every_script_is_named_in_the_readme_of_its_stage(script: str) -> None:
+    assert Path(script).name in text_of(f"{Path(script).parent}/README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_names_a_script_that_is_there(document: str) -> None:
+    named = [shlex.split(line)[1] for line in re.findall(r"^python .+$", text_of(document), re.MULTILINE)]
+    assert [name for name in named if name != "-m" and not (ROOT / name).is_file()] == []
 
 
 def link_dataset(folder: Path) -> None:
@@ -62,12 +83,18 @@ def test_the_commands_that_need_neither_broker_nor_internet_run_as_printed(tmp_p
             (tmp_path / folder.name).symlink_to(folder)
     link_dataset(tmp_path / "dataset")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    commands = [line for block in PLAIN_BLOCKS for line in block.splitlines() if line.startswith("python ")]
-    for command in commands:
+    for command in (*commands(""), *commands(" calibrated"), *commands(" exported")):
         done = subprocess.run(
             ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert {"calibrated.pth", "evaluation.csv", "front.sav", "front.png", "inference.csv", "verdicts.csv"} <= {
-        path.name for path in (tmp_path / "saves").iterdir()
-    }
+    made = {path.name for path in (tmp_path / "saves").iterdir()}
+    assert {
+        "calibrated.pth",
+        "evaluation.csv",
+        "front.sav",
+        "front.png",
+        "edge.onnx",
+        "inference.csv",
+        "verdicts.csv",
+    } <= made

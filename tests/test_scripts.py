@@ -34,6 +34,7 @@ from tests.scripts import (
     call,
     load_script,
 )
+from utils import VERSION
 from utils.dataset import read_labelled
 from utils.schema import (
     CLASS_NAMES,
@@ -116,6 +117,17 @@ def test_help_answers_from_any_folder_with_little_work(script: str, plain_start:
     assert any(each <= MOST_TIMES_PLAIN * plain_start for each in times)
     assert printed[0].startswith(f"usage: {Path(script).name} ")
     assert f"python {script} " in printed[0]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_prints_the_version_that_the_changelog_names(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        load_script(script).make_parser().parse_args(["--version"])
+    assert capsys.readouterr().out.split()[1:] == [VERSION]
+    newest = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert newest == VERSION
 
 
 def test_no_script_imports_anything_heavy_to_build_its_parser(tmp_path: Path) -> None:

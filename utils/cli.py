@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
+from utils import VERSION
 from utils.errors import InputFileError, ToolkitError
 from utils.escaping import escape_unprintable
 from utils.running import ROOT
@@ -66,8 +67,10 @@ def _report_end(program: str, args: argparse.Namespace, kind: str, reason: str, 
 
 
 def new_parser(docstring: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows a script's own docstring above its options."""
-    return _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """Return a parser that shows a script's docstring above its options and prints the version on ``--version``."""
+    parser = _Parser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}", help="show the version and exit")
+    return parser
 
 
 class _Parser(argparse.ArgumentParser):

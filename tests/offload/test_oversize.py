@@ -31,9 +31,10 @@ from tests.offload.link import (
     waiting_in,
 )
 from tests.offload.rabbitmq.ends import Log, ready
+from tests.scripts import ROOT
 from utils.errors import MessageError
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+README = (ROOT / "offload" / "systemd" / "README.md").read_text()
 OVERSIZE = 48 * 2**20
 COUNT = 6
 KEPT = 24 * 2**20

@@ -8,7 +8,6 @@ import secrets
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pika
@@ -21,8 +20,9 @@ from offload.protocol import encode_request, new_id
 from offload.rabbitmq.worker_end import QUEUE_LIMIT, queue_arguments
 from tests.offload.asking import Counted
 from tests.offload.link import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
+from tests.scripts import ROOT
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = ROOT / "offload" / "systemd" / "README.md"
 CLIENT, WORKER, GUEST = "ee-client", "ee-worker", "guest"
 PLACEHOLDERS = {"CLIENT_PASSWORD": secrets.token_hex(12), "WORKER_PASSWORD": secrets.token_hex(12)}
 PASSWORDS = {CLIENT: PLACEHOLDERS["CLIENT_PASSWORD"], WORKER: PLACEHOLDERS["WORKER_PASSWORD"], GUEST: "guest"}
