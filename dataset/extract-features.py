@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--raw", action="store_true", help="do not scale: microseconds, bytes and counts")
     add("--identity", action="store_true", help="put window_start, address_a and address_b in front of the features")
-    options.add_traffic(parser)
+    options.add_traffic(parser, ends=cli.add_option)
     return parser
 
 

@@ -1,6 +1,7 @@
 """Options that name the traffic to observe, for the scripts that do so."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,30 +26,40 @@ def add_sources(group: argparse._ActionsContainer) -> None:
     group.add_argument("--interface", metavar="IF", help="network interface, observed until stopped; needs CAP_NET_RAW")
 
 
-def add_traffic(parser: argparse.ArgumentParser) -> None:
-    """Add how traffic is observed and turned into features."""
-    add = parser.add_argument_group("traffic").add_argument
-    add("--follow", action="store_true", help="go on reading the capture as another program writes it, until stopped")
-    add(
+def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object]) -> None:
+    """Add how traffic is observed and turned into features.
+
+    Args:
+        group: to add it to.
+        ends: adds the options on when to stop: ``cli.add_option`` or ``cli.add_expert``.
+    """
+    ends(
+        group,
+        "--follow",
+        action="store_true",
+        meaning="go on reading the capture as another program writes it, until stopped",
+    )
+    ends(
+        group,
         "--duration",
         type=cli.real_number(0.1, 1e9),
         metavar="S",
-        help="stop observing after so many seconds (default: at SIGTERM or Ctrl-C)",
+        meaning="stop observing after so many seconds (at SIGTERM or Ctrl-C)",
     )
-    add(
+    cli.add_expert(
+        group,
         "--max-records",
         type=cli.whole_number(1, 10_000_000),
         default=MOST_RECORDS,
         metavar="N",
-        help="records of a window of live traffic; packets that would begin more are left out and counted "
-        "(default: %(default)s)",
+        meaning="records of a window of live traffic; packets that would begin more are left out and counted",
     )
-    add(
+    group.add_argument(
         "--clamp-size",
         action="store_true",
         help="bring frame sizes to 60 to 1514 bytes: frames captured on the host that sends them lie outside",
     )
-    add("--scaler", type=Path, metavar="JSON", help="scale features by this file (default: as published)")
+    group.add_argument("--scaler", type=Path, metavar="JSON", help="scaler of the features (default: as published)")
 
 
 def traffic(args: argparse.Namespace) -> "Traffic":

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import options
+from offload import broker_options, options
 from utils import cli
 from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import check_apart, check_table, check_writable
@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--savefile", required=True, type=Path, metavar="CSV", help="table to write")
     add("--picture", type=Path, metavar="FILE", help="bars of the ratios beside the paper's (.png, .pdf, .svg)")
-    options.add_broker(parser, required=False)
+    broker_options.add_broker(parser)
     return parser
 
 
@@ -295,8 +295,8 @@ def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) ->
 
     local, where = LocalSecondExit(Exit2(network, torch.device("cpu"))), None
     with contextlib.ExitStack() as stack:
-        if args.mq_hostname is not None:
-            where = options.broker(args)
+        if broker_options.names_broker(args):
+            where = broker_options.read_broker(args)
         else:
             try:
                 node = stack.enter_context(PrivateBroker())
@@ -304,12 +304,13 @@ def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) ->
                 print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name one by --mq-hostname")
             else:
                 where = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+                args.mq_queue = args.mq_queue or broker_options.DEFAULTS["queue"]
                 of_worker = (
                     "--mq-hostname", "127.0.0.1", "--mq-port", node.port, "--mq-username", node.username,
                     "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
                     "--quiet", "--cache-size", 0,  # the dataset is repeated, and each time to be computed
                 )  # fmt: skip
-                password = {options.PASSWORD_VARIABLE: node.password}
+                password = {broker_options.PASSWORD_VARIABLE: node.password}
                 stack.enter_context(serving("offload/ee-processor-server.py", of_worker, password))
         if where is None:
             yield {TWO_EXITS_LOCAL: local}

@@ -177,7 +177,7 @@ def _timings(
     from figs.offload_timing import BATCH_SIZES, REPEATS, request_batches, timing_row
     from figs.plan import CALIBRATION_MONTH
     from figs.results_folder import TWO_EXITS
-    from offload.options import PASSWORD_VARIABLE
+    from offload.broker_options import PASSWORD_VARIABLE
     from utils.dataset import read_dataset
     from utils.running import serving
 

@@ -137,7 +137,7 @@ def _lay_cable() -> None:
 @contextlib.contextmanager
 def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
     """Yield the options, and the variables of the environment, with which a client reaches a worker."""
-    from offload.options import PASSWORD_VARIABLE
+    from offload.broker_options import PASSWORD_VARIABLE
     from offload.private_broker import PrivateBroker
     from utils.running import serving
 

@@ -130,7 +130,7 @@ def _stage(title: str, script: str, *options: object, broker: "PrivateBroker | N
 
 
 def _password(broker: "PrivateBroker | None") -> dict[str, str]:
-    from offload.options import PASSWORD_VARIABLE
+    from offload.broker_options import PASSWORD_VARIABLE
 
     return {} if broker is None else {PASSWORD_VARIABLE: broker.password}
 

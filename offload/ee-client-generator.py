@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import logs, options
+from offload import broker_options, logs, options
 from utils import cli
 from utils.errors import CloudUnavailableError
 from utils.files import check_table, check_writable
@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_request_timeout(parser)
     add("--savefile", type=Path, metavar="CSV", help="a row for each request")
     add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
-    options.add_broker(parser, required=True)
+    broker_options.add_broker(parser)
     options.add_watching(parser)
     return parser
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     if args.picture is not None:
         check_format(check_writable(args.picture))
     options.check_payload(args)
-    broker = options.broker(args)
+    broker = broker_options.read_broker(args)
     device = select_device(args.device)
     logs.report(log, "device", f"device: {describe_device(device)}", device=describe_device(device))
     network, checkpoint = read_two_exits(args.trained_network_file, args.network)

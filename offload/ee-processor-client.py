@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from dataset import options as traffic_options
-from offload import logs, options
+from offload import broker_options, logs, options
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import check_apart, check_distinct, check_table_ending
@@ -53,22 +53,21 @@ STANDARD_OUTPUT = Path("-")
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
-    sources = parser.add_mutually_exclusive_group(required=True)
+    inputs = parser.add_argument_group("input")
+    sources = inputs.add_mutually_exclusive_group(required=True)
     cli.add_dataset(sources, required=False)
     traffic_options.add_sources(sources)
-    options.add_network(parser)
-    options.add_computing(parser)
-    cli.add_batch_size(parser)
-    add = parser.add_argument
-    cli.add_thresholds(parser, ", or what the exported network's file says")
-    add("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
-    add("--resume", action="store_true", help="continue the --savefile of an interrupted run")
-    add("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
-    add("--process-exit2-locally", action="store_true", help="run exit 2 here, without RabbitMQ")
-    traffic_options.add_traffic(parser)
-    options.add_alerts(parser)
-    options.add_broker(parser, required=False)
+    traffic_options.add_traffic(inputs, ends=cli.add_expert)
+    cli.add_batch_size(inputs)
+    options.add_computing(options.add_network(parser))
+    cli.add_thresholds(parser.add_argument_group("thresholds"), ", or what the exported network's file says")
+    broker_options.add_broker(parser)
     options.add_asking(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
+    output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
+    output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
+    options.add_alerts(output)
     options.add_watching(parser)
     return parser
 
@@ -218,7 +217,7 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         InputFileError: they do not.
     """
-    if not args.process_exit2_locally and args.mq_hostname is None:
+    if not args.process_exit2_locally and not broker_options.names_broker(args):
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
     options.check_payload(args)
     _check_apart(args)
@@ -276,7 +275,7 @@ def _second_exit(args: argparse.Namespace, network: "Network", metrics: "ClientM
     patience = Patience.of(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
-    client = Client(options.broker(args), args.mq_queue, patience, metrics)
+    client = Client(broker_options.read_broker(args), args.mq_queue, patience, metrics)
     sending = Sending(network.fingerprint, options.own_name(), args.payload, args.half_precision)
     with client, options.watched(args, metrics.registry, client):
         yield CloudSecondExit(client, sending, local, args.on_cloud_failure)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import logs, options
+from offload import broker_options, logs, options
 from utils import cli
 
 if TYPE_CHECKING:
@@ -31,46 +31,48 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
     options.add_network(parser)
-    add = parser.add_argument
-    add(
+    group = parser.add_argument_group("computing")
+    add = group.add_argument
+    cli.add_expert(
+        group,
         "--max-batch",
         type=cli.whole_number(1, 4096),
         default=64,
         metavar="N",
-        help="events computed in one forward pass at most (default: %(default)s)",
+        meaning="events computed in one forward pass at most",
     )
-    add(
+    cli.add_expert(
+        group,
         "--batch-wait-ms",
         type=cli.real_number(0, 1000),
         default=5.0,
         metavar="MS",
-        help="time that a batch waits at most until as many requests are together as were in the last one, so that a "
-        "client alone never waits (default: %(default)g)",
+        meaning="milliseconds to wait at most for as many requests as the last batch had",
     )
-    add(
+    cli.add_expert(
+        group,
         "--prefetch",
         type=cli.whole_number(1, 1000),
         default=32,
         metavar="N",
-        help="requests held here at once at most; more merge better, fewer share better with other workers; reduced "
-        "to as many of the largest as fit into 512 MiB (default: %(default)s)",
+        meaning="requests that the worker holds at most; reduced to as many of the largest as fit into 512 MiB",
     )
     add(
         "--second-segment-only",
         action="store_true",
         help="take activations alone, not features; the first segment is not kept in memory, and no answer remembered",
     )
-    cli.add_quantize_linear(parser)
-    options.add_cache_size(parser)
-    options.add_threads(parser)
+    cli.add_quantize_linear(group)
+    options.add_cache_size(group)
+    options.add_threads(group)
     add("--quiet", action="store_true", help="leave out the line for each batch")
-    options.add_broker(parser, required=True)
     add(
         "--queue-type",
         choices=("classic", "quorum"),
         default="classic",
         help="quorum: replicated over the nodes of a cluster (default: %(default)s)",
     )
+    broker_options.add_broker(parser)
     options.add_watching(parser)
     return parser
 
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     from offload.worker import Worker
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
-    broker = options.broker(args)
+    broker = broker_options.read_broker(args)
     device = select_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)

@@ -28,7 +28,9 @@ class _Exit2:
         return self.second.exit_2(activations)
 
 
-def open_exported(path: Path, second_exit: Path | None, family: str, threads: int = 1, chunk: int = CHUNK) -> Network:
+def open_exported(
+    path: Path, second_exit: Path | None, family: str | None, threads: int = 1, chunk: int = CHUNK
+) -> Network:
     """Return the network that ``dnn/export-edge-model.py`` wrote; see ``models.onnx_runtime.read_exported``."""
     first, second = read_exported(path, second_exit, family, threads, chunk)
     exit_2 = None if second is None else _Exit2(first, second)

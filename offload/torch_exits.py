@@ -23,7 +23,7 @@ to 9 times as much an event; of fewer, the fixed cost of a pass shows."""
 
 
 def open_checkpoint(
-    path: Path, family: str, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK
+    path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK
 ) -> Network:
     """Return the network of a checkpoint (.pth).
 

@@ -183,7 +183,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
     from models.calibrated import CalibratedNetwork
     from models.checkpoint import read_two_exits
     from models.prediction import batches
-    from offload.options import PASSWORD_VARIABLE
+    from offload.broker_options import PASSWORD_VARIABLE
     from offload.private_broker import PrivateBroker
     from utils.dataset import read_dataset
     from utils.metrics import certainty

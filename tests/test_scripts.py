@@ -53,7 +53,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 # The options that were asked for, each with the default that was: None where none was.
 REQUIRED: Final = "required"
 BROKER = {"--mq-username": None, "--mq-password": None, "--mq-port": None, "--mq-queue": "ee-processor"}
-NETWORK = {"--trained-network-file": REQUIRED, "--network": REQUIRED, "--device": "auto"}
+NETWORK = {"--trained-network-file": REQUIRED, "--network": None, "--device": "auto"}
 MODEL = {"--trained-model": REQUIRED, "--model": None, "--batch-size": None, "--dataset": REQUIRED}
 OPTIONS: dict[str, dict[str, str | None]] = {
     TRAIN: {
@@ -72,7 +72,7 @@ OPTIONS: dict[str, dict[str, str | None]] = {
     },
     CHART: {"--datafile": REQUIRED, "--savefile": REQUIRED, "--operation-point": "5"},
     INFER: {**MODEL, "--savefile": REQUIRED},
-    SERVER: {**BROKER, **NETWORK, "--mq-hostname": REQUIRED},
+    SERVER: {**BROKER, **NETWORK, "--mq-hostname": None},
     CLIENT: {
         **BROKER, **NETWORK, "--mq-hostname": None, "--dataset": None, "--batch-size": "1000",
         "--normal-exit1-min-certainty": "0.95", "--attack-exit1-min-certainty": "0.95",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from utils import VERSION
 from utils.errors import InputFileError, ToolkitError
@@ -79,6 +79,48 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {escape_unprintable(' '.join(message.split()))}; see --help\n")
 
 
+def variable_of(option: str) -> str:
+    """Return the environment variable that sets the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
+    return f"EE_{option.removeprefix('--').replace('-', '_').upper()}"
+
+
+def add_option(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
+    """Add an option whose help is a phrase with the default in brackets, as ``add_expert`` takes it."""
+    group.add_argument(option, help=meaning.replace(" (", " (default: "), **details)
+
+
+def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
+    """Add an option that ``--help`` leaves out and whose default the environment can set; see ``variable_of``.
+
+    Args:
+        group: to add it to.
+        option: with its dashes.
+        meaning: a phrase for the table of expert settings, kept as the attribute ``meaning`` of the action.
+        details: for ``add_argument``.
+    """
+    variable = variable_of(option)
+    if setting := os.environ.get(variable):
+        details["default"] = setting.lower() not in {"0", "no", "false"} if "action" in details else setting
+    if "type" in details:
+        details["type"] = _naming(variable, details["type"])
+    action = group.add_argument(option, help=argparse.SUPPRESS, **details)
+    action.meaning = meaning  # type: ignore[attr-defined]
+
+
+def _naming(variable: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return an argparse type whose error names the environment variable that a value comes from."""
+
+    def convert_setting(text: str) -> object:
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as problem:
+            if text != os.environ.get(variable):
+                raise
+            raise argparse.ArgumentTypeError(f"{variable} in the environment: {problem}") from problem
+
+    return convert_setting
+
+
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return an argparse type: an integer of at least ``least`` and at most ``most``."""
 
@@ -133,7 +175,7 @@ def or_auto(convert: Callable[[str], int]) -> Callable[[str], int | str]:
     return converted
 
 
-def add_thresholds(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> None:
     """Add the four least certainties at which an answer is accepted.
 
     Args:
@@ -190,7 +232,7 @@ def add_dataset(parser: argparse._ActionsContainer, *, required: bool = True) ->
     parser.add_argument("--dataset", required=required, type=Path, metavar="CSV", help="dataset, CSV or Parquet")
 
 
-def add_batch_size(parser: argparse.ArgumentParser, default: int = 1000) -> None:
+def add_batch_size(parser: argparse._ActionsContainer, default: int = 1000) -> None:
     """Add ``--batch-size``, with its underscore spelling of the published scripts."""
     parser.add_argument(
         "--batch-size",
@@ -202,26 +244,28 @@ def add_batch_size(parser: argparse.ArgumentParser, default: int = 1000) -> None
     )
 
 
-def add_runtime(parser: argparse.ArgumentParser, what_for: str) -> None:
+def add_runtime(parser: argparse._ActionsContainer, what_for: str) -> None:
     """Add what computes the network, and an exported one's second half.
 
     Args:
         parser: to add them to.
         what_for: that half is needed.
     """
-    add = parser.add_argument
-    add(
+    add_expert(
+        parser,
         "--runtime",
-        choices=("torch", "onnx"),
-        help="what computes the network: PyTorch, or ONNX Runtime for one that dnn/export-edge-model.py wrote, several "
-        "times faster and without PyTorch (default: by the file's ending, .onnx or another)",
+        type=one_of(("torch", "onnx")),
+        metavar="{torch,onnx}",
+        meaning="what computes the network: PyTorch, or ONNX Runtime for an exported one (by the file's ending)",
     )
-    add("--second-exit-file", type=Path, metavar="ONNX", help=f"second half of an exported network, {what_for}")
-
-
-def add_quantize_linear(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of 8-bit integers for a checkpoint's large linear layers."""
     parser.add_argument(
+        "--second-exit-file", type=Path, metavar="ONNX", help=f"second half of an exported network, {what_for}"
+    )
+
+
+def add_quantize_linear(group: argparse._ActionsContainer) -> None:
+    """Add the choice of 8-bit integers for a checkpoint's large linear layers."""
+    group.add_argument(
         "--quantize",
         choices=("int8",),
         help="compute large linear layers with 8-bit integers, on an x86 processor with AVX2 (AlexNet's exit 2, which "
@@ -243,7 +287,7 @@ def is_exported(args: argparse.Namespace, network_file: Path) -> bool:
     return exported
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse._ActionsContainer) -> None:
     """Add ``--device``."""
     parser.add_argument(
         "--device",

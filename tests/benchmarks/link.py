@@ -31,10 +31,10 @@ import torch
 from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
 from offload.broker import Broker, Host
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.client import Client
 from offload.load import Pace, ask, load_of, load_table
 from offload.metrics import ClientMetrics
-from offload.options import PASSWORD_VARIABLE
 from offload.pending_requests import Patience
 from offload.private_broker import PrivateBroker
 from offload.protocol import FEATURES, Request, new_id

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from models.checkpoint import fingerprint
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.client import Client
 from offload.edge import Edge
 from offload.exits import FirstExit
 from offload.metrics import ClientMetrics
 from offload.onnx_exits import open_exported
-from offload.options import PASSWORD_VARIABLE
 from offload.private_broker import PrivateBroker
 from offload.protocol import FEATURES
 from offload.recent import SIZE, Recent, RecentSecondExit

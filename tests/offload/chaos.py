@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from models.checkpoint import fingerprint, read_two_exits
 from offload.broker import Broker
-from offload.options import PASSWORD_VARIABLE
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.protocol import Answer, Limits, decode_request, encode_answer, new_id
 from offload.rabbitmq.connection import REPLY_QUEUE
 from tests.hostile import Bomb, Evaluated

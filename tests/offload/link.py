@@ -19,9 +19,9 @@ import numpy as np
 import pika
 
 from offload.broker import Broker, Host
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.client import Client
 from offload.metrics import ClientMetrics, WorkerMetrics
-from offload.options import PASSWORD_VARIABLE
 from offload.pending_requests import Patience
 from offload.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, new_id
 from offload.service import Batch, Service

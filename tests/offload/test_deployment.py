@@ -22,6 +22,7 @@ import pytest
 
 from models.checkpoint import write_checkpoint
 from offload.alerts import AlertsFile
+from offload.broker_options import DEFAULTS
 from offload.private_broker import PrivateBroker, free_port
 from offload.resume_file import resume_path
 from tests.namespaces import need
@@ -267,7 +268,8 @@ def test_every_option_can_be_set_but_those_that_are_better_put_otherwise(unit: s
     lines = [settings(other)["ExecStart"][0] for other, script in SCRIPTS.items() if script == SCRIPTS[unit]]
     named = set(re.findall(r"--[a-z][\w-]+", " ".join((*lines, EXAMPLE))))
     for_people = {"--pcap", "--follow", "--duration"} if SCRIPTS[unit] == CLIENT else set()
-    assert options - named == {"-h", "--version", "--mq-port", "--mq-password"} | for_people
+    otherwise = {"-h", "--version", "--mq-url", "--mq-config", "--mq-port", "--mq-password"}
+    assert options - named == otherwise | for_people
 
 
 def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> None:
@@ -283,6 +285,7 @@ def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> Non
 @every_unit
 def test_the_defaults_are_the_programs_own_but_for_a_few(unit: str) -> None:
     actions = {action.option_strings[0]: action.default for action in load_script(SCRIPTS[unit]).make_parser()._actions}
+    actions |= {f"--mq-{key}": value for key, value in DEFAULTS.items()}
     theirs = {option: f"{value:g}" if isinstance(value, float) else value for option, value in actions.items()}
     pairs = re.findall(r"(--[\w-]+) \$\{(\w+)\}", settings(unit)["ExecStart"][0])
     compared = {variable: str(theirs[option]) for option, variable in pairs if theirs[option] is not None}

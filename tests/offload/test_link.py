@@ -14,7 +14,7 @@ from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
 from offload.broker import Broker
-from offload.options import PASSWORD_VARIABLE
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import new_id
 from tests.captures import SHARED
@@ -370,7 +370,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looke
         (("--attack-exit2-min-certainty", "nan"), "between 0 and 1"),
         (("--batch-size", 0), "at least 1"),
         (("--request-timeout", 0), "between 0.1"),
-        (("--payload", "pickle"), "invalid choice"),
+        (("--payload", "pickle"), "choose from"),
         (("--mq-queue", ""), "1 to 255 bytes"),
         (("--mq-queue", "é" * 128), "1 to 255 bytes"),
         (("--mq-vhost", "v" * 256), "1 to 255 bytes"),
@@ -390,11 +390,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looke
         (("--retries", -1), "at least 0"),
         (("--wait-timeout", 0), "between 0.1"),
         (("--drain-timeout", -1), "between 0"),
-        (("--on-cloud-failure", "panic"), "invalid choice"),
+        (("--on-cloud-failure", "panic"), "choose from"),
         (("--half-precision",), "add --payload activations"),
         (("--resume",), "--savefile"),
         (("--metrics-port", 0), "at least 1"),
-        (("--log-format", "xml"), "invalid choice"),
+        (("--log-format", "xml"), "choose from"),
         (("--device", "tpu"), "--device 'tpu' is unknown"),
     ],
 )

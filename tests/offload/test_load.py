@@ -8,10 +8,10 @@ import pytest
 
 from models.checkpoint import read_two_exits
 from offload.broker import Broker
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.cloud import Cloud
 from offload.load import COLUMNS, Asked, Pace, ask, load_figure, load_of, load_table
 from offload.metrics import WorkerMetrics
-from offload.options import PASSWORD_VARIABLE
 from offload.pending_requests import Patience
 from offload.private_broker import free_port
 from offload.second_exit import Sending

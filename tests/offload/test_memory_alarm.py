@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from offload.broker import Broker, Host
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.client import Client
 from offload.metrics import ClientMetrics
-from offload.options import PASSWORD_VARIABLE
 from offload.pending_requests import Patience
 from offload.private_broker import PrivateBroker
 from offload.protocol import new_id

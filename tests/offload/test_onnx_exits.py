@@ -14,8 +14,8 @@ import pytest
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.onnx_export import write_edge_model, write_second_exit_model
 from offload.broker import Broker
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.onnx_exits import open_exported
-from offload.options import PASSWORD_VARIABLE
 from offload.protocol import new_id
 from offload.torch_exits import open_checkpoint
 from tests.networks import SAMPLE, calibrated_network

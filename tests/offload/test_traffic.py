@@ -20,8 +20,8 @@ import pandas as pd
 import pytest
 
 from offload.broker import Broker
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.eve import Event, community_id
-from offload.options import PASSWORD_VARIABLE
 from offload.protocol import new_id
 from tests.captures import SHARED, needs_shared
 from tests.dataset.test_captures import frame, pcap

@@ -15,8 +15,8 @@ import pytest
 
 import offload.worker
 from offload.broker import Broker, Host
+from offload.broker_options import PASSWORD_VARIABLE
 from offload.metrics import ClientMetrics
-from offload.options import PASSWORD_VARIABLE
 from offload.pending_requests import Patience
 from offload.private_broker import PrivateBroker, free_port
 from offload.protocol import Answer, Refusal, Request
