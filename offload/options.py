@@ -17,7 +17,7 @@ from utils.errors import InputFileError
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from offload.monitoring import Health
+    from offload.health_server import Health
 
 POLICIES: Final = ("local", "reject", "wait")
 LOG_FORMATS: Final = ("text", "json")
@@ -228,6 +228,6 @@ def watched(
     """
     if args.metrics_port is None:
         return contextlib.nullcontext()
-    from offload.monitoring import MonitoringServer
+    from offload.health_server import serve_health
 
-    return MonitoringServer(args.metrics_address, args.metrics_port, registry, health)
+    return serve_health(args.metrics_address, args.metrics_port, registry, health)
