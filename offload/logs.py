@@ -13,13 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from utils.escaping import escape_unprintable
 
-_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-_FIELDS: Final = "fields"
+_KEYS: Final = {
+    "asctime": "time",
+    "levelname": "level",
+    "name": "logger",
+    "exc_info": "exception",
+    "stack_info": "stack",
+}
+"""What the keys of a JSON line are called, by the attributes of a log record."""
 _DEEPEST: Final = 6
 _CONTINUED: Final = "  | "
 
@@ -36,7 +41,7 @@ def configure(*, json: bool, debug: bool, spare_stdout: bool = False) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _LineHandler)]:
         root.removeHandler(handler)
     handler = _LineHandler(logging.DEBUG if spare_stdout else logging.WARNING)
-    handler.setFormatter(_JsonFormatter() if json else _TextFormatter(debug=debug))
+    handler.setFormatter(_in_utc(_json_formatter() if json else _TextFormatter(debug=debug)))
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     # What pika reports of failed connections comes back as an exception too.
@@ -52,9 +57,12 @@ def report(log: logging.Logger, event: str, sentence: str, /, *, level: int = lo
         event: one short word, the same for all events of a kind; the key ``event``.
         sentence: taken as it is, not as a format.
         level: how important it is.
-        fields: more keys; of a name that a line has anyway, ``_`` is put behind.
+        fields: more keys; none may be called as an attribute of ``logging.LogRecord`` is.
+
+    Raises:
+        KeyError: a field has such a name.
     """
-    log.log(level, sentence, extra={"event": event, _FIELDS: fields}, stacklevel=2)
+    log.log(level, sentence, extra={"event": event, **fields}, stacklevel=2)
 
 
 class Sparing:
@@ -110,8 +118,12 @@ class _LineHandler(logging.Handler):
             return
 
 
-def _moment(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _in_utc(formatter: logging.Formatter) -> logging.Formatter:
+    """Let a formatter write times as 2016-03-01T12:00:00.123Z."""
+    formatter.converter = time.gmtime
+    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
+    formatter.default_msec_format = "%s.%03dZ"
+    return formatter
 
 
 class _TextFormatter(logging.Formatter):
@@ -124,7 +136,7 @@ class _TextFormatter(logging.Formatter):
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         line = f"{level}{escape_unprintable(record.getMessage())}"
         if self._debug:
-            line = f"{_moment(record)} {escape_unprintable(record.name)}: {line}"
+            line = f"{self.formatTime(record)} {escape_unprintable(record.name)}: {line}"
         return "\n".join([line, *(f"{_CONTINUED}{escape_unprintable(below)}" for below in self._below(record))])
 
     def _below(self, record: logging.LogRecord) -> list[str]:
@@ -132,30 +144,21 @@ class _TextFormatter(logging.Formatter):
         return [*exception.splitlines(), *(record.stack_info or "").splitlines()]
 
 
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a JSON object, in ASCII."""
-        line: dict[str, object] = {
-            "time": _moment(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            line["stack"] = record.stack_info
-        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        fields = extra.pop(_FIELDS, {})
-        for name, value in [*extra.items(), *(fields.items() if isinstance(fields, Mapping) else [(_FIELDS, fields)])]:
-            line[_unused(name, line)] = value
-        return json_format.dumps(_plain(line), allow_nan=False)
+def _json_formatter() -> logging.Formatter:
+    from pythonjsonlogger.core import RESERVED_ATTRS
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(
+        ["asctime", "levelname", "name", "message"],
+        rename_fields=_KEYS,
+        reserved_attrs=[*RESERVED_ATTRS, *_KEYS.values()],  # no other field takes the place of one of these
+        json_serializer=_dump,
+    )
 
 
-def _unused(name: str, taken: Mapping[str, object]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+def _dump(line: dict[str, Any], **_options: object) -> str:
+    """Return a JSON object, in ASCII."""
+    return json_format.dumps(_plain({**line, "level": str(line["level"]).lower()}), allow_nan=False)
 
 
 def _plain(value: Any, depth: int = 0) -> object:

@@ -149,15 +149,17 @@ def test_a_report_comes_from_its_caller(caplog: pytest.LogCaptureFixture) -> Non
     assert (record.funcName, record.name) == ("test_a_report_comes_from_its_caller", "tests.link")
 
 
-def test_fields_may_have_any_name(written: Written) -> None:
+def test_no_field_takes_the_place_of_what_every_line_has(written: Written) -> None:
     configure(json=True, debug=False)
-    report(log, "batch", "done", message="m", time=1, event="e", name="n", args=(1, 2), log="l", sentence="s", fields=3)
-    log.info("plain", extra={"queue": "q", "fields": "f", "level": "l"})
-    first, second = objects(written()[0])
-    assert (first["message"], first["message_"], first["event"], first["event_"]) == ("done", "m", "batch", "e")
-    assert (first["time_"], first["name"], first["args"], first["log"]) == (1, "n", [1, 2], "l")
-    assert (first["sentence"], first["fields"]) == ("s", 3)
-    assert (second["queue"], second["fields"], second["level"], second["level_"]) == ("q", "f", "info", "l")
+    report(log, "batch", "done", time=1, logger=2, exception=3, stack=4, log="l", sentence="s")
+    log.info("plain", extra={"level": "l", "queue": "q"})
+    for taken in ("name", "message", "args"):
+        with pytest.raises(KeyError):
+            report(log, "batch", "done", **{taken: 1})
+    reported, plain = objects(written()[0])
+    assert (reported["level"], reported["logger"], reported["message"]) == ("info", "tests.link", "done")
+    assert list(reported) == ["time", "level", "logger", "message", "event", "log", "sentence"]
+    assert (plain["level"], plain["queue"]) == ("info", "q")
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("inf")])
