@@ -2,7 +2,6 @@
 
 import functools
 import gzip
-import itertools
 import json
 import re
 import shlex
@@ -28,8 +27,8 @@ from offload.resume_file import resume_path
 from tests.namespaces import need
 from tests.networks import calibrated_network
 from tests.offload.link import Program, wait_until
+from tests.offload.promql import asks_for_what_is_exported, assert_prometheus_understands, needs_promtool
 from tests.offload.test_alerts import events_of, lines_of
-from tests.offload.test_grafana_dashboard import EXPORTED, read
 from tests.scripts import CLIENT, ROOT, SERVER, load_script
 
 FOLDER = ROOT / "offload" / "systemd"
@@ -480,17 +479,9 @@ def test_an_alert_asks_for_each_fate_in_which_a_packet_is_in_no_record(fate: str
 
 def test_alerts_ask_for_what_is_exported() -> None:
     assert len(ALERTS) > 5
-    for selector in itertools.chain.from_iterable(read(expression).selectors for expression in ALERTS):
-        if selector.name == "up":
-            continue
-        labels = EXPORTED[selector.name].labels
-        assert all(value in labels[label] for label, _, value in selector.matchers)
+    assert [expression for expression in ALERTS if not asks_for_what_is_exported(expression)] == []
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (on Debian: in prometheus)")
+@needs_promtool
 def test_prometheus_itself_understands_every_alert(tmp_path: Path) -> None:
-    rules = [{"alert": f"a{number}", "expr": expression, "for": "5m"} for number, expression in enumerate(ALERTS)]
-    path = tmp_path / "rules.yml"
-    path.write_text(json.dumps({"groups": [{"name": "readme", "rules": rules}]}))
-    done = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert_prometheus_understands(ALERTS, tmp_path)
