@@ -4,8 +4,8 @@
     python dataset/download-dataset.py
     python dataset/download-dataset.py --months 2016_01 2016_02 --full
 
-What is there already, whole, is left alone. A download that broke off goes on where it stopped. A file takes
-its name only after its header and rows have been checked.
+A file that is there already and passes its check is not downloaded again. A file takes its name only after its
+header and all its rows have been checked; an interrupted download leaves nothing behind.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="extend",
         nargs="+",
         metavar="2016_MM",
-        help=f"months to fetch (default: all, {MONTHS[0]} to {MONTHS[-1]})",
+        help=f"months to download (default: all, {MONTHS[0]} to {MONTHS[-1]})",
     )
     parser.add_argument("--full", action="store_true", help="whole months (.csv.bz2) in place of samples (.csv)")
     cli.add_download(parser, Path("dataset"))
@@ -45,14 +45,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch the months asked for and print what became of them."""
-    from dataset.fetch import job_for
-    from utils.download import fetch_all
+    """Download the months asked for and print what became of them."""
+    from utils.dataset import read_labelled
+    from utils.download import Download, download_all
 
-    months = dict.fromkeys(args.months or MONTHS)
-    jobs = [job_for(name, args.output_folder, args.base_url, full=args.full) for name in months]
-    totals = fetch_all(jobs, force=args.force, show=cli.byte_bar, say=print)
-    print(totals)
+    paths = [f"full/{name}.csv.bz2" if args.full else f"{name}.csv" for name in dict.fromkeys(args.months or MONTHS)]
+    jobs = [
+        Download(f"{args.base_url}/dataset/{path}", args.output_folder / Path(path).name, read_labelled)
+        for path in paths
+    ]
+    print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
 
 
 def main(argv: list[str] | None = None) -> int:

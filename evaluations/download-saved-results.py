@@ -4,8 +4,8 @@
     python evaluations/download-saved-results.py
     python evaluations/download-saved-results.py --output-folder saves/published
 
-A file that is there already, whole, is left alone. An interrupted download resumes. A file takes its name only after
-its content has been checked.
+A file that is there already and passes its check is not downloaded again. A file takes its name only after its
+content has been checked; an interrupted download leaves nothing behind.
 """
 
 import argparse
@@ -29,15 +29,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch the result files and print what became of them."""
-    from utils.download import Job, fetch_all
+    """Download the result files and print what became of them."""
+    from utils.download import Download, download_all
     from utils.results import read_front
-    from utils.web import join_url
 
-    jobs = [
-        Job(join_url(args.base_url, f"{FOLDER}/{name}"), args.output_folder / name, verify=read_front) for name in NAMES
-    ]
-    print(fetch_all(jobs, force=args.force, show=cli.byte_bar, say=print))
+    jobs = [Download(f"{args.base_url}/{FOLDER}/{name}", args.output_folder / name, read_front) for name in NAMES]
+    print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from models import ARCHITECTURES
 from models.calibrated import calibrated
 from offload.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared
-from tests.download_server import DownloadServer, Served, running_server
+from tests.download_server import Answer, DownloadServer, running_server
 from tests.scripts import ROOT, SCRIPTS
 from trained_models.catalog import CATALOG
 from utils.schema import EVALUATION_COLUMNS, INFERENCE_COLUMNS, OFFLOAD_COLUMNS
@@ -114,12 +114,12 @@ class Checkout:
         for stage in STAGES:
             shutil.copytree(ROOT / stage, folder / stage, ignore=ignored)
 
-    def type(self, command: str) -> str:
+    def type(self, command: str, **variables: str) -> str:
         """Run a command of the shell; return what it printed. It may warn, as of untrained networks, but not fail."""
         done = subprocess.run(
             ["sh", "-c", command],
             cwd=self.folder,
-            env=environment(),
+            env=environment() | variables,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -156,16 +156,16 @@ def published_front() -> bytes:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DownloadServer]:
-    """A server that has all the files of the published repository and of Google Drive that are fetched."""
+    """A server that has all the files of the published repository and of Google Drive that are downloaded."""
     with running_server() as running:
         for month in ("2016_01", "2016_02"):
             lines = (ROOT / "dataset" / "sample" / f"{month}.csv").read_bytes().splitlines(keepends=True)
-            running.files[f"/dataset/{month}.csv"] = Served(b"".join(lines[: ROWS + 1]))
+            running.files[f"/dataset/{month}.csv"] = [Answer(b"".join(lines[: ROWS + 1]))]
         for network in ("alexnet", "mobilenet"):
-            running.files[f"/evaluations/saved/{network}_x_f_0.9_2016_23.sav"] = Served(published_front())
+            running.files[f"/evaluations/saved/{network}_x_f_0.9_2016_23.sav"] = [Answer(published_front())]
         for entry in CATALOG:
             body = published_checkpoint(entry.architecture, with_temperatures=entry.calibrated)
-            running.drive[entry.drive_id] = (Served(body), "form")
+            running.drive[entry.drive_id] = body
         yield running
 
 
@@ -194,7 +194,7 @@ def test_the_published_commands_run_in_their_order(
         output = here.type(command.replace("--epochs 1000", "--epochs 1").replace("/tmp", str(tmp_path / "saves")))
         assert output.startswith("device: cpu")
     assert len(list((tmp_path / "saves").glob("*WithExits_*_epoch_1_*.pth"))) == 2
-    here.type(f"{FETCH_MODELS} --base-url {server.url}")
+    here.type(FETCH_MODELS, **server.environment)
     for command in CALIBRATION:
         assert here.type(command).startswith("device: cpu")
     assert {path.name for path in here.folder.glob("*.pth")} == {

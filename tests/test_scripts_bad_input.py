@@ -277,6 +277,7 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     EXTRACT: {"--duration": ("0", "nan", "inf"), "--max-records": ("0", "10000001")},
     MAKE_SAMPLE: {"--rows": ("0", "100001"), "--months": ("0", "13"), "--seed": ("-1",)},
 }
+NOT_ADDRESSES = ("", "a.example", "file:///etc", "https://", "http://[", "http://a b", "http://a?b", "http://a#b")
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {"--model": ("resnet", "")},
     CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
@@ -310,8 +311,9 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     REPRODUCE: {"--only": ("figure", ""), "--format": ("jpg",)},
     MAKE_RESULTS: {"--networks": ("resnet",)},
     DEMO: {"--model": ("resnet",)},
-    FETCH_DATASET: {"--months": ("2016_13", "january")},
-    FETCH_MODELS: {"--model": ("resnet",)},
+    FETCH_DATASET: {"--months": ("2016_13", "january"), "--base-url": NOT_ADDRESSES},
+    FETCH_MODELS: {"--model": ("resnet",), "--base-url": NOT_ADDRESSES},
+    FETCH_RESULTS: {"--base-url": NOT_ADDRESSES},
 }
 OF_TRAFFIC = ("--pcap", "--scaler", "--alerts")
 """Options of the client that do not go with a dataset."""

@@ -4,8 +4,8 @@
     python trained_models/download-trained-models.py
     python trained_models/download-trained-models.py --model MobileNetV2WithExits --model AlexNetWithExits
 
-What is there already, whole, is left alone. A download that broke off goes on where it stopped. A file takes
-its name only after it has been loaded and found to be the network that its name says.
+A file that is there already and passes its check is not downloaded again. A file takes its name only after it has
+been loaded and found to be the network that its name says; an interrupted download leaves nothing behind.
 """
 
 import argparse
@@ -36,32 +36,19 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"one of {', '.join(entry.name for entry in CATALOG)}; may be repeated (default: all)",
     )
-    parser.add_argument(
-        "--output-folder",
-        type=Path,
-        default=Path("trained_models"),
-        metavar="FOLDER",
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--base-url",
-        default="https://drive.google.com",
-        metavar="URL",
-        help="a mirror that answers to the same paths (default: %(default)s)",
-    )
-    parser.add_argument("--force", action="store_true", help="fetch also what is there already")
+    mirror = "Google Drive, or a mirror that serves the files themselves at the same paths"
+    cli.add_download(parser, Path("trained_models"), "https://drive.google.com", mirror)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fetch the checkpoints asked for and print what became of them."""
-    from trained_models.fetch import job_for
-    from utils.download import fetch_all
+    """Download the checkpoints asked for and print what became of them."""
+    from trained_models.published_checkpoints import checkpoint_download
+    from utils.download import download_all
 
     entries = dict.fromkeys(args.model or CATALOG)
-    jobs = [job_for(entry, args.output_folder, args.base_url) for entry in entries]
-    totals = fetch_all(jobs, force=args.force, show=cli.byte_bar, say=print)
-    print(totals)
+    jobs = [checkpoint_download(entry, args.output_folder, args.base_url) for entry in entries]
+    print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
 
 EXIT_INTERRUPTED: Final = 130
 PUBLISHED_REPOSITORY: Final = "https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main"
+_WEB_ADDRESS: Final = re.compile(r"https?://(\[[\da-f:.]+\]|[\w.-]+)(:[1-9]\d*)?(/[^\s?#\\]*)?", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +154,15 @@ def real_number(least: float, most: float, *, open_ends: bool = False) -> Callab
         return value
 
     return convert
+
+
+def web_address(text: str) -> str:
+    """Return a plain http(s) address without a slash at its end; an argparse type."""
+    if "@" in text:  # addresses are quoted in messages
+        raise argparse.ArgumentTypeError("an address may hold no password; put user name and password in ~/.netrc")
+    if _WEB_ADDRESS.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as https://example.org/folder")
+    return text.rstrip("/")
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
@@ -296,22 +307,24 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_download(parser: argparse.ArgumentParser, folder: Path) -> None:
-    """Add where the files of the published repository come from and go to, and whether to fetch them anew.
+def add_download(
+    parser: argparse.ArgumentParser,
+    folder: Path,
+    base_url: str = PUBLISHED_REPOSITORY,
+    what: str = "the repository's files, branch last, or a mirror of them",
+) -> None:
+    """Add the options that say where published files come from and go to, and whether to download them again.
 
     Args:
-        parser: to add them to.
-        folder: where they go by default.
+        parser: the parser to add them to.
+        folder: the default output folder.
+        base_url: the default address.
+        what: what the address must be, for the help.
     """
     add = parser.add_argument
     add("--output-folder", type=Path, default=folder, metavar="FOLDER", help="default: %(default)s")
-    add(
-        "--base-url",
-        default=PUBLISHED_REPOSITORY,
-        metavar="URL",
-        help="the repository's files, branch last, or a mirror of them (default: %(default)s)",
-    )
-    add("--force", action="store_true", help="fetch also what is there already")
+    add("--base-url", type=web_address, default=base_url, metavar="URL", help=f"{what} (default: %(default)s)")
+    add("--force", action="store_true", help="download also what is there already")
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@
     ├── DeviceError               a compute device that is not there
     ├── PeerError                 another process of the same run failed, or cannot be reached (exit code 3)
     ├── InfeasibleError           no thresholds satisfy what was asked for
-    ├── DownloadError             a file that could not be fetched whole (exit code 3)
-    │   └── UnreachableError      its server does not answer at all (exit code 3)
+    ├── DownloadError             a file that could not be downloaded whole (exit code 3)
+    │   └── UnreachableError      its server cannot be reached (exit code 3)
     └── CloudError                the far side of the edge-cloud link
         ├── MessageError          a message that breaks the protocol
         ├── CloudUnavailableError no broker, no worker, or no answer in time (exit code 3)
@@ -71,13 +71,13 @@ class InfeasibleError(ToolkitError):
 
 
 class DownloadError(ToolkitError):
-    """A file that could not be fetched whole."""
+    """A file that could not be downloaded whole."""
 
     exit_code = 3
 
 
 class UnreachableError(DownloadError):
-    """Nothing answers at that address: no use asking it for another file."""
+    """A server that cannot be reached, so that no other file can be downloaded from it either."""
 
 
 class CloudError(ToolkitError):

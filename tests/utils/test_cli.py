@@ -185,3 +185,9 @@ def test_a_seed_has_32_bits_and_a_default() -> None:
 
 def test_the_processor_is_the_default_device() -> None:
     assert parse(cli.add_device).device == "auto"
+
+
+def test_a_password_in_an_address_is_neither_used_nor_shown() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="netrc") as caught:
+        cli.web_address("https://me:secret@a.example")
+    assert "secret" not in str(caught.value)
