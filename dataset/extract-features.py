@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from dataset import options
 from utils import cli
 from utils.errors import CaptureError, InputFileError
+from utils.expert_options import add_option
 from utils.files import check_apart, check_distinct, check_table_ending, check_writable
 from utils.schema import FEATURE_COUNT
 
@@ -53,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--raw", action="store_true", help="do not scale: microseconds, bytes and counts")
     add("--identity", action="store_true", help="put window_start, address_a and address_b in front of the features")
-    options.add_traffic(parser, ends=cli.add_option)
+    options.add_traffic(parser, ends=add_option)
     return parser
 
 

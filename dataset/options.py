@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from utils import cli
+from utils.expert_options import add_expert
 
 if TYPE_CHECKING:
     from dataset.observation import Traffic
@@ -31,7 +32,7 @@ def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object
 
     Args:
         group: to add it to.
-        ends: adds the options on when to stop: ``cli.add_option`` or ``cli.add_expert``.
+        ends: adds the options on when to stop: ``add_option`` or ``add_expert``.
     """
     ends(
         group,
@@ -46,7 +47,7 @@ def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object
         metavar="S",
         meaning="stop observing after so many seconds (at SIGTERM or Ctrl-C)",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--max-records",
         type=cli.whole_number(1, 10_000_000),

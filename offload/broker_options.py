@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from offload.broker import Broker, Host, Tls
 from utils import cli
 from utils.errors import InputFileError
+from utils.expert_options import add_expert
 from utils.files import check_readable
 
 PASSWORD_VARIABLE: Final = "EE_MQ_PASSWORD"
@@ -47,11 +48,11 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help=f"visible in the list of processes: set {PASSWORD_VARIABLE} or use a file instead (default: guest)",
     )
-    cli.add_expert(
+    add_expert(
         password, "--mq-password-file", type=Path, metavar="FILE", meaning="file whose first line is the password"
     )
     add("--mq-queue", metavar="Q", help=f"request queue (default: {DEFAULTS['queue']})")
-    expert = functools.partial(cli.add_expert, group)
+    expert = functools.partial(add_expert, group)
     ports = f"port of hosts without one ({PORT}, with TLS {TLS_PORT})"
     expert("--mq-port", type=cli.whole_number(1, 65535), metavar="N", meaning=ports)
     expert("--mq-vhost", metavar="V", meaning=f"virtual host ({DEFAULTS['vhost']})")

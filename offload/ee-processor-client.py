@@ -29,6 +29,7 @@ from dataset import options as traffic_options
 from offload import broker_options, logs, options
 from utils import cli
 from utils.errors import InputFileError
+from utils.expert_options import add_expert
 from utils.files import check_apart, check_distinct, check_table_ending
 from utils.schema import AUTO, DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
@@ -57,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     sources = inputs.add_mutually_exclusive_group(required=True)
     cli.add_dataset(sources, required=False)
     traffic_options.add_sources(sources)
-    traffic_options.add_traffic(inputs, ends=cli.add_expert)
+    traffic_options.add_traffic(inputs, ends=add_expert)
     cli.add_batch_size(inputs)
     options.add_computing(options.add_network(parser))
     cli.add_thresholds(parser.add_argument_group("thresholds"), ", or what the exported network's file says")

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from offload import broker_options, logs, options
 from utils import cli
+from utils.expert_options import add_expert
 
 if TYPE_CHECKING:
     from offload.service import Batch
@@ -33,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     options.add_network(parser)
     group = parser.add_argument_group("computing")
     add = group.add_argument
-    cli.add_expert(
+    add_expert(
         group,
         "--max-batch",
         type=cli.whole_number(1, 4096),
@@ -41,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         meaning="events computed in one forward pass at most",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--batch-wait-ms",
         type=cli.real_number(0, 1000),
@@ -49,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="MS",
         meaning="milliseconds to wait at most for as many requests as the last batch had",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--prefetch",
         type=cli.whole_number(1, 1000),

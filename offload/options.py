@@ -13,6 +13,7 @@ import models
 from offload.alert_limit import MOST_PER_SOURCE, MOST_REJECTED, SOURCES
 from utils import cli
 from utils.errors import InputFileError
+from utils.expert_options import add_expert
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -47,14 +48,14 @@ def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def add_computing(group: argparse._ActionsContainer) -> None:
     """Add what computes the network, an exported one's second half, and how much at once."""
     cli.add_runtime(group, "to compute exit 2 here (default: only workers compute it)")
-    cli.add_expert(
+    add_expert(
         group,
         "--threads",
         type=cli.or_auto(cli.whole_number(1, 1024)),
         metavar="N",
         meaning="threads per inference; `auto` measures one thread against all cores (1; with PyTorch its own choice)",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--chunk",
         type=cli.or_auto(cli.whole_number(1, 4096)),
@@ -67,7 +68,7 @@ def add_computing(group: argparse._ActionsContainer) -> None:
 
 def add_cache_size(group: argparse._ActionsContainer) -> None:
     """Add the size of the cache."""
-    cli.add_expert(
+    add_expert(
         group,
         "--cache-size",
         type=cli.whole_number(0, 10_000_000),
@@ -79,7 +80,7 @@ def add_cache_size(group: argparse._ActionsContainer) -> None:
 
 def add_threads(group: argparse._ActionsContainer) -> None:
     """Add the number of threads."""
-    cli.add_expert(
+    add_expert(
         group,
         "--threads",
         type=cli.whole_number(1, 1024),
@@ -98,7 +99,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("cloud")
     group.add_argument("--process-exit2-locally", action="store_true", help="compute exit 2 here, without RabbitMQ")
     add_payload(group)
-    cli.add_expert(
+    add_expert(
         group, "--window", type=cli.whole_number(1, 1000), default=8, metavar="N", meaning="requests in flight at most"
     )
     add_request_timeout(group)
@@ -108,7 +109,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="without an answer: compute exit 2 here, reject the events, or wait (default: %(default)s)",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--wait-timeout",
         type=cli.real_number(0.1, 1e7),
@@ -116,7 +117,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         meaning="seconds after which `--on-cloud-failure wait` gives up",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--drain-timeout",
         type=cli.real_number(0, 86400),
@@ -128,7 +129,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
 
 def add_payload(group: argparse._ActionsContainer) -> None:
     """Add what requests hold."""
-    cli.add_expert(
+    add_expert(
         group,
         "--payload",
         type=cli.one_of(("features", "activations")),
@@ -136,14 +137,12 @@ def add_payload(group: argparse._ActionsContainer) -> None:
         metavar="{features,activations}",
         meaning="what requests hold: the 58 features, or segment 1's activations",
     )
-    cli.add_expert(
-        group, "--half-precision", action="store_true", meaning="send activations as float16, half the bytes"
-    )
+    add_expert(group, "--half-precision", action="store_true", meaning="send activations as float16, half the bytes")
 
 
 def add_request_timeout(group: argparse._ActionsContainer) -> None:
     """Add how long and how often a request is tried."""
-    cli.add_expert(
+    add_expert(
         group,
         "--request-timeout",
         type=cli.real_number(0.1, 86400),
@@ -151,7 +150,7 @@ def add_request_timeout(group: argparse._ActionsContainer) -> None:
         metavar="S",
         meaning="seconds to wait for a reply before a request is sent again",
     )
-    cli.add_expert(
+    add_expert(
         group, "--retries", type=cli.whole_number(0, 100), default=1, metavar="N", meaning="times to send it again"
     )
 
@@ -171,7 +170,7 @@ def add_alerts(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--alerts", type=Path, metavar="FILE", help="append alerts to this file as Suricata EVE JSON; - is stdout"
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--max-rejected-alerts",
         type=cli.whole_number(0, 1_000_000),
@@ -179,7 +178,7 @@ def add_alerts(group: argparse._ActionsContainer) -> None:
         metavar="N",
         meaning="alerts on rejected records in each window of 15 s; more are counted",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--max-alerts-per-source",
         type=cli.whole_number(0, 1_000_000),
@@ -200,14 +199,14 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="serve /metrics (Prometheus), /healthz and /readyz on this port (default: do not)",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--metrics-address",
         default="127.0.0.1",
         metavar="A",
         meaning="address of `--metrics-port`; anyone who reaches it can read",
     )
-    cli.add_expert(
+    add_expert(
         group,
         "--log-format",
         type=cli.one_of(LOG_FORMATS),

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from utils import VERSION
 from utils.errors import InputFileError, ToolkitError
 from utils.escaping import escape_unprintable
+from utils.expert_options import add_expert
 from utils.running import ROOT
 from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
 
@@ -79,48 +80,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the arguments in one line; the usage of a script with many options hides it."""
         self.exit(2, f"{self.prog}: error: {escape_unprintable(' '.join(message.split()))}; see --help\n")
-
-
-def variable_of(option: str) -> str:
-    """Return the environment variable that sets the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
-    return f"EE_{option.removeprefix('--').replace('-', '_').upper()}"
-
-
-def add_option(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an option whose help is a phrase with the default in brackets, as ``add_expert`` takes it."""
-    group.add_argument(option, help=meaning.replace(" (", " (default: "), **details)
-
-
-def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an option that ``--help`` leaves out and whose default the environment can set; see ``variable_of``.
-
-    Args:
-        group: to add it to.
-        option: with its dashes.
-        meaning: a phrase for the table of expert settings, kept as the attribute ``meaning`` of the action.
-        details: for ``add_argument``.
-    """
-    variable = variable_of(option)
-    if setting := os.environ.get(variable):
-        details["default"] = setting.lower() not in {"0", "no", "false"} if "action" in details else setting
-    if "type" in details:
-        details["type"] = _naming(variable, details["type"])
-    action = group.add_argument(option, help=argparse.SUPPRESS, **details)
-    action.meaning = meaning  # type: ignore[attr-defined]
-
-
-def _naming(variable: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return an argparse type whose error names the environment variable that a value comes from."""
-
-    def convert_setting(text: str) -> object:
-        try:
-            return convert(text)
-        except argparse.ArgumentTypeError as problem:
-            if text != os.environ.get(variable):
-                raise
-            raise argparse.ArgumentTypeError(f"{variable} in the environment: {problem}") from problem
-
-    return convert_setting
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:

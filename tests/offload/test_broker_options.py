@@ -9,7 +9,6 @@ import pytest
 from offload.broker import Broker, Host, Tls
 from offload.broker_options import FILE_KEYS, add_broker, names_broker, read_broker
 from tests.scripts import CLIENT, ENERGY, GENERATOR, ROOT, SERVER, load_script
-from utils import cli
 from utils.errors import InputFileError
 
 README = (ROOT / "offload" / "README.md").read_text()
@@ -151,28 +150,3 @@ def test_the_readme_lists_every_expert_option_with_its_default() -> None:
     }
     section = README.partition("## Expert settings\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `--.*$", section, re.MULTILINE)) == expected
-
-
-def expert_parser() -> argparse.ArgumentParser:
-    parser = cli.new_parser("")
-    cli.add_expert(parser, "--chunk-size", type=cli.whole_number(1), default=32, meaning="a number")
-    cli.add_expert(parser, "--half", action="store_true", meaning="a switch")
-    return parser
-
-
-def test_the_environment_sets_the_default_of_an_expert_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vars(expert_parser().parse_args([])) == {"chunk_size": 32, "half": False}
-    monkeypatch.setenv("EE_CHUNK_SIZE", "64")
-    for setting, half in {"1": True, "yes": True, "0": False, "no": False, "": False}.items():
-        monkeypatch.setenv("EE_HALF", setting)
-        assert vars(expert_parser().parse_args([])) == {"chunk_size": 64, "half": half}
-    assert expert_parser().parse_args(["--chunk-size", "7"]).chunk_size == 7
-
-
-def test_a_wrong_value_in_the_environment_is_told_by_the_name_of_its_variable(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("EE_CHUNK_SIZE", "many")
-    with pytest.raises(SystemExit, match="2"):
-        expert_parser().parse_args([])
-    assert "EE_CHUNK_SIZE in the environment: 'many' is not a whole number" in capsys.readouterr().err

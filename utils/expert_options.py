@@ -1,0 +1,48 @@
+"""Options that few need: ``--help`` leaves them out, and the environment can set their defaults."""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+
+def variable_of(option: str) -> str:
+    """Return the environment variable that sets the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
+    return f"EE_{option.removeprefix('--').replace('-', '_').upper()}"
+
+
+def add_option(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
+    """Add an option whose help is a phrase with the default in brackets, as ``add_expert`` takes it."""
+    group.add_argument(option, help=meaning.replace(" (", " (default: "), **details)
+
+
+def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
+    """Add an option that ``--help`` leaves out and whose default the environment can set; see ``variable_of``.
+
+    Args:
+        group: to add it to.
+        option: with its dashes.
+        meaning: a phrase for the table of expert settings, kept as the attribute ``meaning`` of the action.
+        details: for ``add_argument``.
+    """
+    variable = variable_of(option)
+    if setting := os.environ.get(variable):
+        details["default"] = setting.lower() not in {"0", "no", "false"} if "action" in details else setting
+    if "type" in details:
+        details["type"] = _naming(variable, details["type"])
+    action = group.add_argument(option, help=argparse.SUPPRESS, **details)
+    action.meaning = meaning  # type: ignore[attr-defined]
+
+
+def _naming(variable: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return an argparse type whose error names the environment variable that a value comes from."""
+
+    def convert_setting(text: str) -> object:
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as problem:
+            if text != os.environ.get(variable):
+                raise
+            raise argparse.ArgumentTypeError(f"{variable} in the environment: {problem}") from problem
+
+    return convert_setting
