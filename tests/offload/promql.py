@@ -32,8 +32,8 @@ def metric_names(expression: str) -> set[str]:
 
 
 def asks_for_what_is_exported(expression: str) -> bool:
-    """Return whether every metric, and every label with a fixed value, is exported."""
-    fixed = set(re.findall(r'(\w+)!?="([^"]*)"', expression))
+    """Return whether every metric is exported, and every label with a fixed value, but for those of Prometheus."""
+    fixed = {pair for pair in re.findall(r'(\w+)!?="([^"]*)"', expression) if pair[0] not in {"job", "instance"}}
     return metric_names(expression) <= EXPORTED | {"up"} and fixed <= LABELS
 
 
