@@ -47,10 +47,6 @@ class CalibratedNetwork(TwoExits):
         logits: Tensor = self.model.exit_2(deeper) / self.temperature[1]
         return logits
 
-    @override
-    def forget_edge(self) -> None:
-        self.model.forget_edge()
-
 
 class CalibratedSingleExit(nn.Module):
     """A single-exit network whose logits are divided by a temperature; else as ``CalibratedNetwork``."""

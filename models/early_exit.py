@@ -47,10 +47,6 @@ class TwoExits(nn.Module):
         activations, logits_1 = self.edge(images)
         return logits_1, self.cloud(activations)
 
-    def forget_edge(self) -> None:
-        """Let go of what only the edge computes; afterwards only ``cloud`` works."""
-        raise NotImplementedError
-
     def activation_shape(self) -> tuple[int, ...]:
         """Return (C, H, W) of one event's activations behind segment 1."""
         device = next(self.parameters()).device
@@ -92,10 +88,6 @@ class EarlyExitNetwork(TwoExits):
     def exit_2(self, deeper: Tensor) -> Tensor:
         logits: Tensor = self.exits[1](deeper)
         return logits
-
-    @override
-    def forget_edge(self) -> None:
-        self.transform, self.backbone[0], self.exits[0] = Identity(), Identity(), Identity()
 
 
 class SingleExitNetwork(nn.Module):

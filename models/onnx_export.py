@@ -1,7 +1,8 @@
 """Write the two halves of a network with two exits as ONNX files, each checked against PyTorch before it is kept.
 
-Their metadata: ``format_version``, ``architecture``, ``fingerprint``, ``activation_shape``; in the edge's half, where
-it has a quantile transform, its ``knots`` and ``levels``, and if they are known the ``thresholds``.
+Each is complete: any ONNX runtime computes calibrated logits from features, or from the activations behind segment 1.
+Their metadata: ``format_version``, ``architecture``, ``fingerprint``, ``activation_shape``; in the first half, if they
+are known, the ``thresholds``.
 """
 
 import math
@@ -12,32 +13,25 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from models.alexnet import AlexNetWithExits
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import fingerprint
-from models.early_exit import EarlyExitNetwork, TwoExits
-from models.onnx_graph import Graph, append, append_first_exit, append_first_segment
+from models.cpu_network import build_first_half, build_second_half
+from models.early_exit import TwoExits
 from models.onnx_quantize import quantize
 from models.onnx_runtime import (
-    ACTIVATIONS,
+    FEATURES,
     FORMAT_VERSION,
-    INPUTS,
-    LOGITS_1,
-    LOGITS_2,
-    read_edge_model,
-    read_second_exit_model,
+    read_first_half,
+    read_second_half,
     thresholds_metadata,
-    transform_metadata,
 )
 from models.prediction import batches, predict
-from models.preprocessing import QuantileTransform
-from utils.dataset import to_images
 from utils.errors import CheckpointError
 from utils.files import replacing
 from utils.metrics import certainty
-from utils.schema import FEATURE_COUNT, Thresholds
+from utils.schema import Thresholds
 
 MOST_DIFFERENCE: Final = 1e-4
 """Of a certainty, between PyTorch and the file."""
@@ -79,62 +73,36 @@ def write_edge_model(
         CheckpointError: the certainties are not PyTorch's, or int8 is of no use to the network; nothing is written.
         InputFileError: the file cannot be written.
     """
-    model, (temperature, _) = _parts(network)
     metadata = _metadata(network)
     if thresholds is not None:
         metadata |= thresholds_metadata(thresholds)
-    if isinstance(model.transform, QuantileTransform):
-        metadata |= transform_metadata(model.transform.knots.numpy(), model.transform.levels.numpy())
-    graph = Graph()
-    activations = append_first_segment(graph, model.backbone[0], INPUTS)
-    logits = append_first_exit(graph, model.exits[0], activations, temperature)
-    content = graph.to_bytes(
-        {INPUTS: (FEATURE_COUNT,)}, {LOGITS_1: (logits, 2), ACTIVATIONS: (activations, 4)}, metadata
-    )
+    content = build_first_half(network, metadata)
     if int8:
-        if isinstance(model, AlexNetWithExits):
+        if metadata["architecture"] == AlexNetWithExits.__name__:
             raise CheckpointError(
                 f"{path}: is not written: int8 makes AlexNet's exit 1 no faster; leave out --quantize"
             )
-        content = quantize(content, INPUTS, _transformed(model, features))
+        content = quantize(content, FEATURES, features)
     with replacing(path) as partial:
         partial.write_bytes(content)
-        given, _ = read_edge_model(partial).exit_1(features)
+        given, _ = read_first_half(partial).exit_1(features)
         return _agreement(path, predict(network, features, _BATCH)[0], given, math.inf if int8 else MOST_DIFFERENCE)
 
 
 def write_second_exit_model(path: Path, network: TwoExits, features: FloatArray) -> Agreement:
     """Write segment 2 and the calibrated exit 2 as an ONNX file; else as ``write_edge_model``."""
-    model, (_, temperature) = _parts(network)
-    graph = Graph()
-    logits = append(graph, nn.Sequential(model.backbone[1], model.exits[1]), ACTIVATIONS, temperature)
-    content = graph.to_bytes({ACTIVATIONS: network.activation_shape()}, {LOGITS_2: (logits, 2)}, _metadata(network))
     with replacing(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(build_second_half(network, _metadata(network)))
         with torch.inference_mode():
             activations = np.concatenate([network.segment_1(x).numpy() for x in batches(features, _BATCH)])
-        given = read_second_exit_model(partial).exit_2(activations)
+        given = read_second_half(partial).exit_2(activations)
         return _agreement(path, predict(network, features, _BATCH)[1], given, MOST_DIFFERENCE)
-
-
-def _parts(network: TwoExits) -> tuple[EarlyExitNetwork, tuple[float, float]]:
-    if isinstance(network, CalibratedNetwork):
-        first, second = (float(value) for value in network.temperature)
-        return network.model, (first, second)
-    assert isinstance(network, EarlyExitNetwork)
-    return network, (1.0, 1.0)
-
-
-def _transformed(model: EarlyExitNetwork, features: FloatArray) -> FloatArray:
-    with torch.inference_mode():
-        images: FloatArray = model.transform(torch.from_numpy(to_images(features))).numpy()
-    return images.reshape(len(features), -1)[:, :FEATURE_COUNT]
 
 
 def _metadata(network: TwoExits) -> dict[str, str]:
     return {
         "format_version": str(FORMAT_VERSION),
-        "architecture": type(_parts(network)[0]).__name__,
+        "architecture": type(network.model if isinstance(network, CalibratedNetwork) else network).__name__,
         "fingerprint": fingerprint(network),
         "activation_shape": ",".join(map(str, network.activation_shape())),
     }

@@ -13,21 +13,29 @@ from utils.errors import CheckpointError
 LAYERS: Final = frozenset(
     {
         "Add",
+        "Cast",
         "Clip",
         "Concat",
         "Conv",
         "DequantizeLinear",
+        "Div",
         "Flatten",
+        "Gather",
         "Gemm",
         "GlobalAveragePool",
+        "Less",
         "MatMul",
         "MaxPool",
+        "Mul",
         "QuantizeLinear",
+        "ReduceSum",
         "Relu",
         "Reshape",
+        "Sub",
+        "Unsqueeze",
     }
 )
-"""All that ``models/onnx_graph.py`` and ``models/onnx_quantize.py`` write."""
+"""All that ``models/onnx_graph.py`` and ``models/onnx_quantize.py`` write into files."""
 
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE = 1, 5, 15

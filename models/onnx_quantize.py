@@ -1,5 +1,6 @@
 """Turn an ONNX graph of float32 convolutions into one that computes them with 8-bit integers."""
 
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -35,14 +36,18 @@ def quantize(content: bytes, name: str, rows: NDArray[np.float32]) -> bytes:
         name: of its only input.
         rows: (N, ...) of that input, from which the ranges of the activations are taken.
     """
+    model = onnx.load_from_string(content)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node_{number}"
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         quantize_static(
-            onnx.load_from_string(content),
+            model,
             path,
             _Rows(name, rows),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_LAYERS,
+            nodes_to_exclude=_nodes_before_convolutions(model),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -50,6 +55,11 @@ def quantize(content: bytes, name: str, rows: NDArray[np.float32]) -> bytes:
             reduce_range=True,
         )
         return path.read_bytes()
+
+
+def _nodes_before_convolutions(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes of the input transform, whose indices 8 bits cannot hold."""
+    return [node.name for node in itertools.takewhile(lambda node: node.op_type != "Conv", model.graph.node)]
 
 
 @contextmanager

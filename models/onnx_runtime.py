@@ -1,11 +1,10 @@
-"""Run an exported network (.onnx) with ONNX Runtime: exit 1 at the edge, exit 2 where it is wanted. Needs no torch.
+"""Run the two halves of a network with ONNX Runtime, exported (.onnx) or made in memory. Needs no torch.
 
-``models/onnx_export.py`` writes the files. The graph of exit 1 begins behind the input transform, whose knots and
-levels stand in the file's metadata: NumPy searches them in a quarter of the time of a tree ensemble in the graph.
+``models/onnx_export.py`` writes the files, ``models/cpu_network.py`` makes the halves of a network in memory.
 """
 
-import base64
-import binascii
+import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,73 +14,22 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models import ARCHITECTURES, MAX_KNOTS
+from models import ARCHITECTURES
 from models.onnx_file import check_layers
 from utils.errors import CheckpointError
 from utils.files import check_readable
 from utils.schema import CLASS_COUNT, FEATURE_COUNT, Thresholds
 
-FORMAT_VERSION: Final = 1
-INPUTS, ACTIVATIONS, LOGITS_1, LOGITS_2 = "transformed_features", "activations", "logits_1", "logits_2"
+FORMAT_VERSION: Final = 2
+FEATURES, ACTIVATIONS, LOGITS_1, LOGITS_2 = "features", "activations", "logits_1", "logits_2"
 CHUNK: Final = 32
 """Events of one pass by default: with more, activations leave the processor's cache; with fewer, a pass's fixed cost
 shows."""
+MOST_THREADS: Final = 1024
 MAX_BYTES: Final = 2**28
 """Of a file; the largest, AlexNet's second exit, has 147 MB."""
 
 FloatArray = NDArray[np.float32]
-
-
-class _Ranks:
-    """``preprocessing.QuantileTransform`` in NumPy: the knots of all features searched at once.
-
-    Args:
-        knots, levels: (58, K) float32, as there.
-    """
-
-    def __init__(self, knots: FloatArray, levels: FloatArray) -> None:
-        if knots.shape != levels.shape or not 1 <= knots.shape[1] <= MAX_KNOTS:
-            raise ValueError(f"knots and levels that do not go together, or over {MAX_KNOTS} of a feature")
-        if not (np.isfinite(knots).all() and (np.diff(knots) >= 0).all() and (np.abs(levels) <= 1).all()):
-            raise ValueError("knots or levels that are not ascending and finite")
-        # Repeats of the last knot, which pad the table, are left out: the fewer knots, the faster the search.
-        used = [int(np.searchsorted(row, row[-1])) + 1 for row in knots]
-        self._knots = np.concatenate([_keys(i, knots[i, :n]) for i, n in enumerate(used)])
-        # A feature with n knots has n + 1 intervals; level = level at the lower knot + share of the interval * rise.
-        below, width, level, rise = [], [], [], []
-        for row, n, heights in zip(knots, used, levels, strict=True):
-            steps = np.diff(row[:n])
-            below.append([0, *row[: n - 1], 0])
-            width.append([1, *np.where(steps > 0, steps, 1), 1])
-            level.append([*heights[:1], *heights[: n - 1], heights[-1]])
-            rise.append([0, *np.diff(heights[:n]), 0])
-        self._intervals = [np.concatenate(column).astype(np.float32) for column in (below, width, level, rise)]
-
-    def __call__(self, features: FloatArray) -> FloatArray:
-        """Return the ranks (N, 58) within [-1, 1] of features (N, 58) float32."""
-        found = self._knots.searchsorted(_keys(_FEATURE_NUMBERS, features))
-        found += _FEATURE_NUMBERS  # each feature before it has one interval more than knots
-        below, width, level, rise = (column.take(found) for column in self._intervals)
-        ranks: FloatArray = (features - below) / width * rise + level
-        return ranks
-
-
-_FEATURE_NUMBERS: Final = np.arange(FEATURE_COUNT)
-
-
-def _keys(number: int | NDArray[np.int64], values: FloatArray) -> NDArray[np.complex64]:
-    """Return complex numbers, which NumPy sorts by real part and then imaginary: by feature, then value."""
-    keys = np.empty(values.shape, dtype=np.complex64)
-    keys.real, keys.imag = number, values
-    return keys
-
-
-def transform_metadata(knots: FloatArray, levels: FloatArray) -> dict[str, str]:
-    """Return the metadata that holds a quantile transform's knots and levels, each (58, K) float32."""
-    return {
-        name: base64.b64encode(table.astype("<f4").tobytes()).decode()
-        for name, table in (("knots", knots), ("levels", levels))
-    }
 
 
 def thresholds_metadata(thresholds: Thresholds) -> dict[str, str]:
@@ -94,22 +42,14 @@ def _thresholds(metadata: Mapping[str, str]) -> Thresholds | None:
     return None if text is None else Thresholds(*map(float, text.split(",")))
 
 
-def _transform(metadata: Mapping[str, str]) -> _Ranks | None:
-    if "knots" not in metadata:
-        return None
-    tables = [np.frombuffer(base64.b64decode(metadata[name], validate=True), "<f4") for name in ("knots", "levels")]
-    knots, levels = (table.reshape(FEATURE_COUNT, -1).astype(np.float32) for table in tables)
-    return _Ranks(knots, levels)
-
-
 @dataclass(frozen=True)
-class ExportedModel:
-    """A part of a network with two exits, as read from a file.
+class Half:
+    """A half of a network with two exits.
 
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
-        fingerprint: as ``models.checkpoint.fingerprint`` gave for the checkpoint.
-        activation_shape: (C, H, W) of one event's activations behind segment 1.
+        fingerprint: of the network's weights.
+        activation_shape: (C, H, W) behind segment 1.
         chunk: events of one pass at most.
     """
 
@@ -120,37 +60,52 @@ class ExportedModel:
     _session: Any
 
     def _run(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
-        if 0 < len(batch) <= self.chunk:
-            return list(self._session.run(list(outputs), {name: batch}))
+        """Return some outputs, of each its shape for one event, in passes of equal size."""
+        passes = -(-len(batch) // self.chunk)
+        if passes == 1:
+            return self._pass(name, batch, outputs)
         whole = [np.empty((len(batch), *shape), dtype=np.float32) for shape in outputs.values()]
-        for start in range(0, len(batch), self.chunk):
-            rows = slice(start, start + self.chunk)
-            for output, part in zip(whole, self._session.run(list(outputs), {name: batch[rows]}), strict=True):
-                output[rows] = part
+        ends = np.linspace(0, len(batch), passes + 1).astype(int).tolist()
+        for start, end in itertools.pairwise(ends):
+            for output, part in zip(whole, self._pass(name, batch[start:end], outputs), strict=True):
+                output[start:end] = part
         return whole
+
+    def _pass(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
+        try:
+            return list(self._session.run(list(outputs), {name: batch}, _RUN_OPTIONS))
+        except Exception as problem:  # ONNX Runtime's own have no common parent
+            raise RuntimeError(str(problem).partition("\n")[0]) from problem
+
+
+_RUN_OPTIONS: Final = onnxruntime.RunOptions()
+_RUN_OPTIONS.only_execute_path_to_fetches = True  # the activations alone need no exit 1
 
 
 @dataclass(frozen=True)
-class EdgeModel(ExportedModel):
+class FirstHalf(Half):
     """Input transform, segment 1 and the calibrated exit 1.
 
     Attributes:
         thresholds: least certainties that were chosen for the network; None where the file names none.
     """
 
-    thresholds: Thresholds | None
-    _ranks: _Ranks | None
+    thresholds: Thresholds | None = None
 
     def exit_1(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the logits (N, 2) of exit 1 and the activations (N, C, H, W) for features (N, 58), all float32."""
-        inputs = features if self._ranks is None else self._ranks(features)
         shapes = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: self.activation_shape}
-        logits, activations = self._run(INPUTS, inputs, shapes)
+        logits, activations = self._run(FEATURES, features, shapes)
         return logits, activations
+
+    def segment_1(self, features: FloatArray) -> FloatArray:
+        """Return the activations (N, C, H, W) for features (N, 58), both float32; exit 1 is not computed."""
+        (activations,) = self._run(FEATURES, features, {ACTIVATIONS: self.activation_shape})
+        return activations
 
 
 @dataclass(frozen=True)
-class SecondExitModel(ExportedModel):
+class SecondHalf(Half):
     """Segment 2 and the calibrated exit 2."""
 
     def exit_2(self, activations: FloatArray) -> FloatArray:
@@ -159,7 +114,13 @@ class SecondExitModel(ExportedModel):
         return logits
 
 
-def read_edge_model(path: Path, threads: int = 1, chunk: int = CHUNK) -> EdgeModel:
+def compute_both(first: FirstHalf, second: SecondHalf, features: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); segment 1 is computed once."""
+    logits_1, activations = first.exit_1(features)
+    return logits_1, second.exit_2(activations)
+
+
+def read_first_half(path: Path, threads: int = 1, chunk: int = CHUNK) -> FirstHalf:
     """Read what ``onnx_export.write_edge_model`` wrote, and run it once.
 
     Args:
@@ -172,25 +133,30 @@ def read_edge_model(path: Path, threads: int = 1, chunk: int = CHUNK) -> EdgeMod
     """
     session, facts, metadata = _open(path, threads)
     try:
-        model = EdgeModel(*facts, chunk, session, _thresholds(metadata), _transform(metadata))
-    except (KeyError, TypeError, ValueError, binascii.Error) as problem:
-        raise CheckpointError(f"{path}: its thresholds or input transform are damaged; export it again") from problem
+        model = FirstHalf(*facts, chunk, session, _thresholds(metadata))
+    except (TypeError, ValueError) as problem:
+        raise CheckpointError(f"{path}: its thresholds are damaged; export it again") from problem
     expected = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: model.activation_shape}
-    _check_ends(session, path, {INPUTS: (FEATURE_COUNT,)}, expected)
+    _check_ends(session, path, {FEATURES: (FEATURE_COUNT,)}, expected)
     return model
 
 
-def read_second_exit_model(path: Path, threads: int = 1, chunk: int = CHUNK) -> SecondExitModel:
-    """Read what ``onnx_export.write_second_exit_model`` wrote; else as ``read_edge_model``."""
+def read_second_half(path: Path, threads: int = 1, chunk: int = CHUNK) -> SecondHalf:
+    """Read what ``onnx_export.write_second_exit_model`` wrote; else as ``read_first_half``."""
     session, facts, _ = _open(path, threads)
-    model = SecondExitModel(*facts, chunk, session)
+    model = SecondHalf(*facts, chunk, session)
     _check_ends(session, path, {ACTIVATIONS: model.activation_shape}, {LOGITS_2: (CLASS_COUNT,)})
     return model
 
 
 def read_exported(
-    path: Path, second_exit: Path | None, family: str | None, threads: int = 1, chunk: int = CHUNK
-) -> tuple[EdgeModel, SecondExitModel | None]:
+    path: Path,
+    second_exit: Path | None,
+    family: str | None,
+    threads: int = 1,
+    chunk: int = CHUNK,
+    second_chunk: int = CHUNK,
+) -> tuple[FirstHalf, SecondHalf | None]:
     """Read both halves of a network, or the first alone.
 
     Args:
@@ -198,17 +164,18 @@ def read_exported(
         second_exit: of its second half; None: it is not wanted.
         family: that the network must be of, as in ``models.FAMILIES``; None: any.
         threads: that a pass is spread over.
-        chunk: events of one pass at most.
+        chunk: events of one pass of the first half at most.
+        second_chunk: of the second half.
 
     Raises:
-        CheckpointError: as ``read_edge_model``, or it is of another family, or the halves are of two networks.
+        CheckpointError: as ``read_first_half``, or it is of another family, or the halves are of two networks.
     """
-    first = read_edge_model(path, threads, chunk)
+    first = read_first_half(path, threads, chunk)
     if family is not None and ARCHITECTURES[first.architecture].family != family:
         raise CheckpointError(f"{path}: holds {first.architecture}, not {family}; name the network that it holds")
     if second_exit is None:
         return first, None
-    second = read_second_exit_model(second_exit, threads, chunk)
+    second = read_second_half(second_exit, threads, second_chunk)
     if second.fingerprint != first.fingerprint:
         raise CheckpointError(f"{second_exit}: is of another network than {path}; export both from one checkpoint")
     return first, second
@@ -219,18 +186,31 @@ def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...
         raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; it is no exported network")
     content = path.read_bytes()
     check_layers(content, path)
+    try:
+        session = start_session(content, threads)
+        metadata = dict(session.get_modelmeta().custom_metadata_map)
+    except Exception as problem:  # ONNX Runtime's own have no common parent
+        raise CheckpointError(f"{path}: is no ONNX file that can be run; export it again") from problem
+    return session, _facts(metadata, path), metadata
+
+
+def usual_threads() -> int:
+    """Return how many threads compute where no option says: OMP_NUM_THREADS, else one for each core of this process."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdecimal() and 0 < int(named) <= MOST_THREADS else len(os.sched_getaffinity(0))
+
+
+def start_session(content: bytes, threads: int) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` of a graph, which computes with so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.enable_mem_pattern = False  # a plan for each size of batch takes 10 MB more, and no less time
     options.log_severity_level = 4  # what is wrong with a file is said in one line, ours
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads cost no energy
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        metadata = dict(session.get_modelmeta().custom_metadata_map)
-    except Exception as problem:  # ONNX Runtime's own have no common parent
-        raise CheckpointError(f"{path}: is no ONNX file that can be run; export it again") from problem
-    return session, _facts(metadata, path), metadata
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    session._model_bytes = None  # kept for a fallback that is off: AlexNet's second half has 147 MB
+    return session
 
 
 def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Run a whole dataset through a network in batches."""
+"""Run a whole dataset through a network in batches, with PyTorch; see ``models.cpu_network`` for the CPU."""
 
 from collections.abc import Iterator
 

@@ -1,18 +1,12 @@
 """What a worker computes: exit 2's answers to requests, several in one pass."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from models.checkpoint import fingerprint
-from models.early_exit import TwoExits
 from offload.exits import FloatArray, OwnSecondExit
-from offload.protocol import ACTIVATIONS, FEATURES, PAYLOADS, Answer, Limits, Refusal, Request, decode_request
-from offload.recent import Recent, RecentOwnSecondExit
-from offload.service import CHUNK
-from offload.torch_exits import Exit2
+from offload.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Refusal, Request, decode_request
 from utils.errors import MessageError
 
 
@@ -20,28 +14,14 @@ class Cloud:
     """Answers requests with a network; independent of what carries them.
 
     Args:
-        network: in evaluation mode, on ``device``.
-        device: where it runs.
+        exit_2: computes the logits.
+        limits: what is taken, with the network's fingerprint.
         name: of this worker, in its answers.
-        max_batch: events in one forward pass at most.
-        payloads: the kinds that are taken; without features, the network may forget the edge's part afterwards.
-        recent: remembers the answers to features; None: each is computed.
-        digest: the network's fingerprint, where it is quantised and has none; None: it is computed.
     """
 
-    def __init__(
-        self,
-        network: TwoExits,
-        device: torch.device,
-        name: str,
-        max_batch: int = CHUNK,
-        payloads: Collection[str] = PAYLOADS,
-        recent: Recent | None = None,
-        digest: str | None = None,
-    ) -> None:
-        self.limits = Limits(digest or fingerprint(network), network.activation_shape(), tuple(payloads))
-        exit_2 = Exit2(network, device, max_batch)
-        self._exit_2: OwnSecondExit = exit_2 if recent is None else RecentOwnSecondExit(exit_2, recent)
+    def __init__(self, exit_2: OwnSecondExit, limits: Limits, name: str) -> None:
+        self.limits = limits
+        self._exit_2 = exit_2
         self._name = name
 
     def decode(self, body: bytes, request_id: str) -> Request | Refusal:

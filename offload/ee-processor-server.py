@@ -5,6 +5,8 @@ Run:
     python offload/ee-processor-server.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet
 
+A worker of an exported network (M_edge.onnx, with --second-exit-file M_second.onnx) needs no PyTorch.
+
 Start as many as needed on one queue: they share the load. Requests that wait, of whichever clients, are computed
 together. SIGTERM or Ctrl-C finishes what is being computed, gives the waiting requests back, and ends with exit code 0.
 """
@@ -20,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from offload import broker_options, logs, options
 from utils import cli
+from utils.errors import InputFileError
 from utils.expert_options import add_expert
 
 if TYPE_CHECKING:
+    from offload.exits import Network
     from offload.service import Batch
 
 log = logging.getLogger(__name__)
@@ -61,8 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--second-segment-only",
         action="store_true",
-        help="take activations alone, not features; the first segment is not kept in memory, and no answer remembered",
+        help="take activations alone, not features; no answer is remembered",
     )
+    cli.add_second_exit_file(group, "which a worker needs besides the first")
     cli.add_quantize_linear(group)
     options.add_cache_size(group)
     options.add_threads(group)
@@ -80,38 +85,24 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Serve as the arguments say."""
-    import torch
-
-    from models.checkpoint import fingerprint, read_two_exits
-    from models.packing import pack_layers
-    from models.prediction import describe_device, select_device
-    from models.quantized import quantize_linear_layers
     from offload.cloud import Cloud
     from offload.metrics import WorkerMetrics
-    from offload.protocol import ACTIVATIONS, PAYLOADS
-    from offload.recent import Recent
+    from offload.protocol import ACTIVATIONS, PAYLOADS, Limits
+    from offload.recent import Recent, RecentOwnSecondExit
     from offload.service import Service, bound_prefetch
     from offload.worker import Worker
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     broker = broker_options.read_broker(args)
-    device = select_device(args.device)
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    logs.report(log, "device", f"device: {describe_device(device)}", device=describe_device(device))
-    network, checkpoint = read_two_exits(args.trained_network_file, args.network)
-    network.to(device)
-    architecture, digest = checkpoint.architecture.name, fingerprint(network)
-    if args.quantize is not None:
-        quantize_linear_layers(network)
-    pack_layers(network)
-    payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
+    network = _network(args)
+    logs.report(log, "device", f"device: {network.device}", device=network.device)
+    architecture, digest, exit_2 = network.architecture, network.fingerprint, network.exit_2
+    assert exit_2 is not None
     metrics = WorkerMetrics(architecture, digest)
-    remembers = args.cache_size > 0 and not args.second_segment_only
-    recent = Recent(args.cache_size, metrics.of_recent_vectors) if remembers else None
-    cloud = Cloud(network, device, options.own_name(), args.max_batch, payloads, recent, digest)
-    if args.second_segment_only:
-        network.forget_edge()
+    if args.cache_size > 0 and not args.second_segment_only:
+        exit_2 = RecentOwnSecondExit(exit_2, Recent(args.cache_size, metrics.of_recent_vectors))
+    payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
+    cloud = Cloud(exit_2, Limits(digest, network.activation_shape, payloads), options.own_name())
     largest = cloud.limits.largest_body
     prefetch = bound_prefetch(args.prefetch, largest)
     if prefetch < args.prefetch:
@@ -124,7 +115,9 @@ def run(args: argparse.Namespace) -> None:
 
     def announce() -> None:
         precision = "" if args.quantize is None else f" ({args.quantize})"
-        sentence = f"ready: {architecture} {digest[:12]}{precision} on {device}, queue {args.mq_queue} at {broker}"
+        sentence = (
+            f"ready: {architecture} {digest[:12]}{precision} on {network.device}, queue {args.mq_queue} at {broker}"
+        )
         facts = {"architecture": architecture, "fingerprint": digest, "queue": args.mq_queue}
         logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
 
@@ -142,6 +135,29 @@ def run(args: argparse.Namespace) -> None:
         refused=worker.refused,
         dropped=worker.dropped,
     )
+
+
+def _network(args: argparse.Namespace) -> "Network":
+    """Return the network: of a checkpoint, or exported, which needs no torch."""
+    if cli.is_exported(args, args.trained_network_file):
+        from models.onnx_runtime import usual_threads
+        from offload.onnx_exits import open_exported
+
+        if args.quantize is not None:
+            raise InputFileError("--quantize is for a checkpoint; an exported network is quantised on its export")
+        if args.second_exit_file is None:
+            raise InputFileError(
+                "an exported network's exit 2 is in a file of its own; name it with --second-exit-file"
+            )
+        threads = args.threads or usual_threads()
+        halves = args.trained_network_file, args.second_exit_file
+        return open_exported(*halves, args.network, threads, second_chunk=args.max_batch)
+    from offload.torch_exits import open_checkpoint
+
+    return open_checkpoint(
+        args.trained_network_file, args.network, args.device, args.threads, second_chunk=args.max_batch,
+        int8=args.quantize is not None,
+    )  # fmt: skip
 
 
 def _report(batch: "Batch") -> None:

@@ -1,4 +1,4 @@
-"""What a client needs of a network's exits, whatever computes them: PyTorch, or ONNX Runtime on an edge without it."""
+"""What client and worker need of a network's exits, whether ONNX Runtime computes them (CPU) or PyTorch (GPU)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,11 +44,12 @@ class OwnSecondExit(Protocol):
 
 @dataclass(frozen=True)
 class Network:
-    """A network as a client has it.
+    """A network as client and worker have it.
 
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
         fingerprint: of its weights; only a worker with the same answers for it.
+        activation_shape: (C, H, W) behind segment 1.
         device: what computes it, for people.
         exit_1: is computed for every event.
         exit_2: None where only workers have it.
@@ -57,6 +58,7 @@ class Network:
 
     architecture: str
     fingerprint: str
+    activation_shape: tuple[int, ...]
     device: str
     exit_1: FirstExit
     exit_2: OwnSecondExit | None

@@ -1,38 +1,48 @@
-"""The exits of an exported network as ONNX Runtime computes them, on an edge without PyTorch."""
+"""Compute the exits of a network with ONNX Runtime, exported or made of a checkpoint in memory. Needs no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.onnx_runtime import CHUNK, EdgeModel, SecondExitModel, read_exported
+from models.onnx_runtime import CHUNK, FirstHalf, SecondHalf, read_exported
 from offload.exits import AtExit1, FloatArray, Network
 
 
 @dataclass(frozen=True)
 class _Exit1:
-    model: EdgeModel
+    first: FirstHalf
 
     def __call__(self, features: FloatArray, /) -> AtExit1:
-        logits, activations = self.model.exit_1(features)
+        logits, activations = self.first.exit_1(features)
         return AtExit1(logits, activations.__getitem__)
 
 
 @dataclass(frozen=True)
 class _Exit2:
-    first: EdgeModel
-    second: SecondExitModel
+    first: FirstHalf
+    second: SecondHalf
 
     def of_features(self, features: FloatArray, /) -> FloatArray:
-        return self.second.exit_2(self.first.exit_1(features)[1])
+        return self.second.exit_2(self.first.segment_1(features))
 
     def of_activations(self, activations: FloatArray, /) -> FloatArray:
         return self.second.exit_2(activations)
 
 
 def open_exported(
-    path: Path, second_exit: Path | None, family: str | None, threads: int = 1, chunk: int = CHUNK
+    path: Path,
+    second_exit: Path | None,
+    family: str | None,
+    threads: int = 1,
+    chunk: int = CHUNK,
+    second_chunk: int = CHUNK,
 ) -> Network:
     """Return the network that ``dnn/export-edge-model.py`` wrote; see ``models.onnx_runtime.read_exported``."""
-    first, second = read_exported(path, second_exit, family, threads, chunk)
-    exit_2 = None if second is None else _Exit2(first, second)
-    device = f"cpu (ONNX Runtime, threads: {threads})"
-    return Network(first.architecture, first.fingerprint, device, _Exit1(first), exit_2, first.thresholds)
+    return to_network(*read_exported(path, second_exit, family, threads, chunk, second_chunk), threads)
+
+
+def to_network(first: FirstHalf, second: SecondHalf | None, threads: int) -> Network:
+    """Return the exits of a network of which ONNX Runtime computes one half, or both, with so many threads."""
+    return Network(
+        first.architecture, first.fingerprint, first.activation_shape, f"cpu (ONNX Runtime, threads: {threads})",
+        _Exit1(first), None if second is None else _Exit2(first, second), first.thresholds,
+    )  # fmt: skip

@@ -33,7 +33,7 @@ def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         required=True,
         type=Path,
         metavar="FILE",
-        help="checkpoint (.pth), the same on both sides; the client also takes its exported first half (.onnx)",
+        help="checkpoint (.pth), the same on both sides, or its exported first half (.onnx)",
     )
     group.add_argument(
         "--network",
@@ -53,7 +53,7 @@ def add_computing(group: argparse._ActionsContainer) -> None:
         "--threads",
         type=cli.or_auto(cli.whole_number(1, 1024)),
         metavar="N",
-        meaning="threads per inference; `auto` measures one thread against all cores (1; with PyTorch its own choice)",
+        meaning="threads per inference; `auto` measures one thread against all cores (1; of a checkpoint all cores)",
     )
     add_expert(
         group,
@@ -85,7 +85,7 @@ def add_threads(group: argparse._ActionsContainer) -> None:
         "--threads",
         type=cli.whole_number(1, 1024),
         metavar="N",
-        meaning="threads per inference (PyTorch's own choice)",
+        meaning="threads per inference (all cores)",
     )
 
 

@@ -1,8 +1,7 @@
-"""The exits of a network as PyTorch computes them, on the edge and at a worker."""
+"""Open a checkpoint's network: ONNX Runtime computes its exits on the CPU, PyTorch on a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -10,46 +9,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.checkpoint import fingerprint, read_two_exits
+from models.cpu_network import NO_INT8, open_halves
 from models.early_exit import TwoExits
-from models.packing import pack_layers
+from models.onnx_runtime import CHUNK as EDGE_CHUNK
 from models.prediction import describe_device, select_device
 from offload.exits import AtExit1, FloatArray, Network
+from offload.onnx_exits import to_network
 from offload.service import CHUNK
 from utils.dataset import to_images
-
-EDGE_CHUNK: Final = 32
-"""Events of one pass of exit 1 by default: of more, MobileNetV2's activations leave the processor's cache and cost up
-to 9 times as much an event; of fewer, the fixed cost of a pass shows."""
+from utils.errors import DeviceError
 
 
 def open_checkpoint(
-    path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK
-) -> Network:
+    path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK,
+    second_chunk: int = CHUNK, *, int8: bool = False,
+) -> Network:  # fmt: skip
     """Return the network of a checkpoint (.pth).
 
     Args:
         path: of the checkpoint.
-        family: that it must be of, as in ``models.FAMILIES``.
+        family: that it must be of, as in ``models.FAMILIES``; None: any.
         device_name: where it is to run.
-        threads: that PyTorch computes with in this process; None: what it chooses.
+        threads: that compute on the CPU; None: as many as PyTorch chooses.
         chunk: events of one pass of exit 1 at most.
+        second_chunk: of exit 2.
+        int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
 
     Raises:
-        CheckpointError: as ``models.checkpoint.read_two_exits``.
-        DeviceError: there is no such device.
+        CheckpointError: as ``models.checkpoint.read_two_exits``, or int8 is of no use to the network.
+        DeviceError: there is no such device, or it is a GPU and cannot compute with int8.
     """
     device = select_device(device_name)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    network, checkpoint = read_two_exits(path, family)
+    network, _ = read_two_exits(path, family)
+    return open_network(network, device, threads, chunk, second_chunk, int8=int8)
+
+
+def open_network(
+    network: TwoExits, device: torch.device, threads: int | None = None, chunk: int = EDGE_CHUNK,
+    second_chunk: int = CHUNK, *, int8: bool = False,
+) -> Network:  # fmt: skip
+    """Return the exits of a network in evaluation mode; else as ``open_checkpoint``."""
+    threads = torch.get_num_threads() if threads is None else threads
+    if device.type == "cpu":
+        return to_network(*open_halves(network, threads, chunk, second_chunk, int8=int8), threads)
+    if int8:
+        raise DeviceError(NO_INT8)
     network.to(device)
-    pack_layers(network)
-    exit_1, exit_2 = Exit1(network, device, chunk), Exit2(network, device)
-    return Network(checkpoint.architecture.name, fingerprint(network), describe_device(device), exit_1, exit_2)
+    inner = getattr(network, "model", network)
+    return Network(
+        type(inner).__name__, fingerprint(network), network.activation_shape(), describe_device(device),
+        Exit1(network, device, chunk), Exit2(network, device, second_chunk),
+    )  # fmt: skip
 
 
 class Exit1:
-    """Computes exit 1, with the activations at hand for whoever asks about uncertain events.
+    """Computes exit 1 with PyTorch, with the activations at hand for whoever asks about uncertain events.
 
     Args:
         network: in evaluation mode, on ``device``.
@@ -78,7 +92,7 @@ class Exit1:
 
 
 class Exit2:
-    """Computes exit 2 in passes of equal size, so that equal requests give equal answers on both sides.
+    """Computes exit 2 with PyTorch, in passes of equal size.
 
     Args:
         network: in evaluation mode, on ``device``.

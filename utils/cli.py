@@ -226,8 +226,13 @@ def add_runtime(parser: argparse._ActionsContainer, what_for: str) -> None:
         "--runtime",
         type=one_of(("torch", "onnx")),
         metavar="{torch,onnx}",
-        meaning="what computes the network: PyTorch, or ONNX Runtime for an exported one (by the file's ending)",
+        meaning="how the network is saved: `torch`, a checkpoint, or `onnx`, an exported one (by the file's ending)",
     )
+    add_second_exit_file(parser, what_for)
+
+
+def add_second_exit_file(parser: argparse._ActionsContainer, what_for: str) -> None:
+    """Add an exported network's second half; arguments as ``add_runtime``."""
     parser.add_argument(
         "--second-exit-file", type=Path, metavar="ONNX", help=f"second half of an exported network, {what_for}"
     )
@@ -238,8 +243,8 @@ def add_quantize_linear(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--quantize",
         choices=("int8",),
-        help="compute large linear layers with 8-bit integers, on an x86 processor with AVX2 (AlexNet's exit 2, which "
-        "then takes a third to three quarters of the time): certainties move, of trained networks by thousandths",
+        help="multiply 8-bit integers in exit 2's large linear layers, on the CPU (AlexNet's, which is then faster): "
+        "certainties move, of trained networks by thousandths",
     )
 
 
@@ -249,7 +254,8 @@ def is_exported(args: argparse.Namespace, network_file: Path) -> bool:
     Raises:
         InputFileError: other arguments do not go with that.
     """
-    exported = bool(network_file.suffix == ".onnx" if args.runtime is None else args.runtime == "onnx")
+    runtime = getattr(args, "runtime", None)
+    exported = bool(network_file.suffix == ".onnx" if runtime is None else runtime == "onnx")
     if args.second_exit_file is not None and not exported:
         raise InputFileError("--second-exit-file is for an exported network; a checkpoint holds its second half")
     if exported and args.device not in {AUTO, "cpu"}:

@@ -1,18 +1,15 @@
-"""Exit 2 at a worker, batches of 64 events on two threads: as the worker computes it, against eager PyTorch."""
+"""Exit 2 at a worker, batches of 1, 8 and 64 events on one and two threads: ONNX Runtime against eager PyTorch."""
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from models.checkpoint import fingerprint
 from models.early_exit import TwoExits
-from models.packing import pack_layers
-from models.quantized import quantize_linear_layers
 from offload.cloud import Cloud
-from offload.protocol import ACTIVATIONS, FEATURES, Answer, Request, new_id
+from offload.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Request, new_id
+from offload.torch_exits import open_network
 from tests.benchmarks import plain_network
 from tests.benchmarks.agreement import (
     LEAST_EQUAL_INT8,
@@ -31,6 +28,7 @@ from utils.metrics import certainty
 
 BATCH, THREADS = 64, 2
 BATCHES = 6
+SMALLER = (1, 8)
 GOALS = {"alexnet": 2.0, "mobilenet": 3.0}
 
 Compare = Callable[[Answers, Answers], str]
@@ -38,25 +36,37 @@ Compare = Callable[[Answers, Answers], str]
 
 def worker(bench: Bench) -> Iterator[Row]:
     """Yield both networks' rows, for requests that hold features, as by default, and activations; int8 for AlexNet."""
+    usual = _Batches(FEATURES, BATCH, THREADS)
     for family in bench.budget.families:
-        goal = GOALS[family]
-        plain, cloud = bench.plain(family), worker_of(bench.ours(family))
-        yield _row(bench, family, _measured(bench, plain, cloud, agreement, FEATURES), FEATURES, goal)
-        yield _row(bench, family, _measured(bench, plain, cloud, agreement, ACTIVATIONS), ACTIVATIONS, None)
+        plain, goal = bench.plain(family), GOALS[family]
+        for count in sorted({1, THREADS}):
+            cloud = worker_of(bench.ours(family), count)
+            for size in (*SMALLER, BATCH):
+                of = _Batches(FEATURES, size, count)
+                measured = _measured(bench, plain, cloud, agreement, of)
+                yield _row(bench, family, of, measured, goal if of == usual else None)
+        of = _Batches(ACTIVATIONS, BATCH, THREADS)
+        yield _row(bench, family, of, _measured(bench, plain, cloud, agreement, of), None)
         if family == "alexnet":
             # What 8 bits do to certainties is of interest for a network that was trained.
             network = trained(bench, family)
-            plain, cloud = plain_of(family, network).eval(), worker_of(copy.deepcopy(network), int8=True)
-            yield _row(bench, family, _measured(bench, plain, cloud, approximately, FEATURES), FEATURES, goal, "int8 ")
+            plain, cloud = plain_of(family, network).eval(), worker_of(network, THREADS, int8=True)
+            measured = _measured(bench, plain, cloud, approximately, usual)
+            yield _row(bench, family, usual, measured, goal, "int8 ")
 
 
-def worker_of(network: TwoExits, *, int8: bool = False) -> Cloud:
+@dataclass(frozen=True)
+class _Batches:
+    payload: str
+    size: int
+    threads: int
+
+
+def worker_of(network: TwoExits, count: int, *, int8: bool = False) -> Cloud:
     """Return what a worker computes with, made as by offload/ee-processor-server.py, but that it remembers nothing."""
-    digest = fingerprint(network)
-    if int8:
-        quantize_linear_layers(network)
-    pack_layers(network)
-    return Cloud(network, torch.device("cpu"), "bench", BATCH, digest=digest)
+    opened = open_network(network, torch.device("cpu"), count, int8=int8)
+    assert opened.exit_2 is not None
+    return Cloud(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "bench")
 
 
 def approximately(plain: Answers, ours: Answers) -> str:
@@ -72,32 +82,33 @@ class _Measured:
     work: int
 
 
-def _measured(bench: Bench, plain: PlainNetwork, cloud: Cloud, compare: Compare, payload: str) -> _Measured:
-    events = bench.distinct(3)[: BATCH * BATCHES]
-    tensors = [events[start : start + BATCH] for start in range(0, len(events), BATCH)]
+def _measured(bench: Bench, plain: PlainNetwork, cloud: Cloud, compare: Compare, of: _Batches) -> _Measured:
+    events = bench.distinct(3)[: of.size * BATCHES]
+    tensors = [events[start : start + of.size] for start in range(0, len(events), of.size)]
     work = operations(plain)
-    if payload == ACTIVATIONS:
+    if of.payload == ACTIVATIONS:
         work = operations(lambda image: plain.cloud(plain.edge(image)[0])) - operations(plain.edge)
         with torch.inference_mode():
             tensors = [plain.edge(plain_network.images_of(batch))[0].numpy() for batch in tensors]
 
     def plainly() -> Answers:
-        return _all(lambda tensor: _plain_exit_2(plain, tensor, payload), tensors)
+        return _all(lambda tensor: _plain_exit_2(plain, tensor, of.payload), tensors)
 
     def ours() -> Answers:
-        return _all(lambda tensor: _ask(cloud, tensor, payload), tensors)
+        return _all(lambda tensor: _ask(cloud, tensor, of.payload), tensors)
 
-    with threads(THREADS):
+    with threads(of.threads):
         plainly(), ours()  # first calls choose kernels
         equal, turns = compared_in_turns(plainly, ours, compare, 3 * bench.budget.rounds)
     return _Measured(turns, equal, len(events), work)
 
 
-def _row(bench: Bench, family: str, one: _Measured, payload: str, goal: float | None, how: str = "") -> Row:
+def _row(bench: Bench, family: str, of: _Batches, one: _Measured, goal: float | None, how: str = "") -> Row:
+    step = f"5 worker, {how}exit 2 of {of.payload}, {TITLES[family]}, {of.size} at once, threads: {of.threads}"
     return row(
-        f"5 worker, {how}exit 2 of {payload}, {TITLES[family]}", "events/s", one.turns, events=one.events, goal=goal,
-        ceiling=bench.ceiling.share(one.work * one.events, one.turns.medians[1], THREADS),
-        note=f"batches of {BATCH}, {THREADS} threads; {one.equal}",
+        step, "events/s", one.turns, events=one.events,
+        goal=goal, ceiling=bench.ceiling.share(one.work * one.events, one.turns.medians[1], of.threads),
+        note=one.equal,
     )  # fmt: skip
 
 

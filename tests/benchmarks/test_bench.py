@@ -108,7 +108,7 @@ def test_a_step_that_fails_is_told_and_leaves_the_others_to_be_measured(
     arguments = [*TINY, "--only", "month", "--only", "worker", "--family", "mobilenet", "--json", str(written)]
     assert main(arguments) == 1
     figures = json.loads(written.read_text())
-    assert [one["step"][:8] for one in figures["rows"]] == ["5 worker", "5 worker"]
+    assert {one["step"][:8] for one in figures["rows"]} == {"5 worker"}
     assert len(figures["failures"]) == 1 and figures["failures"][0].startswith("month: DisagreementError: ")
     assert "FAILED: month" in capsys.readouterr().out
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from models.checkpoint import write_checkpoint
-from models.onnx_runtime import read_edge_model, read_second_exit_model
+from models.onnx_runtime import read_first_half, read_second_half
 from tests.networks import new_network
 from tests.scripts import call
 
@@ -23,7 +23,7 @@ def test_both_halves_are_written_and_their_agreement_printed(
     figures = re.findall(r"within (\S+) of the checkpoint's, (\S+) % of labels equal", ended.out)
     assert len(figures) == 2
     assert all(float(difference) <= 1e-4 and float(labels) > 98 for difference, labels in figures)
-    assert read_edge_model(edge).fingerprint == read_second_exit_model(second).fingerprint
+    assert read_first_half(edge).fingerprint == read_second_half(second).fingerprint
 
 
 def test_eight_bits_on_a_dataset_of_ones_own(
@@ -33,7 +33,7 @@ def test_eight_bits_on_a_dataset_of_ones_own(
     options = ["--trained-model", checkpoint, "--output", edge, "--quantize", "int8", "--dataset"]
     ended = call(capsys, EXPORT, *options, sample / "2016_02.csv")
     assert ended.code == 0 and "labels equal" in ended.out and ended.err == ""
-    assert read_edge_model(edge).architecture == "MobileNetV2WithExits"
+    assert read_first_half(edge).architecture == "MobileNetV2WithExits"
 
 
 def test_a_network_with_one_exit_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-import copy
 import logging
 import pickle
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ import torch
 
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import fingerprint, read_two_exits
-from models.quantized import quantize_linear_layers
 from offload.broker import Broker
 from offload.cloud import Cloud
-from offload.exits import FloatArray
+from offload.exits import FloatArray, OwnSecondExit
 from offload.metrics import ANSWERS, WorkerMetrics
 from offload.protocol import (
     ACTIVATIONS,
     FEATURES,
     LOGITS,
     Answer,
+    Limits,
     Refusal,
     Request,
     decode_reply,
@@ -33,9 +32,11 @@ from offload.protocol import (
     new_id,
 )
 from offload.service import Service
+from offload.torch_exits import Exit2, open_network
 from offload.worker import Worker
 from tests.hostile import Bomb
 from tests.networks import calibrated_network
+from tests.offload.exits import served
 from tests.offload.link import PATIENCE, connected, make_client, serving, wait_until, waiting_in
 from tests.offload.messages import body_of, changed, mutants, parts_of
 from utils.dataset import read_dataset, to_images
@@ -64,7 +65,7 @@ def network(request: pytest.FixtureRequest, mobilenet: CalibratedNetwork) -> Cal
 
 @pytest.fixture
 def cloud(mobilenet: CalibratedNetwork) -> Cloud:
-    return Cloud(mobilenet, CPU, "cloud:7", 256)
+    return Cloud(*served(mobilenet, 256), "cloud:7")
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +75,20 @@ def features(sample: Path) -> FloatArray:
     return np.random.default_rng(0).permutation(distinct)[:ROWS]
 
 
-@pytest.fixture
-def passes(network: CalibratedNetwork) -> Iterator[list[int]]:
-    """How many events each pass through exit 2 held."""
-    sizes: list[int] = []
-    hook = network.model.exits[1].register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
-    yield sizes
-    hook.remove()
+class Counted:
+    """Exit 2 that counts how many events it is given at once."""
+
+    def __init__(self, exit_2: OwnSecondExit) -> None:
+        self._exit_2 = exit_2
+        self.sizes: list[int] = []
+
+    def of_features(self, features: FloatArray, /) -> FloatArray:
+        self.sizes.append(len(features))
+        return self._exit_2.of_features(features)
+
+    def of_activations(self, activations: FloatArray, /) -> FloatArray:
+        self.sizes.append(len(activations))
+        return self._exit_2.of_activations(activations)
 
 
 def activations_of(network: CalibratedNetwork, features: FloatArray) -> FloatArray:
@@ -130,13 +138,15 @@ def received(cloud: Cloud, request: Request) -> Request:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_gets_its_own_rows_back(
-    seed: int, network: CalibratedNetwork, features: FloatArray, passes: list[int]
+    seed: int, network: CalibratedNetwork, features: FloatArray
 ) -> None:
-    cloud = Cloud(network, CPU, "cloud:7", 256)
+    exit_2, limits = served(network, 256)
+    counted = Counted(exit_2)
+    cloud = Cloud(counted, limits, "cloud:7")
     requests = mixed_requests(cloud, network, features)
     random.Random(seed).shuffle(requests)
     replies = cloud.answer([received(cloud, request) for request in requests])
-    assert sorted(passes) == sorted(sum(SIZES[kind::2]) for kind in (0, 1))
+    assert sorted(counted.sizes) == sorted(sum(SIZES[kind::2]) for kind in (0, 1))
     assert [reply.request_id for reply in replies] == [request.request_id for request in requests]
     assert all(map(is_right, replies, requests, [network] * len(SIZES)))
     firsts = {float(alone(network, request)[0, 0]) for request in requests}
@@ -145,9 +155,9 @@ def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_g
 
 def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: FloatArray) -> None:
     plain = calibrated_network("AlexNetWithExits")
-    quantised, digest = copy.deepcopy(plain), fingerprint(plain)
-    quantize_linear_layers(quantised)
-    cloud = Cloud(quantised, CPU, "cloud:7", digest=digest)
+    digest, opened = fingerprint(plain), open_network(plain, CPU, int8=True)
+    assert opened.exit_2 is not None
+    cloud = Cloud(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "cloud:7")
     request = Request(new_id(), "edge", digest, FEATURES, features)
     (reply,) = cloud.answer([received(cloud, request)])
     assert isinstance(reply, Answer) and reply.fingerprint == digest
@@ -157,14 +167,20 @@ def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
 def test_a_request_larger_than_a_pass_is_computed_in_several_and_answered_as_one(
-    payload: str, network: CalibratedNetwork, features: FloatArray, passes: list[int]
+    payload: str, network: CalibratedNetwork, features: FloatArray
 ) -> None:
-    cloud = Cloud(network, CPU, "cloud:7", 7)
+    exit_2, limits = served(network, 7)
+    cloud = Cloud(exit_2, limits, "cloud:7")
     tensor = features if payload == FEATURES else activations_of(network, features)
     request = request_for(cloud, tensor, payload)
     (reply,) = cloud.answer([request])
-    assert sum(passes) == ROWS and max(passes) <= 7
     assert is_right(reply, request, network)
+    passes: list[int] = []
+    hook = network.model.exits[1].register_forward_pre_hook(lambda _module, args: passes.append(len(args[0])))
+    (on_gpus,) = Cloud(Exit2(network, CPU, 7), limits, "cloud:7").answer([request])
+    hook.remove()
+    assert sum(passes) == ROWS and max(passes) <= 7
+    assert is_right(on_gpus, request, network)
     assert {*certainty(alone(network, request))[0]} == {0, 1}
 
 
@@ -185,7 +201,7 @@ def test_requests_under_the_same_id_are_answered_each_for_itself(
 def test_half_precision_takes_half_the_bytes_and_changes_certainties_by_about_a_thousandth_at_most(
     network: CalibratedNetwork, features: FloatArray
 ) -> None:
-    cloud, activations = Cloud(network, CPU, "cloud:7", 256), activations_of(network, features)
+    cloud, activations = Cloud(*served(network, 256), "cloud:7"), activations_of(network, features)
     whole = request_for(cloud, activations, ACTIVATIONS)
     half = request_for(cloud, activations.astype(np.float16), ACTIVATIONS)
     assert len(parts_of(encode_request(whole))[1]) == 2 * len(parts_of(encode_request(half))[1])
@@ -246,7 +262,7 @@ def test_a_request_for_another_network_is_refused_with_what_to_do(cloud: Cloud, 
 
 
 def test_a_worker_of_activations_alone_refuses_features(mobilenet: CalibratedNetwork, features: FloatArray) -> None:
-    cloud = Cloud(mobilenet, CPU, "cloud:7", 256, (ACTIVATIONS,))
+    cloud = Cloud(*served(mobilenet, 256, (ACTIVATIONS,)), "cloud:7")
     request = request_for(cloud, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
     assert refusal == Refusal(request.request_id, "wrong-payload", "this worker takes activations")
@@ -275,7 +291,7 @@ def test_whatever_bytes_come_there_is_a_request_or_a_refusal_and_then_a_reply_th
 def test_a_request_on_which_the_network_overflows_is_refused_alone(
     network: CalibratedNetwork, features: FloatArray
 ) -> None:
-    cloud, activations = Cloud(network, CPU, "cloud:7", 256), activations_of(network, features)
+    cloud, activations = Cloud(*served(network, 256), "cloud:7"), activations_of(network, features)
     poison = activations[:3].copy()
     poison[1] = 3e38
     requests = [request_for(cloud, tensor, ACTIVATIONS) for tensor in (activations[:5], poison, activations[5:])]
@@ -310,7 +326,7 @@ def test_a_request_that_the_network_fails_on_is_refused_alone_and_in_one_line(
 ) -> None:
     network = Choking(mobilenet.model, [float(temperature) for temperature in mobilenet.temperature]).eval()
     network.problem = OUT_OF_MEMORY[reason]
-    cloud = Cloud(network.requires_grad_(False), CPU, "cloud:7", 256)
+    cloud = Cloud(*served(network.requires_grad_(False), 256), "cloud:7")
     requests = [
         request_for(cloud, tensor) for tensor in (features[:5], np.ones((2, 58), np.float32), features[5:], features)
     ]
@@ -390,20 +406,3 @@ def test_a_worker_outlives_mutated_requests_in_memory_that_does_not_grow_and_the
     assert worker.answered + worker.refused == addressed + 1
     assert 1 < worker.answered < addressed, "the mutations are too mild, or too wild, to say anything"
     assert waiting_in(link, queue) == 0
-
-
-@pytest.mark.parametrize("name", ["AlexNetWithExits", "MobileNetV2WithExits"])
-def test_a_worker_for_activations_alone_forgets_the_first_segment_and_answers_as_before(name: str) -> None:
-    network, device = calibrated_network(name), torch.device("cpu")
-    features = np.random.default_rng(1).random((5, 58)).astype(np.float32)
-    with torch.inference_mode():
-        activations = network.segment_1(torch.from_numpy(to_images(features))).numpy()
-        expected = network.cloud(torch.from_numpy(activations)).numpy()
-    size = sum(weights.numel() for weights in network.parameters())
-    cloud = Cloud(network, device, "a", payloads=(ACTIVATIONS,))
-    digest = cloud.limits.fingerprint
-    network.forget_edge()
-    assert sum(weights.numel() for weights in network.parameters()) < size
-    (answer,) = cloud.answer([Request(new_id(), "edge", digest, ACTIVATIONS, activations)])
-    assert isinstance(answer, Answer)
-    assert np.allclose(answer.logits, expected, rtol=1e-5, atol=1e-5)

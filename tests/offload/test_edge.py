@@ -25,9 +25,9 @@ from offload.edge import Edge
 from offload.exits import FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import ActivationsAt, Answers, LocalSecondExit
-from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import Verdicts, verdict_columns
 from tests.networks import calibrated_network
+from tests.offload.exits import ROUNDING, eager_exits_of, exits_of
 from tests.offload.link import PATIENCE, wait_until
 from utils.dataset import distinct_vectors, read_dataset
 from utils.errors import CaptureError, CloudUnavailableError
@@ -101,7 +101,7 @@ class Late:
         self.asked: list[LateAnswers] = []
         self.under_way: list[int] = []
         self.given_up = False
-        self._local = LocalSecondExit(Exit2(Legible(), CPU))
+        self._local = LocalSecondExit(exits_of(Legible()).second)
 
     def __call__(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
         one = LateAnswers(self._local.of(features, activations(np.arange(len(features)))))
@@ -162,7 +162,7 @@ def answering(
 
 
 def edge_of(second_exit: Late, thresholds: Thresholds = HALVES) -> Edge:
-    return Edge(Exit1(Legible(), CPU), thresholds, second_exit)
+    return Edge(exits_of(Legible()).first, thresholds, second_exit)
 
 
 def assert_same(one: Verdicts, other: Verdicts) -> None:
@@ -200,7 +200,7 @@ def labels(sample: Path) -> NDArray[np.int64]:
 
 
 def local_edge(network: TwoExits, thresholds: Thresholds) -> Edge:
-    return Edge(Exit1(network, CPU), thresholds, LocalSecondExit(Exit2(network, CPU)))
+    return Edge(exits_of(network).first, thresholds, LocalSecondExit(exits_of(network).second))
 
 
 class Never:
@@ -243,7 +243,7 @@ def test_every_row_of_the_table_is_what_the_rule_says_of_that_event(
         expected = (*plain_row(limits, first.tolist(), second.tolist()), int(label))
         for found, wanted in zip(row, expected, strict=True):
             if isinstance(wanted, float):
-                assert found == pytest.approx(wanted, abs=1e-5)
+                assert found == pytest.approx(wanted, abs=ROUNDING)
             else:
                 assert found == wanted
         fates.add((expected[2] == NOT_ASKED, expected[5]))
@@ -266,7 +266,8 @@ def test_each_part_of_the_network_computes_each_distinct_event_at_most_once(
     parts |= {"exit 1": inner.exits[0], "exit 2": inner.exits[1]}
     handles = [count(name, module) for name, module in parts.items()]
     try:
-        verdicts = local_edge(mobilenet, THRESHOLDS[MOBILENET]).decide(features)
+        exits = eager_exits_of(mobilenet)
+        verdicts = Edge(exits.first, THRESHOLDS[MOBILENET], LocalSecondExit(exits.second)).decide(features)
     finally:
         for handle in handles:
             handle.remove()
@@ -306,13 +307,13 @@ def test_equal_events_get_equal_verdicts_each_in_its_place(
     order = np.random.default_rng(1).integers(0, ROWS, 3 * ROWS)
     edge = local_edge(network, limits)
     once, often = edge.decide(features), edge.decide(features[order])
-    assert np.allclose(often.certainty, once.certainty[order], rtol=0, atol=1e-5)
+    assert np.allclose(often.certainty, once.certainty[order], rtol=0, atol=ROUNDING)
     assert (often.prediction == once.prediction[order]).all()
     assert (often.rejected == once.rejected[order]).all()
 
 
 def test_exit_2_is_not_asked_where_no_event_is_uncertain(network: CalibratedNetwork, features: FloatArray) -> None:
-    verdicts = Edge(Exit1(network, CPU), NONE_OFFLOADED, Never()).decide(features)
+    verdicts = Edge(exits_of(network).first, NONE_OFFLOADED, Never()).decide(features)
     assert not verdicts.uncertain.any()
     assert not verdicts.rejected.any()
     assert set(verdicts.decider) == {"edge"}
@@ -328,7 +329,9 @@ def test_every_event_can_be_offloaded(network: CalibratedNetwork, features: Floa
 def test_a_certainty_equal_to_its_threshold_is_accepted(network: CalibratedNetwork, features: FloatArray) -> None:
     certainties = local_edge(network, NONE_OFFLOADED).decide(features[:1]).certainty_1
     exact, above = float(certainties[0]), math.nextafter(float(certainties[0]), 2.0)
-    assert not Edge(Exit1(network, CPU), Thresholds(exact, exact, 1, 1), Never()).decide(features[:1]).uncertain.any()
+    assert (
+        not Edge(exits_of(network).first, Thresholds(exact, exact, 1, 1), Never()).decide(features[:1]).uncertain.any()
+    )
     assert local_edge(network, Thresholds(above, above, 1, 1)).decide(features[:1]).uncertain.all()
 
 
@@ -404,7 +407,7 @@ def test_a_batch_of_certain_events_does_not_wait_for_the_end_of_all() -> None:
             taken.append(number)
             yield events(3, CERTAIN)
 
-    deciding = Edge(Exit1(Legible(), CPU), HALVES, Never()).decide_all(batches(), 8, Stop())
+    deciding = Edge(exits_of(Legible()).first, HALVES, Never()).decide_all(batches(), 8, Stop())
     next(deciding)
     assert taken == [0, 1]
 

@@ -23,11 +23,11 @@ from offload.alert_limit import SOURCES, AlertLimit
 from offload.edge import Edge
 from offload.eve import Counts, Event, alerts, community_id, stats
 from offload.second_exit import LocalSecondExit
-from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import Verdicts
 from tests.captures import SHARED, ipv4_packet, needs_shared, read_frames, read_packets
 from tests.networks import calibrated_network
-from tests.offload.test_edge import CPU, MOBILENET, THRESHOLDS
+from tests.offload.exits import exits_of
+from tests.offload.test_edge import MOBILENET, THRESHOLDS
 from utils.records import Records
 from utils.schema import ATTACK, NORMAL
 
@@ -171,7 +171,7 @@ def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name
 def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided() -> None:
     records = flow_features(read_packets(FOLDER / "synack-reflection.pcap")).take(np.arange(300))
     network = calibrated_network(MOBILENET)
-    edge = Edge(Exit1(network, CPU), THRESHOLDS[MOBILENET], LocalSecondExit(Exit2(network, CPU)))
+    edge = Edge(exits_of(network).first, THRESHOLDS[MOBILENET], LocalSecondExit(exits_of(network).second))
     verdicts = edge.decide(PUBLISHED.scale(records.features).astype(np.float32))
     events = alerts(records, verdicts, AlertLimit(NO_LIMIT, 0))
     assert [fault for event in events for fault in faults_of(event)] == []

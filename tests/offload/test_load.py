@@ -17,6 +17,7 @@ from offload.private_broker import free_port
 from offload.second_exit import Sending
 from offload.service import Service
 from offload.worker import Worker
+from tests.offload.exits import served
 from tests.offload.link import FINGERPRINT, Sleeper, make_client, make_worker, serving
 from tests.scripts import GENERATOR, Ended, call
 from utils.plotting import save_figure
@@ -96,8 +97,7 @@ def test_what_is_not_answered_is_counted_by_its_reason(link: Broker, queue: str)
 def worker(link: Broker, queue: str, checkpoint: Path) -> Iterator[None]:
     """A worker with the checkpoint's network."""
     network, _ = read_two_exits(checkpoint)
-    device = next(network.parameters()).device
-    with serving(Worker(link, queue, Cloud(network, device, "cloud:1"), Service(), WorkerMetrics())):
+    with serving(Worker(link, queue, Cloud(*served(network), "cloud:1"), Service(), WorkerMetrics())):
         yield
 
 

@@ -99,8 +99,17 @@ def test_the_client_decides_a_month_alike_without_importing_torch_or_pandas(
     assert (one["exit_1_certainty"] - other["exit_1_certainty"]).abs().max() < TOLERANCE
 
 
-def test_a_worker_answers_an_exported_edge_as_it_does_the_checkpoint(
-    link: Broker, checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = sys.modules["pandas"] = sys.modules["onnx"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_worker_of_either_kind_answers_an_exported_edge_the_exported_one_without_torch(
+    link: Broker, checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path, *, exported: bool
 ) -> None:
     queue = f"requests.{new_id()}"
     broker = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
@@ -108,7 +117,10 @@ def test_a_worker_answers_an_exported_edge_as_it_does_the_checkpoint(
     password = {PASSWORD_VARIABLE: link.password}
     (tmp_path / "worker").mkdir()
     with contextlib.ExitStack() as stack:
-        arguments = (SERVER, "--trained-network-file", checkpoint, *broker)
+        arguments: tuple[object, ...] = (SERVER, "--trained-network-file", checkpoint, *broker)
+        if exported:
+            of_files = ("--trained-network-file", halves[0], "--second-exit-file", halves[1])
+            arguments = ("-c", WITHOUT_TORCH, SERVER, *of_files, *broker)
         worker = stack.enter_context(Program(tmp_path / "worker", *arguments, **password))
         worker.wait_for("ready: MobileNetV2WithExits")
         client = stack.enter_context(Program(
@@ -166,7 +178,7 @@ def test_damaged_thresholds_are_told(halves: tuple[Path, Path], tmp_path: Path, 
     model = onnx.load(halves[0])
     onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "thresholds": text})
     onnx.save(model, tmp_path / "edge.onnx")
-    with pytest.raises(CheckpointError, match=r"edge\.onnx: its thresholds or input transform are damaged"):
+    with pytest.raises(CheckpointError, match=r"edge\.onnx: its thresholds are damaged"):
         open_exported(tmp_path / "edge.onnx", None, "mobilenet")
 
 

@@ -15,8 +15,8 @@ from offload.edge import Edge
 from offload.exits import AtExit1, FloatArray
 from offload.recent import Recent, RecentFirstExit, RecentOwnSecondExit, RecentSecondExit, keys_of
 from offload.second_exit import ActivationsAt, Answered, Answers, LocalSecondExit
-from offload.torch_exits import Exit1, Exit2
-from tests.offload.test_edge import CPU, MOBILENET, THRESHOLDS
+from tests.offload.exits import exits_of
+from tests.offload.test_edge import MOBILENET, THRESHOLDS
 from utils.dataset import read_dataset
 from utils.schema import CLOUD, FEATURE_COUNT, LOCAL
 
@@ -206,8 +206,8 @@ def test_verdicts_are_the_same_with_and_without_a_memory(checkpoint: Path, sampl
     network, _ = read_two_exits(checkpoint)
     assert isinstance(network, CalibratedNetwork)
     features = read_dataset(sample / "2016_03.csv").features[:200]
-    limits, exit_1 = THRESHOLDS[MOBILENET], Exit1(network, CPU)
-    local = LocalSecondExit(Exit2(network, CPU))
+    limits, exit_1 = THRESHOLDS[MOBILENET], exits_of(network).first
+    local = LocalSecondExit(exits_of(network).second)
     memory = Recent(50), Recent(50)
     plain = Edge(exit_1, limits, local)
     ours = Edge(RecentFirstExit(exit_1, memory[0]), limits, RecentSecondExit(local, LOCAL, memory[1]))

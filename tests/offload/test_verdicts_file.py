@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from offload.edge import Edge
 from offload.resume_file import NOTHING, dataset_digest, resume_path, write_resume_file
 from offload.second_exit import LocalSecondExit
-from offload.torch_exits import Exit1, Exit2
 from offload.verdicts import verdict_columns
 from offload.verdicts_file import Table, VerdictsFile
+from tests.offload.exits import exits_of
 from tests.offload.link import PATIENCE, Program
-from tests.offload.test_edge import CPU, HALVES, Legible
+from tests.offload.test_edge import HALVES, Legible
 from utils.dataset import Dataset
 from utils.errors import InputFileError
 from utils.schema import DECIDER_COLUMNS, FEATURE_COUNT, OFFLOAD_COLUMNS, Thresholds
@@ -48,7 +48,7 @@ def dataset_of(count: int, seed: int = 0, *, labelled: bool = True) -> Dataset:
 
 
 def edge_with(thresholds: Thresholds = HALVES) -> Edge:
-    return Edge(Exit1(Legible(), CPU), thresholds, LocalSecondExit(Exit2(Legible(), CPU)))
+    return Edge(exits_of(Legible()).first, thresholds, LocalSecondExit(exits_of(Legible()).second))
 
 
 def tables(dataset: Dataset, start: int = 0, *, deciders: bool = False) -> Iterator[Table]:

@@ -1,0 +1,162 @@
+"""Compute a network on the CPU with ONNX Runtime, from graphs that are made in memory of its weights."""
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.calibrated import CalibratedNetwork, CalibratedSingleExit
+from models.checkpoint import fingerprint
+from models.early_exit import EarlyExitNetwork, SingleExitNetwork, TwoExits
+from models.mobilenet import MobileNetV2
+from models.onnx_graph import (
+    SMALLEST_INT8,
+    FloatArray,
+    Graph,
+    append,
+    append_first_exit,
+    append_first_segment,
+    append_transform,
+)
+from models.onnx_runtime import (
+    ACTIVATIONS,
+    CHUNK,
+    FEATURES,
+    LOGITS_1,
+    LOGITS_2,
+    FirstHalf,
+    SecondHalf,
+    compute_both,
+    start_session,
+)
+from models.prediction import Progress, no_progress, predict
+from models.preprocessing import QuantileTransform
+from models.repeats import logits_of_each_once
+from utils.errors import CheckpointError, DeviceError
+from utils.schema import FEATURE_COUNT
+
+NO_INT8: Final = "8-bit products are computed on the CPU alone; leave out --quantize, or choose --device cpu"
+LARGE_CHUNK: Final = 64
+"""Events of one pass of the second half by default: AlexNet's weights are read once for each pass."""
+
+Metadata = dict[str, str]
+
+
+def open_halves(
+    network: TwoExits, threads: int | None = None, chunk: int = CHUNK, second_chunk: int = LARGE_CHUNK,
+    *, int8: bool = False,
+) -> tuple[FirstHalf, SecondHalf]:  # fmt: skip
+    """Return both halves of a network as ONNX Runtime computes them; the network itself is not needed any more.
+
+    Args:
+        network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU.
+        threads: that a pass is spread over; None: what PyTorch chooses.
+        chunk: events of one pass of the first half at most.
+        second_chunk: of the second half.
+        int8: whether exit 2's large linear layers multiply 8-bit integers.
+
+    Raises:
+        CheckpointError: int8 is of no use to the network.
+    """
+    threads = torch.get_num_threads() if threads is None else threads
+    facts = type(_parts(network)[0]).__name__, fingerprint(network), network.activation_shape()
+    return (
+        FirstHalf(*facts, chunk, start_session(build_first_half(network), threads)),
+        SecondHalf(*facts, second_chunk, start_session(build_second_half(network, int8=int8), threads)),
+    )
+
+
+def compute_logits(
+    network: TwoExits, features: FloatArray, batch_size: int, device: torch.device, progress: Progress = no_progress,
+    *, int8: bool = False,
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    """Return the logits of both exits as ``prediction.predict``, but computed by ONNX Runtime on the CPU.
+
+    Args:
+        network: in evaluation mode, on the device.
+        features: (N, 58) float32.
+        batch_size: different rows of one pass.
+        device: where it runs.
+        progress: called with the number of rows that each pass was for.
+        int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
+
+    Raises:
+        CheckpointError: int8 is of no use to the network.
+        DeviceError: int8 is asked for on a GPU.
+    """
+    if device.type != "cpu":
+        if int8:
+            raise DeviceError(NO_INT8)
+        return predict(network, features, batch_size, device, progress)
+    first, second = open_halves(network, chunk=min(batch_size, CHUNK), second_chunk=batch_size, int8=int8)
+    return logits_of_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
+
+
+def open_single_exit(network: nn.Module, threads: int | None = None) -> Callable[[FloatArray], FloatArray]:
+    """Return what computes the logits (N, 2) of a network with a single exit from features (N, 58), in one pass.
+
+    Args:
+        network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU, calibrated or not.
+        threads: as for ``open_halves``.
+    """
+    model, temperature = network, 1.0
+    if isinstance(network, CalibratedSingleExit):
+        model, temperature = network.model, float(network.temperature[0])
+    assert isinstance(model, SingleExitNetwork)
+    if isinstance(model, MobileNetV2):
+        first: nn.Module = nn.Sequential(model.upsample, model.stem_conv)
+        rest: nn.Module = model.backbone
+    else:
+        first, rest = model.get_submodule("backbone.0"), model.get_submodule("backbone.1")
+    graph = Graph()
+    activations = append_first_segment(graph, first, _append_transform(graph, model.transform))
+    logits = append(graph, nn.Sequential(rest, model.exit), activations, temperature)
+    content = graph.to_bytes({FEATURES: (FEATURE_COUNT,)}, {"logits": (logits, 2)}, {})
+    session = start_session(content, torch.get_num_threads() if threads is None else threads)
+
+    def compute(features: FloatArray) -> FloatArray:
+        (found,) = session.run(None, {FEATURES: features})
+        return np.asarray(found)
+
+    return compute
+
+
+def build_first_half(network: TwoExits, metadata: Metadata | None = None) -> bytes:
+    """Return input transform, segment 1 and the calibrated exit 1 as an ONNX file."""
+    model, (temperature, _) = _parts(network)
+    graph = Graph()
+    activations = append_first_segment(graph, model.backbone[0], _append_transform(graph, model.transform))
+    logits = append_first_exit(graph, model.exits[0], activations, temperature)
+    return graph.to_bytes(
+        {FEATURES: (FEATURE_COUNT,)}, {LOGITS_1: (logits, 2), ACTIVATIONS: (activations, 4)}, metadata or {}
+    )
+
+
+def build_second_half(network: TwoExits, metadata: Metadata | None = None, *, int8: bool = False) -> bytes:
+    """Return segment 2 and the calibrated exit 2 as an ONNX file; see ``open_halves``."""
+    model, (_, temperature) = _parts(network)
+    layers = nn.Sequential(model.backbone[1], model.exits[1])
+    if int8 and not any(
+        isinstance(layer, nn.Linear) and layer.weight.numel() >= SMALLEST_INT8 for layer in layers.modules()
+    ):
+        raise CheckpointError("int8 makes this network no faster: it has no large linear layer; leave out --quantize")
+    graph = Graph()
+    logits = append(graph, layers, ACTIVATIONS, temperature, int8=int8)
+    return graph.to_bytes({ACTIVATIONS: network.activation_shape()}, {LOGITS_2: (logits, 2)}, metadata or {})
+
+
+def _append_transform(graph: Graph, transform: nn.Module) -> str:
+    if not isinstance(transform, QuantileTransform):
+        return FEATURES
+    return append_transform(graph, transform.knots.numpy(), transform.levels.numpy(), FEATURES)
+
+
+def _parts(network: TwoExits) -> tuple[EarlyExitNetwork, tuple[float, float]]:
+    if isinstance(network, CalibratedNetwork):
+        first, second = (float(value) for value in network.temperature)
+        return network.model, (first, second)
+    assert isinstance(network, EarlyExitNetwork)
+    return network, (1.0, 1.0)

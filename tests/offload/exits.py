@@ -1,0 +1,48 @@
+"""The exits of a network in memory, for tests: as a client or a worker on a CPU has them."""
+
+import functools
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+import torch
+
+from models.calibrated import CalibratedNetwork
+from models.checkpoint import fingerprint
+from models.early_exit import EarlyExitNetwork, TwoExits
+from offload.exits import FirstExit, OwnSecondExit
+from offload.protocol import PAYLOADS, Limits
+from offload.service import CHUNK
+from offload.torch_exits import Exit1, Exit2, open_network
+
+CPU = torch.device("cpu")
+ROUNDING: Final = 5e-5
+"""Of a certainty: in a pass of another size ONNX Runtime adds products in another order, and PyTorch does in any. The
+logits of the tests' untrained MobileNetV2 are near 57, where a step of float32 is 4e-6."""
+
+
+class Exits(NamedTuple):
+    """Both exits of a network."""
+
+    first: FirstExit
+    second: OwnSecondExit
+
+
+@functools.lru_cache(maxsize=4)
+def exits_of(network: TwoExits, chunk: int = CHUNK) -> Exits:
+    """Return a network's exits, computed by ONNX Runtime; those of a network made for a test, by eager PyTorch."""
+    if type(network) is not CalibratedNetwork and not isinstance(network, EarlyExitNetwork):
+        return eager_exits_of(network, chunk)
+    opened = open_network(network, CPU, second_chunk=chunk)
+    assert opened.exit_2 is not None
+    return Exits(opened.exit_1, opened.exit_2)
+
+
+def eager_exits_of(network: TwoExits, chunk: int = CHUNK) -> Exits:
+    """Return a network's exits as PyTorch computes them, which it does on GPUs."""
+    return Exits(Exit1(network, CPU), Exit2(network, CPU, chunk))
+
+
+def served(network: TwoExits, chunk: int = CHUNK, payloads: Collection[str] = PAYLOADS) -> tuple[OwnSecondExit, Limits]:
+    """Return what a worker computes a network with, and what it takes."""
+    limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
+    return exits_of(network, chunk).second, limits
