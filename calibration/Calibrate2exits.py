@@ -56,8 +56,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Calibrate as the arguments say."""
-    import copy
-
     import torch
     from tqdm import tqdm
 
@@ -65,9 +63,9 @@ def run(args: argparse.Namespace) -> None:
     from calibration.reliability import reliability_figure
     from models.calibrated import CalibratedNetwork
     from models.checkpoint import read_two_exits, write_checkpoint
+    from models.cpu_network import compute_logits
     from models.early_exit import EarlyExitNetwork
-    from models.packing import pack_layers
-    from models.prediction import describe_device, predict, select_device
+    from models.prediction import describe_device, select_device
     from utils.dataset import read_labelled, spooling_note
     from utils.plotting import save_figure
 
@@ -85,10 +83,9 @@ def run(args: argparse.Namespace) -> None:
     if dataset.spooled:
         print(spooling_note(dataset))
 
-    packed = copy.deepcopy(network).to(device)
-    pack_layers(packed)
+    network.to(device)
     with tqdm(total=len(dataset), desc="logits", unit="row", disable=None) as bar:
-        exits = predict(packed, dataset.features, args.batch_size, device, bar.update)
+        exits = compute_logits(network, dataset.features, args.batch_size, device, bar.update)
     temperatures: list[float] = []
     for number, logits in enumerate(exits, 1):
         if args.method == "ece":

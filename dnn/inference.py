@@ -10,6 +10,7 @@ A network that dnn/export-edge-model.py wrote runs without PyTorch; name its sec
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,22 +78,19 @@ def run(args: argparse.Namespace) -> None:
 
 def _checkpoint(args: argparse.Namespace) -> "Predict":
     from models.checkpoint import read_two_exits
-    from models.packing import pack_layers
-    from models.prediction import describe_device, predict, select_device
-    from models.quantized import quantize_linear_layers
+    from models.cpu_network import compute_logits
+    from models.prediction import describe_device, select_device
 
     device = select_device(args.device)
     print(f"device: {describe_device(device)}")
     network, _ = read_two_exits(args.trained_model, args.model)
     network.to(device)
-    if args.quantize is not None:
-        quantize_linear_layers(network)
-    pack_layers(network)
-    return lambda features, progress: predict(network, features, args.batch_size, device, progress)
+    int8 = args.quantize is not None
+    return lambda features, progress: compute_logits(network, features, args.batch_size, device, progress, int8=int8)
 
 
 def _exported(args: argparse.Namespace) -> "Predict":
-    from models.onnx_runtime import read_exported
+    from models.onnx_runtime import CHUNK, compute_both, read_exported
     from models.repeats import logits_of_each_once
 
     if args.quantize is not None:
@@ -100,13 +98,12 @@ def _exported(args: argparse.Namespace) -> "Predict":
     if args.second_exit_file is None:
         raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
     print("device: cpu (ONNX Runtime)")
-    first, second = read_exported(args.trained_model, args.second_exit_file, args.model, chunk=args.batch_size)
+    chunk = min(args.batch_size, CHUNK)
+    halves = args.trained_model, args.second_exit_file
+    first, second = read_exported(*halves, args.model, chunk=chunk, second_chunk=args.batch_size)
     assert second is not None  # its file was named
 
-    def compute(events: "FloatArray") -> "tuple[FloatArray, FloatArray]":
-        logits_1, activations = first.exit_1(events)
-        return logits_1, second.exit_2(activations)
-
+    compute = functools.partial(compute_both, first, second)
     return lambda features, progress: logits_of_each_once(features, args.batch_size, compute, progress)
 
 

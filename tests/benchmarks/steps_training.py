@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from calibration.temperature import Quality, by_likelihood, quality
 from dnn.training import Settings, Trainer, bfloat16_is_fast, distinct_rows, effective_batch_size, evaluate
 from models import ARCHITECTURES
+from models.cpu_network import compute_logits
 from models.early_exit import EarlyExitNetwork, TwoExits, initialise
-from models.packing import pack_layers
 from models.prediction import predict
 from models.preprocessing import fit_quantile_transform
 from tests.benchmarks import plain_training
@@ -130,9 +130,7 @@ def calibration(bench: Bench) -> Iterator[Row]:
             found["plain"] = plain_training.calibrate(plain, features, labels, AT_ONCE)
 
         def ours(network: TwoExits = network, found: dict[str, tuple[float, ...]] = found) -> None:
-            packed = copy.deepcopy(network)
-            pack_layers(packed)
-            exits = predict(packed, features, size)
+            exits = compute_logits(network, features, size, torch.device("cpu"))
             found["ours"] = tuple(by_likelihood(logits, labels) for logits in exits)
 
         with threads(THREADS):
