@@ -155,23 +155,26 @@ def outcome(
 
 
 def decide_at_single_exit(
-    network: nn.Module, features: NDArray[np.float32], batch_size: int, chunk: int
+    compute: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    features: NDArray[np.float32],
+    batch_size: int,
+    chunk: int,
 ) -> NDArray[np.int64]:
     """Return the predictions (N,) of a single-exit network, computed as thriftily as the edge computes exit 1.
 
     Args:
-        network: in evaluation mode, on the CPU.
+        compute: returns the network's logits (n, 2) for features (n, 58), in one pass.
         features: (N, 58) float32.
         batch_size: events of which those that repeat are computed once.
         chunk: events of one forward pass.
     """
     predictions = []
-    with torch.inference_mode():
-        for begin in range(0, len(features), batch_size):
-            batch = features[begin : begin + batch_size]
-            first, place = distinct_vectors(batch)
-            logits = torch.cat([network(images) for images in batches(batch[first], chunk)])
-            predictions.append(certainty(logits.numpy())[0][place])
+    for begin in range(0, len(features), batch_size):
+        batch = features[begin : begin + batch_size]
+        first, place = distinct_vectors(batch)
+        events = batch[first]
+        logits = [compute(events[start : start + chunk]) for start in range(0, len(events), chunk)]
+        predictions.append(certainty(np.concatenate(logits))[0][place])
     return np.concatenate(predictions)
 
 

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from evaluations.energy_measurement import Outcome, Run, Work
     from evaluations.energy_meters import PowerLog
     from evaluations.energy_report import Meter
-    from models.early_exit import TwoExits
-    from offload.exits import FirstExit
+    from offload.exits import FirstExit, Network
     from offload.second_exit import SecondExit
     from utils.dataset import Dataset
     from utils.schema import Thresholds
@@ -170,6 +169,7 @@ def _awaited(log: "PowerLog", end: float) -> "PowerLog":
 
 def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     """Return what was measured, and the meter that it was measured by."""
+    import torch
     from tqdm import tqdm
 
     from evaluations.energy_measurement import Run, measure, measure_idle
@@ -177,7 +177,7 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     from evaluations.energy_report import Meter, power_model
     from figs.energy import TWO_EXITS_OFFLOADED
     from models.checkpoint import read_checkpoint, read_two_exits
-    from models.packing import pack_layers
+    from offload.torch_exits import open_network
     from utils.dataset import read_dataset
 
     begin = begin_nothing
@@ -195,13 +195,11 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
         )
     if one.exits != 1:
         raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
-    exit_1, thresholds = _edge_parts(args, network, family)
+    opened = open_network(network, torch.device("cpu"))
+    exit_1, thresholds = _edge_parts(args, opened, family)
     dataset = read_dataset(args.dataset)
-    pack_layers(network)
-    if not args.plain_single_exit:
-        pack_layers(single.network)
     with contextlib.ExitStack() as stack:
-        second_exits = stack.enter_context(_second_exits(args, network, family))
+        second_exits = stack.enter_context(_second_exits(args, opened, family))
         methods, outcomes = _warmed_up(args, dataset, exit_1, thresholds, single.network, second_exits)
         idle = [] if name == "model" or args.idle_seconds == 0 else [measure_idle(args.idle_seconds, begin)]
         rounds = measure(methods, args.rounds, args.seconds, begin)
@@ -210,22 +208,18 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     return Run(family, shared, outcomes, intervals), meter
 
 
-def _edge_parts(args: argparse.Namespace, network: "TwoExits", family: str) -> "tuple[FirstExit, Thresholds]":
+def _edge_parts(args: argparse.Namespace, network: "Network", family: str) -> "tuple[FirstExit, Thresholds]":
     """Return exit 1 as the edge is to compute it, and its thresholds: of the checkpoint, or of that exported.
 
     Raises:
         InputFileError: the exported network is another.
     """
-    import torch
-
-    from models.checkpoint import fingerprint
     from offload.onnx_exits import open_exported
-    from offload.torch_exits import Exit1
 
     if args.edge_model is None:
-        return Exit1(network, torch.device("cpu")), cli.thresholds(args)
+        return network.exit_1, cli.thresholds(args)
     exported = open_exported(args.edge_model, None, family)
-    if exported.fingerprint != fingerprint(network):
+    if exported.fingerprint != network.fingerprint:
         raise InputFileError(f"{args.edge_model}: is of another network than {args.trained_model}; export it from that")
     return exported.exit_1, cli.thresholds(args, exported.thresholds or DEFAULT_THRESHOLDS)
 
@@ -247,6 +241,7 @@ def _warmed_up(
 
     from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, outcome
     from figs.material import SINGLE
+    from models.cpu_network import open_single_exit
     from offload.edge import Edge
     from offload.service import CHUNK
     from utils.stopping import Stop
@@ -256,7 +251,7 @@ def _warmed_up(
     if args.plain_single_exit:
         at_single_exit = functools.partial(decide_plainly_at_single_exit, single, features, size)
     else:
-        at_single_exit = functools.partial(decide_at_single_exit, single, features, size, CHUNK)
+        at_single_exit = functools.partial(decide_at_single_exit, open_single_exit(single), features, size, CHUNK)
     nothing = np.zeros(len(features), dtype=np.bool_)
     methods: dict[str, Work] = {SINGLE: at_single_exit}
     outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}
@@ -277,12 +272,9 @@ def _warmed_up(
 
 
 @contextlib.contextmanager
-def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) -> "Iterator[dict[str, SecondExit]]":
+def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[dict[str, SecondExit]]":
     """Yield who answers for exit 2: this process, and the cloud where it can be had."""
-    import torch
-
     from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-    from models.checkpoint import fingerprint
     from offload.broker import Broker, Host
     from offload.client import Client
     from offload.metrics import ClientMetrics
@@ -290,10 +282,10 @@ def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) ->
     from offload.private_broker import PrivateBroker
     from offload.protocol import FEATURES
     from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
-    from offload.torch_exits import Exit2
     from utils.running import serving
 
-    local, where = LocalSecondExit(Exit2(network, torch.device("cpu"))), None
+    assert network.exit_2 is not None
+    local, where = LocalSecondExit(network.exit_2), None
     with contextlib.ExitStack() as stack:
         if broker_options.names_broker(args):
             where = broker_options.read_broker(args)
@@ -315,7 +307,7 @@ def _second_exits(args: argparse.Namespace, network: "TwoExits", family: str) ->
         if where is None:
             yield {TWO_EXITS_LOCAL: local}
             return
-        digest = fingerprint(network)
+        digest = network.fingerprint
         # Persistent: that no answer comes is an error here, and never made up for by exit 2 on the edge.
         patience = Patience.of(request_timeout=15.0, retries=1, wait_timeout=20.0)
         client = stack.enter_context(Client(where, args.mq_queue, patience, ClientMetrics(family, digest)))

@@ -200,11 +200,9 @@ def _timings(
 @contextlib.contextmanager
 def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
     """Yield what the edge client does with events: exit 1, exit 2 itself, and exit 2 asked of the worker."""
-    import torch
+    import numpy as np
 
     from figs.offload_timing import Edge
-    from models.checkpoint import fingerprint, read_two_exits
-    from models.packing import pack_layers
     from offload.broker import Broker, Host
     from offload.client import Client
     from offload.exits import FloatArray
@@ -213,28 +211,24 @@ def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Ed
     from offload.pending_requests import Patience
     from offload.protocol import FEATURES
     from offload.second_exit import Sending
-    from offload.torch_exits import Exit2
-    from utils.dataset import to_images
+    from offload.torch_exits import open_checkpoint
 
-    network, content = read_two_exits(checkpoint)
-    pack_layers(network)
-    digest = fingerprint(network)
+    network = open_checkpoint(checkpoint, None, "cpu")
+    exit_2, digest = network.exit_2, network.fingerprint
+    assert exit_2 is not None
     sending = Sending(digest, own_name(), FEATURES)
     where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
-    metrics = ClientMetrics(content.architecture.name, digest)
+    metrics = ClientMetrics(network.architecture, digest)
 
     def exit_1(features: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            activations, _ = network.edge(torch.from_numpy(to_images(features)))
-            found: FloatArray = activations.numpy()
-            return found
+        return network.exit_1(features).activations(np.arange(len(features)))
 
     with Client(where, queue, Patience.of(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
             return client.submit(sending.request(features)).result().milliseconds
 
-        yield Edge(exit_1, Exit2(network, torch.device("cpu")).of_activations, ask, lambda: client.bytes_sent)
+        yield Edge(exit_1, exit_2.of_activations, ask, lambda: client.bytes_sent)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,18 +1,18 @@
 """What 8-bit integers do to answers: an edge's convolutions to both exits, a worker's linear layers to exit 2."""
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.checkpoint import read_two_exits
+from models.cpu_network import compute_logits
 from models.onnx_export import write_edge_model, write_second_exit_model
 from models.onnx_runtime import read_exported
 from models.prediction import predict
-from models.quantized import quantize_linear_layers
 from tests.benchmarks.agreement import LEAST_EQUAL_INT8, MOST_DIFFERENCE_INT8, apart
 from tests.promised import Figure
 from utils.dataset import read_dataset, read_labelled
@@ -59,11 +59,10 @@ def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
 def int8_worker(checkpoint: Path, data: Path) -> Figure:
     """Compare exit 2 of a network whose large linear layers are quantised with itself, row by row."""
     plain, entry = read_two_exits(checkpoint)
-    quantised = copy.deepcopy(plain)
-    quantize_linear_layers(quantised)
     months = sorted((data / "dataset").glob(LATER_MONTHS))
     features = np.concatenate([read_dataset(path).features for path in months])
-    before, after = (certainty(predict(network, features, 500)[1]) for network in (plain, quantised))
+    before = certainty(predict(plain, features, 500)[1])
+    after = certainty(compute_logits(plain, features, 500, torch.device("cpu"), int8=True)[1])
     equal, most = before[0] == after[0], apart(before, after)
     return Figure(
         f"int8 worker against float32, {checkpoint.stem}, {entry.architecture.name}, {len(months)} later months",
