@@ -90,7 +90,7 @@ def _checkpoint(args: argparse.Namespace) -> "Predict":
 
 
 def _exported(args: argparse.Namespace) -> "Predict":
-    from models.onnx_runtime import CHUNK, compute_both, read_exported
+    from models.onnx_runtime import compute_both, read_exported
     from models.repeats import logits_of_each_once
 
     if args.quantize is not None:
@@ -98,9 +98,7 @@ def _exported(args: argparse.Namespace) -> "Predict":
     if args.second_exit_file is None:
         raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
     print("device: cpu (ONNX Runtime)")
-    chunk = min(args.batch_size, CHUNK)
-    halves = args.trained_model, args.second_exit_file
-    first, second = read_exported(*halves, args.model, chunk=chunk, second_chunk=args.batch_size)
+    first, second = read_exported(args.trained_model, args.second_exit_file, args.model)
     assert second is not None  # its file was named
 
     compute = functools.partial(compute_both, first, second)

@@ -23,13 +23,13 @@ from models.onnx_graph import (
 )
 from models.onnx_runtime import (
     ACTIVATIONS,
-    CHUNK,
     FEATURES,
     LOGITS_1,
     LOGITS_2,
     FirstHalf,
     SecondHalf,
     compute_both,
+    pass_size,
     start_session,
 )
 from models.prediction import Progress, no_progress, predict
@@ -39,14 +39,12 @@ from utils.errors import CheckpointError, DeviceError
 from utils.schema import FEATURE_COUNT
 
 NO_INT8: Final = "8-bit products are computed on the CPU alone; leave out --quantize, or choose --device cpu"
-LARGE_CHUNK: Final = 64
-"""Events of one pass of the second half by default: AlexNet's weights are read once for each pass."""
 
 Metadata = dict[str, str]
 
 
 def open_halves(
-    network: TwoExits, threads: int | None = None, chunk: int = CHUNK, second_chunk: int = LARGE_CHUNK,
+    network: TwoExits, threads: int | None = None, chunk: int | None = None, most: int | None = None,
     *, int8: bool = False,
 ) -> tuple[FirstHalf, SecondHalf]:  # fmt: skip
     """Return both halves of a network as ONNX Runtime computes them; the network itself is not needed any more.
@@ -54,8 +52,8 @@ def open_halves(
     Args:
         network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU.
         threads: that a pass is spread over; None: what PyTorch chooses.
-        chunk: events of one pass of the first half at most.
-        second_chunk: of the second half.
+        chunk: events of one pass of the first half at most; None: as in ``onnx_runtime.PASS_SIZES``.
+        most: events of one pass of the second half at most, where fewer do not suit it better.
         int8: whether exit 2's large linear layers multiply 8-bit integers.
 
     Raises:
@@ -63,9 +61,10 @@ def open_halves(
     """
     threads = torch.get_num_threads() if threads is None else threads
     facts = type(_parts(network)[0]).__name__, fingerprint(network), network.activation_shape()
+    first, second = build_first_half(network), build_second_half(network, int8=int8)
     return (
-        FirstHalf(*facts, chunk, start_session(build_first_half(network), threads)),
-        SecondHalf(*facts, second_chunk, start_session(build_second_half(network, int8=int8), threads)),
+        FirstHalf(*facts, chunk or pass_size(facts[0]), start_session(first, threads)),
+        SecondHalf(*facts, pass_size(facts[0], most), start_session(second, threads)),
     )
 
 
@@ -91,7 +90,7 @@ def compute_logits(
         if int8:
             raise DeviceError(NO_INT8)
         return predict(network, features, batch_size, device, progress)
-    first, second = open_halves(network, chunk=min(batch_size, CHUNK), second_chunk=batch_size, int8=int8)
+    first, second = open_halves(network, int8=int8)
     return logits_of_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
 
 

@@ -23,8 +23,11 @@ from utils.schema import CLASS_COUNT, FEATURE_COUNT, Thresholds
 FORMAT_VERSION: Final = 2
 FEATURES, ACTIVATIONS, LOGITS_1, LOGITS_2 = "features", "activations", "logits_1", "logits_2"
 CHUNK: Final = 32
-"""Events of one pass by default: with more, activations leave the processor's cache; with fewer, a pass's fixed cost
-shows."""
+"""Events of one pass of exit 1 on an edge by default: with more, activations leave the processor's cache; with fewer, a
+pass's fixed cost shows."""
+PASS_SIZES: Final = {"alexnet": 64, "mobilenet": 8}
+"""Family -> events of one pass that suit exit 2: AlexNet's 147 MB of weights are read once for each pass, and of more
+than 8 events MobileNetV2's activations leave the processor's cache."""
 MOST_THREADS: Final = 1024
 MAX_BYTES: Final = 2**28
 """Of a file; the largest, AlexNet's second exit, has 147 MB."""
@@ -120,20 +123,26 @@ def compute_both(first: FirstHalf, second: SecondHalf, features: FloatArray) -> 
     return logits_1, second.exit_2(activations)
 
 
-def read_first_half(path: Path, threads: int = 1, chunk: int = CHUNK) -> FirstHalf:
+def pass_size(architecture: str, most: int | None = None) -> int:
+    """Return how many events of one pass suit exit 2 of an architecture, at most so many."""
+    size = PASS_SIZES[ARCHITECTURES[architecture].family]
+    return size if most is None else min(size, most)
+
+
+def read_first_half(path: Path, threads: int = 1, chunk: int | None = None) -> FirstHalf:
     """Read what ``onnx_export.write_edge_model`` wrote, and run it once.
 
     Args:
         path: the .onnx file.
         threads: that a pass is spread over.
-        chunk: events of one pass at most.
+        chunk: events of one pass at most; None: as in ``PASS_SIZES``.
 
     Raises:
         CheckpointError: the file is missing, too large, damaged, or no such file of this version.
     """
     session, facts, metadata = _open(path, threads)
     try:
-        model = FirstHalf(*facts, chunk, session, _thresholds(metadata))
+        model = FirstHalf(*facts, chunk or pass_size(facts[0]), session, _thresholds(metadata))
     except (TypeError, ValueError) as problem:
         raise CheckpointError(f"{path}: its thresholds are damaged; export it again") from problem
     expected = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: model.activation_shape}
@@ -141,10 +150,10 @@ def read_first_half(path: Path, threads: int = 1, chunk: int = CHUNK) -> FirstHa
     return model
 
 
-def read_second_half(path: Path, threads: int = 1, chunk: int = CHUNK) -> SecondHalf:
+def read_second_half(path: Path, threads: int = 1, most: int | None = None) -> SecondHalf:
     """Read what ``onnx_export.write_second_exit_model`` wrote; else as ``read_first_half``."""
     session, facts, _ = _open(path, threads)
-    model = SecondHalf(*facts, chunk, session)
+    model = SecondHalf(*facts, pass_size(facts[0], most), session)
     _check_ends(session, path, {ACTIVATIONS: model.activation_shape}, {LOGITS_2: (CLASS_COUNT,)})
     return model
 
@@ -154,8 +163,8 @@ def read_exported(
     second_exit: Path | None,
     family: str | None,
     threads: int = 1,
-    chunk: int = CHUNK,
-    second_chunk: int = CHUNK,
+    chunk: int | None = None,
+    most: int | None = None,
 ) -> tuple[FirstHalf, SecondHalf | None]:
     """Read both halves of a network, or the first alone.
 
@@ -164,8 +173,8 @@ def read_exported(
         second_exit: of its second half; None: it is not wanted.
         family: that the network must be of, as in ``models.FAMILIES``; None: any.
         threads: that a pass is spread over.
-        chunk: events of one pass of the first half at most.
-        second_chunk: of the second half.
+        chunk: events of one pass of the first half at most; None: as in ``PASS_SIZES``.
+        most: events of one pass of the second half at most, where fewer do not suit it better.
 
     Raises:
         CheckpointError: as ``read_first_half``, or it is of another family, or the halves are of two networks.
@@ -175,7 +184,7 @@ def read_exported(
         raise CheckpointError(f"{path}: holds {first.architecture}, not {family}; name the network that it holds")
     if second_exit is None:
         return first, None
-    second = read_second_half(second_exit, threads, second_chunk)
+    second = read_second_half(second_exit, threads, most)
     if second.fingerprint != first.fingerprint:
         raise CheckpointError(f"{second_exit}: is of another network than {path}; export both from one checkpoint")
     return first, second

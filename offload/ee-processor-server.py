@@ -151,11 +151,11 @@ def _network(args: argparse.Namespace) -> "Network":
             )
         threads = args.threads or usual_threads()
         halves = args.trained_network_file, args.second_exit_file
-        return open_exported(*halves, args.network, threads, second_chunk=args.max_batch)
+        return open_exported(*halves, args.network, threads, most=args.max_batch)
     from offload.torch_exits import open_checkpoint
 
     return open_checkpoint(
-        args.trained_network_file, args.network, args.device, args.threads, second_chunk=args.max_batch,
+        args.trained_network_file, args.network, args.device, args.threads, most=args.max_batch,
         int8=args.quantize is not None,
     )  # fmt: skip
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from models.onnx_runtime import CHUNK, FirstHalf, SecondHalf, read_exported
 from offload.exits import AtExit1, FloatArray, Network
 
@@ -22,7 +24,9 @@ class _Exit2:
     second: SecondHalf
 
     def of_features(self, features: FloatArray, /) -> FloatArray:
-        return self.second.exit_2(self.first.segment_1(features))
+        # Segment by segment for each pass, so that the activations stay in the processor's cache.
+        passes = np.array_split(features, -(-len(features) // self.second.chunk) or 1)
+        return np.concatenate([self.second.exit_2(self.first.segment_1(part)) for part in passes])
 
     def of_activations(self, activations: FloatArray, /) -> FloatArray:
         return self.second.exit_2(activations)
@@ -34,10 +38,10 @@ def open_exported(
     family: str | None,
     threads: int = 1,
     chunk: int = CHUNK,
-    second_chunk: int = CHUNK,
+    most: int | None = None,
 ) -> Network:
     """Return the network that ``dnn/export-edge-model.py`` wrote; see ``models.onnx_runtime.read_exported``."""
-    return to_network(*read_exported(path, second_exit, family, threads, chunk, second_chunk), threads)
+    return to_network(*read_exported(path, second_exit, family, threads, chunk, most), threads)
 
 
 def to_network(first: FirstHalf, second: SecondHalf | None, threads: int) -> Network:

@@ -22,7 +22,7 @@ from utils.errors import DeviceError
 
 def open_checkpoint(
     path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK,
-    second_chunk: int = CHUNK, *, int8: bool = False,
+    most: int | None = None, *, int8: bool = False,
 ) -> Network:  # fmt: skip
     """Return the network of a checkpoint (.pth).
 
@@ -32,7 +32,7 @@ def open_checkpoint(
         device_name: where it is to run.
         threads: that compute on the CPU; None: as many as PyTorch chooses.
         chunk: events of one pass of exit 1 at most.
-        second_chunk: of exit 2.
+        most: events of one pass of exit 2 at most; on the CPU it has fewer where that suits the network better.
         int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
 
     Raises:
@@ -41,24 +41,24 @@ def open_checkpoint(
     """
     device = select_device(device_name)
     network, _ = read_two_exits(path, family)
-    return open_network(network, device, threads, chunk, second_chunk, int8=int8)
+    return open_network(network, device, threads, chunk, most, int8=int8)
 
 
 def open_network(
     network: TwoExits, device: torch.device, threads: int | None = None, chunk: int = EDGE_CHUNK,
-    second_chunk: int = CHUNK, *, int8: bool = False,
+    most: int | None = None, *, int8: bool = False,
 ) -> Network:  # fmt: skip
     """Return the exits of a network in evaluation mode; else as ``open_checkpoint``."""
     threads = torch.get_num_threads() if threads is None else threads
     if device.type == "cpu":
-        return to_network(*open_halves(network, threads, chunk, second_chunk, int8=int8), threads)
+        return to_network(*open_halves(network, threads, chunk, most, int8=int8), threads)
     if int8:
         raise DeviceError(NO_INT8)
     network.to(device)
     inner = getattr(network, "model", network)
     return Network(
         type(inner).__name__, fingerprint(network), network.activation_shape(), describe_device(device),
-        Exit1(network, device, chunk), Exit2(network, device, second_chunk),
+        Exit1(network, device, chunk), Exit2(network, device, most or CHUNK),
     )  # fmt: skip
 
 

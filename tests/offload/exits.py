@@ -32,7 +32,7 @@ def exits_of(network: TwoExits, chunk: int = CHUNK) -> Exits:
     """Return a network's exits, computed by ONNX Runtime; those of a network made for a test, by eager PyTorch."""
     if type(network) is not CalibratedNetwork and not isinstance(network, EarlyExitNetwork):
         return eager_exits_of(network, chunk)
-    opened = open_network(network, CPU, second_chunk=chunk)
+    opened = open_network(network, CPU, most=chunk)
     assert opened.exit_2 is not None
     return Exits(opened.exit_1, opened.exit_2)
 
