@@ -463,6 +463,11 @@ PASSWORDS: dict[str, Fault] = {
     "a blank line": Fault(lambda folder: _copy(folder / "password", b"\nsecret"), ("first line is empty",)),
     "no text": Fault(lambda folder: _copy(folder / "password", b"\xff\xfe\x00"), ("is not text",)),
 }
+BROKER_FILES: dict[str, Fault] = {
+    **unreadable(""),
+    "no TOML": Fault(lambda folder: _copy(folder / "broker.toml", b"hostname"), ("is not TOML", "write lines like")),
+    "no such setting": Fault(lambda folder: _copy(folder / "broker.toml", b"host = 1"), ("'host' is no setting",)),
+}
 
 
 def _of_a_folder(fault: Fault) -> Fault:

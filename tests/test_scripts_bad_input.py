@@ -15,6 +15,7 @@ from models.onnx_export import write_edge_model
 from tests.bad_files import (
     ALERTS,
     AUTHORITIES,
+    BROKER_FILES,
     CAPTURES,
     CERTIFICATES,
     CHECKPOINTS,
@@ -85,6 +86,7 @@ Faults = Mapping[str, Fault]
 LABELLED: Faults = {**DATASETS, **UNLABELLED}
 TWO_EXITS: Faults = {**CHECKPOINTS, **SINGLE_EXIT}
 BROKER: dict[str, Faults] = {
+    "--mq-config": BROKER_FILES,
     "--mq-password-file": PASSWORDS,
     "--mq-ca-file": AUTHORITIES,
     "--mq-certificate-file": CERTIFICATES,
@@ -139,7 +141,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--output": OUTPUTS,
         "--second-exit-output": OUTPUTS,
     },
-    SERVER: {"--trained-network-file": TWO_EXITS, **BROKER},
+    SERVER: {"--trained-network-file": TWO_EXITS, "--second-exit-file": EXPORTED, **BROKER},
     CLIENT: {
         "--trained-network-file": TWO_EXITS,
         "--second-exit-file": EXPORTED,
@@ -428,7 +430,7 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     (tmp_path / "bad").mkdir()
     bad = fault.make(tmp_path / "bad")
     before = files_below(tmp_path)
-    companions = ("--mq-tls",) if option in BROKER and option != "--mq-password-file" else ()
+    companions = ("--mq-tls",) if option in BROKER and option not in {"--mq-config", "--mq-password-file"} else ()
     if option == "--mq-key-file":
         options["--mq-certificate-file"] = CERTIFICATES["no certificate"].make(tmp_path / "bad")
         before = files_below(tmp_path)

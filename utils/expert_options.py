@@ -28,7 +28,7 @@ def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, 
     variable = variable_of(option)
     if setting := os.environ.get(variable):
         details["default"] = setting.lower() not in {"0", "no", "false"} if "action" in details else setting
-    if "type" in details:
+    if "type" in details and not isinstance(details["type"], type):  # a class such as Path takes any text
         details["type"] = _naming(variable, details["type"])
     action = group.add_argument(option, help=argparse.SUPPRESS, **details)
     action.meaning = meaning  # type: ignore[attr-defined]

@@ -344,10 +344,13 @@ def test_a_named_pipe_brings_events_to_a_slow_reader_though_signals_interrupt_th
     assert len(lines_of(events)) > 2 * PIPE_HOLDS  # so the writer waits for the reader
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     received: list[bytes] = []
+    reading = threading.Lock()
 
     def read_some(*_signal: object) -> None:
-        with contextlib.suppress(BlockingIOError):  # nothing is there yet
-            received.append(os.read(reader, 10_000))
+        if reading.acquire(blocking=False):  # else the signal interrupts this very function
+            with contextlib.suppress(BlockingIOError):  # nothing is there yet
+                received.append(os.read(reader, 10_000))
+            reading.release()
 
     former = signal.signal(signal.SIGALRM, read_some)
     try:
