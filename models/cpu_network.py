@@ -61,11 +61,9 @@ def open_halves(
     """
     threads = torch.get_num_threads() if threads is None else threads
     facts = type(_parts(network)[0]).__name__, fingerprint(network), network.activation_shape()
-    first, second = build_first_half(network), build_second_half(network, int8=int8)
-    return (
-        FirstHalf(*facts, chunk or pass_size(facts[0]), start_session(first, threads)),
-        SecondHalf(*facts, pass_size(facts[0], most), start_session(second, threads)),
-    )
+    first = FirstHalf(*facts, chunk or pass_size(facts[0]), start_session(build_first_half(network), threads))
+    second = build_second_half(network, int8=int8)
+    return first, SecondHalf(*facts, pass_size(facts[0], most), start_session(second, threads))
 
 
 def compute_logits(

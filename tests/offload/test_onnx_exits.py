@@ -150,6 +150,24 @@ def test_options_of_the_two_runtimes_do_not_mix(
     assert (ended.code, message in ended.err) == (2, True), ended.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("e.onnx",), "exit 2 is in a file of its own; name it with --second-exit-file"),
+        (("e.onnx", "--second-exit-file", "s.onnx", "--quantize", "int8"), "is quantised on its export"),
+        (("e.onnx", "--second-exit-file", "s.onnx", "--device", "cuda"), "--device is for"),
+        (("c.pth", "--second-exit-file", "s.onnx"), "--second-exit-file is for an exported"),
+    ],
+)
+def test_a_worker_is_given_both_halves_of_an_exported_network_or_a_checkpoint(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    ended = call(
+        capsys, SERVER, "--mq-hostname", "127.0.0.1", "--network", "mobilenet", "--trained-network-file", *arguments
+    )
+    assert (ended.code, message in ended.err) == (2, True), ended.err
+
+
 @pytest.mark.slow
 def test_the_clients_thresholds_are_the_files_where_its_command_line_names_none(
     checkpoint: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
