@@ -60,7 +60,13 @@ def open_halves(
         CheckpointError: int8 is of no use to the network.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    facts = type(_parts(network)[0]).__name__, fingerprint(network), network.activation_shape()
+    return _open_halves(network, fingerprint(network), threads, chunk, most, int8=int8)
+
+
+def _open_halves(
+    network: TwoExits, digest: str, threads: int, chunk: int | None = None, most: int | None = None, *, int8: bool
+) -> tuple[FirstHalf, SecondHalf]:
+    facts = type(_parts(network)[0]).__name__, digest, network.activation_shape()
     first = FirstHalf(*facts, chunk or pass_size(facts[0]), start_session(build_first_half(network), threads))
     second = build_second_half(network, int8=int8)
     return first, SecondHalf(*facts, pass_size(facts[0], most), start_session(second, threads))
@@ -88,7 +94,8 @@ def compute_logits(
         if int8:
             raise DeviceError(NO_INT8)
         return predict(network, features, batch_size, device, progress)
-    first, second = open_halves(network, int8=int8)
+    # The fingerprint, which no one asks for here, would take longer than AlexNet's first 100 rows.
+    first, second = _open_halves(network, "", torch.get_num_threads(), int8=int8)
     return logits_of_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
 
 
