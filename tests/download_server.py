@@ -74,8 +74,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = False
 
     def finish(self) -> None:
-        super().finish()
-        self.connection.close()
+        try:
+            super().finish()
+        finally:  # the client may have left
+            self.connection.close()
 
     def do_GET(self) -> None:
         self.server.requests.append(self.path)

@@ -89,6 +89,7 @@ def test_a_cluster_of_three_loses_a_node_under_load_and_no_request(broker: Priva
                 first.kill()
         for request, answer in zip(requests, answers, strict=True):
             assert is_answer_to(answer.result(PATIENCE), request)
-    assert metrics.registry.get_sample_value("ee_client_connection_losses_total") == 1
+    # A second one where RabbitMQ rejects all that is published on the new connection: see REJECTION_LIMIT.
+    assert metrics.registry.get_sample_value("ee_client_connection_losses_total") in {1, 2}
     assert sum(worker.answered for worker in workers) >= len(requests)
     assert all(worker.answered > 0 for worker in workers)
