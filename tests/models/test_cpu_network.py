@@ -1,6 +1,7 @@
 """What ONNX Runtime computes of a network in memory is what eager PyTorch computes, but for rounding."""
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from models.checkpoint import fingerprint
 from models.cpu_network import compute_logits, open_halves, open_single_exit
 from models.early_exit import SingleExitNetwork, TwoExits
 from models.onnx_graph import Graph, append_int8_linear
-from models.onnx_runtime import FirstHalf, SecondHalf, compute_both, start_session
+from models.onnx_runtime import FirstHalf, SecondHalf, compute_both, start_session, usual_threads
 from models.prediction import predict
 from tests.networks import SAMPLE, calibrated_network, new_network
 from utils.dataset import read_dataset, to_images
@@ -120,6 +121,14 @@ def test_whole_datasets_are_computed_as_by_pytorch(network: CalibratedNetwork, f
         assert_equal_answers(ours, theirs)
         np.testing.assert_array_equal(ours[: len(features)], ours[: len(features) - 1 : -1])
     assert sum(told) == len(rows)
+
+
+@pytest.mark.parametrize(("named", "threads"), [("3", 3), ("0", None), ("many", None), ("9999", None), ("", None)])
+def test_threads_are_those_that_the_environment_names_or_one_for_each_core(
+    named: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", named)
+    assert usual_threads() == (threads or len(os.sched_getaffinity(0)))
 
 
 # 8-bit integers
