@@ -1,5 +1,6 @@
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -231,7 +232,10 @@ def test_where_an_answer_fails_later_segment_1_is_computed_again(link: Broker, q
     network, features = Watched(), numbered(9)
     activations = Activations(Legible(), features)
     with make_client(link, queue, ONE_TRY) as client:
+        asked_all = threading.Event()
+        client._sender.call_soon(lambda: asked_all.wait(PATIENCE))  # else the answer may fail at once
         asked = asking(client, network)(features, activations)  # there is no queue, as the broker will say
+        asked_all.set()
         assert asked.wait(PATIENCE)
         answers = asked.answers()
     assert activations.events == 0
