@@ -21,7 +21,7 @@ PASSWORD_VARIABLE: Final = "EE_MQ_PASSWORD"
 PORT: Final = 5672
 TLS_PORT: Final = 5671
 DEFAULTS: Final[dict[str, object]] = {"username": "guest", "vhost": "/", "queue": "ee-processor", "tls": False}
-"""What holds where neither an option, the URL nor the file says otherwise."""
+"""Settings that hold unless an option, the URL or the file gives others."""
 FILE_KEYS: Final[dict[str, type]] = {
     "url": str, "hostname": str, "port": int, "username": str, "password_file": Path, "vhost": str, "queue": str,
     "tls": bool, "ca_file": Path, "certificate_file": Path, "key_file": Path,
@@ -39,7 +39,7 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("broker")
     add = group.add_argument
     add("--mq-url", metavar="URL", help=f"RabbitMQ's address in one: {_URL}; %%2F stands for / in a name")
-    add("--mq-config", type=Path, metavar="TOML", help="file with these settings; options given besides prevail")
+    add("--mq-config", type=Path, metavar="TOML", help="file with these settings; other options take precedence")
     add("--mq-hostname", metavar="H[:PORT][,H...]", help="host name or address; nodes of a cluster are tried in turn")
     add("--mq-username", metavar="U", help=f"(default: {DEFAULTS['username']})")
     password = group.add_mutually_exclusive_group()
@@ -70,7 +70,7 @@ def names_broker(args: argparse.Namespace) -> bool:
 def read_broker(args: argparse.Namespace) -> Broker:
     """Return the connection settings; warn where a password would cross a network unencrypted.
 
-    An option prevails over the URL, the URL over the file. Afterwards ``args.mq_queue`` is the request queue.
+    An option takes precedence over the URL, and the URL over the file. ``args.mq_queue`` is the request queue then.
 
     Raises:
         InputFileError: no host is named, a name is empty or too long, a file is missing or not what it should be, or
@@ -113,14 +113,17 @@ def _complete(args: argparse.Namespace) -> None:
 
 
 def _parse_url(text: str) -> dict[str, Any]:
-    """Return the settings that a URL names, as RabbitMQ's URI specification has them; several hosts are allowed."""
+    """Return the settings that a URL names, as RabbitMQ's URI specification has them; several hosts are allowed.
+
+    A message never quotes the URL: it may hold a password, also where it cannot be parsed.
+    """
     try:
         parts = urlsplit(text)
-    except ValueError as problem:
-        raise InputFileError(f"--mq-url {_without_password(text)!r}: {problem}; write {_URL}") from problem
+    except ValueError:
+        parts = urlsplit("")
     user, has_user, hosts = parts.netloc.rpartition("@")
-    if parts.scheme not in {"amqp", "amqps"} or not hosts or parts.query or parts.fragment:
-        raise InputFileError(f"--mq-url {_without_password(text)!r}: is no such URL; write {_URL}")
+    if parts.scheme not in {"amqp", "amqps"} or not hosts or parts.query or parts.fragment or "@" in parts.path:
+        raise InputFileError(f"--mq-url: is no such URL; write {_URL}, and special characters in names as %XX")
     name, has_password, password = user.partition(":")
     found: dict[str, Any] = {"hostname": hosts, "tls": parts.scheme == "amqps"}
     if has_user and name:
@@ -130,10 +133,6 @@ def _parse_url(text: str) -> dict[str, Any]:
     if parts.path.strip("/"):
         found["vhost"] = unquote(parts.path[1:])
     return found
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"(?<=:)[^:/@]*(?=@)", "***", text[:80])
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -151,7 +150,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             raise InputFileError(f"{path}: {key!r} is no setting; choose from {', '.join(FILE_KEYS)}")
         kind = str if FILE_KEYS[key] is Path else FILE_KEYS[key]
         if type(value) is not kind:
-            raise InputFileError(f"{path}: {key} must be of the type {kind.__name__}; mend the line")
+            raise InputFileError(f"{path}: {key} must be of the type {kind.__name__}; correct the line")
     if not 1 <= settings.get("port", PORT) <= 65535:
         raise InputFileError(f"{path}: {settings['port']} is no port; one is between 1 and 65535")
     return {key: path.parent / value if FILE_KEYS[key] is Path else value for key, value in settings.items()}

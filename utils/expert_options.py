@@ -26,8 +26,10 @@ def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, 
         details: for ``add_argument``.
     """
     variable = variable_of(option)
-    if setting := os.environ.get(variable):
-        details["default"] = setting.lower() not in {"0", "no", "false"} if "action" in details else setting
+    setting = os.environ.get(variable)
+    is_switch = "action" in details
+    if setting and not (is_switch and setting.lower() in {"0", "no", "false"}):  # a switch can only be switched on
+        details["default"] = True if is_switch else setting
     if "type" in details and not isinstance(details["type"], type):  # a class such as Path takes any text
         details["type"] = _naming(variable, details["type"])
     action = group.add_argument(option, help=argparse.SUPPRESS, **details)

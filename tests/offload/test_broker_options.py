@@ -67,7 +67,17 @@ def test_another_url_is_refused_with_the_form_of_one(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://u:secret@h", "amqp://u:secret@h?x=1", "amqp://u:secret@[::1", "amqp://u:secret@h:x"]
+    "url",
+    [
+        "http://u:secret@h",
+        "amqp://u:secret@h?x=1",
+        "amqp://u:secret@[::1",
+        "amqp://u:secret@h:x",
+        "amqp://u:secret/secret@h",
+        "amqp://u:secret#secret@h",
+        "amqp://u:secret\u2100@h",
+        f"http://u:{'secret' * 100}@h",
+    ],
 )
 def test_a_url_is_never_quoted_with_its_password(url: str) -> None:
     assert "secret" not in refusal_of("--mq-url", url)
@@ -150,3 +160,10 @@ def test_the_readme_lists_every_expert_option_with_its_default() -> None:
     }
     section = README.partition("## Expert settings\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `--.*$", section, re.MULTILINE)) == expected
+
+
+def test_the_environment_does_not_take_back_the_encryption_that_a_url_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EE_MQ_TLS", "0")
+    assert broker_of("--mq-url", "amqps://localhost").tls == Tls()
+    monkeypatch.setenv("EE_MQ_TLS", "1")
+    assert broker_of("--mq-url", "amqp://localhost").tls == Tls()
