@@ -21,8 +21,9 @@ from offload.protocol import LARGEST_MESSAGE
 from utils.errors import CloudError, CloudUnavailableError
 
 _SERVER_FOLDERS: Final = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
-_START_TIMEOUT: Final = 90.0
-_CONTROL_TIMEOUT: Final = 60.0
+# Only a node that hangs meets these: on two cores with a load of 13, one call of rabbitmqctl took more than a minute.
+_START_TIMEOUT: Final = 600.0
+_CONTROL_TIMEOUT: Final = 600.0
 # How rabbitmqctl says what is wrong; below it may stand the whole command again, with the passwords in it.
 _COMPLAINT: Final = re.compile(r"^Error[^:\n]*:\s*(.+?)[.:]?(?: Please see .*)?$", re.MULTILINE)
 
