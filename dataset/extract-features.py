@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from dataset import options
+from dataset import traffic_options
 from utils import cli
 from utils.errors import CaptureError, InputFileError
 from utils.expert_options import add_option
@@ -28,15 +28,15 @@ from utils.files import check_apart, check_distinct, check_table_ending, check_w
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
-    from dataset.extraction import Written
-    from dataset.labels import Labels
+    from dataset.records.dataset_csv import Written
+    from dataset.records.labels import Labels
     from utils.records import Records
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
-    options.add_sources(parser.add_mutually_exclusive_group(required=True))
+    traffic_options.add_sources(parser.add_mutually_exclusive_group(required=True))
     add = parser.add_argument
     add("--output", required=True, type=Path, metavar="CSV", help="dataset CSV to write; .gz and .bz2 are compressed")
     add(
@@ -54,27 +54,27 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--raw", action="store_true", help="do not scale: microseconds, bytes and counts")
     add("--identity", action="store_true", help="put window_start, address_a and address_b in front of the features")
-    options.add_traffic(parser, ends=add_option)
+    traffic_options.add_traffic(parser, ends=add_option)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Extract as the arguments say."""
-    from dataset.extraction import write_records
-    from dataset.labels import read_labels
-    from dataset.observation import observed
-    from dataset.scaling import fitted, write_scaler
+    from dataset.records.dataset_csv import write_records
+    from dataset.records.labels import read_labels
+    from dataset.records.scaling import fitted, write_scaler
+    from dataset.records.traffic import observe
     from utils.records import Records
     from utils.stopping import Stop
 
     start = time.perf_counter()
     _check_files(args)
-    traffic, labels = options.traffic(args), read_labels(args.labels) if args.labels else None
-    scaler = None if args.raw else options.scaler(args)
+    traffic, labels = traffic_options.traffic(args), read_labels(args.labels) if args.labels else None
+    scaler = None if args.raw else traffic_options.scaler(args)
     stop, failures = Stop(), list[CaptureError]()
     # The records of live traffic until a signal are worth writing; half of a capture is not.
     signals = stop.on_signals() if traffic.is_live else contextlib.nullcontext()
-    with signals, observed(traffic, lambda: stop.requested) as observation:
+    with signals, observe(traffic, lambda: stop.requested) as observation:
         coming = _until_it_fails(observation.records, failures) if traffic.is_live else observation.records
         records: Iterable[Records] = (some for found in coming for some in found)
         fit = None
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     if fit is not None:
         write_scaler(fit, args.fit_scaler)
         print(f"scaler -> {args.fit_scaler}")
-    print(f"{observation.summary()}, in {time.perf_counter() - start:.1f} s")
+    print(f"{observation.summarize()}, in {time.perf_counter() - start:.1f} s")
     _summary(written, labels)
     print(f"{written.rows} records -> {args.output}")
     if failures:

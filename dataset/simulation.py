@@ -12,10 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset import conversations as talk
-from dataset.conversations import SECOND, Behaviour
-from dataset.flow_features import Packets, flow_features
-from dataset.scaling import PUBLISHED
+from dataset import simulated_conversations as talk
+from dataset.packets.packets import Packets
+from dataset.records.flow_features import flow_features
+from dataset.records.scaling import PUBLISHED
+from dataset.simulated_conversations import SECOND, Behaviour
 from utils.records import Records
 from utils.schema import ATTACK, CLASS, FEATURES, NORMAL
 

@@ -176,7 +176,7 @@ def _judged(
 ) -> "tuple[Judgement, pd.DataFrame]":
     from tqdm import tqdm
 
-    from dataset.scaling import PUBLISHED
+    from dataset.records.scaling import PUBLISHED
     from evaluations.comparisons import compare
     from evaluations.judgement import Terms, judge
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import broker_options, options
+from offload import broker_options, shared_options
 from utils import cli
 from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import check_apart, check_table, check_writable
@@ -39,10 +39,12 @@ if TYPE_CHECKING:
     from evaluations.energy_measurement import Outcome, Run, Work
     from evaluations.energy_meters import PowerLog
     from evaluations.energy_report import Meter
-    from offload.exits import FirstExit, Network
-    from offload.second_exit import SecondExit
+    from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
+    from offload.networks.exits import FirstExit, Network
     from utils.dataset import Dataset
     from utils.schema import Thresholds
+
+    SecondExits = dict[str, CloudSecondExit | LocalSecondExit]
 
 WINDOW: Final = 8  # requests under way at once, as the edge client's default
 _OF_A_MEASUREMENT: Final = ("--trained-model", "--single-exit", "--dataset")
@@ -177,7 +179,7 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     from evaluations.energy_report import Meter, power_model
     from figs.energy import TWO_EXITS_OFFLOADED
     from models.checkpoint import read_checkpoint, read_two_exits
-    from offload.torch_exits import open_network
+    from offload.networks.torch_exits import open_network
     from utils.dataset import read_dataset
 
     begin = begin_nothing
@@ -214,7 +216,7 @@ def _edge_parts(args: argparse.Namespace, network: "Network", family: str) -> "t
     Raises:
         InputFileError: the exported network is another.
     """
-    from offload.onnx_exits import open_exported
+    from offload.networks.onnx_exits import open_exported
 
     if args.edge_model is None:
         return network.exit_1, cli.thresholds(args)
@@ -234,7 +236,7 @@ def _warmed_up(
     exit_1: "FirstExit",
     thresholds: "Thresholds",
     single: "nn.Module",
-    second_exits: "dict[str, SecondExit]",
+    second_exits: "SecondExits",
 ) -> "tuple[dict[str, Work], dict[str, Outcome]]":
     """Return the methods and what becomes of the events by each; all were run once."""
     import numpy as np
@@ -242,8 +244,9 @@ def _warmed_up(
     from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, outcome
     from figs.material import SINGLE
     from models.cpu_network import open_single_exit
-    from offload.edge import Edge
-    from offload.service import CHUNK
+    from offload.defaults import MAX_BATCH
+    from offload.edge.batch import Batch
+    from offload.edge.edge import Edge
     from utils.stopping import Stop
 
     features, size = dataset.features, args.batch_size
@@ -251,37 +254,39 @@ def _warmed_up(
     if args.plain_single_exit:
         at_single_exit = functools.partial(decide_plainly_at_single_exit, single, features, size)
     else:
-        at_single_exit = functools.partial(decide_at_single_exit, open_single_exit(single), features, size, CHUNK)
+        at_single_exit = functools.partial(decide_at_single_exit, open_single_exit(single), features, size, MAX_BATCH)
     nothing = np.zeros(len(features), dtype=np.bool_)
     methods: dict[str, Work] = {SINGLE: at_single_exit}
     outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}
 
-    def decide(edge: Edge) -> "Sized":
-        return np.concatenate([verdicts.prediction for verdicts in edge.decide_all(batches, WINDOW, Stop())])
+    def decide(edge: Edge) -> "list[Batch]":
+        return list(edge.decide_all(map(Batch, batches), WINDOW, Stop()))
+
+    def predict(edge: Edge) -> "Sized":
+        return np.concatenate([batch.prediction for batch in decide(edge)])
 
     for name, second_exit in second_exits.items():
         edge = Edge(exit_1, thresholds, second_exit)
-        verdicts = list(edge.decide_all(batches, WINDOW, Stop()))
-        prediction, uncertain, rejected = (
-            np.concatenate([getattr(of_batch, part) for of_batch in verdicts])
-            for part in ("prediction", "uncertain", "rejected")
-        )
+        decided = decide(edge)
+        columns = ("prediction", "uncertain", "rejected")
+        prediction, uncertain, rejected = (np.concatenate([getattr(b, name) for b in decided]) for name in columns)
         outcomes[name] = outcome(prediction, uncertain, rejected, dataset.labels)
-        methods[name] = functools.partial(decide, edge)
+        methods[name] = functools.partial(predict, edge)
     return methods, outcomes
 
 
 @contextlib.contextmanager
-def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[dict[str, SecondExit]]":
+def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[SecondExits]":
     """Yield who answers for exit 2: this process, and the cloud where it can be had."""
     from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-    from offload.broker import Broker, Host
-    from offload.client import Client
-    from offload.metrics import ClientMetrics
-    from offload.pending_requests import Patience
-    from offload.private_broker import PrivateBroker
-    from offload.protocol import FEATURES
-    from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
+    from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
+    from offload.link.broker import Broker, Host
+    from offload.link.client import Client
+    from offload.link.pending_requests import Patience
+    from offload.link.private_broker import PrivateBroker
+    from offload.link.protocol import FEATURES
+    from offload.link.request_form import RequestForm
+    from offload.operations.metrics import ClientMetrics
     from utils.running import serving
 
     assert network.exit_2 is not None
@@ -311,7 +316,9 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
         # Persistent: that no answer comes is an error here, and never made up for by exit 2 on the edge.
         patience = Patience.of(request_timeout=15.0, retries=1, wait_timeout=20.0)
         client = stack.enter_context(Client(where, args.mq_queue, patience, ClientMetrics(family, digest)))
-        cloud = CloudSecondExit(client, Sending(digest, options.own_name(), FEATURES), local, on_failure="wait")
+        cloud = CloudSecondExit(
+            client, RequestForm(digest, shared_options.own_name(), FEATURES), local, on_failure="wait"
+        )
         yield {TWO_EXITS_LOCAL: local, TWO_EXITS_OFFLOADED: cloud}
 
 

@@ -27,7 +27,7 @@ from utils.files import make_folder
 if TYPE_CHECKING:
     from figs.offload_timing import Edge
     from figs.plan import Plan
-    from offload.private_broker import PrivateBroker
+    from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "dataset" / "sample"
@@ -149,7 +149,7 @@ def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
     import pandas as pd
 
     from figs.results_folder import EVALUATIONS, read_timings, timings_name
-    from offload.private_broker import PrivateBroker
+    from offload.link.private_broker import PrivateBroker
     from utils.results import write_table
 
     path = plan.output / EVALUATIONS / timings_name(plan.device)
@@ -203,30 +203,31 @@ def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Ed
     import numpy as np
 
     from figs.offload_timing import Edge
-    from offload.broker import Broker, Host
-    from offload.client import Client
-    from offload.exits import FloatArray
-    from offload.metrics import ClientMetrics
-    from offload.options import own_name
-    from offload.pending_requests import Patience
-    from offload.protocol import FEATURES
-    from offload.second_exit import Sending
-    from offload.torch_exits import open_checkpoint
+    from offload.link.broker import Broker, Host
+    from offload.link.client import Client
+    from offload.link.pending_requests import Patience
+    from offload.link.protocol import FEATURES
+    from offload.link.request_form import RequestForm
+    from offload.networks.exits import FloatArray
+    from offload.networks.torch_exits import open_checkpoint
+    from offload.operations.metrics import ClientMetrics
+    from offload.shared_options import own_name
 
     network = open_checkpoint(checkpoint, None, "cpu")
     exit_2, digest = network.exit_2, network.fingerprint
     assert exit_2 is not None
-    sending = Sending(digest, own_name(), FEATURES)
+    form = RequestForm(digest, own_name(), FEATURES)
     where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
     metrics = ClientMetrics(network.architecture, digest)
 
     def exit_1(features: FloatArray) -> FloatArray:
-        return network.exit_1(features).activations(np.arange(len(features)))
+        _, activations = network.exit_1(features)
+        return activations(np.arange(len(features)))
 
     with Client(where, queue, Patience.of(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
-            return client.submit(sending.request(features)).result().milliseconds
+            return client.submit(form.make_request(features)).result().milliseconds
 
         yield Edge(exit_1, exit_2.of_activations, ask, lambda: client.bytes_sent)
 

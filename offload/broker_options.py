@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from offload.broker import Broker, Host, Tls
+from offload.link.broker import Broker, Host, Tls
 from utils import cli
 from utils.errors import InputFileError
 from utils.expert_options import add_expert

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-    from offload.eve import Event
+    from offload.alerts.eve import Event
     from utils.schema import Thresholds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Show it as the arguments say."""
-    from dataset.replay import read_frames
+    from dataset.packets.replay import read_frames
 
     frames = list(read_frames(args.capture))
     make_folder(args.output_folder)
@@ -138,7 +138,7 @@ def _lay_cable() -> None:
 def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
     """Yield the options, and the variables of the environment, with which a client reaches a worker."""
     from offload.broker_options import PASSWORD_VARIABLE
-    from offload.private_broker import PrivateBroker
+    from offload.link.private_broker import PrivateBroker
     from utils.running import serving
 
     try:
@@ -180,7 +180,7 @@ def _watch(
 
     from tqdm import tqdm
 
-    from offload.eve_view import alert_line, summary_screen
+    from offload.alerts.eve_view import format_alert, format_summary
     from utils.running import shown
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -199,7 +199,7 @@ def _watch(
                 event = json.loads(line)
                 if event["event_type"] == "alert":
                     with tqdm.external_write_mode(sys.stdout):
-                        print(alert_line(event, colour=colour), flush=True)
+                        print(format_alert(event, colour=colour), flush=True)
                 elif last is None:  # the client is there
                     threading.Thread(target=_replay, args=(frames, bar, process), daemon=True).start()
                 last = event if event["event_type"] == "stats" else last
@@ -207,14 +207,14 @@ def _watch(
             process.terminate()
     if process.returncode or last is None:
         raise ToolkitError(f"the client ended with exit code {process.returncode}; see {log.name}")
-    print(summary_screen(last, colour=colour))
+    print(format_summary(last, colour=colour))
 
 
 def _replay(frames: "list[tuple[float, bytes]]", bar: "tqdm[NoReturn]", client: "subprocess.Popen[str]") -> None:
     """Send frames over the cable, and then end the client, which flushes its open window."""
     import socket
 
-    from dataset.replay import replay
+    from dataset.packets.replay import replay
 
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as cable:
         cable.bind((SENDS, 0))

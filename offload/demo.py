@@ -22,7 +22,7 @@ from utils.errors import CloudUnavailableError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
-    from offload.private_broker import PrivateBroker
+    from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
-    from offload.private_broker import PrivateBroker
+    from offload.link.private_broker import PrivateBroker
     from utils.running import serving
 
     client = [

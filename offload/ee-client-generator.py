@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import broker_options, logs, options
+from offload import broker_options, shared_options
+from offload.operations import logs
 from utils import cli
 from utils.errors import CloudUnavailableError
 from utils.files import check_table, check_writable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from models.early_exit import TwoExits
-    from offload.exits import FloatArray
+    from offload.networks.exits import FloatArray
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_dataset(parser)
-    options.add_network(parser)
+    shared_options.add_network(parser)
     add = parser.add_argument
     add("--clients", type=cli.whole_number(1, 256), default=4, metavar="N", help="(default: %(default)s)")
     add(
@@ -62,12 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="requests of a client (default: %(default)s)",
     )
-    options.add_payload(parser)
-    options.add_request_timeout(parser)
+    shared_options.add_payload(parser)
+    shared_options.add_request_timeout(parser)
     add("--savefile", type=Path, metavar="CSV", help="a row for each request")
     add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
     broker_options.add_broker(parser)
-    options.add_watching(parser)
+    shared_options.add_watching(parser)
     return parser
 
 
@@ -78,11 +79,11 @@ def run(args: argparse.Namespace) -> None:
 
     from models.checkpoint import fingerprint, read_two_exits
     from models.prediction import describe_device, select_device
-    from offload.client import Client
-    from offload.load import Pace, ask, load_figure, load_of, load_table
-    from offload.metrics import ClientMetrics
-    from offload.pending_requests import Patience
-    from offload.second_exit import Sending
+    from offload.link.client import Client
+    from offload.link.load import Pace, ask, load_figure, load_of, load_table
+    from offload.link.pending_requests import Patience
+    from offload.link.request_form import RequestForm
+    from offload.operations.metrics import ClientMetrics
     from utils.dataset import read_dataset
     from utils.plotting import check_format, save_figure
     from utils.results import write_table
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         check_table(args.savefile)
     if args.picture is not None:
         check_format(check_writable(args.picture))
-    options.check_payload(args)
+    shared_options.check_payload(args)
     broker = broker_options.read_broker(args)
     device = select_device(args.device)
     logs.report(log, "device", f"device: {describe_device(device)}", device=describe_device(device))
@@ -106,14 +107,14 @@ def run(args: argparse.Namespace) -> None:
     metrics = ClientMetrics(checkpoint.architecture.name, digest)
     patience = Patience.of(args.request_timeout, args.retries)
     stop, pace = Stop(), Pace(args.count, args.interval)
-    names = [f"{options.own_name()}.{number}" for number in range(args.clients)]
-    sending = [Sending(digest, name, args.payload, args.half_precision) for name in names]
+    names = [f"{shared_options.own_name()}.{number}" for number in range(args.clients)]
+    forms = [RequestForm(digest, name, args.payload, args.half_precision) for name in names]
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(broker, args.mq_queue, patience, metrics)) for _ in names]
-        stack.enter_context(options.watched(args, metrics.registry, clients[0]))
+        stack.enter_context(shared_options.watched(args, metrics.registry, clients[0]))
         stack.enter_context(stop.on_signals())
         bar = stack.enter_context(tqdm(total=len(names) * args.count, desc="requests", unit="request", disable=None))
-        asked = ask(clients, sending, events, pace, stop, lambda done: bar.update(done - bar.n))
+        asked = ask(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
     table = load_table(asked)
     load = load_of(table)
     if args.log_format == "json":

@@ -25,26 +25,26 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from dataset import options as traffic_options
-from offload import broker_options, logs, options
+from dataset import traffic_options
+from offload import broker_options, shared_options
+from offload.client_arguments import check_client_arguments
+from offload.operations import logs
 from utils import cli
-from utils.errors import InputFileError
 from utils.expert_options import add_expert
-from utils.files import check_apart, check_distinct, check_table_ending
 from utils.schema import AUTO, DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from offload.edge import Edge
-    from offload.exits import Network
-    from offload.metrics import ClientMetrics
-    from offload.recent import Recent
-    from offload.resume_file import Facts
-    from offload.second_exit import SecondExit
-    from offload.sources import Observe, Observed, Source
-    from offload.verdicts import Tally, Verdicts
-    from offload.verdicts_file import VerdictsFile
+    from offload.edge.edge import Edge
+    from offload.edge.offload_csv import OffloadCsv
+    from offload.edge.resume_file import Facts
+    from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
+    from offload.edge.sources import Source
+    from offload.edge.verdict_counts import VerdictCounts
+    from offload.networks.cache import Cache
+    from offload.networks.exits import Network
+    from offload.operations.metrics import ClientMetrics
 
 log = logging.getLogger(__name__)
 
@@ -60,68 +60,67 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_sources(sources)
     traffic_options.add_traffic(inputs, ends=add_expert)
     cli.add_batch_size(inputs)
-    options.add_computing(options.add_network(parser))
+    shared_options.add_computing(shared_options.add_network(parser))
     cli.add_thresholds(parser.add_argument_group("thresholds"), ", or what the exported network's file says")
     broker_options.add_broker(parser)
-    options.add_asking(parser)
+    shared_options.add_asking(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
-    options.add_alerts(output)
-    options.add_watching(parser)
+    shared_options.add_alerts(output)
+    shared_options.add_watching(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Decide as the arguments say."""
-    from offload.events import decided
-    from offload.metrics import ClientMetrics
-    from offload.verdicts import Tally, verdict_columns
+    from offload.edge.offload_csv import make_columns
+    from offload.edge.verdict_counts import VerdictCounts, count_verdicts
+    from offload.operations.metrics import ClientMetrics
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STANDARD_OUTPUT)
-    _check(args)
-    savefile = _savefile(args)
-    network = _network(args)
+    check_client_arguments(args)
+    savefile = _make_savefile(args)
+    network = _open_network(args)
     metrics = ClientMetrics(network.architecture, network.fingerprint)
-    source, stop = _source(args, savefile, metrics), Stop(args.drain_timeout)
+    source, stop = _make_source(args, savefile, metrics), Stop(args.drain_timeout)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
-        second_exit = stack.enter_context(_second_exit(args, network, metrics))
-        memory = _memory(args, metrics)
-        edge = _edge(args, network, second_exit, memory)
+        second_exit = stack.enter_context(_open_second_exit(args, network, metrics))
+        cache = _make_cache(args, metrics)
+        edge = _make_edge(args, network, second_exit, cache)
         if savefile is not None:
             stack.enter_context(savefile)
-        batches, total = stack.enter_context(source.opened(edge, stop)), Tally.of_nothing(labelled=source.labelled)
-        decisions = decided(edge, batches, args.window, stop, to_the_end=not source.resumable)
-        for number, (batch, verdicts) in enumerate(decisions, 1):
+        batches, total = stack.enter_context(source.open(edge, stop)), VerdictCounts.zero(labelled=source.labelled)
+        decided = edge.decide_all(batches, args.window, stop, to_the_end=not source.resumable)
+        for number, batch in enumerate(decided, 1):
             if savefile is not None:
-                columns = verdict_columns(verdicts, batch.labels, batch.records, deciders=args.show_decider)
-                source.save(savefile, columns)
-            _count(verdicts, metrics)
-            counted = Tally.of(verdicts, batch.labels)
-            total += counted
-            source.decided(batch, verdicts)
-            _report(f"batch {number}", counted, args, table=bool(args.dataset))
+                source.save(savefile, make_columns(batch, show_decider=args.show_decider))
+            count_verdicts(batch, metrics)
+            counts = VerdictCounts.from_batch(batch)
+            total += counts
+            source.handle_decided(batch)
+            _report(f"batch {number}", counts, args, table=bool(args.dataset))
     _report("total", total, args, table=True)
-    _report_memory(memory)
-    source.report(stop)
+    _report_cache(cache)
+    source.log_summary(stop)
     if savefile is not None and savefile.rows:
         logs.report(log, "saved", f"{savefile.rows} rows -> {savefile.path}", rows=savefile.rows)
 
 
-def _network(args: argparse.Namespace) -> "Network":
-    from offload.tuning import CHUNKS, fastest
+def _open_network(args: argparse.Namespace) -> "Network":
+    from offload.networks.tuning import CHUNKS, fastest
 
     exported = cli.is_exported(args, args.trained_network_file)
 
     def opened(threads: int | None, chunk: int) -> "Network":
         if not exported:
-            from offload.torch_exits import open_checkpoint
+            from offload.networks.torch_exits import open_checkpoint
 
             return open_checkpoint(args.trained_network_file, args.network, args.device, threads, chunk)
-        from offload.onnx_exits import open_exported
+        from offload.networks.onnx_exits import open_exported
 
         return open_exported(args.trained_network_file, args.second_exit_file, args.network, threads or 1, chunk)
 
@@ -135,19 +134,20 @@ def _network(args: argparse.Namespace) -> "Network":
     return network
 
 
-def _memory(args: argparse.Namespace, metrics: "ClientMetrics") -> "list[Recent]":
-    """Return what remembers the answers of exit 1 and of exit 2; nothing where that is not wanted."""
-    from offload.recent import Recent
+def _make_cache(args: argparse.Namespace, metrics: "ClientMetrics") -> "Cache | None":
+    from offload.networks.cache import Cache
 
-    if args.cache_size == 0:
-        return []
-    return [Recent(args.cache_size, metrics.of_recent_vectors(number)) for number in (1, 2)]
+    return None if args.cache_size == 0 else Cache(args.cache_size, metrics.count_lookup)
 
 
-def _edge(args: argparse.Namespace, network: "Network", second_exit: "SecondExit", memory: "list[Recent]") -> "Edge":
-    from offload.edge import Edge
-    from offload.recent import RecentFirstExit, RecentSecondExit
-    from utils.schema import CLOUD, DEFAULT_THRESHOLDS, LOCAL
+def _make_edge(
+    args: argparse.Namespace,
+    network: "Network",
+    second_exit: "CloudSecondExit | LocalSecondExit",
+    cache: "Cache | None",
+) -> "Edge":
+    from offload.edge.edge import Edge
+    from utils.schema import DEFAULT_THRESHOLDS
 
     thresholds = cli.thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
     if network.thresholds is not None:
@@ -155,153 +155,85 @@ def _edge(args: argparse.Namespace, network: "Network", second_exit: "SecondExit
         least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
         origin = f"by {args.trained_network_file}{' and the command line' if cli.names_thresholds(args) else ''}"
         logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
-    if not memory:
-        return Edge(network.exit_1, thresholds, second_exit)
-    at_exit_1, at_exit_2 = memory
-    answered_by = LOCAL if args.process_exit2_locally else CLOUD
-    second_exit = RecentSecondExit(second_exit, answered_by, at_exit_2)
-    return Edge(RecentFirstExit(network.exit_1, at_exit_1), thresholds, second_exit)
+    return Edge(network.exit_1, thresholds, second_exit, cache)
 
 
-def _report_memory(memory: "list[Recent]") -> None:
-    if memory:
-        counts = [(recent.found, recent.found + recent.missed) for recent in memory]
-        exits = ", ".join(f"{found} of {all_} vectors at exit {at}" for at, (found, all_) in enumerate(counts, 1))
-        logs.report(log, "recent", f"answered from memory: {exits}", exit_1=counts[0], exit_2=counts[1])
+def _report_cache(cache: "Cache | None") -> None:
+    if cache is not None:
+        lookups = list(zip(cache.hits, map(sum, zip(cache.hits, cache.misses, strict=True)), strict=True))
+        exits = ", ".join(f"{hits} of {all_} vectors at exit {at}" for at, (hits, all_) in enumerate(lookups, 1))
+        logs.report(log, "recent", f"served from the cache: {exits}", exit_1=lookups[0], exit_2=lookups[1])
 
 
-def _source(args: argparse.Namespace, savefile: "VerdictsFile | None", metrics: "ClientMetrics") -> "Source":
-    from offload.sources import DatasetSource, Telling, TrafficSource
-    from utils.dataset import read_dataset
-
+def _make_source(args: argparse.Namespace, savefile: "OffloadCsv | None", metrics: "ClientMetrics") -> "Source":
     if args.dataset is not None:
+        from offload.edge.sources import DatasetSource
+        from utils.dataset import read_dataset
+
         rows, facts = read_dataset(args.dataset), _network_facts(args)
         return DatasetSource(rows, savefile, facts, resumes=args.resume, batch_size=args.batch_size)
-    telling = Telling(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source, args.interface)
+    from offload.alerts.traffic_source import AlertSettings, TrafficSource
+
+    settings = AlertSettings(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source)
     scaler = traffic_options.scaler(args)
-    return TrafficSource(_observe(args), scaler.scale, args.batch_size, telling, metrics)
+    return TrafficSource(traffic_options.traffic(args), scaler.scale, args.batch_size, settings, metrics)
 
 
 def _network_facts(args: argparse.Namespace) -> "Facts":
     """Return what decides the verdicts, besides dataset and thresholds."""
-    from offload.resume_file import file_digest
+    from offload.edge.resume_file import digest_file
 
     if args.savefile is None:
         return {}
-    return {"network": file_digest(args.trained_network_file), "half_precision": args.half_precision}
+    return {"network": digest_file(args.trained_network_file), "half_precision": args.half_precision}
 
 
-def _observe(args: argparse.Namespace) -> "Observe":
-    from dataset.observation import observed
-    from offload.sensor import Seen
-    from offload.sources import Observed
-
-    traffic = traffic_options.traffic(args)
-
-    @contextlib.contextmanager
-    def observe(is_over: "Callable[[], bool]") -> "Iterator[Observed]":
-        with observed(traffic, is_over) as observation:
-            tally, windows = observation.tally, observation.windows
-
-            def seen() -> Seen:
-                packets = (tally.ipv4, tally.other, tally.malformed)
-                return Seen(*packets, windows.late, windows.left_out, observation.dropped)
-
-            yield Observed(observation.records, seen, observation.summary, traffic.is_live)
-
-    return observe
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Check that the arguments go together.
-
-    Raises:
-        InputFileError: they do not.
-    """
-    if not args.process_exit2_locally and not broker_options.names_broker(args):
-        raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
-    options.check_payload(args)
-    _check_apart(args)
-    exported = cli.is_exported(args, args.trained_network_file)
-    if exported and args.second_exit_file is None and _runs_exit_2(args):
-        raise InputFileError(
-            "an exported network's exit 2 is in a file of its own; name it with --second-exit-file, or choose "
-            "--on-cloud-failure reject or wait"
-        )
-    if args.resume and (args.savefile is None or args.dataset is None):
-        raise InputFileError("--resume continues a --savefile from a --dataset; name both")
-    of_traffic = {"--alerts": args.alerts, "--follow": args.follow, "--duration": args.duration}
-    for option, given in of_traffic.items():
-        if given and args.dataset:
-            raise InputFileError(f"{option} is for traffic; name it by --pcap or --interface in place of --dataset")
-
-
-def _check_apart(args: argparse.Namespace) -> None:
-    read = [args.trained_network_file, args.second_exit_file, args.dataset, args.scaler, *(args.pcap or ())]
-    inputs = [path for path in read if path is not None]
-    check_distinct((args.savefile, args.alerts))
-    for output in (args.savefile, args.alerts):
-        if output is not None:
-            check_apart(output, inputs)
-    if args.savefile is not None:
-        check_table_ending(args.savefile)
-
-
-def _runs_exit_2(args: argparse.Namespace) -> bool:
-    return bool(args.process_exit2_locally or args.on_cloud_failure == "local")
-
-
-def _savefile(args: argparse.Namespace) -> "VerdictsFile | None":
-    from offload.verdicts_file import VerdictsFile
+def _make_savefile(args: argparse.Namespace) -> "OffloadCsv | None":
+    from offload.edge.offload_csv import OffloadCsv
 
     if args.savefile is None:
         return None
     whose = () if args.dataset else IDENTITY
-    return VerdictsFile(args.savefile, (*whose, *OFFLOAD_COLUMNS, *(DECIDER_COLUMNS if args.show_decider else ())))
+    return OffloadCsv(args.savefile, (*whose, *OFFLOAD_COLUMNS, *(DECIDER_COLUMNS if args.show_decider else ())))
 
 
 @contextlib.contextmanager
-def _second_exit(args: argparse.Namespace, network: "Network", metrics: "ClientMetrics") -> "Iterator[SecondExit]":
-    """Yield who answers for exit 2, while the process can be watched."""
-    from offload.client import Client
-    from offload.pending_requests import Patience
-    from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
+def _open_second_exit(
+    args: argparse.Namespace, network: "Network", metrics: "ClientMetrics"
+) -> "Iterator[CloudSecondExit | LocalSecondExit]":
+    """Yield what answers for exit 2, while metrics and health are served."""
+    from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
+    from offload.link.client import Client
+    from offload.link.pending_requests import Patience
+    from offload.link.request_form import RequestForm
 
     local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
     if args.process_exit2_locally:
         assert local is not None  # the arguments were checked
-        with options.watched(args, metrics.registry, local):
+        with shared_options.watched(args, metrics.registry, local):
             yield local
         return
     patience = Patience.of(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
     client = Client(broker_options.read_broker(args), args.mq_queue, patience, metrics)
-    sending = Sending(network.fingerprint, options.own_name(), args.payload, args.half_precision)
-    with client, options.watched(args, metrics.registry, client):
-        yield CloudSecondExit(client, sending, local, args.on_cloud_failure)
+    form = RequestForm(network.fingerprint, shared_options.own_name(), args.payload, args.half_precision)
+    with client, shared_options.watched(args, metrics.registry, client):
+        yield CloudSecondExit(client, form, local, args.on_cloud_failure)
     sent, received = client.bytes_sent, client.bytes_received
     sentence = f"link: {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received"
     logs.report(log, "link", sentence, bytes_sent=sent, bytes_received=received)
 
 
-def _count(verdicts: "Verdicts", metrics: "ClientMetrics") -> None:
-    for (decider, verdict), events in verdicts.deciders().items():
-        metrics.events.labels(decider=decider, verdict=verdict).inc(events)
-    failed = verdicts.failure != ""
-    metrics.fallback_events.labels(policy="local").inc(int((failed & verdicts.answered).sum()))
-    metrics.fallback_events.labels(policy="reject").inc(int((failed & ~verdicts.answered).sum()))
-
-
-def _report(name: str, counted: "Tally", args: argparse.Namespace, *, table: bool) -> None:
+def _report(name: str, counts: "VerdictCounts", args: argparse.Namespace, *, table: bool) -> None:
     from tqdm import tqdm
 
     with tqdm.external_write_mode(sys.stdout):
         if args.log_format == "json":
-            logs.report(log, name.split()[0], f"{name}: {counted.summary()}", figures=counted.fields())
+            logs.report(log, name.split()[0], f"{name}: {counts.summarize()}", figures=counts.to_dict())
         else:
             out = sys.stderr if args.alerts == STANDARD_OUTPUT else sys.stdout
-            lines = [f"{name}: {counted.summary()}", *([counted.table()] if table else [])]
+            lines = [f"{name}: {counts.summarize()}", *([counts.format_table()] if table else [])]
             try:
                 print(*lines, sep="\n", file=out, flush=True)
             except BrokenPipeError:

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import broker_options, logs, options
+from offload import broker_options, defaults, shared_options
+from offload.operations import logs
 from utils import cli
 from utils.errors import InputFileError
 from utils.expert_options import add_expert
 
 if TYPE_CHECKING:
-    from offload.exits import Network
-    from offload.service import Batch
+    from offload.link.batch_report import BatchReport
+    from offload.networks.exits import Network
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +36,14 @@ log = logging.getLogger(__name__)
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
-    options.add_network(parser)
+    shared_options.add_network(parser)
     group = parser.add_argument_group("computing")
     add = group.add_argument
     add_expert(
         group,
         "--max-batch",
         type=cli.whole_number(1, 4096),
-        default=64,
+        default=defaults.MAX_BATCH,
         metavar="N",
         meaning="events computed in one forward pass at most",
     )
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         group,
         "--batch-wait-ms",
         type=cli.real_number(0, 1000),
-        default=5.0,
+        default=1000 * defaults.BATCH_WAIT,
         metavar="MS",
         meaning="milliseconds to wait at most for as many requests as the last batch had",
     )
@@ -58,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         group,
         "--prefetch",
         type=cli.whole_number(1, 1000),
-        default=32,
+        default=defaults.PREFETCH,
         metavar="N",
         meaning="requests that the worker holds at most; reduced to as many of the largest as fit into 512 MiB",
     )
@@ -69,49 +70,52 @@ def make_parser() -> argparse.ArgumentParser:
     )
     cli.add_second_exit_file(group, "which a worker needs besides the first")
     cli.add_quantize_linear(group)
-    options.add_cache_size(group)
-    options.add_threads(group)
+    shared_options.add_cache_size(group)
+    shared_options.add_threads(group)
     add("--quiet", action="store_true", help="leave out the line for each batch")
     add(
         "--queue-type",
-        choices=("classic", "quorum"),
-        default="classic",
+        choices=defaults.QUEUE_TYPES,
+        default=defaults.QUEUE_TYPES[0],
         help="quorum: replicated over the nodes of a cluster (default: %(default)s)",
     )
     broker_options.add_broker(parser)
-    options.add_watching(parser)
+    shared_options.add_watching(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Serve as the arguments say."""
-    from offload.cloud import Cloud
-    from offload.metrics import WorkerMetrics
-    from offload.protocol import ACTIVATIONS, PAYLOADS, Limits
-    from offload.recent import Recent, RecentOwnSecondExit
-    from offload.service import Service, bound_prefetch
-    from offload.worker import Worker
+    from offload.link.protocol import ACTIVATIONS, Limits
+    from offload.link.responder import Responder
+    from offload.link.worker import Worker
+    from offload.link.worker_settings import WorkerSettings, bound_prefetch
+    from offload.networks.cache import Cache
+    from offload.operations.metrics import WorkerMetrics
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     broker = broker_options.read_broker(args)
-    network = _network(args)
+    network = _open_network(args)
     logs.report(log, "device", f"device: {network.device}", device=network.device)
     architecture, digest, exit_2 = network.architecture, network.fingerprint, network.exit_2
     assert exit_2 is not None
     metrics = WorkerMetrics(architecture, digest)
-    if args.cache_size > 0 and not args.second_segment_only:
-        exit_2 = RecentOwnSecondExit(exit_2, Recent(args.cache_size, metrics.of_recent_vectors))
-    payloads = (ACTIVATIONS,) if args.second_segment_only else PAYLOADS
-    cloud = Cloud(exit_2, Limits(digest, network.activation_shape, payloads), options.own_name())
-    largest = cloud.limits.largest_body
+    caches = args.cache_size > 0 and not args.second_segment_only
+    cache = Cache(args.cache_size, metrics.count_lookup) if caches else None
+    payloads = (ACTIVATIONS,) if args.second_segment_only else defaults.PAYLOADS
+    limits = Limits(digest, network.activation_shape, payloads)
+    responder = Responder(exit_2, limits, shared_options.own_name(), cache)
+    largest = limits.largest_body
     prefetch = bound_prefetch(args.prefetch, largest)
     if prefetch < args.prefetch:
         log.warning(
             "--prefetch %d: %d requests are held at once at most, for each may have %d bytes",
             args.prefetch, prefetch, largest,
         )  # fmt: skip
-    service = Service(args.max_batch, args.batch_wait_ms / 1000, prefetch, args.queue_type, largest)
-    worker = Worker(broker, args.mq_queue, cloud, service, metrics, (lambda _batch: None) if args.quiet else _report)
+    settings = WorkerSettings(args.max_batch, args.batch_wait_ms / 1000, prefetch, args.queue_type, largest)
+    worker = Worker(
+        broker, args.mq_queue, responder, settings, metrics, (lambda _batch: None) if args.quiet else _report
+    )
 
     def announce() -> None:
         precision = "" if args.quantize is None else f" ({args.quantize})"
@@ -121,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
         facts = {"architecture": architecture, "fingerprint": digest, "queue": args.mq_queue}
         logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
 
-    with options.watched(args, metrics.registry, worker):
+    with shared_options.watched(args, metrics.registry, worker):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
         worker.run(announce)
@@ -137,11 +141,11 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _network(args: argparse.Namespace) -> "Network":
+def _open_network(args: argparse.Namespace) -> "Network":
     """Return the network: of a checkpoint, or exported, which needs no torch."""
     if cli.is_exported(args, args.trained_network_file):
         from models.onnx_runtime import usual_threads
-        from offload.onnx_exits import open_exported
+        from offload.networks.onnx_exits import open_exported
 
         if args.quantize is not None:
             raise InputFileError("--quantize is for a checkpoint; an exported network is quantised on its export")
@@ -152,7 +156,7 @@ def _network(args: argparse.Namespace) -> "Network":
         threads = args.threads or usual_threads()
         halves = args.trained_network_file, args.second_exit_file
         return open_exported(*halves, args.network, threads, most=args.max_batch)
-    from offload.torch_exits import open_checkpoint
+    from offload.networks.torch_exits import open_checkpoint
 
     return open_checkpoint(
         args.trained_network_file, args.network, args.device, args.threads, most=args.max_batch,
@@ -160,7 +164,7 @@ def _network(args: argparse.Namespace) -> "Network":
     )  # fmt: skip
 
 
-def _report(batch: "Batch") -> None:
+def _report(batch: "BatchReport") -> None:
     """Log a line for each batch, and one for each refusal."""
     for refusal in batch.refusals:
         logs.report(log, "refused", f"refused: {refusal.code}: {refusal.text}", code=refusal.code, text=refusal.text)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the figures that the toolkit promises, on the published months, and print them as a table.
+"""Measure the figures that the toolkit promises, on the published months, and print them.
 
 Run:
     python tests/acceptance.py --output-folder acceptance-output
@@ -19,12 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from tests.benchmarks.results import write_results
 from tests.capture_figures import captures
-from tests.promised import Figure
+from tests.promised import FIGURE_COLUMNS, Figure
 from tests.threshold_figures import fronts, operating_points, search_times
 from utils import cli
 from utils.errors import InputFileError, ToolkitError
-from utils.files import make_folder, replacing
+from utils.files import make_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 LATER_MONTHS = tuple(f"2016_{month:02d}" for month in range(2, 9))
@@ -62,11 +63,9 @@ def run(args: argparse.Namespace) -> int:
         for figure in STEPS[step](SHARED / "data", output):
             figures.append(figure)
             print(f"  {figure.word}: {figure.name}: {figure.measured}", flush=True)
-    lines = ["| figure | goal | measured | |", "|---|---|---|---|"]
-    lines += [f"| {f.name} | {f.goal} | {f.measured} | {f.word} |" for f in figures]
-    print("\n" + "\n".join(lines))
-    with replacing(output / "figures.md") as partial:
-        partial.write_text("\n".join(lines) + "\n")
+    path = output / "acceptance.json"
+    write_results(path, FIGURE_COLUMNS, [figure.cells() for figure in figures])
+    print(f"{len(figures)} figures -> {path}; tests/benchmarks/write-readme.py makes a table of them")
     return 1 if any(figure.met is False for figure in figures) else 0
 
 
@@ -184,7 +183,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
     from models.checkpoint import read_two_exits
     from models.prediction import batches
     from offload.broker_options import PASSWORD_VARIABLE
-    from offload.private_broker import PrivateBroker
+    from offload.link.private_broker import PrivateBroker
     from utils.dataset import read_dataset
     from utils.metrics import certainty
 

@@ -28,9 +28,8 @@ def captures(data: Path, output: Path) -> Iterator[Figure]:
 
 
 def _mutants(folder: Path, output: Path) -> Figure:
-    from dataset.captures import Tally
-    from dataset.extraction import capture_records
-    from dataset.windows import Windows
+    from dataset.records.capture_records import capture_records
+    from dataset.records.windows import Windows
     from utils.errors import CaptureError
 
     originals = [path.read_bytes() for path in sorted(folder.glob("*.pcap*")) if path.stat().st_size < 200_000]
@@ -45,7 +44,7 @@ def _mutants(folder: Path, output: Path) -> Figure:
         path.write_bytes(content[:end])
         begun = time.monotonic()
         try:
-            for _ in capture_records([path], Tally(), Windows()):
+            for _ in capture_records([path], Windows()):
                 pass
             outcomes["records"] += 1
         except CaptureError as problem:
@@ -81,8 +80,8 @@ def _repeat(original: Path, path: Path) -> int:
     """Write a capture again and again, each time as much later as it is long; return the packets in all."""
     import gzip
 
-    from dataset.capture_formats import Pcap
-    from dataset.frames import words
+    from dataset.packets.capture_formats import Pcap
+    from dataset.packets.frames import words
 
     content = bytearray(gzip.decompress(original.read_bytes()))
     (frames,), _ = Pcap("<", 10**6, 1).take(bytes(content[24:]), 24)

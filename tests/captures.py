@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.flow_features import Packets
+from dataset.packets.packets import Packets
 from tests.capture_reader import Frame, ipv4_packet, pcap_frames, pcapng_frames, read_frames
 from tests.shared_data import SHARED, needs_shared
 

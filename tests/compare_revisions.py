@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # repo root
 
 import pandas as pd
 
-from offload.private_broker import PrivateBroker, free_port
+from offload.link.private_broker import PrivateBroker, free_port
 from utils import cli
 from utils.schema import NOT_ASKED, REJECTED
 
@@ -39,7 +39,7 @@ CLIENT, WORKER = "offload/ee-processor-client.py", "offload/ee-processor-server.
 LOCAL = ("--process-exit2-locally",)
 THRESHOLDS = tuple(
     word
-    for exit_number, least in ((1, 0.8), (2, 0.7))
+    for exit_number, least in ((1, 0.8), (2, 0.9))
     for name in ("normal", "attack")
     for word in (f"--{name}-exit{exit_number}-min-certainty", str(least))
 )

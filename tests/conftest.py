@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from models.checkpoint import write_checkpoint
-from offload.private_broker import PrivateBroker, find_server
+from offload.link.private_broker import PrivateBroker, find_server
 from tests.networks import calibrated_network
 from tests.shared_data import require_shared
 

@@ -6,7 +6,7 @@ pandas hashes a 64-bit number k as the lower 32 bits of k >> 33 ^ k ^ k << 11, a
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.flow_features import Packets
+from dataset.packets.packets import Packets
 
 Numbers = NDArray[np.uint64]
 

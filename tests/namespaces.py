@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.offload.link import wait_until
+from tests.offload.link_ends import wait_until
 
 LEFT, RIGHT = "left", "right"
 """Interfaces with a cable between them: what the one sends, the other receives."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+FIGURE_COLUMNS = ("figure", "goal", "measured", "")
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -16,3 +18,7 @@ class Figure:
     def word(self) -> str:
         """Whether it is met, in a word."""
         return {True: "met", False: "NOT MET", None: "stated"}[self.met]
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts under ``FIGURE_COLUMNS``."""
+        return self.name, self.goal, self.measured, self.word

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the edge-cloud link for long while all sorts of things fail, and print what came of it as a table.
+"""Run the edge-cloud link for long while all sorts of things fail, and print what came of it.
 
 Run:
     python tests/soak.py [--only NAME]
@@ -30,9 +30,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from models.checkpoint import write_checkpoint
-from offload.broker import Broker, Host
-from offload.private_broker import PrivateBroker, free_port
-from offload.protocol import new_id
+from offload.link.broker import Broker, Host
+from offload.link.private_broker import PrivateBroker, free_port
+from offload.link.protocol import new_id
+from tests.benchmarks.results import write_results
 from tests.networks import SAMPLE, calibrated_network
 from tests.offload.chaos import (
     RIGHT,
@@ -48,8 +49,8 @@ from tests.offload.chaos import (
     write_distinct_events,
 )
 from tests.offload.hostile_peers import FailingRelay
-from tests.offload.link import wait_until
-from tests.promised import Figure
+from tests.offload.link_ends import wait_until
+from tests.promised import FIGURE_COLUMNS, Figure
 from utils import cli
 from utils.files import make_folder
 
@@ -178,7 +179,7 @@ def acknowledgements(ground: Ground) -> Iterator[Figure]:
                 wait_until(lambda: not (victim.is_running and client.is_running), 120)
                 thefts += not victim.is_running
         yield rows_of(f"{thefts} × kill -9 of a worker between reply and acknowledgement", client, folder, expected)
-        doubled = client.out.count("dropped a reply that no request waits for")
+        doubled = client.out.count("discarded a reply that no request waits for")
         yield Figure("second answers dropped by the client", f"≥ {THEFTS}", str(doubled), doubled >= THEFTS)
 
 
@@ -434,9 +435,9 @@ def run(args: argparse.Namespace) -> int:
             for figure in STEPS[step](ground):
                 figures.append(figure)
                 print(f"  {figure.word}: {figure.name}: {figure.measured}", flush=True)
-    lines = ["| figure | goal | measured | |", "|---|---|---|---|"]
-    lines += [f"| {f.name} | {f.goal} | {f.measured} | {f.word} |" for f in figures]
-    print("\n" + "\n".join(lines))
+    path = args.output_folder / "soak.json"
+    write_results(path, FIGURE_COLUMNS, [figure.cells() for figure in figures])
+    print(f"{len(figures)} figures -> {path}; tests/benchmarks/write-readme.py makes a table of them")
     return 0 if all(figure.met for figure in figures) else 1
 
 

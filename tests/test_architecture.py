@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "utils": {"utils"},
     "models": {"models", "utils"},
     **{stage: {stage, "models", "utils"} for stage in STAGES},
+    "offload": {"offload", "models", "utils", "dataset"},  # where the stages meet: the client observes traffic
 }
+ROOMS_OF_OFFLOAD = ("operations", "networks", "link", "edge", "alerts")
+"""Each may import those in front of it."""
 SYS_PATH_LINE = "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root"
 OTHERS_NAMES = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
 MOST_LINES = 350
@@ -77,6 +80,51 @@ def layer_breaches(source: Source) -> set[str]:
     return ours - MAY_IMPORT[source.package]
 
 
+def room_breaches(source: Source) -> set[str]:
+    """Return the rooms of ``offload`` that a module in one of them imports and may not."""
+    room = source.path.split("/")[1]
+    allowed = ROOMS_OF_OFFLOAD[: ROOMS_OF_OFFLOAD.index(room) + 1]
+    ours = [module for module in imported(source.tree) if top(module) == "offload"]
+    return {module for module in ours if module.split(".")[1] not in {*allowed, "defaults"}}
+
+
+def find_circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return modules that import one another in a circle, or nothing."""
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> list[str]:
+        if module in path:
+            return list(path[path.index(module) :])
+        if module in done:
+            return []
+        found = next((circle for other in sorted(graph[module]) if (circle := visit(other, (*path, module)))), [])
+        done.add(module)
+        return found
+
+    return next((circle for module in sorted(graph) if (circle := visit(module, ()))), [])
+
+
+def import_graph(sources: Iterable[Source]) -> dict[str, set[str]]:
+    """Return, for each of our modules, which of ours it imports, in functions too, but not for type checking alone."""
+    by_name = {module_name(source): source for source in sources}
+    graph = {}
+    for name, source in by_name.items():
+        running = ast.Module(list(at_import(source.tree.body)), [])
+        graph[name] = ({*imported(running), *imported_names(running)} & {*by_name}) - {name}
+    return graph
+
+
+def module_name(source: Source) -> str:
+    return source.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Yield the full name of whatever is imported from a module: it may be a module itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run when a module is imported: not those for type checkers only, nor the guarded."""
     for node in body:
@@ -121,6 +169,20 @@ def test_a_library_module_imports_downward_only(source: Source) -> None:
     assert layer_breaches(source) == set()
 
 
+@pytest.mark.parametrize(
+    "source",
+    [source for source in MODULES if source.path.split("/")[1] in ROOMS_OF_OFFLOAD],
+    ids=lambda source: source.path,
+)
+def test_the_rooms_of_offload_import_downward_only(source: Source) -> None:
+    assert room_breaches(source) == set()
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert find_circle(import_graph(MODULES)) == []
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+
+
 @every_source
 def test_modules_are_imported_by_name_in_plain_sight(source: Source) -> None:
     if source.path != "models/__init__.py":  # the registry, which finds a network's module by its family
@@ -129,7 +191,7 @@ def test_modules_are_imported_by_name_in_plain_sight(source: Source) -> None:
 
 def test_pika_lives_in_one_package() -> None:
     users = {str(Path(s.path).parent) for s in SOURCES if "pika" in {top(module) for module in imported(s.tree)}}
-    assert users == {"offload/rabbitmq"}
+    assert users == {"offload/link/rabbitmq"}
 
 
 @every_module
@@ -218,7 +280,7 @@ def test_a_file_is_short_enough_to_be_read_at_a_sitting(source: Source) -> None:
         ("dnn/a.py", "def f():\n    import calibration.temperature", {"calibration"}),
         ("dnn/a.py", "if TYPE_CHECKING:\n    from offload import edge", {"offload"}),
         ("offload/a.py", "from tests.networks import new_network", {"tests"}),
-        ("offload/a.py", "from models.early_exit import TwoExits\nimport utils.cli\nimport offload.edge", set()),
+        ("offload/a.py", "from models.early_exit import TwoExits\nimport utils.cli\nimport offload.edge.edge", set()),
     ],
 )
 def test_a_planted_breach_of_the_layers_is_found(path: str, line: str, breach: set[str]) -> None:

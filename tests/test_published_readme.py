@@ -24,7 +24,7 @@ import torch
 
 from models import ARCHITECTURES
 from models.calibrated import calibrated
-from offload.private_broker import PrivateBroker
+from offload.link.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared
 from tests.download_server import Answer, DownloadServer, running_server
 from tests.scripts import ROOT, SCRIPTS

@@ -48,7 +48,7 @@ from tests.bad_files import (
     month,
     write_cells,
 )
-from tests.dataset.test_captures import FRAMES, pcap
+from tests.dataset.packets.test_captures import FRAMES, pcap
 from tests.scripts import (
     CALIBRATE,
     CHART,

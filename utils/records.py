@@ -30,7 +30,7 @@ class Records:
         first_packet: (R,) int64, index of the record's first packet in the capture.
         first_seen: (R,) int64, its time, microseconds since the epoch.
         protocol: (R,) uint8, its protocol.
-        ports: (R,) uint32, its ports, as in ``dataset.flow_features.Packets``.
+        ports: (R,) uint32, its ports, as in ``dataset.packets.packets.Packets``.
     """
 
     window_start: NDArray[np.int64]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
-from dataset.flow_features import Packets, flow_features
+from dataset.packets.packets import Packets
+from dataset.records.flow_features import flow_features
 from tests.benchmarks.rounds import Costs, in_turns
 from tests.crafted_pairs import colliding_pairs, packets_of, random_pairs
 

@@ -24,13 +24,14 @@ OURS = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from dataset.captures import Tally
-from dataset.extraction import capture_records, write_records
-from dataset.scaling import PUBLISHED
-from dataset.windows import Windows
+from dataset.packets.traffic_counts import TrafficCounts
+from dataset.records.dataset_csv import write_records
+from dataset.records.capture_records import capture_records
+from dataset.records.scaling import PUBLISHED
+from dataset.records.windows import Windows
 capture, output = Path(sys.argv[1]), sys.argv[2]
 start = time.perf_counter()
-records = capture_records([capture], Tally(), Windows())
+records = capture_records([capture], Windows())
 if output == "none":
     found = sum(map(len, records))
 else:
@@ -41,11 +42,12 @@ COUNT = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from dataset.captures import Tally, read_capture
-tally = Tally()
-for _ in read_capture(Path(sys.argv[1]), tally):
+from dataset.packets.captures import read_capture
+from dataset.packets.traffic_counts import TrafficCounts
+counts = TrafficCounts()
+for _ in read_capture(Path(sys.argv[1]), counts):
     pass
-print(tally.packets, 0)
+print(counts.packets, 0)
 """
 NFSTREAM = """
 import sys, time

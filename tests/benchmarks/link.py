@@ -30,18 +30,18 @@ import torch
 
 from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
-from offload.broker import Broker, Host
 from offload.broker_options import PASSWORD_VARIABLE
-from offload.client import Client
-from offload.load import Pace, ask, load_of, load_table
-from offload.metrics import ClientMetrics
-from offload.pending_requests import Patience
-from offload.private_broker import PrivateBroker
-from offload.protocol import FEATURES, Request, new_id
-from offload.second_exit import Sending
+from offload.link.broker import Broker, Host
+from offload.link.client import Client
+from offload.link.load import Pace, ask, load_of, load_table
+from offload.link.pending_requests import Patience
+from offload.link.private_broker import PrivateBroker
+from offload.link.protocol import FEATURES, Request, new_id
+from offload.link.request_form import RequestForm
+from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
-from tests.offload.link import FINGERPRINT, Relay, SleepingWorker, at
+from tests.offload.link_ends import FINGERPRINT, Relay, SleepingWorker, at
 from utils.dataset import distinct_vectors, read_dataset, to_images
 from utils.metrics import certainty
 from utils.stopping import Stop
@@ -123,7 +123,7 @@ def many_clients(here: Link, family: str, payload: str, *options: object, count:
         stack.enter_context(here.ours(family, "ours", *options))
         clients = [stack.enter_context(Client(here.broker, "ours", PATIENCE, ClientMetrics())) for _ in range(16)]
         plains = [plain_link.PlainClient(here.node.port, here.node.username, "plain") for _ in range(16)]
-        sending = [Sending(digest, f"b{number}", payload) for number in range(16)]
+        sending = [RequestForm(digest, f"b{number}", payload) for number in range(16)]
         first, _ = distinct_vectors(here.features)
         events = [here.features[row : row + 1] for row in first[:16]]
         if payload != FEATURES:
@@ -160,15 +160,15 @@ def bytes_on_the_wire(here: Link, family: str) -> None:
     certainties: dict[str, np.ndarray] = {}
     with here.ours(family, "bytes"):
         for name, sending, tensor in (
-            ("features", Sending(digest, "b", "features"), events),
-            ("activations", Sending(digest, "b", "activations"), activations),
-            ("activations, float16", Sending(digest, "b", "activations", half_precision=True), activations),
+            ("features", RequestForm(digest, "b", "features"), events),
+            ("activations", RequestForm(digest, "b", "activations"), activations),
+            ("activations, float16", RequestForm(digest, "b", "activations", half_precision=True), activations),
         ):
             meter = Meter(here.node.port)
             with meter.running() as port:
                 link = at(here.broker, port)
                 with Client(link, "bytes", PATIENCE, ClientMetrics()) as client:
-                    answer = client.submit(sending.request(tensor)).result()
+                    answer = client.submit(sending.make_request(tensor)).result()
                 counted[name] = meter.bytes / len(events)
             certainties[name] = certainty(answer.logits)[1]
     for name, count in counted.items():
@@ -203,14 +203,14 @@ def scaling(here: Link, family: str) -> None:
                 worker = stack.enter_context(SleepingWorker(folder, here.broker, queue, seconds_per_event=0.02))
                 worker.wait_for("ready")
             clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in range(64)]
-            sending = [Sending(FINGERPRINT, "b", "features") for _ in clients]
+            sending = [RequestForm(FINGERPRINT, "b", "features") for _ in clients]
             table = load_table(ask(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None))
             load = load_of(table)
             rates[count] = load.events / load.seconds
         print(f"{count} sleeping workers: {rates[count]:.1f} events/s, {rates[count] / rates[1]:.2f} times one")
     _, network = here.network(family)
     digest = fingerprint(network)
-    sending = [Sending(digest, "b", "features") for _ in range(16)]
+    sending = [RequestForm(digest, "b", "features") for _ in range(16)]
     distinct = here.features[first]
     batches = [distinct[(np.arange(64) + 64 * number) % len(distinct)] for number in range(16)]
     ratios = []

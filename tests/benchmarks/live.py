@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from dataset.captures import Tally
-from dataset.interface import Interface
-from dataset.live import live_records, live_windows
+from dataset.packets.interface import Interface
+from dataset.packets.traffic_counts import TrafficCounts
+from dataset.records.live_records import live_records, live_windows
 from tests.namespaces import RIGHT, cable_end, own_network
 from utils.records import WINDOW_SECONDS
 from utils.stopping import Stop
@@ -65,9 +65,7 @@ class Part(ctypes.Structure):
 class Seen:
     """What the sensor made of a step."""
 
-    tally: Tally = field(default_factory=Tally)
-    dropped: int = 0
-    left_out: int = 0
+    counts: TrafficCounts = field(default_factory=TrafficCounts)
     records: int = 0
     slowest: float = 0.0  # seconds from a window's end to its records
     cpu: float = 0.0  # seconds
@@ -118,8 +116,9 @@ def send(rate: int, seconds: float) -> float:
 def receive(pipe: Connection, ring: int) -> None:
     """Be a sensor until SIGTERM; send what was seen."""
     take_core(RECEIVER)
-    seen, windows, stop = Seen(), live_windows(), Stop()
-    with stop.on_signals(), Interface(RIGHT, seen.tally, ring_bytes=ring << 20) as interface:
+    seen, stop = Seen(), Stop()
+    windows = live_windows(seen.counts)
+    with stop.on_signals(), Interface(RIGHT, seen.counts, ring_bytes=ring << 20) as interface:
         begun = time.process_time()
         pipe.send("ready")
         for found in live_records(interface, windows, lambda: stop.requested):
@@ -128,7 +127,6 @@ def receive(pipe: Connection, ring: int) -> None:
                 if not stop.requested:
                     late = time.time() - int(records.window_start[-1]) - WINDOW_SECONDS
                     seen.slowest = max(seen.slowest, late)
-        seen.dropped, seen.left_out = interface.dropped, windows.left_out
     seen.waited = int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
     seen.cpu, seen.memory = time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     pipe.send(seen)
@@ -163,15 +161,16 @@ def step(rate: int, seconds: float, ring: int) -> bool:
         process.terminate()
         seen: Seen = pipe.recv()
     sent = round(rate * seconds)
-    before = sent - seen.tally.packets - seen.dropped
+    counts, dropped = seen.counts, seen.counts.dropped or 0
+    before = sent - counts.packets - dropped
     print(
-        f"offered {offered:,.0f}/s: sent {sent:,}, received {seen.tally.packets:,}, dropped {seen.dropped:,}, "
-        f"lost before the ring {before:,}, left out {seen.left_out:,}; CPU {seen.cpu / seconds:.0%} of a core, waited "
-        f"for it {seen.waited:.2f} s; {seen.records:,} records, at most {seen.slowest:.2f} s after their window; "
-        f"{seen.memory} MB",
+        f"offered {offered:,.0f}/s: sent {sent:,}, received {counts.packets:,}, dropped {dropped:,}, "
+        f"lost before the ring {before:,}, left out {counts.left_out:,}; CPU {seen.cpu / seconds:.0%} of a core, "
+        f"waited for it {seen.waited:.2f} s; {seen.records:,} records, at most {seen.slowest:.2f} s "
+        f"after their window; {seen.memory} MB",
         flush=True,
     )
-    return not (before or seen.dropped or seen.left_out)
+    return not (before or dropped or counts.left_out)
 
 
 def steer() -> None:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
 from models.checkpoint import fingerprint, read_two_exits
 from models.early_exit import TwoExits
-from offload.protocol import (
+from offload.link.protocol import (
     FEATURES,
     Answer,
     Limits,

@@ -8,11 +8,13 @@ from typing import NoReturn
 
 import numpy as np
 
-from offload.edge import Edge
-from offload.exits import AtExit1, FirstExit
-from offload.onnx_exits import open_exported
-from offload.recent import SIZE, Recent, RecentFirstExit
-from offload.second_exit import ActivationsAt
+from offload.defaults import CACHE_SIZE
+from offload.edge.batch import Batch
+from offload.edge.edge import Edge
+from offload.edge.second_exit import LocalSecondExit
+from offload.networks.cache import Cache
+from offload.networks.exits import ActivationsAt, FirstExit
+from offload.networks.onnx_exits import open_exported
 from tests.benchmarks import plain_network
 from tests.benchmarks.agreement import Answers, agreement, approximation
 from tests.benchmarks.ceiling import operations, threads
@@ -58,28 +60,23 @@ def _variants(bench: Bench, *, int8: bool) -> Iterator[Variant]:
             yield Variant(family, int8=True)
 
 
-def as_the_client_has_it(exit_1: FirstExit) -> RecentFirstExit:
-    """Return exit 1 with a memory of recent vectors, as by default, and nothing in it."""
-    return RecentFirstExit(exit_1, Recent(SIZE))
+class NoSecondExit(LocalSecondExit):
+    """Stands for exit 2 where no event is uncertain."""
 
+    def __init__(self) -> None:
+        """Need nothing."""
 
-class NoOne:
-    """Who would be asked about uncertain events, where there are none."""
-
-    def __call__(self, _features: FloatArray, _activations: ActivationsAt, /) -> NoReturn:
+    def ask(self, _features: FloatArray, _activations: ActivationsAt) -> NoReturn:
         raise AssertionError("exit 2 was asked")
-
-    def give_up(self) -> None:
-        """Do nothing."""
 
 
 def client(exit_1: FirstExit) -> Compute:
     """Return a new client's way from features to verdicts, every one accepted at exit 1."""
-    edge = Edge(as_the_client_has_it(exit_1), Thresholds(0.0, 0.0, 0.0, 0.0), NoOne())
+    edge = Edge(exit_1, Thresholds(0.0, 0.0, 0.0, 0.0), NoSecondExit(), Cache(CACHE_SIZE))
 
     def compute(features: FloatArray) -> Answers:
-        verdicts = edge.decide(features)
-        return verdicts.prediction_1, verdicts.certainty_1
+        batch = edge.decide(Batch(features))
+        return batch.prediction_1, batch.certainty_1
 
     return compute
 
@@ -120,10 +117,10 @@ def _computed(features: FloatArray) -> int:
     """Return how many vectors of a month the client computes."""
     counted = 0
 
-    def count(events: FloatArray, /) -> AtExit1:
+    def count(events: FloatArray, /) -> tuple[FloatArray, ActivationsAt]:
         nonlocal counted
         counted += len(events)
-        return AtExit1(np.zeros((len(events), 2), dtype=np.float32), lambda rows: features[rows])
+        return np.zeros((len(events), 2), dtype=np.float32), lambda rows: features[rows]
 
     in_batches(client(count), features)
     return counted
@@ -162,7 +159,7 @@ def _one_event(bench: Bench, variant: Variant) -> Iterator[Row]:
         return plain_network.at_exit_1(network, event)
 
     def alone(event: FloatArray) -> Answers:
-        return certainty(exit_1(event).logits)
+        return certainty(exit_1(event)[0])
 
     with threads(1):
         equal = variant.compare(one_by_one(plain, features[:count]), one_by_one(alone, features[:count]))

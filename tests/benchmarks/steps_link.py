@@ -13,26 +13,29 @@ import numpy as np
 
 from models.checkpoint import fingerprint
 from offload.broker_options import PASSWORD_VARIABLE
-from offload.client import Client
-from offload.edge import Edge
-from offload.exits import FirstExit
-from offload.metrics import ClientMetrics
-from offload.onnx_exits import open_exported
-from offload.private_broker import PrivateBroker
-from offload.protocol import FEATURES
-from offload.recent import SIZE, Recent, RecentSecondExit
-from offload.second_exit import CloudSecondExit, Sending
+from offload.defaults import CACHE_SIZE
+from offload.edge.batch import Batch
+from offload.edge.edge import Edge
+from offload.edge.second_exit import CloudSecondExit
+from offload.link.client import Client
+from offload.link.private_broker import PrivateBroker
+from offload.link.protocol import FEATURES
+from offload.link.request_form import RequestForm
+from offload.networks.cache import Cache
+from offload.networks.exits import FirstExit
+from offload.networks.onnx_exits import open_exported
+from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link, plain_network
 from tests.benchmarks.agreement import Answers, agreement
 from tests.benchmarks.ceiling import threads
 from tests.benchmarks.link import PATIENCE, Link
 from tests.benchmarks.material import TITLES, Bench, FloatArray
 from tests.benchmarks.rounds import compared_in_turns
-from tests.benchmarks.steps_edge import BATCH, as_the_client_has_it, in_batches
+from tests.benchmarks.steps_edge import BATCH, in_batches
 from tests.benchmarks.table import Row, row
 from utils.dataset import distinct_vectors
 from utils.decision import is_accepted
-from utils.schema import CLOUD, Thresholds
+from utils.schema import Thresholds
 from utils.stopping import Stop
 
 WINDOW = 8
@@ -85,8 +88,10 @@ def _month(bench: Bench, at: Link, family: str) -> Row:
         exit_1 = open_exported(bench.exported(family), None, family).exit_1
 
         def ours() -> Answers:
-            cloud = CloudSecondExit(client, Sending(digest, "bench", FEATURES), None, "wait")
-            verdicts = list(new_edge(exit_1, thresholds, cloud).decide_all(_batches(features), WINDOW, Stop()))
+            cloud = CloudSecondExit(client, RequestForm(digest, "bench", FEATURES), None, "wait")
+            verdicts = list(
+                new_edge(exit_1, thresholds, cloud).decide_all(map(Batch, _batches(features)), WINDOW, Stop())
+            )
             return _joined((each.prediction, each.certainty) for each in verdicts)
 
         def plainly() -> Answers:
@@ -101,8 +106,8 @@ def _month(bench: Bench, at: Link, family: str) -> Row:
 
 
 def new_edge(exit_1: FirstExit, thresholds: Thresholds, cloud: CloudSecondExit) -> Edge:
-    """Return a new client's edge, made as by default, with nothing remembered."""
-    return Edge(as_the_client_has_it(exit_1), thresholds, RecentSecondExit(cloud, CLOUD, Recent(SIZE)))
+    """Return a new client's edge, made as by default, with an empty cache."""
+    return Edge(exit_1, thresholds, cloud, Cache(CACHE_SIZE))
 
 
 def half_offloaded(labels: np.ndarray, certainties: np.ndarray) -> Thresholds:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offload.private_broker import free_port
+from offload.link.private_broker import free_port
 from tests.benchmarks.agreement import Answers, agreement
 from tests.benchmarks.material import ROOT, TITLES, Bench, month_path
 from tests.benchmarks.plain_network import at_exit_1

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from models.early_exit import TwoExits
-from offload.cloud import Cloud
-from offload.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Request, new_id
-from offload.torch_exits import open_network
+from offload.link.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Request, new_id
+from offload.link.responder import Responder
+from offload.networks.torch_exits import open_network
 from tests.benchmarks import plain_network
 from tests.benchmarks.agreement import (
     LEAST_EQUAL_INT8,
@@ -62,11 +62,11 @@ class _Batches:
     threads: int
 
 
-def worker_of(network: TwoExits, count: int, *, int8: bool = False) -> Cloud:
+def worker_of(network: TwoExits, count: int, *, int8: bool = False) -> Responder:
     """Return what a worker computes with, made as by offload/ee-processor-server.py, but that it remembers nothing."""
     opened = open_network(network, torch.device("cpu"), count, int8=int8)
     assert opened.exit_2 is not None
-    return Cloud(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "bench")
+    return Responder(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "bench")
 
 
 def approximately(plain: Answers, ours: Answers) -> str:
@@ -82,7 +82,7 @@ class _Measured:
     work: int
 
 
-def _measured(bench: Bench, plain: PlainNetwork, cloud: Cloud, compare: Compare, of: _Batches) -> _Measured:
+def _measured(bench: Bench, plain: PlainNetwork, cloud: Responder, compare: Compare, of: _Batches) -> _Measured:
     events = bench.distinct(3)[: of.size * BATCHES]
     tensors = [events[start : start + of.size] for start in range(0, len(events), of.size)]
     work = operations(plain)
@@ -119,7 +119,7 @@ def _plain_exit_2(network: PlainNetwork, tensor: FloatArray, payload: str) -> An
         return plain_network.answers(network.cloud(torch.from_numpy(tensor)))
 
 
-def _ask(cloud: Cloud, tensor: FloatArray, payload: str) -> Answers:
+def _ask(cloud: Responder, tensor: FloatArray, payload: str) -> Answers:
     (answer,) = cloud.answer([Request(new_id(), "bench", cloud.limits.fingerprint, payload, tensor)])
     assert isinstance(answer, Answer)
     return certainty(answer.logits)

@@ -1,10 +1,10 @@
 """The table of a benchmark: a row for each comparison, as text and as JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.benchmarks.results import write_results
 from tests.benchmarks.rounds import Costs, Turns
 
 COLUMNS = ("step", "unit", "plain", "ours", "ratio", "spread", "goal", "", "of ceiling", "note")
@@ -106,7 +106,8 @@ def goals(rows: Sequence[Row]) -> str:
     return "\n".join([f"{len(aimed) - len(missed)} of {len(aimed)} goals met", *missed])
 
 
-def write_json(path: Path, machine: dict[str, object], rows: Sequence[Row], failures: Sequence[str]) -> None:
-    """Write all that was measured: ``{"machine": {...}, "rows": [...], "failures": [...]}``."""
-    table = [{**asdict(row), "met": row.met} for row in rows]
-    path.write_text(json.dumps({"machine": machine, "rows": table, "failures": list(failures)}, indent=1) + "\n")
+def write_json(path: Path, circumstances: dict[str, object], rows: Sequence[Row], failures: Sequence[str]) -> None:
+    """Write the table as ``write_results`` does, and besides all figures: ``figures``, ``failures``."""
+    figures = [{**asdict(row), "met": row.met} for row in rows]
+    cells = [(*row.cells(), row.note) for row in rows]
+    write_results(path, COLUMNS, cells, circumstances=circumstances, figures=figures, failures=list(failures))

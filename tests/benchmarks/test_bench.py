@@ -11,7 +11,7 @@ import torch
 
 from calibration.temperature import by_likelihood
 from models.prediction import predict
-from offload.private_broker import PrivateBroker
+from offload.link.private_broker import PrivateBroker
 from tests.benchmarks import plain_network, plain_training, steps_link
 from tests.benchmarks.agreement import DisagreementError, agreement, approximation
 from tests.benchmarks.bench import STEPS, main, steps
@@ -62,7 +62,7 @@ def test_a_step_gives_a_table_and_the_same_figures_as_json(tmp_path: Path) -> No
     done = run_script(*TINY, "--only", "month", "--family", "mobilenet", "--json", written)
     assert done.returncode == 0, done.stderr
     figures = json.loads(written.read_text())
-    (one,) = figures["rows"]
+    (one,) = figures["figures"]
     assert one["step"] == "1 exit 1, a month as it comes, MobileNetV2"
     assert done.stdout.count(one["step"]) >= 2, "as it is measured, and in the table"
     assert one["ratio"] == pytest.approx(one["ours"] / one["plain"])
@@ -108,7 +108,7 @@ def test_a_step_that_fails_is_told_and_leaves_the_others_to_be_measured(
     arguments = [*TINY, "--only", "month", "--only", "worker", "--family", "mobilenet", "--json", str(written)]
     assert main(arguments) == 1
     figures = json.loads(written.read_text())
-    assert {one["step"][:8] for one in figures["rows"]} == {"5 worker"}
+    assert {one["step"][:8] for one in figures["figures"]} == {"5 worker"}
     assert len(figures["failures"]) == 1 and figures["failures"][0].startswith("month: DisagreementError: ")
     assert "FAILED: month" in capsys.readouterr().out
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataset.conversations import Sent
-from dataset.scaling import PUBLISHED
+from dataset.records.scaling import PUBLISHED
+from dataset.simulated_conversations import Sent
 from dataset.simulation import KINDS, MONTHS, Kind, repeated_share, simulate_month, to_csv
 from utils.dataset import Dataset, find_datasets, read_labelled
 from utils.schema import ATTACK, FEATURES, NORMAL

@@ -14,16 +14,15 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from dataset.captures import Tally
-from dataset.extraction import capture_records
-from dataset.flow_features import Packets
-from dataset.labels import read_labels
-from dataset.windows import Windows
+from dataset.packets.packets import Packets
+from dataset.records.capture_records import capture_records
+from dataset.records.labels import read_labels
+from dataset.records.windows import Windows
 from tests.captures import read_frames, read_packets
 from tests.network.hosts import Host, Network, NetworkError, skipping, tcpdump
 from tests.network.scenario import ATTACKERS, OFFICE, ROOT, SERVER, act, attackers, serve
 from tests.network.traffic import FORGED, TRANSFER
-from tests.offload.link import wait_until
+from tests.offload.link_ends import wait_until
 from tests.scripts import EXTRACT, call
 from utils.dataset import read_labelled
 from utils.records import Records
@@ -253,7 +252,7 @@ def test_the_labels_of_a_capture_call_some_records_attacks_and_others_not(made: 
 def labelled(name: Path) -> tuple[Records, NDArray[np.int64]]:
     """Return the records of a capture that was made, and their classes."""
     capture, truth = (name.with_name(name.name + ending) for ending in (".pcap.gz", "-labels.txt"))
-    records = Records.joined(list(capture_records([capture], Tally(), Windows())))
+    records = Records.joined(list(capture_records([capture], Windows())))
     return records, read_labels(truth).of(records)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataset.scaling import PUBLISHED
+from dataset.records.scaling import PUBLISHED
 from evaluations.baselines import (
     BOOSTING,
     MAJORITY,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.scaling import PUBLISHED
+from dataset.records.scaling import PUBLISHED
 from evaluations.baselines import BOOSTING, MATCHED, REJECT, TREE, Answers, fit_baselines
 from evaluations.later_months import (
     BOUND,

@@ -14,7 +14,7 @@ from evaluations import energy_meters
 from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
 from figs.material import SINGLE
 from models.checkpoint import write_checkpoint
-from offload.private_broker import PrivateBroker
+from offload.link.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared
 from tests.evaluations.test_energy_meters import JOULE, write_zone
 from tests.networks import new_network

@@ -8,7 +8,7 @@ import pytest
 from figs.about import read_about
 from figs.plan import Plan
 from figs.results_folder import TIMING_COLUMNS, find_results
-from offload.private_broker import PrivateBroker
+from offload.link.private_broker import PrivateBroker
 from tests.figs.folders import TIMINGS, write_single_exit, write_two_exits
 from tests.scripts import call, load_script
 

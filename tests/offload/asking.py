@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from offload.broker import Broker
-from offload.client import Client
-from offload.metrics import WorkerMetrics
-from offload.pending_requests import Patience
-from offload.protocol import Answer, Request
-from tests.offload.link import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
+from offload.link.broker import Broker
+from offload.link.client import Client
+from offload.link.pending_requests import Patience
+from offload.link.protocol import Answer, Request
+from offload.operations.metrics import WorkerMetrics
+from tests.offload.link_ends import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
 
 IMPATIENT = Patience(attempt=1.0, retries=200, deadline=PATIENCE)
 """Of clients whose requests a test loses."""

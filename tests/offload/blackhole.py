@@ -19,8 +19,8 @@ from typing import Self
 
 import pytest
 
-from offload.broker import Host
-from tests.offload.link import PATIENCE
+from offload.link.broker import Host
+from tests.offload.link_ends import PATIENCE
 
 _CLIENT, _RELAY = "192.0.2.1", "192.0.2.2"
 _CLONE_NEWNET = 0x40000000

@@ -27,13 +27,13 @@ import pika
 from numpy.typing import NDArray
 
 from models.checkpoint import fingerprint, read_two_exits
-from offload.broker import Broker
 from offload.broker_options import PASSWORD_VARIABLE
-from offload.protocol import Answer, Limits, decode_request, encode_answer, new_id
-from offload.rabbitmq.connection import REPLY_QUEUE
+from offload.link.broker import Broker
+from offload.link.protocol import Answer, Limits, decode_request, encode_answer, new_id
+from offload.link.rabbitmq.connection import REPLY_QUEUE
 from tests.hostile import Bomb, Evaluated
 from tests.offload.hostile_peers import is_valid
-from tests.offload.link import PATIENCE, connected, listening, wait_until
+from tests.offload.link_ends import PATIENCE, connected, listening, wait_until
 from tests.offload.messages import mutants
 from tests.scripts import CLIENT, ROOT, SERVER
 from utils.schema import ATTACK, CLASS, CLASS_COUNT, CLOUD, FEATURES, NOT_ASKED, REJECTED, UNCERTAIN

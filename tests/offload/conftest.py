@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from offload.broker import Broker, Host
-from offload.private_broker import PrivateBroker
-from offload.protocol import new_id
-from tests.offload.link import connected
+from offload.link.broker import Broker, Host
+from offload.link.private_broker import PrivateBroker
+from offload.link.protocol import new_id
+from tests.offload.link_ends import connected
 
 
 @pytest.fixture(scope="session")

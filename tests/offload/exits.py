@@ -9,10 +9,10 @@ import torch
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import fingerprint
 from models.early_exit import EarlyExitNetwork, TwoExits
-from offload.exits import FirstExit, OwnSecondExit
-from offload.protocol import PAYLOADS, Limits
-from offload.service import CHUNK
-from offload.torch_exits import Exit1, Exit2, open_network
+from offload.defaults import MAX_BATCH, PAYLOADS
+from offload.link.protocol import Limits
+from offload.networks.exits import FirstExit, SecondExit
+from offload.networks.torch_exits import Exit1, Exit2, open_network
 
 CPU = torch.device("cpu")
 ROUNDING: Final = 5e-5
@@ -24,11 +24,11 @@ class Exits(NamedTuple):
     """Both exits of a network."""
 
     first: FirstExit
-    second: OwnSecondExit
+    second: SecondExit
 
 
 @functools.lru_cache(maxsize=4)
-def exits_of(network: TwoExits, chunk: int = CHUNK) -> Exits:
+def exits_of(network: TwoExits, chunk: int = MAX_BATCH) -> Exits:
     """Return a network's exits, computed by ONNX Runtime; those of a network made for a test, by eager PyTorch."""
     if type(network) is not CalibratedNetwork and not isinstance(network, EarlyExitNetwork):
         return eager_exits_of(network, chunk)
@@ -37,12 +37,14 @@ def exits_of(network: TwoExits, chunk: int = CHUNK) -> Exits:
     return Exits(opened.exit_1, opened.exit_2)
 
 
-def eager_exits_of(network: TwoExits, chunk: int = CHUNK) -> Exits:
+def eager_exits_of(network: TwoExits, chunk: int = MAX_BATCH) -> Exits:
     """Return a network's exits as PyTorch computes them, which it does on GPUs."""
     return Exits(Exit1(network, CPU), Exit2(network, CPU, chunk))
 
 
-def served(network: TwoExits, chunk: int = CHUNK, payloads: Collection[str] = PAYLOADS) -> tuple[OwnSecondExit, Limits]:
+def served(
+    network: TwoExits, chunk: int = MAX_BATCH, payloads: Collection[str] = PAYLOADS
+) -> tuple[SecondExit, Limits]:
     """Return what a worker computes a network with, and what it takes."""
     limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
     return exits_of(network, chunk).second, limits

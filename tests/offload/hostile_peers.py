@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pika
 
-from offload.broker import Broker
-from offload.protocol import (
+from offload.link.broker import Broker
+from offload.link.protocol import (
     ACTIVATIONS,
     Answer,
     Limits,
@@ -27,9 +27,9 @@ from offload.protocol import (
     encode_refusal,
     new_id,
 )
-from offload.rabbitmq.worker_end import queue_arguments
+from offload.link.rabbitmq.worker_end import queue_arguments
 from tests.hostile import Bomb
-from tests.offload.link import FINGERPRINT, PATIENCE, connected, listening, make_request
+from tests.offload.link_ends import FINGERPRINT, PATIENCE, connected, listening, make_request
 from tests.offload.messages import body_of, changed
 from utils.errors import MessageError
 from utils.schema import CLASS_COUNT

@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from offload.protocol import FEATURES, LOGITS
+from offload.link.protocol import FEATURES, LOGITS
 
 
 def body_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from offload.broker import Broker, Host, Tls
 from offload.broker_options import FILE_KEYS, add_broker, names_broker, read_broker
+from offload.link.broker import Broker, Host, Tls
 from tests.scripts import CLIENT, ENERGY, GENERATOR, ROOT, SERVER, load_script
 from utils.errors import InputFileError
 

@@ -6,13 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 
-from offload.broker import Broker, Host
-from offload.metrics import ClientMetrics
-from offload.pending_requests import Patience
-from offload.private_broker import PrivateBroker
-from offload.protocol import Answer
-from offload.service import Service
-from tests.offload.link import (
+from offload.link.broker import Broker, Host
+from offload.link.pending_requests import Patience
+from offload.link.private_broker import PrivateBroker
+from offload.link.protocol import Answer
+from offload.link.worker_settings import WorkerSettings
+from offload.operations.metrics import ClientMetrics
+from tests.offload.link_ends import (
     PATIENCE,
     Sleeper,
     is_answer_to,
@@ -76,7 +76,7 @@ def test_a_cluster_of_three_loses_a_node_under_load_and_no_request(broker: Priva
         workers = []
         for turn in range(3):  # a worker at each node
             at_node = replace(link, hosts=hosts[turn:] + hosts[:turn])
-            workers.append(make_worker(at_node, REQUESTS, Sleeper(0.005), Service(queue_type="quorum")))
+            workers.append(make_worker(at_node, REQUESTS, Sleeper(0.005), WorkerSettings(queue_type="quorum")))
             running.enter_context(serving(workers[-1]))
         (members,) = others[0].control("list_queues", "members").splitlines()[-1:]
         assert members.count("private") == 3

@@ -20,15 +20,15 @@ import pandas as pd
 import pytest
 
 from models.checkpoint import write_checkpoint
-from offload.alerts import AlertsFile
+from offload.alerts.alerts_file import AlertsFile
 from offload.broker_options import DEFAULTS
-from offload.private_broker import PrivateBroker, free_port
-from offload.resume_file import resume_path
+from offload.edge.resume_file import resume_path
+from offload.link.private_broker import PrivateBroker, free_port
 from tests.namespaces import need
 from tests.networks import calibrated_network
-from tests.offload.link import Program, wait_until
-from tests.offload.promql import asks_for_what_is_exported, assert_prometheus_understands, needs_promtool
-from tests.offload.test_alerts import events_of, lines_of
+from tests.offload.alerts.test_alerts_file import events_of, lines_of
+from tests.offload.link_ends import Program, wait_until
+from tests.offload.operations.promql import asks_for_what_is_exported, assert_prometheus_understands, needs_promtool
 from tests.scripts import CLIENT, ROOT, SERVER, load_script
 
 FOLDER = ROOT / "offload" / "systemd"

@@ -14,10 +14,10 @@ import pandas as pd
 import pika.exceptions
 import pytest
 
-from offload.broker import Broker, Host
-from offload.private_broker import PrivateBroker, find_server, free_port
-from offload.protocol import new_id
-from offload.rabbitmq.worker_end import QUEUE_LIMIT
+from offload.link.broker import Broker, Host
+from offload.link.private_broker import PrivateBroker, find_server, free_port
+from offload.link.protocol import new_id
+from offload.link.rabbitmq.worker_end import QUEUE_LIMIT
 from tests.offload.chaos import (
     RIGHT,
     Check,
@@ -34,7 +34,7 @@ from tests.offload.chaos import (
     write_distinct_events,
 )
 from tests.offload.hostile_peers import FailingRelay
-from tests.offload.link import connected, wait_until
+from tests.offload.link_ends import connected, wait_until
 
 EVENTS, BATCH = 320, 8
 WAIT = ("--on-cloud-failure", "wait", "--wait-timeout", 600, "--request-timeout", 2, "--show-decider")
@@ -218,7 +218,7 @@ def test_a_worker_killed_after_its_reply_but_before_the_acknowledgement_costs_no
     assert not victim.is_running
     assert check(verdicts, expected) == RIGHT
     assert all_by_cloud(verdicts)
-    assert "dropped a reply that no request waits for" in client.out
+    assert "discarded a reply that no request waits for" in client.out
 
 
 def test_a_worker_at_a_tenth_of_the_speed_changes_no_row_and_not_their_order(
@@ -254,7 +254,7 @@ def test_connections_cut_inside_a_message_and_gone_silent_cost_no_row(
         assert check(verdicts, expected) == RIGHT
         assert all_by_cloud(verdicts)
     assert clients["cut"].err.count("RabbitMQ is back after") == 3
-    assert clients["silent"].err.count("fell silent") == 1
+    assert clients["silent"].err.count("stopped answering") == 1
     assert len(clients["silent"].err.splitlines()) == 2
 
 

@@ -13,12 +13,12 @@ import pytest
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
-from offload.broker import Broker
 from offload.broker_options import PASSWORD_VARIABLE
-from offload.private_broker import PrivateBroker, free_port
-from offload.protocol import new_id
+from offload.link.broker import Broker
+from offload.link.private_broker import PrivateBroker, free_port
+from offload.link.protocol import new_id
 from tests.captures import SHARED
-from tests.offload.link import Program, connected, wait_until, waiting_in
+from tests.offload.link_ends import Program, connected, wait_until, waiting_in
 from tests.scripts import CLIENT, SERVER, Ended, call
 from utils.dataset import read_dataset
 from utils.metrics import certainty

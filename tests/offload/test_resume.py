@@ -8,7 +8,7 @@ import pytest
 
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits, write_checkpoint
-from offload.verdicts_file import VerdictsFile
+from offload.edge.offload_csv import OffloadCsv
 from tests.scripts import CLIENT, Ended, call
 from utils.schema import OFFLOAD_COLUMNS
 
@@ -122,7 +122,7 @@ def test_a_file_of_an_older_version_is_refused_with_the_remedy(client: Client, o
 
 def test_the_second_of_two_clients_on_one_file_is_refused(client: Client, output: Path) -> None:
     output.touch()
-    with VerdictsFile(output, OFFLOAD_COLUMNS):
+    with OffloadCsv(output, OFFLOAD_COLUMNS):
         for options in ((), ("--resume",)):
             ended = client(*options)
             (line,) = ended.err.splitlines()

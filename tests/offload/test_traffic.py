@@ -19,15 +19,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from offload.broker import Broker
+from offload.alerts.eve import Event, compute_community_id
 from offload.broker_options import PASSWORD_VARIABLE
-from offload.eve import Event, community_id
-from offload.protocol import new_id
+from offload.link.broker import Broker
+from offload.link.protocol import new_id
 from tests.captures import SHARED, needs_shared
-from tests.dataset.test_captures import frame, pcap
+from tests.dataset.packets.test_captures import frame, pcap
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
-from tests.offload.link import Program, connected, wait_until
-from tests.offload.test_eve import faults_of
+from tests.offload.alerts.test_eve import faults_of
+from tests.offload.link_ends import Program, connected, wait_until
 from tests.scripts import CLIENT, EXTRACT, ROOT, call
 from utils.schema import IDENTITY, OFFLOAD_COLUMNS
 
@@ -101,7 +101,7 @@ def test_a_header_that_claims_to_be_shorter_than_it_can_be_gives_an_alert_withou
     assert call(capsys, CLIENT, *options, *strict, "--pcap", capture, "--alerts", eve).code == 0
     (alert,) = alerts_in(eve)
     assert not {"src_port", "dest_port"} & alert.keys()
-    assert alert["community_id"] == community_id(6, 0x0A000001, 0x0A000101, 0)
+    assert alert["community_id"] == compute_community_id(6, 0x0A000001, 0x0A000101, 0)
 
 
 @needs_shared

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from offload.load import COLUMNS, load_figure
+from offload.link.load import COLUMNS, load_figure
 from utils.plotting import FORMATS, new_figure, save_figure, use_log_scale
 
 FORMULAS = [r"$\frac{$", r"$\undefined$", "$x^{$ and $y$", r"a\$b$c$"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataset.flow_features import flow_features
+from dataset.records.flow_features import flow_features
 from tests.captures import SHARED, needs_shared, read_packets
 from utils.records import dotted
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.offload.link import PATIENCE, Program, wait_until
+from tests.offload.link_ends import PATIENCE, Program, wait_until
 from utils.stopping import Stop
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]

@@ -1,0 +1,6 @@
+"""Defaults that command lines show and the library uses; imports the standard library alone."""
+
+from typing import Final
+
+MOST_RECORDS: Final = 200_000
+"""Records of one window of live traffic."""

@@ -1,0 +1,1 @@
+"""Read packets from captures and interfaces."""

@@ -1,0 +1,1 @@
+"""Turn packets into records with 58 features, scaled and labelled."""

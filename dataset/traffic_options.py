@@ -1,0 +1,88 @@
+"""Options that name the traffic to observe, for the scripts that do so."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dataset.defaults import MOST_RECORDS
+from utils import cli
+from utils.expert_options import add_expert
+
+if TYPE_CHECKING:
+    from dataset.records.scaling import Scaler
+    from dataset.records.traffic import Traffic
+
+
+def add_sources(group: argparse._ActionsContainer) -> None:
+    """Add captures and interfaces to what may be named as the source."""
+    group.add_argument(
+        "--pcap",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="captures, in the order of time: pcap or pcapng, plain or gzipped; - is standard input",
+    )
+    group.add_argument("--interface", metavar="IF", help="network interface, observed until stopped; needs CAP_NET_RAW")
+
+
+def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object]) -> None:
+    """Add how traffic is observed and turned into features.
+
+    Args:
+        group: to add it to.
+        ends: adds the options on when to stop: ``add_option`` or ``add_expert``.
+    """
+    ends(
+        group,
+        "--follow",
+        action="store_true",
+        meaning="go on reading the capture as another program writes it, until stopped",
+    )
+    ends(
+        group,
+        "--duration",
+        type=cli.real_number(0.1, 1e9),
+        metavar="S",
+        meaning="stop observing after so many seconds (at SIGTERM or Ctrl-C)",
+    )
+    add_expert(
+        group,
+        "--max-records",
+        type=cli.whole_number(1, 10_000_000),
+        default=MOST_RECORDS,
+        metavar="N",
+        meaning="records of a window of live traffic; packets that would begin more are left out and counted",
+    )
+    group.add_argument(
+        "--clamp-size",
+        action="store_true",
+        help="bring frame sizes to 60 to 1514 bytes: frames captured on the host that sends them lie outside",
+    )
+    group.add_argument("--scaler", type=Path, metavar="JSON", help="scaler of the features (default: as published)")
+
+
+def traffic(args: argparse.Namespace) -> "Traffic":
+    """Return the traffic that the arguments name.
+
+    Raises:
+        InputFileError: they do not go together.
+    """
+    from dataset.records.traffic import Traffic
+
+    named = Traffic(
+        args.pcap or (), args.interface, args.follow, args.duration, args.max_records, clamp=args.clamp_size
+    )
+    named.check()
+    return named
+
+
+def scaler(args: argparse.Namespace) -> "Scaler":
+    """Return the scaler that the arguments name.
+
+    Raises:
+        InputFileError: its file is none.
+    """
+    from dataset.records.scaling import PUBLISHED, read_scaler
+
+    return read_scaler(args.scaler) if args.scaler else PUBLISHED

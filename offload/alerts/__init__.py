@@ -1,0 +1,1 @@
+"""Alerts on observed traffic, as EVE JSON."""

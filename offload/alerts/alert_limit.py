@@ -1,0 +1,56 @@
+"""Limit the number of alerts, so that a flood of packets does not become a flood of lines."""
+
+import math
+from collections import Counter
+from typing import Final
+
+from offload.defaults import (
+    ATTACK_SIGNATURE,
+    MAX_ALERTS_PER_SOURCE,
+    MAX_REJECTED_ALERTS,
+    REJECTED_SIGNATURE,
+    SIGNATURES,
+    SOURCES,
+)
+
+_WINDOWS: Final = 16  # that are remembered; captures may alternate between a few
+_ALL_SOURCES: Final = -1
+
+
+class AlertLimit:
+    """Admits so many alerts in each window of 15 seconds, by the time of the records.
+
+    Args:
+        most_rejected: alerts on rejected records in a window.
+        most_per_source: alerts of each signature on records of one source address in a window, and ``SOURCES`` times
+            as many on those of all sources; 0: no such limit.
+
+    Attributes:
+        suppressed: number of alerts that were not admitted, by signature.
+    """
+
+    def __init__(self, most_rejected: int = MAX_REJECTED_ALERTS, most_per_source: int = MAX_ALERTS_PER_SOURCE) -> None:
+        self.suppressed: Counter[str] = Counter(dict.fromkeys(SIGNATURES, 0))
+        self._most_per_source = most_per_source or math.inf
+        most = SOURCES * self._most_per_source
+        self._most = {ATTACK_SIGNATURE: most, REJECTED_SIGNATURE: min(most, most_rejected)}
+        self._admitted: dict[int, Counter[tuple[str, int]]] = {}  # by the windows' starts
+
+    def admit(self, signature: str, window_start: int, source: int) -> bool:
+        """Count one more alert and return whether it is admitted.
+
+        Args:
+            signature: one of ``SIGNATURES``.
+            window_start: of the record's window, seconds since the epoch.
+            source: IPv4 address that sent the record's first packet.
+        """
+        admitted = self._admitted.setdefault(window_start, Counter())
+        of_source, of_all = (signature, source), (signature, _ALL_SOURCES)
+        if admitted[of_source] >= self._most_per_source or admitted[of_all] >= self._most[signature]:
+            self.suppressed[signature] += 1
+            return False
+        admitted[of_source] += 1
+        admitted[of_all] += 1
+        if len(self._admitted) > _WINDOWS:
+            del self._admitted[next(iter(self._admitted))]
+        return True

@@ -1,0 +1,56 @@
+"""Count lines that cannot be written, so that a sensor can go on; warn at most once a minute."""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from offload.operations.logs import RateLimitedLog
+from offload.operations.metrics import ClientMetrics
+from utils.errors import InputFileError
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a disk, a quota or a file that has no room for more."""
+WARNING_INTERVAL: Final = 60.0
+"""Least seconds between two warnings about one file."""
+
+log = logging.getLogger(__name__)
+
+
+def is_full(problem: InputFileError) -> bool:
+    """Return whether a file could not be written because there is no room, which others may make."""
+    cause = problem.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
+
+
+class UnwrittenLines:
+    """Counts the lines that could not be written.
+
+    Args:
+        metrics: count the lines, too.
+        goes_on: returns whether the run goes on without the lines; otherwise the error is raised.
+
+    Attributes:
+        lines: unwritten so far, by file: ``alerts`` or ``verdicts``.
+    """
+
+    def __init__(self, metrics: ClientMetrics, goes_on: Callable[[], bool]) -> None:
+        self.lines: dict[str, int] = {}
+        self._metrics, self._goes_on = metrics, goes_on
+        self._rate_limited = RateLimitedLog(log, WARNING_INTERVAL)
+
+    def count(self, file: str, lines: int, problem: InputFileError) -> None:
+        """Count lines that could not be written to a file.
+
+        Raises:
+            InputFileError: ``problem``, where the run does not go on.
+        """
+        self.lines[file] = self.lines.get(file, 0) + lines
+        self._metrics.unwritten_lines.labels(file=file).inc(lines)
+        if not self._goes_on():
+            raise problem
+        self._rate_limited.warning(file, f"{problem}; {self.lines[file]} lines were lost so far")
+
+    def describe(self) -> str:
+        """Return the counts as the end of a sentence; the empty text where nothing was lost."""
+        return "".join(f", {lines} lines of {file} could not be written" for file, lines in self.lines.items())

@@ -1,0 +1,220 @@
+"""Decide batches of events: exit 1, exit 2 for the uncertain ones, and the verdicts, in order."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.edge.batch import Batch
+from offload.edge.second_exit import Asked, CloudSecondExit, LocalSecondExit
+from offload.link.protocol import MAX_EVENTS
+from offload.networks.cache import Cache, make_keys
+from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
+from utils.dataset import distinct_vectors
+from utils.decision import is_accepted
+from utils.errors import CaptureError
+from utils.metrics import certainty
+from utils.schema import CLASS_COUNT, Thresholds
+from utils.stopping import Stop
+
+_POLL: Final = 0.05
+_NOTHING_ASKED: Final = Asked((), tuple)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A batch with its columns of exit 1, whose other columns wait for exit 2.
+
+    Attributes:
+        batch: to be filled.
+        place: (N,) for each event, which of the n uncertain distinct vectors it is; -1 where exit 1 was certain.
+        keys: of the n uncertain vectors, for the cache.
+        logits: (n, 2) of exit 2, from the cache; NaN where they are not known.
+        missing: (k,) which of the n vectors exit 2 is asked about.
+        asked: about these.
+    """
+
+    batch: Batch
+    place: NDArray[np.intp]
+    keys: list[bytes]
+    logits: FloatArray
+    missing: NDArray[np.intp]
+    asked: Asked
+
+
+class Edge:
+    """Decides batches of events.
+
+    Args:
+        exit_1: is computed for all of them.
+        thresholds: of both exits.
+        second_exit: is asked about the events that exit 1 is uncertain of.
+        cache: of both exits' logits; None: vectors that repeat in another batch are computed again.
+    """
+
+    def __init__(
+        self,
+        exit_1: FirstExit,
+        thresholds: Thresholds,
+        second_exit: CloudSecondExit | LocalSecondExit,
+        cache: Cache | None = None,
+    ) -> None:
+        self.thresholds = thresholds
+        self._exit_1 = exit_1
+        self._second_exit = second_exit
+        self._cache = cache
+
+    def decide(self, batch: Batch) -> Batch:
+        """Fill the verdict columns of one batch, and return it; waits for replies."""
+        return self._finish(self._begin(batch))
+
+    def decide_all(
+        self, batches: Iterable[Batch], window: int, stop: Stop, *, to_the_end: bool = False
+    ) -> Iterator[Batch]:
+        """Yield the batches with their verdicts, in order, while exit 1 of later batches goes on.
+
+        Args:
+            batches: an empty one is not yielded, but lets finished batches out.
+            window: requests in flight at most; a batch that needs more of them goes through alone.
+            stop: ends the waiting for replies.
+            to_the_end: whether the batches that wait then are decided without the cloud; else they are left undecided.
+
+        Raises:
+            CloudError: what ``second_exit`` raises.
+            CaptureError: what ``batches`` raises, after the batches that came before.
+        """
+        pending: deque[_Pending] = deque()
+        problem: CaptureError | None = None
+        events = 0
+        coming = iter(batches)
+        while True:
+            try:
+                batch = next(coming)
+            except StopIteration:
+                break
+            except CaptureError as raised:
+                problem = raised
+                break
+            requests = -(-len(batch) // MAX_EVENTS)  # at most
+            while pending and (
+                pending[0].asked.count_pending() == 0
+                or sum(other.asked.count_pending() for other in pending) + requests > window
+                or events + len(batch) > window * MAX_EVENTS
+            ):
+                if pending[0].asked.wait(_POLL):  # not longer: later replies make room, too
+                    events -= len(pending[0].batch)
+                    yield self._finish(pending.popleft())
+                elif stop.is_over:
+                    if not to_the_end:
+                        return
+                    self._second_exit.give_up()
+            if to_the_end and stop.is_over:
+                break
+            if len(batch):
+                pending.append(self._begin(batch))
+                events += len(batch)
+        while pending:
+            if pending[0].asked.wait(_POLL):
+                yield self._finish(pending.popleft())
+            elif stop.is_over:
+                if not to_the_end:
+                    return
+                self._second_exit.give_up()
+        if problem is not None:
+            raise problem
+
+    def _begin(self, batch: Batch) -> _Pending:
+        """Compute exit 1 of the distinct vectors, and ask exit 2 about the uncertain ones."""
+        first, place = distinct_vectors(batch.features)
+        vectors = batch.features[first]
+        keys = [] if self._cache is None else make_keys(vectors)
+        known = None if self._cache is None else self._cache.find(keys)
+        logits, computed, activations = self._compute_exit_1(vectors, keys, known)
+        prediction, certainties = certainty(logits)
+        batch.prediction_1[:], batch.certainty_1[:] = prediction[place], certainties[place]
+        limits = self.thresholds
+        is_uncertain = ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
+        uncertain = np.flatnonzero(is_uncertain)
+        number = np.where(is_uncertain, np.cumsum(is_uncertain) - 1, -1)
+        logits_2, missing = self._look_up_exit_2(known, uncertain)
+        asked = _NOTHING_ASKED
+        if len(missing):
+            chosen = uncertain[missing]
+            asked = self._second_exit.ask(
+                vectors[chosen], lambda rows: self._select_activations(vectors, computed, activations, chosen[rows])
+            )
+        keys = [keys[row] for row in uncertain.tolist()] if keys else []
+        return _Pending(batch, number[place], keys, logits_2, missing, asked)
+
+    def _compute_exit_1(
+        self, vectors: FloatArray, keys: list[bytes], known: FloatArray | None
+    ) -> tuple[FloatArray, NDArray[np.intp], ActivationsAt]:
+        """Return the logits (D, 2) of exit 1, which were computed now, and what returns the activations of these."""
+        if self._cache is None or known is None:
+            logits, activations = self._exit_1(vectors)
+            return logits, np.arange(len(vectors)), activations
+        logits = known[:, 0]
+        missing = self._cache.count(1, logits)
+        if len(missing) == 0:
+            return logits, missing, _no_activations
+        logits[missing], activations = self._exit_1(vectors[missing])
+        self._cache.put([keys[row] for row in missing.tolist()], 1, logits[missing])
+        return logits, missing, activations
+
+    def _look_up_exit_2(
+        self, known: FloatArray | None, uncertain: NDArray[np.intp]
+    ) -> tuple[FloatArray, NDArray[np.intp]]:
+        """Return the cached logits (n, 2) of exit 2 of the uncertain vectors, and which of these are missing."""
+        if self._cache is None or known is None or len(uncertain) == 0:
+            return np.full((len(uncertain), CLASS_COUNT), np.nan, dtype=np.float32), np.arange(len(uncertain))
+        logits = known[uncertain, 1]
+        return logits, self._cache.count(2, logits)
+
+    def _select_activations(
+        self, vectors: FloatArray, computed: NDArray[np.intp], activations: ActivationsAt, chosen: NDArray[np.intp]
+    ) -> FloatArray:
+        """Return the activations of chosen vectors; segment 1 of those whose exit 1 was cached is computed again."""
+        is_computed = np.isin(chosen, computed)
+        if is_computed.all():
+            return activations(np.searchsorted(computed, chosen))
+        cached = np.flatnonzero(~is_computed)
+        _, activations_of_cached = self._exit_1(vectors[chosen[cached]])
+        again = activations_of_cached(np.arange(len(cached)))
+        selected = np.empty((len(chosen), *again.shape[1:]), dtype=np.float32)
+        selected[cached] = again
+        if is_computed.any():
+            selected[is_computed] = activations(np.searchsorted(computed, chosen[is_computed]))
+        return selected
+
+    def _finish(self, pending: _Pending) -> Batch:
+        """Fill the columns of exit 2; waits for replies."""
+        batch, logits = pending.batch, pending.logits
+        if len(logits) == 0:
+            return batch
+        answered_by = np.full(len(logits), self._second_exit.answered_by, dtype="U8")
+        failure = np.full(len(logits), "", dtype="U32")
+        for rows, found, decider, code in pending.asked.collect():
+            places = pending.missing[rows]
+            logits[places], answered_by[places], failure[places] = found, decider, code
+            if self._cache is not None and not code:
+                self._cache.put([pending.keys[place] for place in places.tolist()], 2, found)
+        prediction, certainties = certainty(logits)
+        is_silent = np.isnan(certainties)
+        limits = self.thresholds
+        accepted = is_accepted(prediction, certainties, limits.normal_exit_2, limits.attack_exit_2)
+        events = np.flatnonzero(pending.place >= 0)
+        source = pending.place[events]
+        batch.uncertain[events] = True
+        batch.prediction_2[events] = np.where(is_silent, -1, prediction)[source]
+        batch.certainty_2[events] = certainties[source]
+        batch.answered_by[events], batch.failure[events] = answered_by[source], failure[source]
+        batch.rejected[events] = (is_silent | ~accepted)[source]
+        return batch
+
+
+def _no_activations(_rows: NDArray[np.intp]) -> FloatArray:
+    """Stand for the activations where exit 1 of all vectors was cached."""
+    raise AssertionError("nothing was computed")

@@ -1,0 +1,124 @@
+"""The small JSON file beside a file of verdicts, by which an interrupted run is continued.
+
+``verdicts.csv.resume.json`` says which run writes ``verdicts.csv`` (its dataset, network, thresholds and columns), and
+how much of it is certainly on the disk: so many rows in so many bytes with this SHA-256. It is replaced as a whole, and
+stays when the run is done, so that the same command with ``--resume`` finds nothing left to do.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from utils.dataset import Dataset
+from utils.errors import InputFileError
+from utils.files import replacing
+
+FORMAT_VERSION: Final = 1
+ANEW: Final = "leave out --resume to write it anew"
+
+_LARGEST: Final = 1 << 16
+_ROWS: Final = 1 << 14
+_PHRASES: Final = {
+    "dataset": "another dataset",
+    "network": "another network file",
+    "thresholds": "other thresholds",
+    "columns": "other columns",
+    "half_precision": "another choice of --half-precision",
+}
+
+Facts = Mapping[str, Any]
+"""What decides the rows of a run, by the keys of ``_PHRASES``; values that JSON keeps exactly."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a file is certainly on the disk.
+
+    Attributes:
+        rows: whole rows, without the header.
+        size: bytes, with the header.
+        sha256: of these bytes, as hexadecimal digits.
+    """
+
+    rows: int
+    size: int
+    sha256: str
+
+
+NOTHING: Final = Progress(0, 0, hashlib.sha256().hexdigest())
+
+
+def resume_path(path: Path) -> Path:
+    """Return where the resume file of a file of verdicts is."""
+    return path.with_name(f"{path.name}.resume.json")
+
+
+def write_resume_file(path: Path, facts: Facts, progress: Progress) -> None:
+    """Write the resume file of ``path``.
+
+    Raises:
+        InputFileError: it cannot be written.
+    """
+    content = {"format_version": FORMAT_VERSION, "run": facts, "written": vars(progress)}
+    with replacing(resume_path(path)) as partial:
+        partial.write_text(f"{json.dumps(content, indent=1)}\n", encoding="utf-8")
+
+
+def read_resume_file(path: Path, facts: Facts) -> Progress:
+    """Return how much of a file is written, by its resume file.
+
+    Args:
+        path: of the file of verdicts.
+        facts: of the run that is to continue it.
+
+    Raises:
+        InputFileError: another run wrote it, or the resume file is missing or damaged.
+    """
+    note = resume_path(path)
+    try:
+        with note.open("rb") as stream:
+            content = json.loads(stream.read(_LARGEST))
+        version, run = content["format_version"], content["run"]
+        progress = Progress(**content["written"])
+        valid = isinstance(run, dict) and _is_valid(progress)
+    except FileNotFoundError as problem:
+        raise InputFileError(
+            f"{path}: {note.name} is not beside it, without which it cannot be continued (older versions wrote none); "
+            f"{ANEW}"
+        ) from problem
+    except OSError as problem:
+        raise InputFileError(f"{note}: cannot be read: {problem.strerror}; check its permissions") from problem
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version, run, progress, valid = None, {}, NOTHING, False
+    if not valid or version != FORMAT_VERSION:
+        raise InputFileError(f"{note}: is damaged or of another version; {ANEW}")
+    differing = [phrase for key, phrase in _PHRASES.items() if run.get(key) != facts.get(key)]
+    if differing:
+        raise InputFileError(f"{path}: was written with {' and '.join(differing)}; give the same, or {ANEW}")
+    return progress
+
+
+def _is_valid(progress: Progress) -> bool:
+    counts = (progress.rows, progress.size)
+    return all(type(count) is int and count >= 0 for count in counts) and isinstance(progress.sha256, str)
+
+
+def digest_dataset(dataset: Dataset) -> str:
+    """Return the SHA-256 (hex) of a dataset's features and labels, whatever the file that they came from."""
+    digest = hashlib.sha256(f"{len(dataset)} {dataset.labels is None}".encode())
+    for start in range(0, len(dataset), _ROWS):  # so that features that are mapped from a file are not all in memory
+        digest.update(np.ascontiguousarray(dataset.features[start : start + _ROWS]).data)
+    if dataset.labels is not None:
+        digest.update(np.ascontiguousarray(dataset.labels).data)
+    return digest.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

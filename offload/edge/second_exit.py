@@ -1,0 +1,135 @@
+"""Exit 2 of uncertain events: asked of cloud workers, or computed on the edge; and what a failure leads to."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from offload.link.client import Client
+from offload.link.protocol import FEATURES, MAX_EVENTS, Answer
+from offload.link.request_form import RequestForm
+from offload.networks.exits import ActivationsAt, FloatArray, SecondExit
+from utils.errors import CloudUnavailableError, MessageError
+from utils.schema import CLASS_COUNT, CLOUD, LOCAL
+
+_CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+Outcome = tuple[slice, FloatArray, str, str]
+"""Of some of n events: their rows, the logits (k, 2) of exit 2, NaN where it has no answer, and their values of
+``Batch.answered_by`` and ``Batch.failure``."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Exit 2 asked about n events.
+
+    Attributes:
+        futures: of the replies; none where nothing has to be waited for.
+        collect: returns the outcomes, once all replies are here. Raises CloudError where a request failed and no policy
+            covers that.
+    """
+
+    futures: Sequence[Future[Answer]]
+    collect: Callable[[], Iterable[Outcome]]
+
+    def count_pending(self) -> int:
+        """Return the number of requests without a reply."""
+        return sum(not future.done() for future in self.futures)
+
+    def wait(self, seconds: float, /) -> bool:
+        """Wait for so many seconds at most; return whether all replies are here."""
+        return not self.futures or not wait(self.futures, seconds).not_done
+
+
+class LocalSecondExit:
+    """Computes exit 2 on the edge."""
+
+    answered_by = LOCAL
+
+    def __init__(self, exit_2: SecondExit) -> None:
+        self._exit_2 = exit_2
+
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+        """Compute exit 2 of features (n, 58), with their activations."""
+        rows = np.arange(len(features))
+        logits = self.compute(features, activations(rows))
+        return Asked((), lambda: [(slice(0, len(rows)), logits, LOCAL, "")])
+
+    def compute(self, features: FloatArray, activations: FloatArray | None) -> FloatArray:
+        """Return the logits (n, 2); segment 1 is computed again only where there are no activations."""
+        return self._exit_2.of_features(features) if activations is None else self._exit_2.of_activations(activations)
+
+    def give_up(self) -> None:
+        """Do nothing: no request is pending."""
+
+    def alive(self) -> str | None:
+        """Return None: there is nothing that can fail."""
+
+    def ready(self) -> str | None:
+        """Return None: exit 2 can always be computed."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The events of one request."""
+
+    rows: slice
+    features: FloatArray
+    activations: FloatArray | None
+    future: Future[Answer]
+
+
+class CloudSecondExit:
+    """Asks cloud workers, in requests of at most ``MAX_EVENTS`` events.
+
+    Args:
+        client: sends the requests.
+        form: of the requests.
+        local: computes exit 2 where the cloud does not answer and ``on_failure`` is ``local``; else None.
+        on_failure: ``local``; ``reject``, which leaves the events without an answer; or ``wait``, which raises.
+    """
+
+    answered_by = CLOUD
+
+    def __init__(self, client: Client, form: RequestForm, local: LocalSecondExit | None, on_failure: str) -> None:
+        self._client = client
+        self._form = form
+        self._local = local
+        self._on_failure = on_failure
+
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+        """Send requests about features (n, 58), or about their activations."""
+        parts = []
+        for start in range(0, len(features), MAX_EVENTS):
+            rows = np.arange(start, min(start + MAX_EVENTS, len(features)))
+            events = features[rows] if self._form.payload == FEATURES else activations(rows)
+            future = self._client.submit(self._form.make_request(events))
+            # To keep the activations until each reply comes would cost far more memory; so they are kept only where it
+            # is known at once that there will be no reply.
+            kept = None
+            if future.done() and self._on_failure == "local":
+                kept = activations(rows) if self._form.payload == FEATURES else events
+            parts.append(_Part(slice(start, start + len(rows)), features[rows], kept, future))
+        return Asked([part.future for part in parts], lambda: self._collect(parts))
+
+    def give_up(self) -> None:
+        """Close the connection; pending requests fail."""
+        self._client.close()
+
+    def _collect(self, parts: Sequence[_Part]) -> Iterator[Outcome]:
+        for part in parts:
+            failure = part.future.exception()
+            if failure is None:
+                yield part.rows, part.future.result().logits, CLOUD, ""
+                continue
+            if self._on_failure == "wait" or not isinstance(failure, CloudUnavailableError | MessageError):
+                raise failure
+            # A worker may send any text as its code, which becomes a cell of a table here.
+            code = failure.code if _CODE.fullmatch(failure.code) else "refused"
+            if self._on_failure == "local" and self._local is not None:
+                yield part.rows, self._local.compute(part.features, part.activations), LOCAL, code
+            else:
+                yield part.rows, np.full((len(part.features), CLASS_COUNT), np.nan, dtype=np.float32), "", code

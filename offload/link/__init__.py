@@ -1,0 +1,1 @@
+"""The link between edge and workers: messages, client, worker, RabbitMQ."""

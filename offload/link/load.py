@@ -1,0 +1,173 @@
+"""Load on the workers: clients that ask as fast as they are told to, and what came of their requests."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from offload.link.client import Client
+from offload.link.request_form import RequestForm
+from offload.networks.exits import FloatArray
+from utils.errors import CloudUnavailableError, MessageError
+from utils.metrics import ratio
+from utils.plotting import new_figure, use_log_scale
+from utils.stopping import Stop
+
+ANSWERED: Final = "answered"
+COLUMNS: Final = ("client", "start_seconds", "round_trip_seconds", "events", "result")
+PERCENTILES: Final = (50, 90, 99)
+_POLL: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How one client asks.
+
+    Attributes:
+        count: requests in all.
+        interval: seconds from the start of one to the start of the next, at least; 0: as fast as answers come.
+    """
+
+    count: int
+    interval: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: of which client, when, how long it took, about how many events, and how it ended."""
+
+    client: int
+    start: float
+    seconds: float
+    events: int
+    result: str
+
+
+def ask(
+    clients: Sequence[Client],
+    forms: Sequence[RequestForm],
+    events: Sequence[FloatArray],
+    pace: Pace,
+    stop: Stop,
+    on_answer: Callable[[int], object],
+) -> list[Asked]:
+    """Have all clients ask at once, one request under way for each; return what came of it.
+
+    Args:
+        clients: entered.
+        forms: of the requests of each client.
+        events: in every request of each client, features (n, 58) or activations (n, C, H, W).
+        pace: of each client.
+        stop: ends the asking.
+        on_answer: called with the number of requests that have ended.
+    """
+    begun = time.monotonic()
+    asked: list[list[Asked]] = [[] for _ in clients]
+    threads = [
+        threading.Thread(target=_ask, args=(number, *what, pace, stop, begun, asked[number]), daemon=True)
+        for number, what in enumerate(zip(clients, forms, events, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads) and not stop.is_over:
+        time.sleep(_POLL)
+        on_answer(sum(map(len, asked)))
+    return [one for each in asked for one in list(each)]
+
+
+def _ask(
+    number: int, client: Client, form: RequestForm, events: FloatArray, pace: Pace, stop: Stop, begun: float,
+    asked: list[Asked],
+) -> None:  # fmt: skip
+    due = time.monotonic()
+    for _ in range(pace.count):
+        while (left := due - time.monotonic()) > 0 and not stop.requested:
+            time.sleep(min(left, _POLL))
+        if stop.requested:
+            return
+        start = time.monotonic()
+        due = start + pace.interval
+        failure = client.submit(form.make_request(events)).exception()
+        seconds = time.monotonic() - start
+        result = failure.code if isinstance(failure, CloudUnavailableError | MessageError) else ANSWERED
+        asked.append(Asked(number, start - begun, seconds, len(events), result))
+
+
+def load_table(asked: Sequence[Asked]) -> pd.DataFrame:
+    """Return a row for each request, in the order of their starts, with columns ``COLUMNS``."""
+    rows = [(one.client, one.start, one.seconds, one.events, one.result) for one in asked]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("start_seconds", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the requests came to.
+
+    Attributes:
+        requests, answered: of them.
+        events: in those answered.
+        seconds: from the first start to the last end.
+        percentiles: of the round trips of those answered, in seconds; NaN without any.
+        errors: how the others ended -> requests.
+    """
+
+    requests: int
+    answered: int
+    events: int
+    seconds: float
+    percentiles: dict[int, float]
+    errors: dict[str, int]
+
+    @property
+    def failures(self) -> str:
+        """How the requests ended that were not answered, with counts; ``none`` where all were."""
+        return ", ".join(f"{n} {code}" for code, n in sorted(self.errors.items())) or "none"
+
+    def summary(self) -> str:
+        """Return it in two lines."""
+        times = ", ".join(f"p{p} {1000 * seconds:.2f} ms" for p, seconds in self.percentiles.items())
+        return (
+            f"{self.requests} requests, {self.answered} answered, {self.events} events in {self.seconds:.2f} s: "
+            f"{ratio(self.answered, self.seconds):.1f} requests/s, {ratio(self.events, self.seconds):.1f} events/s\n"
+            f"round trip {times}; errors: {self.failures}"
+        )
+
+
+def load_of(table: pd.DataFrame) -> Load:
+    """Sum up a table with columns ``COLUMNS``."""
+    good = table[table["result"] == ANSWERED]
+    end = (table["start_seconds"] + table["round_trip_seconds"]).max()
+    seconds = float(end - table["start_seconds"].min()) if len(table) else 0.0
+    times = good["round_trip_seconds"].to_numpy(np.float64)
+    percentiles = {p: float(np.percentile(times, p)) if len(times) else float("nan") for p in (*PERCENTILES, 100)}
+    errors = Counter(table.loc[table["result"] != ANSWERED, "result"].tolist())
+    return Load(len(table), len(good), int(good["events"].sum()), seconds, percentiles, dict(errors))
+
+
+def load_figure(title: str, table: pd.DataFrame) -> Figure:
+    """Return a picture of the round trips over time and of their distribution, with columns ``COLUMNS``."""
+    figure, (over_time, distribution) = new_figure(columns=2)
+    figure.suptitle(title)
+    for result, rows in table.groupby("result"):
+        over_time.plot(rows["start_seconds"], 1000 * rows["round_trip_seconds"], ".", markersize=3, label=str(result))
+    use_log_scale(over_time.yaxis)
+    over_time.set(xlabel="time (s)", ylabel="round trip (ms)")
+    over_time.legend()
+    times = np.sort(1000 * table.loc[table["result"] == ANSWERED, "round_trip_seconds"].to_numpy(np.float64))
+    if len(times):
+        share: NDArray[np.float64] = np.arange(1, len(times) + 1) / len(times)
+        distribution.step(times, share, where="post")
+        for percentile in PERCENTILES:
+            value = float(np.percentile(times, percentile))
+            distribution.axvline(value, color="0.6", linestyle="--")
+            distribution.text(value, percentile / 100 - 0.03, f" p{percentile} {value:.1f} ms", va="top")
+        use_log_scale(distribution.xaxis)
+    distribution.set(xlabel="round trip (ms)", ylabel="share of answered requests", ylim=(0, 1.02))
+    return figure

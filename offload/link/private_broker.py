@@ -1,0 +1,246 @@
+"""A RabbitMQ node of one's own on free loopback ports, for the demo and the tests; gone when it is closed.
+
+It runs as whoever starts it, needs no service manager, and keeps all its files in a temporary folder.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from offload.link.protocol import LARGEST_MESSAGE
+from utils.errors import CloudError, CloudUnavailableError
+
+_SERVER_FOLDERS: Final = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
+# Only a node that hangs meets these: on two cores with a load of 13, one call of rabbitmqctl took more than a minute.
+_START_TIMEOUT: Final = 600.0
+_CONTROL_TIMEOUT: Final = 600.0
+# How rabbitmqctl says what is wrong; below it may stand the whole command again, with the passwords in it.
+_COMPLAINT: Final = re.compile(r"^Error[^:\n]*:\s*(.+?)[.:]?(?: Please see .*)?$", re.MULTILINE)
+
+
+def find_server() -> Path | None:
+    """Return RabbitMQ's own start script, or None where it is not installed.
+
+    The one on the PATH is Debian's wrapper, which switches user.
+    """
+    for root in (Path("/usr"), Path("/usr/local"), Path("/opt")):
+        found = sorted(root.glob(f"{_SERVER_FOLDERS}/rabbitmq-server"))
+        if found:
+            return found[-1]
+    return None
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _complaint(text: str) -> str:
+    found = _COMPLAINT.search(text)
+    return found[1] if found else text.strip().partition("\n")[0].strip()
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """The PEM files with which a node listens for TLS.
+
+    Attributes:
+        ca: of the authority that signs its clients' certificates.
+        certificate, key: its own.
+        client_certificate_required: whether a client without a certificate is turned away.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+    client_certificate_required: bool = True
+
+
+def _tls_settings(port: int, files: TlsFiles) -> str:
+    return (
+        f"listeners.ssl.1 = 127.0.0.1:{port}\n"
+        f"ssl_options.cacertfile = {files.ca.resolve()}\n"
+        f"ssl_options.certfile = {files.certificate.resolve()}\n"
+        f"ssl_options.keyfile = {files.key.resolve()}\n"
+        "ssl_options.verify = verify_peer\n"
+        f"ssl_options.fail_if_no_peer_cert = {str(files.client_certificate_required).lower()}\n"
+    )
+
+
+class PrivateBroker:
+    """A running node; use it in a ``with`` block.
+
+    Args:
+        tls: makes it listen for TLS too.
+        settings: further lines for its ``rabbitmq.conf``; they prevail over its own.
+
+    Attributes:
+        port: of AMQP, on 127.0.0.1.
+        tls_port: of AMQP over TLS; 0 where it has none.
+        username, password: of its only user.
+
+    Raises:
+        CloudUnavailableError: RabbitMQ is not installed, or did not start.
+    """
+
+    def __init__(self, *, tls: TlsFiles | None = None, settings: str = "") -> None:
+        server = find_server()
+        if server is None or shutil.which("epmd") is None:
+            raise CloudUnavailableError("RabbitMQ is not installed; on Debian: apt install rabbitmq-server")
+        self._server = server
+        self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
+        self.tls_port = 0 if tls is None else free_port()
+        self.username, self.password = "ee", secrets.token_hex(12)
+        self._folder = Path(tempfile.mkdtemp(prefix="private-broker-"))
+        self._node = f"private{self.port}@localhost"
+        self._log = self._folder / "output.log"
+        (self._folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            f"default_user = {self.username}\n"
+            f"default_pass = {self.password}\n"
+            "disk_free_limit.absolute = 50MB\n"
+            f"max_message_size = {LARGEST_MESSAGE}\n"
+            f"{'' if tls is None else _tls_settings(self.tls_port, tls)}"
+            f"{settings}\n"
+        )
+        (self._folder / "plugins").write_text("[].")
+        self._environment = self._make_environment()
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_environment(self) -> dict[str, str]:
+        folder = self._folder
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            # Else Erlang's own ports, the node's and rabbitmqctl's, which take commands, would be open to the network.
+            "ERL_AFLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    def start(self) -> None:
+        """Start the node, also after ``kill``, and wait until it takes connections."""
+        if self._epmd is None:
+            # Our own, in the foreground: the one that the node would start outlives it.
+            self._epmd = subprocess.Popen(
+                ["epmd"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(self._server)],
+                env=self._environment,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = " ".join(self._log.read_text(errors="replace").split()[-60:])
+                raise CloudUnavailableError(f"the private RabbitMQ node did not start: {tail}")
+            time.sleep(0.1)
+
+    def _is_ready(self) -> bool:
+        """Return whether the node answers a protocol header (its port opens a little before), and listens for TLS."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                if not connection.recv(1):
+                    return False
+            if self.tls_port:
+                socket.create_connection(("127.0.0.1", self.tls_port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def control(self, command: str, *arguments: str) -> str:
+        """Return what ``rabbitmqctl`` prints to a command, without headings.
+
+        Raises:
+            CloudError: the node does not run, does not answer, or refuses; a password is never quoted.
+        """
+        if self._process is None:
+            raise CloudUnavailableError("the private RabbitMQ node does not run; start it first")
+        try:
+            done = subprocess.run(
+                [str(self._server.with_name("rabbitmqctl")), "--silent", command, *arguments],
+                env=self._environment,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_CONTROL_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            # From none, as that one quotes the whole command.
+            raise CloudUnavailableError(f"rabbitmqctl {command}: no answer within {_CONTROL_TIMEOUT:g} s") from None
+        if done.returncode != 0:
+            raise CloudError(f"rabbitmqctl {command}: {_complaint(done.stderr)}")
+        return done.stdout
+
+    def pause(self) -> None:
+        """Let the node fall silent: it takes connections and bytes but answers nothing until ``resume``."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused node go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill the node as a crash would; its durable data stays for ``start``."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to the node and what it has started, if it runs."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def close(self) -> None:
+        """Stop the node and its epmd, and remove their files."""
+        # Nothing in it is worth an orderly shutdown of several seconds.
+        self.kill()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+            self._epmd = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()

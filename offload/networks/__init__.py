@@ -1,0 +1,1 @@
+"""Networks as edge and worker compute them: exits, cache, tuning."""

@@ -1,0 +1,120 @@
+"""Open a checkpoint's network: ONNX Runtime computes its exits on the CPU, PyTorch on a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.checkpoint import fingerprint, read_two_exits
+from models.cpu_network import NO_INT8, open_halves
+from models.early_exit import TwoExits
+from models.onnx_runtime import CHUNK as EDGE_CHUNK
+from models.prediction import describe_device, select_device
+from offload.defaults import MAX_BATCH
+from offload.networks.exits import ActivationsAt, FloatArray, Network
+from offload.networks.onnx_exits import to_network
+from utils.dataset import to_images
+from utils.errors import DeviceError
+
+
+def open_checkpoint(
+    path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK,
+    most: int | None = None, *, int8: bool = False,
+) -> Network:  # fmt: skip
+    """Return the network of a checkpoint (.pth).
+
+    Args:
+        path: of the checkpoint.
+        family: that it must be of, as in ``models.FAMILIES``; None: any.
+        device_name: where it is to run.
+        threads: that compute on the CPU; None: as many as PyTorch chooses.
+        chunk: events of one pass of exit 1 at most.
+        most: events of one pass of exit 2 at most; on the CPU it has fewer where that suits the network better.
+        int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
+
+    Raises:
+        CheckpointError: as ``models.checkpoint.read_two_exits``, or int8 is of no use to the network.
+        DeviceError: there is no such device, or it is a GPU and cannot compute with int8.
+    """
+    device = select_device(device_name)
+    network, _ = read_two_exits(path, family)
+    return open_network(network, device, threads, chunk, most, int8=int8)
+
+
+def open_network(
+    network: TwoExits, device: torch.device, threads: int | None = None, chunk: int = EDGE_CHUNK,
+    most: int | None = None, *, int8: bool = False,
+) -> Network:  # fmt: skip
+    """Return the exits of a network in evaluation mode; else as ``open_checkpoint``."""
+    threads = torch.get_num_threads() if threads is None else threads
+    if device.type == "cpu":
+        return to_network(*open_halves(network, threads, chunk, most, int8=int8), threads)
+    if int8:
+        raise DeviceError(NO_INT8)
+    network.to(device)
+    inner = getattr(network, "model", network)
+    return Network(
+        type(inner).__name__, fingerprint(network), network.activation_shape(), describe_device(device),
+        Exit1(network, device, chunk), Exit2(network, device, most or MAX_BATCH),
+    )  # fmt: skip
+
+
+class Exit1:
+    """Computes exit 1 with PyTorch, with the activations at hand for whoever asks about uncertain events.
+
+    Args:
+        network: in evaluation mode, on ``device``.
+        device: where it runs.
+        chunk: events of one forward pass at most.
+    """
+
+    def __init__(self, network: TwoExits, device: torch.device, chunk: int = EDGE_CHUNK) -> None:
+        self._network = network
+        self._device = device
+        self._chunk = chunk
+
+    def __call__(self, features: FloatArray, /) -> tuple[FloatArray, ActivationsAt]:
+        """See ``FirstExit``."""
+        images = torch.from_numpy(to_images(features))
+        with torch.inference_mode():
+            chunks = [self._network.edge(chunk.to(self._device)) for chunk in torch.split(images, self._chunk)]
+            logits = torch.cat([logits for _, logits in chunks]).float().cpu().numpy()
+
+        def activations(rows: NDArray[np.intp]) -> FloatArray:
+            with torch.inference_mode():
+                chosen = torch.cat([part for part, _ in chunks])[torch.from_numpy(rows).to(self._device)]
+                return chosen.float().cpu().numpy()
+
+        return logits, activations
+
+
+class Exit2:
+    """Computes exit 2 with PyTorch, in passes of equal size.
+
+    Args:
+        network: in evaluation mode, on ``device``.
+        device: where it runs.
+        chunk: events of one forward pass at most.
+    """
+
+    def __init__(self, network: TwoExits, device: torch.device, chunk: int = MAX_BATCH) -> None:
+        self._network = network
+        self._device = device
+        self._chunk = chunk
+
+    def of_features(self, features: FloatArray) -> FloatArray:
+        """Return the logits (n, 2) float32 for features (n, 58); segment 1 is computed too."""
+        return self._in_chunks(to_images(features), lambda images: self._network.cloud(self._network.segment_1(images)))
+
+    def of_activations(self, activations: FloatArray) -> FloatArray:
+        """Return the logits (n, 2) float32 for the activations (n, C, H, W) behind segment 1."""
+        return self._in_chunks(activations, self._network.cloud)
+
+    def _in_chunks(self, events: FloatArray, compute: Callable[[Tensor], Tensor]) -> FloatArray:
+        chunks = np.array_split(events, -(-len(events) // self._chunk))
+        with torch.inference_mode():
+            logits = torch.cat([compute(torch.from_numpy(chunk).to(self._device)) for chunk in chunks])
+            return logits.float().cpu().numpy()

@@ -1,0 +1,1 @@
+"""What operators need of every process: logs, metrics, health."""

@@ -1,0 +1,254 @@
+import bz2
+import contextlib
+import gzip
+import os
+import signal
+import threading
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dataset.records.capture_records import capture_records, clamp_sizes
+from dataset.records.dataset_csv import csv_lines, record_table
+from dataset.records.flow_features import flow_features
+from dataset.records.scaling import PUBLISHED, fitted, read_scaler
+from dataset.records.windows import Windows
+from tests.captures import SHARED, needs_shared
+from tests.dataset.packets.test_captures import FRAMES, expected, frame, pcap
+from tests.offload.link_ends import Program, wait_until
+from tests.scripts import EXTRACT, call
+from utils.dataset import read_dataset, read_labelled
+from utils.records import Records
+from utils.schema import CLASS, FEATURES, IDENTITY
+
+FOLDER = SHARED / "data" / "pcaps"
+CAPTURES = sorted(path.name for path in FOLDER.glob("*.pcap*"))
+SECOND = 1_000_000
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    (tmp_path / "a.pcap").write_bytes(pcap(FRAMES))
+    return tmp_path / "a.pcap"
+
+
+def records_of(*paths: Path, windows: Windows | None = None) -> Records:
+    return Records.joined(list(capture_records(paths, windows or Windows())))
+
+
+@needs_shared
+@pytest.mark.parametrize("name", [name for name in CAPTURES if "ipv6" not in name])
+def test_the_script_writes_the_expected_records_of_a_real_capture(
+    capsys: pytest.CaptureFixture[str], name: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "records.csv"
+    ended = call(capsys, EXTRACT, "--pcap", FOLDER / name, "--output", output, "--raw", "--identity")
+    assert (ended.code, ended.err) == (0, "")
+    wanted = pd.read_csv(FOLDER / "expected" / f"{name.partition('.')[0]}.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(output), wanted, check_exact=True)
+
+
+@needs_shared
+def test_a_capture_without_ipv4_is_one_line_and_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    output = tmp_path / "records.csv"
+    ended = call(capsys, EXTRACT, "--pcap", FOLDER / "ipv6-only.pcap", "--output", output)
+    (line,) = ended.err.splitlines()
+    assert (ended.code, "no IPv4 packets" in line, list(tmp_path.iterdir())) == (2, True, [])
+
+
+def test_a_csv_is_scaled_as_published_and_read_as_a_dataset(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "records.csv"
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--identity")
+    assert (ended.code, ended.err) == (0, "")
+    records = flow_features(expected(FRAMES))
+    scaled = PUBLISHED.scale(records.features).astype(np.float32)
+    np.testing.assert_array_equal(read_dataset(output).features, scaled)
+    table = pd.read_csv(output)
+    assert list(table) == [*IDENTITY, *FEATURES]
+    assert table["address_b"].tolist() == ["10.0.1.1", "10.0.1.2", "10.0.1.4"]
+    first, second, third = ended.out.splitlines()
+    assert first.startswith("4 packets: 3 IPv4, 1 other, 0 malformed, 0 too late for their window, in ")
+    outside = PUBLISHED.out_of_range(records.features) / records.features.size
+    assert second == f"1 windows of 15 s; {100 * outside:.2f} % of the values lie outside the scaler's range"
+    assert third == f"3 records -> {output}"
+
+
+def test_a_fitted_scaler_takes_its_records_to_0_and_1_and_is_written(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    output, scaler, again = (tmp_path / name for name in ("records.csv", "scaler.json", "again.csv"))
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--fit-scaler", scaler)
+    assert (ended.code, ended.err) == (0, "")
+    table = pd.read_csv(output)
+    assert (table.min().min(), table.max().max()) == (0, pytest.approx(1))
+    assert "0.00 % of the values lie outside" in ended.out
+    np.testing.assert_array_equal(read_scaler(scaler).minimums, fitted(records_of(capture).features).minimums)
+    assert call(capsys, EXTRACT, "--pcap", capture, "--output", again, "--scaler", scaler).code == 0
+    assert again.read_bytes() == output.read_bytes()
+
+
+@pytest.mark.parametrize(("ending", "opener"), [(".csv.gz", gzip.open), (".csv.bz2", bz2.open)])
+def test_a_csv_is_compressed_where_its_name_says_so(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path, ending: str, opener: type
+) -> None:
+    output = tmp_path / f"records{ending}"
+    assert call(capsys, EXTRACT, "--pcap", capture, "--output", output).code == 0
+    with opener(output, "rt") as stream:
+        assert stream.readline().startswith(FEATURES[0])
+
+
+def test_captures_in_the_order_of_time_are_parts_of_one_and_others_stand_alone(tmp_path: Path) -> None:
+    frames = [(1_600_000_000 * SECOND + 4 * SECOND * number, 60, frame(1)) for number in range(60)]
+    parts = [tmp_path / name for name in ("whole", "first", "second")]
+    for path, chosen in zip(parts, (frames, frames[:31], frames[31:]), strict=True):
+        path.write_bytes(pcap(chosen))
+    whole, *halves = parts
+    together = records_of(*halves)
+    np.testing.assert_array_equal(together.features, records_of(whole).features)
+    windows = Windows(most_packets=2)
+    backwards = records_of(*reversed(halves), windows=windows)
+    assert windows.counts.late == 0
+    assert len(backwards) == len(together) + 1  # the window that the two halves share is in both
+
+
+def test_a_packet_with_a_wrong_time_costs_no_other_its_record(tmp_path: Path) -> None:
+    frames = [(1_600_000_000 * SECOND + SECOND * number, 60, frame(number % 7)) for number in range(200)]
+    frames[3] = (4_000_000_000 * SECOND, 60, frame(3))
+    (tmp_path / "a.pcap").write_bytes(pcap(frames))
+    windows = Windows()
+    found = records_of(tmp_path / "a.pcap", windows=windows)
+    wanted = flow_features(expected(frames))
+    assert windows.counts.late == 0
+    for field in fields(Records):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name))
+
+
+def test_labels_become_the_class_that_other_stages_read(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    output, labels = tmp_path / "records.csv", tmp_path / "labels.txt"
+    labels.write_text("10.0.1.2\n2001:db8::1\n")
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--labels", labels)
+    assert (ended.code, ended.err) == (0, "")
+    _, classes = read_labelled(output)
+    assert classes.tolist() == [0, 1, 0]
+    assert "1 attacks by the labels (33.33 %); 1 lines on IPv6 left out\n" in ended.out
+
+
+def test_a_window_of_live_traffic_holds_no_more_records_than_was_said(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path
+) -> None:
+    pipe, output = tmp_path / "pipe", tmp_path / "records.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(capture.read_bytes()))
+    writer.start()
+    ended = call(capsys, EXTRACT, "--pcap", pipe, "--follow", "--output", output, "--max-records", 2)
+    writer.join()
+    assert (ended.code, ended.err) == (0, "")
+    assert "0 too late for their window, 1 left out by --max-records, in " in ended.out
+    assert len(read_dataset(output)) == 2
+
+
+def test_sigterm_writes_what_was_observed_until_then(capture: Path, tmp_path: Path) -> None:
+    output = tmp_path / "records.csv"
+    with Program(tmp_path, EXTRACT, "--pcap", capture, "--follow", "--output", output) as program:
+        wait_until(lambda: list(tmp_path.glob(".records.*.part.csv")), 120)
+        program.send(signal.SIGTERM)
+        assert program.end() == 0
+    assert len(read_dataset(output)) == 3
+    assert f"3 records -> {output}" in program.out
+
+
+def unlink_once_read(path: Path) -> None:
+    """Remove a file once this process has read it to its end."""
+    wait_until(lambda: str(path.stat().st_size) in places(path), 120)
+    path.unlink()
+
+
+def places(path: Path) -> list[str]:
+    """Return up to where this process has read a file, through each descriptor that it has of it."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # it has just been closed
+            if descriptor.readlink() == path:
+                found.append(Path(f"/proc/self/fdinfo/{descriptor.name}").read_text().split()[1])
+    return found
+
+
+def test_what_was_observed_before_a_file_is_lost_is_written_and_the_loss_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, output = tmp_path / "a.pcap", tmp_path / "records.csv"
+    good = pcap([(1_600_000_000 * SECOND + number, 60, frame(number)) for number in range(90)])
+    path.write_bytes(b"no capture at all, of any kind, by its first bytes")
+    ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
+    assert (ended.code, "is no pcap or pcapng capture" in ended.err, output.exists()) == (2, True, False)
+    path.write_bytes(good)
+    remover = threading.Thread(target=unlink_once_read, args=(path,))
+    remover.start()
+    ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
+    remover.join()
+    assert (ended.code, "a.pcap: was moved or removed" in ended.err) == (2, True)
+    assert len(read_dataset(output)) == 90
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pcap", "a.pcap", "--fit-scaler", "a.csv", "--output", "a.csv"), "a.csv: is named for two outputs"),
+        (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
+        (("--pcap", "a.pcap", "--duration", "5"), "--duration is for traffic that is still coming"),
+        (("--pcap", "a.pcap", "--interface", "lo"), "not allowed with argument"),
+        ((), "one of the arguments --pcap --interface is required"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    output = () if "--output" in options else ("--output", tmp_path / "a.csv")
+    ended = call(capsys, EXTRACT, *options, *output)
+    assert (ended.code, message in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--output", "--fit-scaler"])
+def test_a_capture_is_never_written_over(
+    capsys: pytest.CaptureFixture[str], capture: Path, tmp_path: Path, option: str
+) -> None:
+    before = capture.read_bytes()
+    ended = call(capsys, EXTRACT, "--pcap", capture, "--output", tmp_path / "a.csv", option, capture)
+    (line,) = ended.err.splitlines()
+    assert (ended.code, f"{capture}: is an input, too" in line) == (2, True)
+    assert (capture.read_bytes(), sorted(tmp_path.iterdir())) == (before, [capture])
+
+
+def test_clamped_sizes_are_those_of_frames_on_a_wire() -> None:
+    packets = expected([(0, size, frame(1)) for size in (54, 60, 700, 1514, 9000)])
+    assert clamp_sizes(packets).size.tolist() == [60, 60, 700, 1514, 1514]
+
+
+def test_raw_features_are_whole_but_for_the_variances() -> None:
+    table = record_table(flow_features(expected(FRAMES)), None, np.array([1, 0, 1]))
+    kinds = {name: table[name].dtype.kind for name in FEATURES}
+    assert {name for name, kind in kinds.items() if kind == "f"} == {name for name in FEATURES if "variance" in name}
+    assert table[CLASS].tolist() == [1, 0, 1]
+
+
+def test_rows_are_written_as_pandas_writes_them() -> None:
+    generator = np.random.default_rng(1)
+    values = np.round(generator.normal(size=(300, 3)), 2) * 10.0 ** generator.integers(-9, 9, (300, 1)) + 0.0
+    table = pd.DataFrame(values, columns=["a", "b", "c"]).assign(n=generator.integers(0, 9, 300), who="10.0.0.1")
+    assert csv_lines(table) == table.to_csv(index=False, header=False)
+
+
+def test_equal_rows_and_equal_numbers_of_other_types_are_written_as_pandas_writes_them() -> None:
+    generator = np.random.default_rng(2)
+    whole, fraction = generator.integers(0, 2, (2, 500))
+    table = pd.DataFrame({"n": whole, "x": fraction / 1.0, "who": np.where(whole, "10.0.0.1", "10.0.0.2")})
+    table = table.assign(y=fraction / 3, m=whole * 2**52, z=generator.random(500))
+    for columns in (["x", "n", "m"], list(table), ["who"]):
+        assert csv_lines(table[columns]) == table[columns].to_csv(index=False, header=False)

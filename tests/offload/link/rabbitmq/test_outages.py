@@ -1,0 +1,93 @@
+"""What both ends make of a broker that dies, stops, hangs or takes no more; on a node of their own."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from offload.link.broker import Broker, Host
+from offload.link.private_broker import PrivateBroker
+from offload.link.protocol import new_id
+from offload.link.rabbitmq import connection
+from tests.offload.link.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
+from tests.offload.link_ends import wait_until
+
+ROUNDS_TO_THE_LONGEST_PAUSE = 5
+QUEUE = "requests"
+
+
+@pytest.fixture(scope="module")
+def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+    """A node that each test may break and mends again."""
+    assert broker.port, "where the session has a node, there can be another"
+    with PrivateBroker() as another:
+        yield another
+
+
+@pytest.fixture
+def brittle(node: PrivateBroker) -> Broker:
+    """Where that node is."""
+    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+
+
+def test_both_ends_come_back_after_a_broker_that_was_killed(node: PrivateBroker, brittle: Broker) -> None:
+    logs = Log(), Log()
+    with ready(client_end(brittle, QUEUE, logs[0]), logs[0]), ready(worker_end(brittle, QUEUE, logs[1]), logs[1]):
+        node.kill()
+        wait_until(lambda: all(len(log.lost) >= ROUNDS_TO_THE_LONGEST_PAUSE for log in logs))
+        node.start()
+        wait_until(lambda: all(len(log.ready) == 2 for log in logs))
+    for log in logs:
+        assert log.lost[-1].at < log.ready[1]
+
+
+def test_a_broker_that_shuts_down_is_quoted(node: PrivateBroker, brittle: Broker) -> None:
+    log = Log()
+    with ready(client_end(brittle, QUEUE, log), log):
+        node.control("stop_app")
+        wait_until(lambda: log.lost)
+        node.control("start_app")
+        wait_until(lambda: len(log.ready) == 2)
+    assert "(CONNECTION_FORCED - broker forced connection closure with reason 'shutdown')" in str(log.lost[0].problem)
+
+
+def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
+    node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT", 1)
+    log = Log()
+    with ready(client_end(brittle, QUEUE, log), log):
+        node.pause()
+        try:
+            wait_until(lambda: log.lost)
+        finally:
+            node.resume()
+        wait_until(lambda: len(log.ready) == 2)
+    assert "(it stopped answering)" in str(log.lost[0].problem)
+
+
+def test_a_broker_that_blocks_what_is_published_says_why_and_keeps_its_connection(
+    node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT", 1)
+    log, worker_log = Log(), Log()
+    end, request_id = client_end(brittle, QUEUE, log), new_id()
+    with ready(worker_end(brittle, QUEUE, worker_log), worker_log), ready(end, log):
+        node.control("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            in_owner(end, lambda: end.publish(request_id, b"hello", 60.0))
+            wait_until(lambda: log.blocked)
+            assert end.is_blocked
+            assert [line.split("\t") for line in node.control("list_connections", "state").splitlines()].count(
+                ["blocked"]
+            ) == 1
+            time.sleep(4)  # twice as long as either side waits for heartbeats
+            assert not log.confirmed
+        finally:
+            node.control("set_vm_memory_high_watermark", "0.9")
+        wait_until(lambda: log.confirmed == [request_id])
+        assert not end.is_blocked
+    why, over = log.blocked
+    assert "blocks publishers: its memory or disk alarm is on (low on memory)" in str(why)
+    assert over is None
+    assert not log.lost

@@ -1,0 +1,179 @@
+"""What client, worker and load generator say and do while RabbitMQ blocks publishers, on a node of their own."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from offload.broker_options import PASSWORD_VARIABLE
+from offload.link.broker import Broker, Host
+from offload.link.client import Client
+from offload.link.pending_requests import Patience
+from offload.link.private_broker import PrivateBroker
+from offload.link.protocol import new_id
+from offload.link.rabbitmq import connection
+from offload.operations.metrics import ClientMetrics
+from tests.offload.asking import Counted, all_answered, ask, busy
+from tests.offload.hostile_peers import by_hand, make_large_request
+from tests.offload.link_ends import PATIENCE, Sleeper, make_client, make_request, make_worker, serving, wait_until
+from tests.scripts import GENERATOR, call
+from utils.errors import CloudUnavailableError
+
+LONG = Patience(attempt=60.0, retries=0, deadline=60.0)
+SHORT = Patience(attempt=0.5, retries=1, deadline=1.0)
+WHY = "blocks publishers: its memory or disk alarm is on (low on memory); free memory or disk space"
+
+
+@pytest.fixture(scope="module")
+def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+    """A node besides the session's, whose alarm goes off."""
+    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    with PrivateBroker() as running:
+        yield running
+
+
+@pytest.fixture
+def full(node: PrivateBroker) -> Broker:
+    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+
+
+@contextmanager
+def alarm(node: PrivateBroker) -> Iterator[None]:
+    """Keep a node's memory alarm on for the time of the block."""
+    node.control("set_vm_memory_high_watermark", "0")
+    try:
+        yield
+    finally:
+        node.control("set_vm_memory_high_watermark", "0.4")
+
+
+def told(client: Client) -> CloudUnavailableError:
+    """Return why a new request fails."""
+    problem = client.submit(make_request()).exception(PATIENCE)
+    assert isinstance(problem, CloudUnavailableError)
+    return problem
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_client_says_that_the_broker_blocks_it_and_not_that_no_worker_runs(
+    persistent: bool, node: PrivateBroker, full: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue, metrics = f"requests.{new_id()}", ClientMetrics()
+    patience = replace(SHORT, persistent=persistent)
+    with serving(make_worker(full, queue)), make_client(full, queue, patience, metrics) as client:
+        with alarm(node):
+            problem = told(client)
+            assert problem.code == "broker-blocked"
+            assert WHY in str(problem) and "worker" not in str(problem)
+            assert WHY in (client.ready() or "")
+            assert client.alive() is None
+            assert metrics.registry.get_sample_value("ee_client_blocked") == 1
+            later = client.submit(make_request())
+            assert persistent or later.done(), "known to be vain"
+            problem = told(client)
+            assert problem.code == "broker-blocked"
+        wait_until(lambda: client.ready() is None)
+        request = make_request()
+        assert all_answered([(request, client.submit(request))])
+    results = {result: metrics.requests.labels(result=result)._value.get() for result in ("broker-blocked", "answered")}
+    assert results == {"broker-blocked": 3, "answered": 1}
+    assert metrics.registry.get_sample_value("ee_client_connection_losses_total") == 0
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) == 2
+    assert WHY in lines[0]
+    assert "accepts messages again after" in lines[1]
+
+
+def test_what_waits_out_an_alarm_is_published_once_it_is_over_and_once_alone(node: PrivateBroker, full: Broker) -> None:
+    queue, metrics = f"requests.{new_id()}", ClientMetrics()
+    patience = replace(LONG, attempt=0.5, persistent=True)
+    with serving(make_worker(full, queue)), make_client(full, queue, patience, metrics) as client:
+        with alarm(node):
+            asked = ask(client, 1)
+            wait_until(lambda: client.ready() is not None)
+            first = metrics.attempts._value.get()
+            asked += ask(client, *[1] * 9)
+            wait_until(lambda: client._pending[asked[0][0].request_id].failure is not None)  # its attempt is over
+            assert metrics.attempts._value.get() == first == 1
+        assert all_answered(asked)
+    assert metrics.retries._value.get() <= 1
+
+
+def test_requests_that_fill_the_blocked_connection_do_not_cost_it(node: PrivateBroker, full: Broker) -> None:
+    queue, metrics = f"requests.{new_id()}", ClientMetrics()
+    requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
+    with by_hand(full, queue) as worker, make_client(full, queue, replace(LONG, persistent=True), metrics) as client:
+        with alarm(node):
+            futures = [client.submit(request) for request in requests]
+            wait_until(lambda: client.ready() is not None)
+            time.sleep(2 * connection.TCP_OPTIONS["TCP_USER_TIMEOUT"] / 1000)
+            assert WHY in (client.ready() or "")
+        for _ in requests:
+            worker.reply(worker.take())
+        for future, request in zip(futures, requests, strict=True):
+            assert (future.result(PATIENCE).logits == request.tensor[:, 0, 0, :2]).all()
+    assert metrics.connection_losses._value.get() == 0
+
+
+def test_a_worker_whose_replies_are_blocked_is_not_ready_and_answers_afterwards(
+    node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
+    queue, sleeper, counted = f"requests.{new_id()}", Sleeper(), Counted()
+    worker = make_worker(full, queue, sleeper, metrics=counted.metrics)
+    with make_client(full, queue, LONG) as client, contextlib.ExitStack() as blocked, serving(worker):
+        with busy(sleeper, client):
+            asked = ask(client, 1)
+            counted.wait_for("waiting_requests", 1)
+            blocked.enter_context(alarm(node))
+            sleeper.hold.set()
+            wait_until(lambda: WHY in (worker.ready() or ""))
+            assert counted("blocked") == 1
+            assert worker.alive() is None
+            blocked.close()
+        wait_until(lambda: worker.ready() is None)
+        assert counted("blocked") == 0
+        assert all_answered(asked)
+    assert counted("connection_losses_total") == 0
+    assert worker.answered == 2
+
+
+def test_a_worker_that_is_blocked_stops_without_waiting_and_another_answers(
+    node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
+    monkeypatch.setattr("offload.link.worker.DRAIN_TIMEOUT", 10 * PATIENCE)
+    queue, sleeper = f"requests.{new_id()}", Sleeper()
+    with make_client(full, queue, LONG) as client:
+        with contextlib.ExitStack() as blocked, serving(worker := make_worker(full, queue, sleeper)):
+            sleeper.hold.clear()
+            asked = ask(client, 1)
+            wait_until(lambda: sleeper.batches)
+            blocked.enter_context(alarm(node))
+            sleeper.hold.set()
+            wait_until(lambda: WHY in (worker.ready() or ""))
+        with serving(make_worker(full, queue)):
+            assert all_answered(asked)
+
+
+def test_the_load_generator_says_that_the_broker_blocks_it(
+    node: PrivateBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(PASSWORD_VARIABLE, full.password)
+    queue = f"requests.{new_id()}"
+    with serving(make_worker(full, queue)), alarm(node):
+        ended = call(
+            capsys, GENERATOR, "--mq-hostname", "127.0.0.1", "--mq-port", full.hosts[0].port, "--mq-username",
+            full.username, "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", "mobilenet",
+            "--dataset", sample / "2016_03.csv", "--clients", 1, "--count", 2, "--request-timeout", 1,
+        )  # fmt: skip
+    assert ended.code == 3
+    assert "errors: 2 broker-blocked" in ended.out
+    assert WHY in ended.err
+    assert "2 of 2 requests were not answered: 2 broker-blocked" in ended.err

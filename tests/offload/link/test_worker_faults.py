@@ -1,0 +1,465 @@
+"""What becomes of a worker and its requests when something fails; over a real broker."""
+
+import contextlib
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from offload.broker_options import PASSWORD_VARIABLE
+from offload.link import worker as worker_module
+from offload.link.broker import Broker, Host
+from offload.link.pending_requests import Patience
+from offload.link.private_broker import PrivateBroker, free_port
+from offload.link.protocol import Answer, Refusal, Request
+from offload.link.rabbitmq import connection
+from offload.link.rabbitmq.worker_end import Delivery, RequestQueue
+from offload.link.worker import Worker
+from offload.link.worker_settings import WorkerSettings
+from offload.operations.metrics import ClientMetrics
+from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, delete, sizes_of
+from tests.offload.link.rabbitmq.ends import open_sockets
+from tests.offload.link_ends import (
+    AGES,
+    PATIENCE,
+    Program,
+    Relay,
+    Sleeper,
+    SleepingWorker,
+    at,
+    connected,
+    listening,
+    make_client,
+    make_worker,
+    serving,
+    wait_until,
+    waiting_in,
+)
+from utils.errors import CloudError, CloudUnavailableError
+
+
+def consumers_of(link: Broker, queue: str) -> int:
+    with connected(link) as channel:
+        return int(channel.queue_declare(queue, passive=True).method.consumer_count)
+
+
+def test_a_request_whose_worker_is_killed_in_mid_inference_is_answered_by_another(
+    link: Broker, queue: str, tmp_path: Path
+) -> None:
+    counted, metrics = Counted(), ClientMetrics()
+    with (
+        SleepingWorker(tmp_path, link, queue, AGES) as victim,
+        make_client(link, queue, metrics=metrics) as client,
+    ):
+        victim.wait_for("ready")
+        asked = ask(client, 1)
+        victim.wait_for("computing 1")
+        asked += ask(client, 1, 1)
+        with serving(make_worker(link, queue, metrics=counted.metrics)):
+            victim.send(signal.SIGKILL)
+            assert all_answered(asked)
+        assert victim.end() == -signal.SIGKILL
+    assert counted("redelivered_requests_total") >= 1
+    assert metrics.registry.get_sample_value("ee_client_retries_total") == 0, "the broker did not hand it on"
+    assert waiting_in(link, queue) == 0
+
+
+_DIES_BEFORE_ITS_ACKNOWLEDGEMENT = """
+import os, signal, sys
+from pika.channel import Channel
+from offload.link.broker import Broker, Host
+from tests.offload.link_ends import make_worker
+
+def die(channel, *_arguments):
+    channel.connection.ioloop.call_later(0.2, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+Channel.basic_ack = die
+broker = Broker((Host("127.0.0.1", int(sys.argv[1])),), sys.argv[2], os.environ["EE_MQ_PASSWORD"])
+make_worker(broker, sys.argv[3]).run(lambda: print("ready", flush=True))
+"""
+
+
+def test_a_worker_killed_between_reply_and_acknowledgement_answers_twice_and_the_client_counts_it(
+    link: Broker, queue: str, tmp_path: Path
+) -> None:
+    counted, metrics = Counted(), ClientMetrics()
+    arguments = (link.hosts[0].port, link.username, queue)
+    program = ("-c", _DIES_BEFORE_ITS_ACKNOWLEDGEMENT, *arguments)
+    with (
+        Program(tmp_path, *program, **{PASSWORD_VARIABLE: link.password}) as victim,
+        make_client(link, queue, metrics=metrics) as client,
+    ):
+        victim.wait_for("ready")
+        assert all_answered(ask(client, 1))
+        assert victim.end() == -signal.SIGKILL
+        with serving(worker := make_worker(link, queue, metrics=counted.metrics)):
+            duplicates = "ee_client_dropped_replies_total", {"reason": "duplicate"}
+            wait_until(lambda: metrics.registry.get_sample_value(*duplicates) == 1)
+    assert counted("redelivered_requests_total") == worker.answered == 1
+    assert metrics.registry.get_sample_value("ee_client_requests_total", {"result": "answered"}) == 1
+    assert waiting_in(link, queue) == 0
+
+
+@pytest.mark.parametrize("signals", [1, 3])
+def test_a_worker_told_to_stop_under_load_finishes_its_batch_gives_the_rest_back_and_ends_well(
+    signals: int, link: Broker, queue: str, tmp_path: Path
+) -> None:
+    metrics = ClientMetrics()
+    with SleepingWorker(tmp_path, link, queue, 2.0) as leaving, make_client(link, queue, metrics=metrics) as client:
+        leaving.wait_for("ready")
+        asked = ask(client, 1)
+        leaving.wait_for("computing 1")
+        asked += ask(client, *[1] * 40)
+        wait_until(lambda: 0 < waiting_in(link, queue) <= 25)  # it holds 16
+        for _ in range(signals):
+            leaving.send(signal.SIGTERM)
+            time.sleep(0.05)
+        with serving(worker := make_worker(link, queue)):
+            assert all_answered(asked)
+        assert leaving.end() == 0
+    begun = sum(int(size) for size in re.findall(r"^computing (\d+)$", leaving.out, re.M))
+    assert leaving.out.endswith(f"\nanswered {begun}\n")
+    assert begun + worker.answered == 41
+    assert leaving.err == ""
+    assert metrics.registry.get_sample_value("ee_client_retries_total") == 0
+    assert metrics.registry.get_sample_value("ee_client_dropped_replies_total", {"reason": "duplicate"}) == 0
+
+
+def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(link: Broker, queue: str) -> None:
+    sleeper, first, second = Sleeper(), Counted(), Counted()
+    leaving = make_worker(link, queue, sleeper, WorkerSettings(prefetch=5), first.metrics)
+    with make_client(link, queue) as client:
+        with serving(leaving), busy(sleeper, client):
+            asked = ask(client, 1, 1, 1, 1)
+            first.wait_for("waiting_requests", 4)
+            leaving.stop()
+            wait_until(lambda: waiting_in(link, queue) == 4)
+            assert first("waiting_requests") == 0
+            assert leaving.ready() == "stopping"
+            assert leaving.alive() is None
+        with serving(make_worker(link, queue, metrics=second.metrics)):
+            assert all_answered(asked)
+    assert first("given_back_requests_total") == second("redelivered_requests_total") == 4
+    assert first("requests_total", code="answered") == leaving.answered == 1
+    assert first("connected") == 0
+
+
+def test_a_batch_that_takes_longer_than_a_stopping_worker_may_goes_to_another(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert worker_module.DRAIN_TIMEOUT + worker_module._JOIN_TIMEOUT < 30
+    monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", 0.5)
+    monkeypatch.setattr(worker_module, "_JOIN_TIMEOUT", 0.5)
+    sleeper = Sleeper()
+    sleeper.hold.clear()
+    with make_client(link, queue) as client:
+        with serving(stuck := make_worker(link, queue, sleeper)):
+            asked = ask(client, 1)
+            wait_until(lambda: sleeper.batches)
+        with serving(make_worker(link, queue)):
+            assert all_answered(asked)
+    sleeper.hold.set()
+    wait_until(lambda: stuck.alive() is not None)
+    assert stuck.answered == 0
+
+
+def test_an_idle_worker_stops_at_once(link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", AGES)
+    with serving(make_worker(link, queue)):
+        pass  # ``serving`` waits for its end, and not for ages
+
+
+def test_a_worker_told_to_stop_before_it_runs_does_not_connect(queue: str) -> None:
+    worker = make_worker(Broker((Host("127.0.0.1", free_port()),)), queue)
+    worker.stop()
+    worker.run(lambda: pytest.fail("it connected"))
+
+
+def test_a_worker_told_to_stop_before_it_is_ready_ends_well(queue: str, tmp_path: Path) -> None:
+    called = threading.Event()
+    with listening(lambda _connection: called.set()) as port:
+        broker = Broker((Host("127.0.0.1", port),))
+        with SleepingWorker(tmp_path, broker, queue) as worker:
+            assert called.wait(PATIENCE)
+            worker.send(signal.SIGTERM)
+            assert worker.end() == 0
+    assert worker.err == ""
+
+
+def test_a_worker_told_to_stop_while_its_broker_is_away_ends_well(link: Broker, queue: str, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as away:
+        port = away.enter_context(Relay(link.hosts[0].port).running())
+        with SleepingWorker(tmp_path, at(link, port), queue) as worker:
+            worker.wait_for("ready")
+            away.close()
+            wait_until(lambda: "no RabbitMQ at" in worker.err)
+            worker.send(signal.SIGTERM)
+            assert worker.end() == 0
+
+
+def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
+    monkeypatch.setattr(worker_module, "_JOIN_TIMEOUT", 0.5)
+    sleeper, counted = Sleeper(), Counted()
+    with contextlib.ExitStack() as away, make_client(link, queue) as client:
+        port = away.enter_context(Relay(link.hosts[0].port).running())
+        with serving(worker := make_worker(at(link, port), queue, sleeper, metrics=counted.metrics)):
+            sleeper.hold.clear()
+            ask(client, 1)
+            wait_until(lambda: sleeper.batches)
+            away.close()
+            counted.wait_for("connected", 0)
+            assert worker.ready() == "no connection to RabbitMQ"
+        sleeper.hold.set()
+
+
+def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", 0.5)
+    monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
+    relay = Relay(link.hosts[0].port)
+    with relay.running() as port:
+        with serving(make_worker(at(link, port), queue)):
+            relay.fall_silent()
+            stopped = time.monotonic()
+        assert time.monotonic() - stopped >= 1.0
+
+
+@pytest.mark.system
+def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_it_once() -> None:
+    sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
+    with PrivateBroker() as node:
+        link = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+        worker = make_worker(link, "q", sleeper, None, counted.metrics)
+        # A queue made just before its node is killed may not have reached the disk: until the worker declares it again,
+        # requests come back, and are sent once more.
+        patience = Patience(attempt=AGES, retries=100, deadline=AGES)
+        with serving(worker) as ready, make_client(link, "q", patience, metrics) as client:
+            with busy(sleeper, client):
+                asked = ask(client, 1, 1, 1)
+                counted.wait_for("waiting_requests", 3)
+                node.kill()
+                counted.wait_for("waiting_requests", 0)
+                assert counted("connected") == 0
+                node.start()
+                wait_until(lambda: len(ready) == 2)
+                counted.wait_for("waiting_requests", 4)  # the one that is still being computed among them
+            assert all_answered(asked)
+    assert [len(batch) for batch in sleeper.batches] == [1, 4]
+    assert worker.answered == counted("requests_total", code="answered") == 4, "a stale reply was counted"
+    assert counted("connection_losses_total") == 1
+    assert metrics.registry.get_sample_value("ee_client_dropped_replies_total", {"reason": "duplicate"}) == 0
+
+
+def test_a_queue_deleted_under_its_worker_is_declared_again(link: Broker, queue: str) -> None:
+    sleeper, counted = Sleeper(), Counted()
+    worker = make_worker(link, queue, sleeper, None, counted.metrics)
+    with serving(worker) as ready, make_client(link, queue, IMPATIENT) as client:
+        with busy(sleeper, client):
+            asked = ask(client, 1, 1)
+            counted.wait_for("waiting_requests", 2)
+            delete(link, queue)
+            wait_until(lambda: len(ready) == 2)
+        assert all_answered(asked)
+
+
+class Failing(Sleeper):
+    """Fails where it is told to, once it is let go."""
+
+    where = ""
+
+    def decode(self, body: bytes, request_id: str) -> Request | Refusal:
+        self.fail("decode")
+        return super().decode(body, request_id)
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer | Refusal]:
+        replies = super().answer(requests)
+        self.fail("answer")
+        return replies
+
+    def fail(self, where: str) -> None:
+        if self.where == where:
+            raise BrokenPipeError("no one reads the log")
+
+
+@contextmanager
+def ending_with(
+    error: type[BaseException], worker: Worker, on_ready: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Run a worker that fails of itself by the end of the block."""
+    with ThreadPoolExecutor() as executor:
+        running = executor.submit(worker.run, on_ready)
+        try:
+            wait_until(lambda: worker.ready() is None or running.done())
+            yield
+            with pytest.raises(error):
+                running.result(PATIENCE)
+        finally:
+            worker.stop()
+
+
+@pytest.mark.parametrize("where", ["decode", "answer", "on_batch"])
+def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request_to_others(
+    where: str, link: Broker, queue: str
+) -> None:
+    failing = Failing()
+    failing.where = where
+    worker = make_worker(link, queue, failing, on_batch=lambda _batch: failing.fail("on_batch"))
+    with make_client(link, queue) as client:
+        with ending_with(BrokenPipeError, worker):
+            asked = ask(client, 1)
+        with serving(make_worker(link, queue)):
+            assert all_answered(asked)
+
+
+def test_a_batch_that_fails_while_its_worker_stops_ends_it_soon(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
+    failing = Failing()
+    failing.where = "answer"
+    failing.hold.clear()
+    with (
+        make_client(link, queue) as client,
+        ending_with(BrokenPipeError, worker := make_worker(link, queue, failing)),
+    ):
+        ask(client, 1)
+        wait_until(lambda: failing.batches)
+        worker.stop()
+        wait_until(lambda: consumers_of(link, queue) == 0)
+        failing.hold.set()
+
+
+def break_pipe(*_arguments: object) -> None:
+    raise BrokenPipeError("no one reads the log")
+
+
+def test_a_worker_that_cannot_say_that_it_is_ready_ends_with_that_error(link: Broker, queue: str) -> None:
+    with ending_with(BrokenPipeError, make_worker(link, queue), break_pipe):
+        pass
+
+
+def test_a_worker_that_cannot_say_that_it_is_ready_again_ends_with_that_error(link: Broker, queue: str) -> None:
+    announce = iter((lambda: None, break_pipe))
+    with ending_with(BrokenPipeError, make_worker(link, queue), lambda: next(announce)()):
+        delete(link, queue)
+
+
+def test_a_worker_whose_connections_thread_dies_ends_with_its_error_and_leaves_the_request_to_others(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_client(link, queue) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(RequestQueue, "reply", break_pipe)
+            with ending_with(BrokenPipeError, make_worker(link, queue)):
+                asked = ask(client, 1)
+        with serving(make_worker(link, queue)):
+            assert all_answered(asked)
+
+
+@contextmanager
+def leaving_nothing_behind() -> Iterator[None]:
+    threads, open_before = {*threading.enumerate()}, open_sockets()
+    yield
+    assert {*threading.enumerate()} <= threads
+    assert open_sockets() <= open_before
+
+
+def test_a_worker_that_ended_has_no_thread_and_no_socket_left(link: Broker, queue: str) -> None:
+    with make_client(link, queue) as client, leaving_nothing_behind(), serving(make_worker(link, queue)):
+        assert all_answered(ask(client, 1))
+
+
+def test_a_worker_that_failed_has_no_thread_and_no_socket_left(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = replace(link, password="wrong")
+    nowhere = Broker((Host("127.0.0.1", free_port()),))
+    monkeypatch.setattr(RequestQueue, "reply", break_pipe)
+    with make_client(link, queue) as client, leaving_nothing_behind():
+        for broker in (wrong, nowhere):
+            with pytest.raises(CloudError):
+                make_worker(broker, queue).run(lambda: pytest.fail("it was let in"))
+        with ending_with(BrokenPipeError, make_worker(link, queue)):
+            ask(client, 1)
+
+
+def test_a_worker_that_stopped_without_its_broker_has_no_thread_and_no_socket_left(link: Broker, queue: str) -> None:
+    relay = Relay(link.hosts[0].port)
+    with contextlib.ExitStack() as away, leaving_nothing_behind():
+        with serving(worker := make_worker(at(link, away.enter_context(relay.running())), queue)):
+            away.close()
+            wait_until(lambda: worker.ready() is not None)
+        worker.stop()
+
+
+def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(link: Broker, queue: str) -> None:
+    sleeper, counted = Sleeper(), Counted()
+    worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
+    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    with serving(worker), make_client(link, queue) as client, make_client(link, queue, hurried) as leaving:
+        with busy(sleeper, client):
+            late = ask(leaving, 2)[0][1]
+            assert isinstance(late.exception(PATIENCE), CloudUnavailableError)
+            patient = ask(client, 3)
+            counted.wait_for("waiting_requests", 2)
+        assert all_answered(patient)
+        counted.wait_for("requests_total", 1, code="expired")
+    assert [2] not in sizes_of(sleeper.batches)
+    assert waiting_in(link, queue) == 0
+
+
+def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and_no_reply(
+    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
+    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
+    discard = worker._discard
+
+    def discard_after_it_was_given_back(delivery: Delivery, code: str) -> None:
+        worker.stop()
+        wait_until(lambda: counted("given_back_requests_total") == 1)
+        discard(delivery, code)
+
+    monkeypatch.setattr(worker, "_discard", discard_after_it_was_given_back)
+    with make_client(link, queue, metrics=metrics) as client, make_client(link, queue, hurried) as leaving:
+        with serving(worker):
+            with busy(sleeper, client):
+                asked = ask(client, 1)
+                counted.wait_for("waiting_requests", 1)
+                late = ask(leaving, 2)[0][1]
+                assert isinstance(late.exception(PATIENCE), CloudUnavailableError)
+                counted.wait_for("waiting_requests", 2)
+                time.sleep(hurried.deadline)  # the request's time begins where it arrives
+            assert all_answered(asked)
+        assert worker.answered == 2
+    assert counted("connection_losses_total") == counted("requests_total", code="expired") == 0
+    assert metrics.registry.get_sample_value("ee_client_retries_total") == 0
+
+
+def test_once_a_reply_finds_its_client_gone_what_else_it_asked_is_not_computed(link: Broker, queue: str) -> None:
+    sleeper, counted = Sleeper(0.1), Counted()
+    worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=1), counted.metrics)
+    with serving(worker), make_client(link, queue) as client:
+        with busy(sleeper, client):
+            with make_client(link, queue) as leaving:
+                ask(leaving, *[2] * 10)
+                counted.wait_for("waiting_requests", 10)
+            asked = ask(client, 3)
+            counted.wait_for("waiting_requests", 11)
+        assert all_answered(asked)
+        wait_until(lambda: counted("requests_total", code="abandoned") + counted("unroutable_replies_total") == 10)
+    assert counted("requests_total", code="abandoned") >= 1
+    assert waiting_in(link, queue) == 0

@@ -1,0 +1,34 @@
+import time
+
+import numpy as np
+
+from offload.networks.exits import ActivationsAt, FloatArray, Network
+from offload.networks.tuning import fastest
+
+
+class Sleepy:
+    """Opens networks, the faster the nearer to 2 threads and chunks of 16, and notes which."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[int | None, int]] = []
+
+    def __call__(self, threads: int | None, chunk: int) -> Network:
+        self.opened.append((threads, chunk))
+
+        def exit_1(features: FloatArray) -> tuple[FloatArray, ActivationsAt]:
+            time.sleep(0.002 * (abs((threads or 1) - 2) + abs(np.log2(chunk / 16))))
+            return np.zeros((len(features), 2), np.float32), lambda _rows: features
+
+        return Network("AlexNetWithExits", "", (64, 5, 5), "cpu", exit_1, None)
+
+
+def test_the_fastest_of_all_pairs_is_taken() -> None:
+    network, threads, chunk = fastest(Sleepy(), [1, 2], [8, 16, 64])
+    assert (threads, chunk) == (2, 16)
+    assert network.architecture == "AlexNetWithExits"
+
+
+def test_where_there_is_no_choice_nothing_is_measured() -> None:
+    opening = Sleepy()
+    assert fastest(opening, [None], [64])[1:] == (None, 64)
+    assert opening.opened == [(None, 64)]

@@ -1,0 +1,59 @@
+"""Arguments of the client that do not go together are refused in one line, before anything is read or opened."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from offload.client_arguments import check_client_arguments
+from tests.scripts import ROOT
+from utils.errors import InputFileError
+
+NETWORK = ("--trained-network-file", "network.pth")
+EXPORTED = ("--trained-network-file", "edge.onnx")
+ROWS, TRAFFIC = ("--dataset", "rows.csv"), ("--interface", "eth0")
+LOCAL, BROKER = ("--process-exit2-locally",), ("--mq-hostname", "localhost")
+
+
+def check(*options: str | Path) -> None:
+    make_parser = runpy.run_path(str(ROOT / "offload" / "ee-processor-client.py"))["make_parser"]
+    check_client_arguments(make_parser().parse_args([*map(str, options)]))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ((*NETWORK, *ROWS), "no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally"),
+        ((*NETWORK, *ROWS, *BROKER, "--half-precision"), "--half-precision is for activations"),
+        ((*EXPORTED, *ROWS, *LOCAL), "exit 2 is in a file of its own; name it with --second-exit-file"),
+        ((*EXPORTED, *ROWS, *BROKER), "exit 2 is in a file of its own; name it with --second-exit-file"),
+        ((*NETWORK, *ROWS, *LOCAL, "--resume"), "--resume continues a --savefile from a --dataset; name both"),
+        ((*NETWORK, *TRAFFIC, *LOCAL, "--resume", "--savefile", "v.csv"), "--resume continues a --savefile"),
+        ((*NETWORK, *ROWS, *LOCAL, "--alerts", "eve.json"), "--alerts is for traffic"),
+        ((*NETWORK, *ROWS, *LOCAL, "--follow"), "--follow is for traffic"),
+        ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "v.json"), "v.json"),
+        ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "a.csv", "--alerts", "a.csv"), "a.csv"),
+        ((*NETWORK, *ROWS, *LOCAL, "--savefile", "rows.csv"), "rows.csv"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_with_the_option_or_file_named(
+    options: tuple[str, ...], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").touch()
+    with pytest.raises(InputFileError, match=complaint):
+        check(*options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (*NETWORK, *ROWS, *LOCAL, "--savefile", "verdicts.csv", "--resume"),
+        (*NETWORK, *TRAFFIC, *BROKER, "--savefile", "verdicts.csv.gz", "--alerts", "eve.json"),
+        (*EXPORTED, *ROWS, *BROKER, "--on-cloud-failure", "reject"),
+        (*EXPORTED, *ROWS, *LOCAL, "--second-exit-file", "second.onnx"),
+    ],
+)
+def test_what_goes_together_passes(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check(*options)
