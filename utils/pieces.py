@@ -1,13 +1,15 @@
-"""Dataset files of any format, read in pieces of bounded size, without pandas: an edge box need not have it."""
+"""Dataset files of any format, read in pieces of bounded size."""
 
 import csv
+import io
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,13 @@ from utils.cells import number, place
 from utils.errors import DatasetError
 from utils.headers import match_names, split_line
 from utils.schema import CLASS, FEATURE_COUNT, FEATURES, IDENTITY
-from utils.table_files import LONGEST_LINE, UTF8_MARK, check_unpacked_size, is_parquet, open_table, read_head
+from utils.table_files import LONGEST_LINE, check_unpacked_size, is_parquet, open_table, read_head
 
 _NUMBER_BYTES: Final = 4
+BLOCK_BYTES: Final = 2**21
+"""Of a CSV, read at a time: pandas is no faster with more."""
 PIECE_ROWS: Final = 4096
-"""Rows of a piece: of the published months, whose rows repeat, more are read no faster."""
-
-_COMMA: Final = "\x01"
-"""No number has it, nor a class, and no one takes it for a space."""
+"""Of a Parquet file, read at a time."""
 
 _KNOWN: Final = (*FEATURES, CLASS, *IDENTITY)
 
@@ -58,7 +59,7 @@ class Pieces:
         head: its first lines, to see why they hold no header; none of a Parquet file.
         place: how messages name a row of it, counted from 0.
         read: yields some of its columns, given their names and what turns the text of a cell of each into a number,
-            in pieces of at most ``PIECE_ROWS`` rows. It raises DatasetError where the file is damaged.
+            piece by piece. It raises DatasetError where the file is damaged.
     """
 
     columns: list[str]
@@ -79,22 +80,20 @@ def open_pieces(path: Path) -> Pieces:
 def _open_csv(path: Path) -> Pieces:
     with _well_formed(path):
         head = read_head(path, DatasetError)
-    with open_table(path, DatasetError) as (_, stream), _well_formed(path):
-        columns = _header(stream)
+        columns = match_names(split_line(head[0]), _KNOWN)
 
     def read(chosen: Columns) -> Generator[Piece]:
         indices = {columns.index(name): number_in for name, number_in in chosen.items()}
         before = 0
-        with open_table(path, DatasetError) as (raw, stream):
-            with _well_formed(path):
-                _header(stream)
-                lines = _lines(stream)
-            while lines:
-                with _well_formed(path):
-                    following, done = _lines(stream), raw.tell()
-                    piece = _piece(path, lines, len(columns), indices, before, done)
-                yield piece
-                before, lines = before + len(lines), following
+        with open_table(path, DatasetError) as (raw, stream), _well_formed(path):
+            stream.readline(LONGEST_LINE)  # the header
+            for lines in _blocks(stream):
+                numbers = _parse(lines, len(columns), indices)
+                if numbers is None:
+                    rows = _split(path, lines, len(columns), before)
+                    numbers = np.array([[number_in(row[at]) for at, number_in in indices.items()] for row in rows])
+                yield Piece(numbers, partial(_cell, lines, [*indices]), raw.tell())
+                before += len(numbers)
 
     return Pieces(columns, head, place, read)
 
@@ -108,97 +107,82 @@ def _well_formed(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: is not a well-formed CSV: {why}; export it again") from problem
 
 
-def _header(stream: IO[bytes]) -> list[str]:
-    line = _line(stream).removeprefix(UTF8_MARK).rstrip(b"\r\n")
-    return match_names(split_line(line.decode()), _KNOWN)
-
-
-def _lines(stream: IO[bytes]) -> list[bytes]:
-    return [line.rstrip(b"\r\n") for line in islice(iter(lambda: _line(stream), b""), PIECE_ROWS)]
-
-
-def _line(stream: IO[bytes]) -> bytes:
-    """Return the next line with its end; nothing where there is none.
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a stream, some whole ones at a time; each ends in a newline alone.
 
     Raises:
-        ValueError: it is too long, or holds a carriage return.
+        ValueError: a line is too long, or holds a carriage return.
     """
-    line = stream.readline(LONGEST_LINE)
-    if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-        raise ValueError(f"a line has over {LONGEST_LINE:,} bytes")
-    if b"\r" in line and b"\r" in line.rstrip(b"\r\n"):
+    rest = b""
+    while block := stream.read(BLOCK_BYTES):
+        lines, end, rest = (rest + block).rpartition(b"\n")
+        if len(rest) >= LONGEST_LINE:
+            raise ValueError(f"a line has over {LONGEST_LINE:,} bytes")
+        if end:
+            yield _without_returns(lines + end)
+    if rest:
+        yield _without_returns(rest + b"\n")
+
+
+def _without_returns(lines: bytes) -> bytes:
+    lines = re.sub(rb"\r+\n", b"\n", lines) if b"\r" in lines else lines
+    if b"\r" in lines:
         raise ValueError("lines end in a carriage return alone")
-    return line
+    return lines
 
 
-def _piece(
-    path: Path, lines: list[bytes], width: int, chosen: Mapping[int, Callable[[str], float]], before: int, done: int
-) -> Piece:
-    """Return lines as numbers; equal lines are read once, for most of them repeat.
+def _parse(lines: bytes, width: int, chosen: Mapping[int, Callable[[str], float]]) -> NDArray[np.float64] | None:
+    """Return the numbers in some columns of lines of ``width`` cells, as pandas reads them, correctly rounded.
+
+    None: a line has another width, a quote stands within a cell, or a cell that ``number`` should read is no number.
+    """
+    import pandas as pd  # here, for an edge that reads packets starts without it
+
+    first = lines.partition(b"\n")[0].lower()
+    # pandas would make 1 of a column of True, and 56 of "5"6.
+    if b"true" in first or b"false" in first or (b'"' in lines and re.search(rb'[^,\n]"[^,\n]', lines)):
+        return None
+    numeric = {index: np.float64 for index, number_in in chosen.items() if number_in is number}
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(lines), header=None, index_col=False, dtype=numeric, na_filter=False, skipinitialspace=True,
+            skip_blank_lines=False, low_memory=False,
+        )  # fmt: skip
+    except ValueError:
+        return None
+    if frame.shape != (lines.count(b"\n"), width):
+        return None
+    frame = frame[list(chosen)]
+    for index in chosen.keys() - numeric:
+        if frame[index].dtype.kind not in "iuf":
+            frame[index] = frame[index].astype(str).map(chosen[index])
+    return frame.to_numpy(np.float64)
+
+
+def _split(path: Path, lines: bytes, width: int, before: int) -> list[list[str]]:
+    """Return the cells of lines that ``before`` rows precede, with empty ones behind them where they are too few.
 
     Raises:
         DatasetError: a line has more cells than the header, or a quote that does not end.
     """
-    places: dict[bytes, int] = {}
-    which = [places.setdefault(line, len(places)) for line in lines]
-    indices = list(chosen)
-
-    def refuse(row: int, why: str) -> NoReturn:
-        raise DatasetError(f"{path}: {place(before + which.index(row))} {why}; mend or drop the row") from None
-
-    distinct = list(places)
-    for row, line in enumerate(distinct):
-        if b'"' in line:
-            try:
-                distinct[row] = _unquoted(line)
-            except csv.Error as problem:
-                refuse(row, f"is no line of a CSV: {problem}")
-    try:
-        numbers = _all_numbers(distinct, width, chosen)
-    except ValueError:  # find out where, which takes several times as long
-        rows = [_cells(line, width) for line in distinct]
-        for row, cells in enumerate(rows):
-            if len(cells) > width:
-                commas = ", or numbers with decimal commas" if len(cells) > 1.5 * width else ""
-                refuse(row, f"has more cells than the header{commas}")
-        numbers = np.array([[number_in(row[index]) for index, number_in in chosen.items()] for row in rows])
-    return Piece(numbers[which], lambda row, column: _cells(distinct[which[row]], width)[indices[column]], done)
+    rows = []
+    for row, line in enumerate(lines.decode("utf-8", "backslashreplace").split("\n")[:-1], before):
+        try:
+            cells = split_line(line)
+        except csv.Error as problem:
+            raise DatasetError(
+                f"{path}: {place(row)} is no line of a CSV: {problem}; mend or drop the row"
+            ) from problem
+        if len(cells) > width:
+            commas = ", or numbers with decimal commas" if len(cells) > 1.5 * width else ""
+            raise DatasetError(f"{path}: {place(row)} has more cells than the header{commas}; mend or drop the row")
+        rows.append(cells + [""] * (width - len(cells)))
+    return rows
 
 
-def _unquoted(line: bytes) -> bytes:
-    """Return a line without its quotes; ``_COMMA`` stands for the commas that were between them.
-
-    Raises:
-        csv.Error: a quote does not end.
-    """
-    cells = split_line(line.decode("utf-8", "surrogateescape"))
-    return ",".join(cell.replace(",", _COMMA) for cell in cells).encode("utf-8", "surrogateescape")
-
-
-def _cells(line: bytes, width: int) -> list[str]:
-    """Return the cells of a line, with empty ones behind them where they are fewer than ``width``."""
-    cells = [cell.replace(_COMMA, ",") for cell in line.decode("utf-8", "backslashreplace").split(",")]
-    return cells + [""] * (width - len(cells))
-
-
-def _all_numbers(lines: list[bytes], width: int, chosen: Mapping[int, Callable[[str], float]]) -> NDArray[np.float64]:
-    """Return the numbers in some columns of lines of ``width`` cells each.
-
-    Raises:
-        ValueError: a line has another width, or bytes that are not ASCII, or a cell is no number.
-    """
-    # NumPy takes the spaces of Latin-1 for such, whatever the encoding.
-    if any(line.count(b",") != width - 1 or not line.isascii() for line in lines):
-        raise ValueError
-    converters: dict[int | str, Callable[[str], Any]] = {
-        index: number_in for index, number_in in chosen.items() if number_in is not number
-    }
-    numbers: NDArray[np.float64] = np.loadtxt(
-        lines, delimiter=",", comments=None, usecols=list(chosen), converters=converters, encoding=None, ndmin=2
-    )
-    if len(numbers) < len(lines):  # a blank one is left out
-        raise ValueError
-    return numbers
+def _cell(lines: bytes, indices: Sequence[int], row: int, column: int) -> str:
+    cells = split_line(lines.split(b"\n")[row].decode("utf-8", "backslashreplace"))
+    return dict(enumerate(cells)).get(indices[column], "")
 
 
 def _open_parquet(path: Path) -> Pieces:

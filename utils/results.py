@@ -26,13 +26,14 @@ _MOST_SECONDS: Final = 1e12
 _REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"
 
 
-def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",") -> None:
+def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",", float_format: str | None = None) -> None:
     """Write a table as CSV, whole or not at all; no cell of text can be taken for a formula.
 
     Args:
         table: of numbers and text.
         path: plain, or compressed where its ending says so.
         delimiter: between cells.
+        float_format: of fractions, such as ``%.9g``; None: as many digits as identify them.
 
     Raises:
         InputFileError: the file cannot be written, or its ending names a format that is not written.
@@ -44,7 +45,8 @@ def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",") -> None:
             safe[name] = column.map(_as_text)
     safe = safe.rename(columns=_as_text)
     with replacing(path) as partial:
-        safe.to_csv(partial, index=False, sep=delimiter, compression=COMPRESSIONS.get(path.suffix.lower()))
+        compression = COMPRESSIONS.get(path.suffix.lower())
+        safe.to_csv(partial, index=False, sep=delimiter, float_format=float_format, compression=compression)
 
 
 def _as_text(cell: object) -> object:

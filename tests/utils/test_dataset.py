@@ -2,6 +2,8 @@ import bz2
 import csv
 import gzip
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.captures import SHARED, needs_shared
+from tests.scripts import ROOT
 from utils.dataset import Dataset, find_datasets, read_all_labelled, read_dataset, read_labelled, to_images
 from utils.errors import DatasetError, InputFileError
 from utils.schema import CLASS, FEATURES, IDENTITY
@@ -130,6 +133,32 @@ def test_cells_may_be_quoted_or_have_spaces_around_them(path: Path) -> None:
     dataset, labels = read_labelled(path)
     np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32))
     assert labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "-0",
+        "-0.0",
+        "9007199254740993",
+        "18446744073709551617",
+        "0.1000000000000000055511151231257827021181583404541015625",
+        "1.00000005960464477539062500001",
+        "7.038531e-26",
+        "1e-46",
+        "3.4028235e38",
+    ],
+)
+def test_a_number_is_rounded_to_the_nearest_float64_and_then_to_the_nearest_float32(path: Path, cell: str) -> None:
+    path.write_text(text_of(rows=[[cell] * len(FEATURES) + ["1"]] * 2))
+    expected = np.full((2, len(FEATURES)), float(cell)).astype(np.float32)
+    assert read_dataset(path).features.tobytes() == expected.tobytes()
+
+
+def test_the_reader_is_imported_without_pandas() -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import sys, utils.dataset; assert 'pandas' not in sys.modules"], cwd=ROOT, check=True
+    )
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
@@ -269,6 +298,13 @@ def test_a_cell_that_is_no_finite_number_is_refused_with_its_row_and_column(path
     assert refusal(path, with_cell(cell)).startswith(f"{PLACE} {found}; a finite number is needed")
 
 
+@pytest.mark.parametrize("cell", ["True", "false", '"TRUE"'])
+def test_a_column_of_truth_values_is_refused(path: Path, cell: str) -> None:
+    rows = [[cell if name == COLUMN else value for name, value in zip(HEADER, row, strict=True)] for row in ROWS]
+    reason = refusal(path, text_of(rows=rows))
+    assert reason.startswith(f"row 1 (line 2), column {COLUMN!r} holds {cell.strip(chr(34))!r}; a finite number")
+
+
 @pytest.mark.parametrize(
     ("cell", "found"),
     [
@@ -305,8 +341,9 @@ def test_a_row_that_is_too_short_is_refused_with_its_first_missing_column(path: 
     assert refusal(path, text_of(rows=rows)).startswith(f"{PLACE} is empty")
 
 
-def test_a_quote_that_does_not_end_is_refused_with_its_line(path: Path) -> None:
-    assert refusal(path, with_cell('"1')).startswith(f"row {ROW + 1} (line {ROW + 2}) is no line of a CSV: ")
+@pytest.mark.parametrize("cell", ['"1', '"1"2', '"1\n"'], ids=["no end", "text behind it", "a line break in it"])
+def test_a_quote_that_does_not_end_with_its_cell_is_refused_with_its_line(path: Path, cell: str) -> None:
+    assert refusal(path, with_cell(cell)).startswith(f"row {ROW + 1} (line {ROW + 2}) is no line of a CSV: ")
 
 
 @pytest.mark.parametrize("cell", [b"\xa01", b"1\xa0", b"\x851", "\u00a01".encode()])

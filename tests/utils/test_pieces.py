@@ -25,6 +25,8 @@ from utils.schema import CLASS, FEATURES, IDENTITY
 ROWS = 23
 VALUES = np.random.default_rng(1).uniform(-0.5, 3, (ROWS, len(FEATURES))).astype(np.float32)
 LABELS = np.arange(ROWS) % 3 % 2
+ROW_BYTES = 600
+"""Bytes of a row as CSV, about."""
 COLUMN = FEATURES[40]
 
 Change = Callable[[pd.DataFrame], object]
@@ -76,6 +78,7 @@ def refusal(path: Path, *, labelled: bool = False) -> str:
 @pytest.fixture
 def pieces_of_5(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.pieces, "PIECE_ROWS", 5)
+    monkeypatch.setattr(utils.pieces, "BLOCK_BYTES", 5 * ROW_BYTES)
 
 
 @pytest.fixture
@@ -97,6 +100,7 @@ def test_a_file_read_in_pieces_is_what_it_is_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str, rows: int
 ) -> None:
     monkeypatch.setattr(utils.pieces, "PIECE_ROWS", rows)
+    monkeypatch.setattr(utils.pieces, "BLOCK_BYTES", rows * ROW_BYTES)
     dataset = read_dataset(written(tmp_path, ending))
     assert_is_the_table(dataset)
     assert dataset.spooled is None
@@ -132,7 +136,7 @@ def test_a_row_of_a_later_piece_that_is_too_long_or_blank_is_told_with_its_line(
 def test_a_compressed_file_that_is_cut_off_behind_good_pieces_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr(utils.pieces, "PIECE_ROWS", 1000)
+    monkeypatch.setattr(utils.pieces, "BLOCK_BYTES", 1000 * ROW_BYTES)
     body = written(tmp_path, ".csv").read_bytes()
     header, _, rows = body.partition(b"\n")
     path = tmp_path / f"2016_02{ending}"
