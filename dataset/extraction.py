@@ -20,9 +20,8 @@ from dataset.flow_features import Packets
 from dataset.labels import Labels
 from dataset.scaling import PUBLISHED, Scaler
 from dataset.windows import Windows
-from utils.cells import COMPRESSIONS
 from utils.errors import CaptureError
-from utils.files import replacing
+from utils.files import COMPRESSIONS, replacing
 from utils.records import Records, identity_columns
 from utils.schema import CLASS, FEATURES
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from utils.csv_tables import read_csv
 from utils.errors import InputFileError
 from utils.files import check_readable
 from utils.results import Evaluation
-from utils.tables import read_csv
 
 COST_MODELS: Final = ("paper", "full", "edge")
 MILLISECONDS: Final = 1e-3

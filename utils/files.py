@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from utils.cells import COMPRESSIONS
 from utils.errors import InputFileError
 
 NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 """Flag with which a link is not opened: in a shared folder, anyone may lay one."""
+
+COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
+"""How a table is written, by the ending of its name; with any other ending, as plain text."""
 
 _TABLE_ENDINGS: Final = (".csv", ".txt", "")
 

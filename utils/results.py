@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
 from utils import plain_pickle
-from utils.cells import COMPRESSIONS, as_text, found, place
+from utils.csv_tables import read_csv
+from utils.csv_text import describe_cell, describe_row, escape_formula
 from utils.decision import Decisions, decide
 from utils.errors import ResultFileError
-from utils.files import check_readable, check_table_ending, replacing
+from utils.files import COMPRESSIONS, check_readable, check_table_ending, replacing
 from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
-from utils.tables import read_csv
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
 _MOST_SECONDS: Final = 1e12
@@ -42,15 +42,15 @@ def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",", float_for
     safe = table.copy(deep=False)
     for name, column in table.items():
         if not is_numeric_dtype(column):
-            safe[name] = column.map(_as_text)
-    safe = safe.rename(columns=_as_text)
+            safe[name] = column.map(_escape_cell)
+    safe = safe.rename(columns=_escape_cell)
     with replacing(path) as partial:
         compression = COMPRESSIONS.get(path.suffix.lower())
         safe.to_csv(partial, index=False, sep=delimiter, float_format=float_format, compression=compression)
 
 
-def _as_text(cell: object) -> object:
-    return as_text(cell) if isinstance(cell, str) else cell
+def _escape_cell(cell: object) -> object:
+    return escape_formula(cell) if isinstance(cell, str) else cell
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[An
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ResultFileError(
-            f"{path}: {place(row)}, column {name!r} {found(table[name].iloc[row])}; it must be {allowed}"
+            f"{path}: {describe_row(row)}, column {name!r} {describe_cell(table[name].iloc[row])}; it must be {allowed}"
         )
     return values.astype(np.int64) if name.startswith("y") else values
 
