@@ -17,7 +17,7 @@ from dataset.interface import Interface
 from dataset.live import TICK, Source, live_records, live_windows
 from dataset.options import MOST_RECORDS
 from dataset.windows import Windows
-from utils.background import in_background
+from utils.background_iterator import iterate_in_background
 from utils.errors import CaptureError, InputFileError
 from utils.files import check_readable, is_pipe
 from utils.records import Records
@@ -144,7 +144,7 @@ def observed(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observat
     with _opened(traffic, tally) as source, _packet_bar(traffic, tally) as show:
         coming = live_records(source, windows, over, clamp=traffic.clamp)
         # In a thread, for the kernel's room is small, and what is done with the records may take long.
-        with closing(in_background(coming, _MOST_WAITING, TICK)) as lists:
+        with closing(iterate_in_background(coming, _MOST_WAITING, TICK)) as lists:
             records = _with_ipv4(map(show, lists), traffic, tally, lambda: source.ended)
             yield Observation(records, tally, windows, traffic.names, source)
 

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
     from tqdm import tqdm
 
+    from utils.classification_metrics import accuracy, certainty
     from utils.dataset import describe_spooling, read_dataset
-    from utils.metrics import accuracy, certainty
     from utils.results import write_table
 
     savefile = check_table(args.savefile)

@@ -282,7 +282,7 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
     from offload.private_broker import PrivateBroker
     from offload.protocol import FEATURES
     from offload.second_exit import CloudSecondExit, LocalSecondExit, Sending
-    from utils.running import serving
+    from utils.script_runner import serving
 
     assert network.exit_2 is not None
     local, where = LocalSecondExit(network.exit_2), None

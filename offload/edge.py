@@ -12,10 +12,10 @@ from offload.exits import AtExit1, FirstExit, FloatArray
 from offload.protocol import MAX_EVENTS
 from offload.second_exit import Asked, SecondExit
 from offload.verdicts import Verdicts
+from utils.classification_metrics import certainty
 from utils.dataset import distinct_vectors
 from utils.decision import is_accepted
 from utils.errors import CaptureError
-from utils.metrics import certainty
 from utils.schema import EDGE, Thresholds
 from utils.stopping import Stop
 

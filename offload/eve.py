@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from offload.alert_limit import ATTACK_SIGNATURE, REJECTED_SIGNATURE, AlertLimit
 from offload.verdicts import Verdicts
-from utils.records import WINDOW_SECONDS, Records, dotted
+from utils.records import WINDOW_SECONDS, Records, format_addresses
 from utils.schema import ATTACK, CLASS_NAMES, REJECTED
 
 Event = dict[str, Any]
@@ -98,8 +98,8 @@ def _flows(records: Records) -> Iterator[Event]:
         records.window_start.tolist(),
         records.address_a.tolist(),
         records.address_b.tolist(),
-        dotted(records.address_a),
-        dotted(records.address_b),
+        format_addresses(records.address_a),
+        format_addresses(records.address_b),
         records.protocol.tolist(),
         records.ports.tolist(),
         records.packets.tolist(),

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from offload.client import Client
 from offload.exits import FloatArray
 from offload.second_exit import Sending
+from utils.classification_metrics import ratio
 from utils.errors import CloudUnavailableError, MessageError
-from utils.metrics import ratio
 from utils.plotting import new_figure, use_log_scale
 from utils.stopping import Stop
 

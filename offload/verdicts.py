@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
 from utils.records import Records, identity_columns
 from utils.schema import (
     ATTACK,

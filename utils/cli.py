@@ -15,8 +15,8 @@ from utils import VERSION
 from utils.errors import InputFileError, ToolkitError
 from utils.escaping import escape_unprintable
 from utils.expert_options import add_expert
-from utils.running import ROOT
 from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
+from utils.script_runner import ROOT
 
 EXIT_INTERRUPTED: Final = 130
 PUBLISHED_REPOSITORY: Final = "https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main"
@@ -170,7 +170,7 @@ def thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHO
     return Thresholds(*(other if given is None else given for given, other in pairs))
 
 
-def names_thresholds(args: argparse.Namespace) -> bool:
+def has_thresholds(args: argparse.Namespace) -> bool:
     """Return whether the arguments name a least certainty."""
     return any(one is not None for one in _given_thresholds(args))
 

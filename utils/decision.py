@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
 from utils.schema import ATTACK, Thresholds
 
 

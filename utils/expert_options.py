@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def variable_of(option: str) -> str:
+def get_variable(option: str) -> str:
     """Return the environment variable that sets the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
     return f"EE_{option.removeprefix('--').replace('-', '_').upper()}"
 
@@ -17,7 +17,7 @@ def add_option(group: argparse._ActionsContainer, option: str, *, meaning: str, 
 
 
 def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an option that ``--help`` leaves out and whose default the environment can set; see ``variable_of``.
+    """Add an option that ``--help`` leaves out and whose default the environment can set; see ``get_variable``.
 
     Args:
         group: to add it to.
@@ -25,7 +25,7 @@ def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, 
         meaning: a phrase for the table of expert settings, kept as the attribute ``meaning`` of the action.
         details: for ``add_argument``.
     """
-    variable = variable_of(option)
+    variable = get_variable(option)
     setting = os.environ.get(variable)
     is_switch = "action" in details
     if setting and not (is_switch and setting.lower() in {"0", "no", "false"}):  # a switch can only be switched on

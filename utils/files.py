@@ -60,7 +60,7 @@ def check_folder(path: Path) -> Path:
     return path
 
 
-def matching(path: Path) -> list[Path]:
+def expand_pattern(path: Path) -> list[Path]:
     """Return the files that a pattern stands for, sorted; a path that is none, or names a file, stands for itself."""
     found = sorted(map(Path, glob.glob(str(path)))) if glob.has_magic(str(path)) else []  # noqa: PTH207  # any folder
     return [path] if not found or path in found else found
@@ -189,7 +189,7 @@ def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat
         os.close(file)
 
 
-def permissions_of(path: Path) -> int | None:
+def get_permissions(path: Path) -> int | None:
     """Return the permissions of a file; None where there is none."""
     try:
         return stat.S_IMODE(path.stat().st_mode) & 0o777
@@ -209,7 +209,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    permissions = permissions_of(path)
+    permissions = get_permissions(path)
     partial = None
     try:
         # Nobody else reads the new content of a private file while it is written.

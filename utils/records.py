@@ -62,11 +62,11 @@ class Records:
 
 def identity_columns(records: Records) -> dict[str, NDArray[Any]]:
     """Return whose records (R,) they are, as columns ``schema.IDENTITY`` of a table."""
-    addresses = (np.array(dotted(of), dtype=object) for of in (records.address_a, records.address_b))
+    addresses = (np.array(format_addresses(of), dtype=object) for of in (records.address_a, records.address_b))
     return dict(zip(IDENTITY, (records.window_start, *addresses), strict=True))
 
 
-def dotted(addresses: NDArray[np.uint32]) -> list[str]:
+def format_addresses(addresses: NDArray[np.uint32]) -> list[str]:
     """Return IPv4 addresses (N,) as people write them."""
     parts = addresses.astype(">u4").view(np.uint8).reshape(-1, 4)
     return [f"{a}.{b}.{c}.{d}" for a, b, c, d in parts.tolist()]

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CheckpointError, InputFileError
-from utils.files import check_apart, check_folder, check_readable, check_writable, make_folder, matching, replacing
+from utils.files import (
+    check_apart,
+    check_folder,
+    check_readable,
+    check_writable,
+    expand_pattern,
+    make_folder,
+    replacing,
+)
 
 TOO_LONG = "a" * 300
 
@@ -212,15 +220,15 @@ def test_a_folder_that_cannot_be_made_is_refused(file: Path) -> None:
 def test_a_pattern_stands_for_its_files_in_order_and_a_path_for_itself(tmp_path: Path) -> None:
     for name in ("b_03.csv", "b_02.csv", "other.txt"):
         (tmp_path / name).touch()
-    assert matching(tmp_path / "b_*.csv") == [tmp_path / "b_02.csv", tmp_path / "b_03.csv"]
-    assert matching(tmp_path / "b_03.csv") == [tmp_path / "b_03.csv"]
+    assert expand_pattern(tmp_path / "b_*.csv") == [tmp_path / "b_02.csv", tmp_path / "b_03.csv"]
+    assert expand_pattern(tmp_path / "b_03.csv") == [tmp_path / "b_03.csv"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_stands_for_itself(tmp_path: Path) -> None:
     (tmp_path / "a[1].csv").touch()
     (tmp_path / "a1.csv").touch()
-    assert matching(tmp_path / "a*.csv") == [tmp_path / "a1.csv", tmp_path / "a[1].csv"]
-    assert matching(tmp_path / "a[2].csv") == [tmp_path / "a[2].csv"]
+    assert expand_pattern(tmp_path / "a*.csv") == [tmp_path / "a1.csv", tmp_path / "a[1].csv"]
+    assert expand_pattern(tmp_path / "a[2].csv") == [tmp_path / "a[2].csv"]
 
 
 # Inputs and outputs

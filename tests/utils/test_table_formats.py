@@ -16,7 +16,7 @@ import pytest
 import utils.table_formats
 from tests.captures import SHARED, needs_shared
 from tests.utils.test_dataset import COLUMN, COMPRESS, HEADER, LABELS, ROWS, VALUES, text_of
-from utils.costs import read_cost_per_offload
+from utils.cost_models import read_cost_per_offload
 from utils.dataset import find_datasets, read_dataset
 from utils.errors import DatasetError, InputFileError, ResultFileError
 from utils.results import read_evaluation

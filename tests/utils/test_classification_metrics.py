@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, log_loss
 
-from utils.metrics import (
+from utils.classification_metrics import (
     ECE_BINS,
     accuracy,
     certainty,
