@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from utils.table_formats import LONGEST_LINE, check_unpacked_size, is_parquet, o
 
 BLOCK_BYTES: Final = 2**21
 """Of a CSV, per chunk; pandas is no faster with more."""
+SMALL_BYTES: Final = 2**20
+"""Of a CSV that is read without pandas unless that is loaded: its import takes longer, and 40 MB of memory."""
 CHUNK_ROWS: Final = 4096
 """Of a Parquet file, per chunk."""
 
@@ -124,9 +127,12 @@ def _parse_by_pandas(
 ) -> NDArray[np.float64] | None:
     """Return the numbers in some columns of lines of ``width`` cells, correctly rounded.
 
-    None: a line has another number of cells, a cell contains a quote, or a cell for ``parse_number`` is no number.
+    None: a line has another number of cells, a cell contains a quote, or a cell for ``parse_number`` is no number; or
+    the lines are few and pandas is not loaded.
     """
-    import pandas as pd  # not at the top: an edge that reads packets starts without it
+    if len(lines) < SMALL_BYTES and sys.modules.get("pandas") is None:
+        return None
+    import pandas as pd
 
     first = lines.partition(b"\n")[0].lower()
     # pandas would read a column of True as 1, and "5"6 as 56.

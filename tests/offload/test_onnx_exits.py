@@ -77,7 +77,7 @@ def test_halves_of_two_networks_or_of_another_family_are_refused(
     assert open_exported(halves[0], None, "mobilenet").exit_2 is None
 
 
-def test_the_client_decides_a_month_alike_without_importing_torch(
+def test_the_client_decides_a_month_alike_without_importing_torch_or_pandas(
     checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--network", "mobilenet", "--process-exit2-locally", "--dataset", sample / "2016_03.csv", *ALL_OFFLOADED]
@@ -85,7 +85,7 @@ def test_the_client_decides_a_month_alike_without_importing_torch(
     assert call(capsys, CLIENT, "--trained-network-file", checkpoint, *common, "--savefile", plain).code == 0
     exported = ["--trained-network-file", halves[0], "--second-exit-file", halves[1], "--savefile", fast]
     program = (
-        "import runpy, sys\nsys.modules['torch'] = None\n"
+        "import runpy, sys\nsys.modules['torch'] = sys.modules['pandas'] = None\n"
         "try:\n    runpy.run_path(sys.argv[1], run_name='__main__')\nexcept SystemExit as ended:\n"
         "    sys.exit(ended.code)\n"
     )

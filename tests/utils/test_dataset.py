@@ -155,10 +155,16 @@ def test_a_number_is_rounded_to_the_nearest_float64_and_then_to_the_nearest_floa
     assert read_dataset(path).features.tobytes() == expected.tobytes()
 
 
-def test_the_reader_is_imported_without_pandas() -> None:
-    subprocess.run(
-        [sys.executable, "-c", "import sys, utils.dataset; assert 'pandas' not in sys.modules"], cwd=ROOT, check=True
+def test_a_small_file_is_read_without_importing_pandas_and_a_large_one_with_it(path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from utils.dataset import read_dataset\n"
+        "path = Path(sys.argv[1]); small = read_dataset(path).features; assert 'pandas' not in sys.modules\n"
+        "header, *rows = path.read_text().splitlines(); path.write_text('\\n'.join([header, *rows * 1000]))\n"
+        "large = read_dataset(path).features; assert 'pandas' in sys.modules\n"
+        "assert large.tobytes() == small.tobytes() * 1000\n"
     )
+    path.write_text(text_of())
+    subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
