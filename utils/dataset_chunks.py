@@ -135,6 +135,8 @@ def _parse_by_pandas(
     import pandas as pd
 
     first = lines.partition(b"\n")[0].lower()
+    if first.count(b",") != width - 1:  # pandas would make as many columns as the first line has cells
+        return None
     # pandas would read a column of True as 1, and "5"6 as 56.
     if b"true" in first or b"false" in first or (b'"' in lines and re.search(rb'[^,\n]"[^,\n]', lines)):
         return None
