@@ -1,4 +1,4 @@
-"""The decision rule: accept at exit 1, offload, accept at exit 2, or reject. It stands only here.
+"""The decision rule: accept at exit 1, offload, accept at exit 2, or reject. This is its only copy.
 
 An event is accepted at exit 1 if the certainty is at least threshold(c, exit 1) for the predicted class c. Otherwise it
 is offloaded, and accepted at exit 2 if the certainty is at least threshold(c, exit 2) for the class c that exit 2

@@ -221,7 +221,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise  # from printing in the block, not from this file
     except OSError as problem:
         raise InputFileError(
-            f"{path}: cannot be written: {problem.strerror or problem}; make room or choose another folder"
+            f"{path}: cannot be written: {problem.strerror or problem}; free disk space or choose another folder"
         ) from problem
     finally:
         if partial is not None:

@@ -229,7 +229,7 @@ def _scalar(value: object, path: Path) -> float:
     array = value.to_numpy() if isinstance(value, plain_pickle.PickledArray) else None
     number = array.item() if array is not None and array.size == 1 else value
     if not isinstance(number, int | float):
-        raise ResultFileError(f"{path}: holds no number where a time or a rate should stand; {_REMEDY}")
+        raise ResultFileError(f"{path}: holds no number in the place of a time or a rate; {_REMEDY}")
     if not math.isfinite(number) or number < 0:
-        raise ResultFileError(f"{path}: holds {number} where a time or a rate should stand; {_REMEDY}")
+        raise ResultFileError(f"{path}: holds {number} in the place of a time or a rate; {_REMEDY}")
     return float(number)

@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_error_and_leaves_no_file(server: DownloadServer, tar
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, hard))  # the nearest to a full disk without root
     try:
-        with pytest.raises(InputFileError, match="cannot be written: File too large; make room or choose"):
+        with pytest.raises(InputFileError, match="cannot be written: File too large; free disk space or choose"):
             download(job(server, target), ignore)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
