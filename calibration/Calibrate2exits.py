@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from models.cpu_network import compute_logits
     from models.early_exit import EarlyExitNetwork
     from models.prediction import describe_device, select_device
-    from utils.dataset import read_labelled, spooling_note
+    from utils.dataset import describe_spooling, read_labelled
     from utils.plotting import save_figure
 
     device = select_device(args.device)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     with cli.byte_bar("reading") as show:
         dataset, labels = read_labelled(args.dataset, show)
     if dataset.spooled:
-        print(spooling_note(dataset))
+        print(describe_spooling(dataset))
 
     network.to(device)
     with tqdm(total=len(dataset), desc="logits", unit="row", disable=None) as bar:

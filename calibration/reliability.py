@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from utils.metrics import certainty, expected_calibration_error, reliability_bins
+from utils.classification_metrics import certainty, expected_calibration_error, reliability_bins
 from utils.plotting import new_figure
 
 

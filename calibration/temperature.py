@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from models.prediction import Progress, no_progress
-from utils.metrics import certainty, expected_calibration_error, negative_log_likelihood
+from utils.classification_metrics import certainty, expected_calibration_error, negative_log_likelihood
 
 LEAST_TEMPERATURE: Final = 0.05
 GREATEST_TEMPERATURE: Final = 20.0

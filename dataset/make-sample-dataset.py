@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from utils import cli
-from utils.files import make_folder, replacing
+from utils.files import make_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,15 +49,14 @@ def run(args: argparse.Namespace) -> None:
     """Simulate, write and describe each month."""
     from tqdm import tqdm
 
-    from dataset.simulation import repeated_share, simulate_month, to_csv
+    from dataset.simulation import repeated_share, simulate_month, write_month
 
     make_folder(args.output_folder)
     summary = []
     for month in tqdm(range(1, args.months + 1), unit="month", disable=None):
         features, labels = simulate_month(month, args.rows, args.seed)
         path = args.output_folder / f"2016_{month:02d}.csv"
-        with replacing(path) as partial:
-            partial.write_bytes(to_csv(features, labels).encode())
+        write_month(features, labels, path)
         summary.append(
             f"{path}: {len(labels)} rows, {labels.mean():.1%} attack, "
             f"{repeated_share(features):.1%} repeated, {path.stat().st_size:,} bytes"

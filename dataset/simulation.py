@@ -6,10 +6,12 @@ and how reliable the labels are, follows what was measured on the published mont
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from dataset import simulated_conversations as talk
@@ -18,6 +20,7 @@ from dataset.records.flow_features import flow_features
 from dataset.records.scaling import PUBLISHED
 from dataset.simulated_conversations import SECOND, Behaviour
 from utils.records import Records
+from utils.results import write_table
 from utils.schema import ATTACK, CLASS, FEATURES, NORMAL
 
 MONTHS: Final = 12
@@ -96,15 +99,15 @@ def simulate_month(month: int, rows: int, seed: int) -> tuple[NDArray[np.float32
     return PUBLISHED.scale(records.features[kept]).astype(np.float32), np.array(labels, dtype=np.int64)
 
 
-def to_csv(features: NDArray[np.float32], labels: NDArray[np.int64]) -> str:
-    """Return a dataset CSV of scaled features (N, 58) and labels (N,).
+def write_month(features: NDArray[np.float32], labels: NDArray[np.int64], path: Path) -> None:
+    """Write a dataset CSV of scaled features (N, 58) and labels (N,), whole or not at all.
 
     Nine significant digits identify a float32, so a reader gets exactly the numbers that were written.
+
+    Raises:
+        InputFileError: the file cannot be written.
     """
-    lines = [",".join((*FEATURES, CLASS))]
-    for row, label in zip(features.tolist(), labels.tolist(), strict=True):
-        lines.append(",".join(f"{value:.9g}" for value in row) + f",{label}")
-    return "\n".join(lines) + "\n"
+    write_table(pd.DataFrame(features, columns=list(FEATURES)).assign(**{CLASS: labels}), path, float_format="%.9g")
 
 
 def repeated_share(features: NDArray[np.float32]) -> float:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputFileError(f"{args.output}: is both outputs; name two files")
     network, checkpoint = read_two_exits(args.trained_model, args.model)
     features = _rows_to_check(args.dataset, random=args.quantize is None)
-    limits = cli.thresholds(args) if cli.names_thresholds(args) else None
+    limits = cli.thresholds(args) if cli.has_thresholds(args) else None
     agreement = write_edge_model(args.output, network, features, limits, int8=args.quantize == "int8")
     print(f"{checkpoint.architecture.name}, exit 1: {_in_words(agreement)} -> {args.output}")
     if args.second_exit_output is not None:

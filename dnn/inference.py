@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from utils.dataset import read_dataset, spooling_note
-    from utils.metrics import accuracy, certainty
+    from utils.classification_metrics import accuracy, certainty
+    from utils.dataset import describe_spooling, read_dataset
     from utils.results import write_table
 
     savefile = check_table(args.savefile)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     with cli.byte_bar("reading") as show:
         dataset = read_dataset(args.dataset, progress=show)
     if dataset.spooled:
-        print(spooling_note(dataset))
+        print(describe_spooling(dataset))
     with tqdm(total=len(dataset), desc="inference", unit="row", disable=None) as bar:
         exits = predict(dataset.features, bar.update)
     answers = [certainty(logits) for logits in exits]

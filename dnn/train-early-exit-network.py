@@ -112,7 +112,7 @@ def _train(args: argparse.Namespace, ranks: "Ranks") -> None:
     from models.early_exit import initialise
     from models.prediction import describe_device, select_device
     from models.preprocessing import fit_quantile_transform
-    from utils.dataset import find_datasets, read_all_labelled, spooling_note
+    from utils.dataset import describe_spooling, find_datasets, read_all_labelled
 
     with ranks.together():
         device = select_device(device_name(args.device))
@@ -155,7 +155,7 @@ def _train(args: argparse.Namespace, ranks: "Ranks") -> None:
         ranks.check_same(digest(repr((facts, settings)).encode(), dataset.features, labels, state), "data and state")
     if ranks.is_first:
         if dataset.spooled:
-            print(spooling_note(dataset))
+            print(describe_spooling(dataset))
         print(
             f"{architecture.name} on {device}: {len(training)} rows of {dataset.source} to train on, {len(held_back)} "
             f"held back; {settings.epochs} epochs of {settings.batch_size}-row steps, learning rate "

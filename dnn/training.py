@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from dnn.distributed import ALONE, Ranks
 from models.prediction import Progress, batches, no_progress
+from utils.classification_metrics import accuracy
 from utils.dataset import distinct_vectors, to_images
-from utils.metrics import accuracy
 from utils.schema import CLASS_COUNT
 
 LEAST_STEPS_AN_EPOCH = 36

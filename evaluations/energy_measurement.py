@@ -16,10 +16,10 @@ from torch import nn
 
 from evaluations.energy_meters import LATEST, Begin
 from models.prediction import batches
+from utils.classification_metrics import accuracy, certainty
 from utils.dataset import distinct_vectors
 from utils.errors import InputFileError
 from utils.files import check_readable, replacing
-from utils.metrics import accuracy, certainty
 
 IDLE: Final = "idle"
 """The interval in which nothing is done."""

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.csv_text import explain_header
 from utils.errors import InputFileError
 from utils.files import check_readable
-from utils.headers import explain_header
-from utils.table_files import open_table
+from utils.table_formats import open_table
 
 POWERCAP: Final = Path("/sys/class/powercap")
 TIMESTAMP, WATTS, AMPERES, VOLTS = "timestamp", "watts", "amperes", "volts"

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluations.energy_measurement import IDLE, Interval, Run, of_method
-from utils.costs import MILLISECONDS
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
+from utils.cost_models import MILLISECONDS
 from utils.plotting import new_figure
 
 MODEL: Final = "model"

@@ -34,7 +34,7 @@ class Terms:
 
     Attributes:
         min_acceptance: least share of events of the month of the choice that the two exits must accept.
-        cost_model: see ``utils.costs``.
+        cost_model: see ``utils.cost_models``.
         cost_per_offload: seconds, for the model ``edge``.
         system: chooses thresholds of the two exits.
         exit_1_alone: chooses thresholds of least error.

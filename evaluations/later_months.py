@@ -21,9 +21,9 @@ from evaluations.measurement import measure_single_exit, measure_two_exits
 from evaluations.months import Month, subsets
 from models.early_exit import TwoExits
 from models.prediction import Progress, no_progress, predict
-from utils.costs import event_costs
+from utils.classification_metrics import certainty
+from utils.cost_models import event_costs
 from utils.decision import Decisions
-from utils.metrics import certainty
 from utils.results import Evaluation
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
 
@@ -117,7 +117,7 @@ def mean_costs(
 
     Args:
         measured: on the month of the choice.
-        model: see ``utils.costs``.
+        model: see ``utils.cost_models``.
         cost_per_offload: seconds, for the model ``edge``.
         single_exit: seconds of the single-exit network; None: it is compared with its own whole path to exit 2.
     """

@@ -287,7 +287,7 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
     from offload.link.protocol import FEATURES
     from offload.link.request_form import RequestForm
     from offload.operations.metrics import ClientMetrics
-    from utils.running import serving
+    from utils.script_runner import serving
 
     assert network.exit_2 is not None
     local, where = LocalSecondExit(network.exit_2), None

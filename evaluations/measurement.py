@@ -8,7 +8,7 @@ from torch import nn
 
 from models.early_exit import TwoExits
 from models.prediction import Progress, batches, no_progress
-from utils.metrics import certainty
+from utils.classification_metrics import certainty
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
 from utils.timing import Stopwatch
 

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evaluations.later_months import BOUND, EXIT_1, EXIT_2, SINGLE_EXIT, SYSTEM, Costs, Decided
+from utils.classification_metrics import ratio
 from utils.decision import Decisions
-from utils.metrics import ratio
 from utils.schema import ATTACK
 
 PREVALENCES: Final = (0.1, 0.01, 0.001)

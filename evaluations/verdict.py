@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from evaluations.bootstrap import Interval
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
 
 LOWER: Final = "lower"
 HIGHER: Final = "higher"

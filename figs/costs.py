@@ -11,8 +11,8 @@ import models
 from figs.material import SINGLE, Material, Numbers, display_name
 from figs.offload_timing import LOOPBACK
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, read_timings
-from utils.costs import event_costs
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
+from utils.cost_models import event_costs
 from utils.results import read_evaluation, read_single_exit_evaluation
 
 EXIT_1: Final = "exit 1"

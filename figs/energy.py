@@ -12,8 +12,8 @@ import models
 from figs.costs import own_rows
 from figs.material import SINGLE, Material, Numbers, display_name, missing_fronts, point_words
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, read_timings
-from utils.costs import MILLISECONDS, event_costs
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
+from utils.cost_models import MILLISECONDS, event_costs
 from utils.results import Evaluation, read_evaluation, read_single_exit_evaluation
 from utils.schema import Thresholds
 

@@ -179,7 +179,7 @@ def _timings(
     from figs.results_folder import TWO_EXITS
     from offload.broker_options import PASSWORD_VARIABLE
     from utils.dataset import read_dataset
-    from utils.running import serving
+    from utils.script_runner import serving
 
     checkpoint = plan.checkpoint(network, TWO_EXITS)
     queue = f"figures-{network}"

@@ -28,9 +28,9 @@ import pandas as pd
 
 import models
 from figs.about import MONTH, About, read_about
+from utils.csv_tables import read_csv
 from utils.errors import InputFileError, ResultFileError
 from utils.files import check_folder, check_readable
-from utils.tables import read_csv
 
 EVALUATIONS: Final = "evaluations"
 FRONTS: Final = "nsga2"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.running import run_script
+from utils.script_runner import run_script
 
 
 @dataclass(frozen=True)

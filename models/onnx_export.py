@@ -28,9 +28,9 @@ from models.onnx_runtime import (
     thresholds_metadata,
 )
 from models.prediction import batches, predict
+from utils.classification_metrics import certainty
 from utils.errors import CheckpointError
 from utils.files import replacing
-from utils.metrics import certainty
 from utils.schema import Thresholds
 
 MOST_DIFFERENCE: Final = 1e-4

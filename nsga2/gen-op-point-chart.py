@@ -98,14 +98,14 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Show the front as the arguments say."""
     from nsga2.operating_point import client_command, front_table, label_point, thresholds_of
-    from utils.files import check_writable, matching
+    from utils.files import check_writable, expand_pattern
     from utils.plotting import check_format
     from utils.results import read_evaluation, read_front, write_table
 
     savefile = check_format(check_writable(args.savefile), PAGE)
     _check_judging(args)
     front = read_front(args.datafile)
-    files = [path for given in args.eval_file or () for path in matching(given)]
+    files = [path for given in args.eval_file or () for path in expand_pattern(given)]
     table = front_table(front, read_evaluation(files) if files else None)
     row = _chosen(table, args)
     thresholds = thresholds_of(table, row)

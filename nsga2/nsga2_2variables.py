@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from nsga2 import options
 from utils import cli
-from utils.files import check_writable, matching
+from utils.files import check_writable, expand_pattern
 
 if TYPE_CHECKING:
     from nsga2.objectives import Objectives
@@ -90,14 +90,14 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Choose as the arguments say."""
     from nsga2.objectives import Objectives
-    from utils.costs import MILLISECONDS
+    from utils.cost_models import MILLISECONDS
     from utils.results import read_evaluation, write_front
 
     savefile = check_writable(args.savefile)
     cost_per_offload = options.cost_per_offload(args)
     if args.offload_timings is not None and cost_per_offload is not None:
         print(f"the edge spends {cost_per_offload / MILLISECONDS:.3f} ms to send an event, by {args.offload_timings}")
-    files = [path for given in args.eval_file for path in matching(given)]
+    files = [path for given in args.eval_file for path in expand_pattern(given)]
     objectives = Objectives(read_evaluation(files), args.cost_model, cost_per_offload)
     front = (_exact if args.solver == "exact" else _searched)(objectives, args)
     write_front(front, savefile)

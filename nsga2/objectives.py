@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsga2.counting import RangeCounter
-from utils.costs import event_costs
+from utils.cost_models import event_costs
 from utils.errors import InfeasibleError
 from utils.results import Evaluation
 from utils.schema import ATTACK, NORMAL
@@ -64,7 +64,7 @@ class Objectives:
 
     Args:
         evaluation: what both exits answered, and its cost.
-        cost_model: see ``utils.costs``.
+        cost_model: see ``utils.cost_models``.
         cost_per_offload: seconds, for the model ``edge``.
 
     Attributes:

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsga2.options import KNEE, POINTS
-from utils.costs import event_costs
+from utils.classification_metrics import accuracy, ratio
+from utils.cost_models import event_costs
 from utils.errors import InfeasibleError, InputFileError
-from utils.metrics import accuracy, ratio
 from utils.results import Evaluation, Front, SingleExitEvaluation
 from utils.schema import Thresholds
 
@@ -186,7 +186,7 @@ def choose_by_need(table: pd.DataFrame, need: Need) -> int:
 
 @dataclass(frozen=True)
 class CostModel:
-    """How events are charged; see ``utils.costs.event_costs``."""
+    """How events are charged; see ``utils.cost_models.event_costs``."""
 
     name: str = "paper"
     cost_per_offload: float | None = None

@@ -65,7 +65,7 @@ def cost_per_offload(args: argparse.Namespace) -> float | None:
     Raises:
         InputFileError: the options do not fit together, or the table is none.
     """
-    from utils.costs import MILLISECONDS, read_cost_per_offload
+    from utils.cost_models import MILLISECONDS, read_cost_per_offload
 
     given = [args.cost_per_offload is not None, args.offload_timings is not None]
     if args.cost_model != "edge":

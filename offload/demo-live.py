@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prepare(folder: Path, calibrated: Path, front: Path, epochs: int) -> None:
-    from utils.running import run_script
+    from utils.script_runner import run_script
 
     choose, evaluation = SAMPLE / "choose.csv.gz", folder / "evaluation.csv"
     with tempfile.TemporaryDirectory(dir=folder) as saves:
@@ -139,7 +139,7 @@ def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
     """Yield the options, and the variables of the environment, with which a client reaches a worker."""
     from offload.broker_options import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
-    from utils.running import serving
+    from utils.script_runner import serving
 
     try:
         broker = PrivateBroker()
@@ -181,10 +181,10 @@ def _watch(
     from tqdm import tqdm
 
     from offload.alerts.eve_view import format_alert, format_summary
-    from utils.running import shown
+    from utils.script_runner import format_command
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(f"$ {shown(CLIENT, client)}\n", flush=True)
+    print(f"$ {format_command(CLIENT, client)}\n", flush=True)
     last: Event | None = None
     with (
         subprocess.Popen(

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
     from offload.link.private_broker import PrivateBroker
-    from utils.running import serving
+    from utils.script_runner import serving
 
     client = [
         "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
@@ -123,7 +123,7 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
 
 
 def _stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
-    from utils.running import run_script
+    from utils.script_runner import run_script
 
     print(f"\n== {title}")
     run_script(script, options, _password(broker))

@@ -153,7 +153,7 @@ def _make_edge(
     if network.thresholds is not None:
         values = vars(thresholds)
         least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
-        origin = f"by {args.trained_network_file}{' and the command line' if cli.names_thresholds(args) else ''}"
+        origin = f"by {args.trained_network_file}{' and the command line' if cli.has_thresholds(args) else ''}"
         logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
     return Edge(network.exit_1, thresholds, second_exit, cache)
 

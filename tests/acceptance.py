@@ -108,8 +108,8 @@ def accuracies(data: Path, output: Path) -> Iterator[Figure]:
     import models
     from models.checkpoint import read_two_exits
     from models.prediction import predict
+    from utils.classification_metrics import accuracy
     from utils.dataset import read_labelled
-    from utils.metrics import accuracy
 
     months = [read_labelled(data / "dataset" / f"{month}.csv") for month in LATER_MONTHS]
     for family in models.FAMILIES:
@@ -138,8 +138,8 @@ def calibration(data: Path, output: Path) -> Iterator[Figure]:
     from calibration.temperature import quality
     from models.checkpoint import read_two_exits
     from models.prediction import predict
+    from utils.classification_metrics import ECE_BINS
     from utils.dataset import read_labelled
-    from utils.metrics import ECE_BINS
 
     dataset, labels = read_labelled(data / "dataset" / "2016_03.csv")
     for family in models.FAMILIES:
@@ -184,8 +184,8 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
     from models.prediction import batches
     from offload.broker_options import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
+    from utils.classification_metrics import certainty
     from utils.dataset import read_dataset
-    from utils.metrics import certainty
 
     month = data / "dataset" / "2016_03.csv"
     with PrivateBroker() as broker:

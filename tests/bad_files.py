@@ -401,8 +401,8 @@ FRONTS: dict[str, Fault] = {
     "NaN for a threshold": _front("NaN", thresholds=np.full((7, 4), np.nan)),
     "an infinite time": _front("NaN or infinity", objectives=np.full((7, 2), np.inf)),
     "an array of objects": _front("table", thresholds=np.full((7, 4), None)),
-    "text for a time": _front("where a time or a rate should stand", min_time="fast"),
-    "a negative time": _front("where a time or a rate should stand", max_time=-1.0),
+    "text for a time": _front("in the place of a time or a rate", min_time="fast"),
+    "a negative time": _front("in the place of a time or a rate", max_time=-1.0),
 }  # fmt: skip
 
 _IN_WAY = b"an ordinary file"

@@ -15,8 +15,8 @@ from models.onnx_runtime import read_exported
 from models.prediction import predict
 from tests.benchmarks.agreement import LEAST_EQUAL_INT8, MOST_DIFFERENCE_INT8, apart
 from tests.promised import Figure
+from utils.classification_metrics import accuracy, certainty, expected_calibration_error
 from utils.dataset import read_dataset, read_labelled
-from utils.metrics import accuracy, certainty, expected_calibration_error
 
 MOST_POINTS, MOST_ECE = 0.3, 0.01
 LATER_MONTHS = "2016_0[2-8].csv"

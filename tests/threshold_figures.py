@@ -105,8 +105,8 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         thresholds_of,
     )
     from nsga2.options import LEAST_COST
-    from utils.costs import read_cost_per_offload
-    from utils.metrics import accuracy
+    from utils.classification_metrics import accuracy
+    from utils.cost_models import read_cost_per_offload
     from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation
 
     folder, months = data / "evaluations", ("2016_02", "2016_03")

@@ -1,6 +1,6 @@
-"""What two or more stages agree on: schema, errors, files, the decision rule, metrics."""
+"""Code that several stages share: schema, errors, files, tables, the decision rule, metrics, command lines."""
 
 from typing import Final
 
 VERSION: Final = "1.0.0"
-"""Of the toolkit, as the newest entry of CHANGELOG.md names it and ``--version`` of every script prints it."""
+"""Version of the toolkit: the newest entry of CHANGELOG.md, and what ``--version`` of every script prints."""

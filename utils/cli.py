@@ -1,4 +1,4 @@
-"""What the scripts' command lines share: argument types, common options, and how a run ends."""
+"""Argument types, common options and exit codes of the scripts' command lines."""
 
 import argparse
 import logging
@@ -15,8 +15,8 @@ from utils import VERSION
 from utils.errors import InputFileError, ToolkitError
 from utils.escaping import escape_unprintable
 from utils.expert_options import add_expert
-from utils.running import ROOT
 from utils.schema import AUTO, DEFAULT_THRESHOLDS, Thresholds
+from utils.script_runner import ROOT
 
 EXIT_INTERRUPTED: Final = 130
 PUBLISHED_REPOSITORY: Final = "https://raw.githubusercontent.com/jasimioni/ids-ee-offload/main"
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 def run(
     parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], int | None], argv: list[str] | None
 ) -> int:
-    """Parse ``argv``, call ``body`` and turn the way it ends into an exit code.
+    """Parse ``argv``, call ``body`` and return the exit code.
 
-    What ``body`` returns is the code, None being 0. A ToolkitError becomes one line on stderr and its own exit code, as
-    does a package that is not installed; an interrupt or SIGTERM, 130. Anything else is a fault of ours and keeps its
-    traceback. With ``--log-format json`` the line is a JSON object with the exit code.
+    This is what ``body`` returns, or 0 for None. A ToolkitError is printed in one line on stderr and gives its own exit
+    code, as does a package that is not installed; an interrupt or SIGTERM gives 130. Other exceptions are bugs and keep
+    their traceback. With ``--log-format json`` the line is a JSON object with the exit code.
     """
     args = parser.parse_args(argv)
-    # As an interrupt, SIGTERM too lets every open `with` block clean up.
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM, like an interrupt, lets every open `with` block clean up.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = body(args)
         sys.stdout.flush()
@@ -45,26 +45,26 @@ def run(
         return _report_end(parser.prog, args, "error: ", " ".join(str(error).split()), error.exit_code)
     except ModuleNotFoundError as error:
         if (ROOT / str(error.name).partition(".")[0]).is_dir():
-            raise  # a module of ours
+            raise  # a module of the project
         remedy = "activate the virtual environment (source venv/bin/activate), or pip install -r requirements.txt"
         reason = f"the package {error.name} is not installed; {remedy}"
         return _report_end(parser.prog, args, "error: ", reason, InputFileError.exit_code)
     except KeyboardInterrupt:
         return _report_end(parser.prog, args, "", "interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output left (`... | head`); nothing more can be said to it.
+        # The reader of the output has closed it (`... | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _report_end(program: str, args: argparse.Namespace, kind: str, reason: str, code: int) -> int:
-    """Say on stderr why the script ends, and return its exit code."""
+    """Print on stderr why the script ends, and return its exit code."""
     if getattr(args, "log_format", None) == "json":
         log.error(reason, extra={"event": "ended", "exit_code": code})
     else:
-        # The reason may quote a file or a broker, which must not send commands to the terminal.
+        # The reason may quote a file or a broker, whose text must not control the terminal.
         print(f"{program}: {kind}{escape_unprintable(reason)}", file=sys.stderr)
     return code
 
@@ -78,7 +78,7 @@ def new_parser(docstring: str | None) -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments in one line; the usage of a script with many options hides it."""
+        """Print what is wrong in one line, without the usage, in which it would be lost."""
         self.exit(2, f"{self.prog}: error: {escape_unprintable(' '.join(message.split()))}; see --help\n")
 
 
@@ -117,7 +117,7 @@ def real_number(least: float, most: float, *, open_ends: bool = False) -> Callab
 
 def web_address(text: str) -> str:
     """Return a plain http(s) address without a slash at its end; an argparse type."""
-    if "@" in text:  # addresses are quoted in messages
+    if "@" in text:  # messages quote addresses
         raise argparse.ArgumentTypeError("an address may hold no password; put user name and password in ~/.netrc")
     if _WEB_ADDRESS.fullmatch(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address such as https://example.org/folder")
@@ -137,7 +137,7 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def or_auto(convert: Callable[[str], int]) -> Callable[[str], int | str]:
-    """Return an argparse type: what ``convert`` takes, or ``auto``."""
+    """Return an argparse type: a value that ``convert`` accepts, or ``auto``."""
 
     def converted(text: str) -> int | str:
         return AUTO if text.lower() == AUTO else convert(text)
@@ -146,11 +146,11 @@ def or_auto(convert: Callable[[str], int]) -> Callable[[str], int | str]:
 
 
 def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> None:
-    """Add the four least certainties at which an answer is accepted.
+    """Add the options for the four thresholds.
 
     Args:
-        parser: to add them to.
-        otherwise: what else they may come from, for the help.
+        parser: parser or group that gets the options.
+        otherwise: another source of the thresholds, for the help.
     """
     defaults = vars(DEFAULT_THRESHOLDS)
     for exit_number in (1, 2):
@@ -165,13 +165,13 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
 
 
 def thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
-    """Return the least certainties that the arguments name, and for those that they do not, others."""
+    """Return the thresholds of the arguments, and those of ``otherwise`` for thresholds that are not given."""
     pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
     return Thresholds(*(other if given is None else given for given, other in pairs))
 
 
-def names_thresholds(args: argparse.Namespace) -> bool:
-    """Return whether the arguments name a least certainty."""
+def has_thresholds(args: argparse.Namespace) -> bool:
+    """Return whether the arguments give a threshold."""
     return any(one is not None for one in _given_thresholds(args))
 
 
@@ -187,7 +187,7 @@ def _given_thresholds(args: argparse.Namespace) -> tuple[float | None, ...]:
 def add_trained_model(
     parser: argparse.ArgumentParser, families: Sequence[str], what: str = "checkpoint (.pth)"
 ) -> None:
-    """Add ``--trained-model`` and the ``--model`` that it is checked against."""
+    """Add ``--trained-model``, and ``--model``, against which the file is checked."""
     parser.add_argument("--trained-model", required=True, type=Path, metavar="FILE", help=what)
     parser.add_argument(
         "--model",
@@ -198,12 +198,12 @@ def add_trained_model(
 
 
 def add_dataset(parser: argparse._ActionsContainer, *, required: bool = True) -> None:
-    """Add the dataset CSV argument."""
+    """Add ``--dataset``."""
     parser.add_argument("--dataset", required=required, type=Path, metavar="CSV", help="dataset, CSV or Parquet")
 
 
 def add_batch_size(parser: argparse._ActionsContainer, default: int = 1000) -> None:
-    """Add ``--batch-size``, with its underscore spelling of the published scripts."""
+    """Add ``--batch-size``, also in the published spelling with an underscore."""
     parser.add_argument(
         "--batch-size",
         "--batch_size",
@@ -215,11 +215,11 @@ def add_batch_size(parser: argparse._ActionsContainer, default: int = 1000) -> N
 
 
 def add_runtime(parser: argparse._ActionsContainer, what_for: str) -> None:
-    """Add what computes the network, and an exported one's second half.
+    """Add ``--runtime`` and ``--second-exit-file``.
 
     Args:
-        parser: to add them to.
-        what_for: that half is needed.
+        parser: parser or group that gets the options.
+        what_for: what the second half of an exported network is needed for, for the help.
     """
     add_expert(
         parser,
@@ -232,14 +232,14 @@ def add_runtime(parser: argparse._ActionsContainer, what_for: str) -> None:
 
 
 def add_second_exit_file(parser: argparse._ActionsContainer, what_for: str) -> None:
-    """Add an exported network's second half; arguments as ``add_runtime``."""
+    """Add ``--second-exit-file``; arguments as for ``add_runtime``."""
     parser.add_argument(
         "--second-exit-file", type=Path, metavar="ONNX", help=f"second half of an exported network, {what_for}"
     )
 
 
 def add_quantize_linear(group: argparse._ActionsContainer) -> None:
-    """Add the choice of 8-bit integers for a checkpoint's large linear layers."""
+    """Add ``--quantize``."""
     group.add_argument(
         "--quantize",
         choices=("int8",),
@@ -249,10 +249,10 @@ def add_quantize_linear(group: argparse._ActionsContainer) -> None:
 
 
 def is_exported(args: argparse.Namespace, network_file: Path) -> bool:
-    """Return whether ONNX Runtime is to compute the network.
+    """Return whether the network is an exported one, which ONNX Runtime computes.
 
     Raises:
-        InputFileError: other arguments do not go with that.
+        InputFileError: other arguments contradict this.
     """
     runtime = getattr(args, "runtime", None)
     exported = bool(network_file.suffix == ".onnx" if runtime is None else runtime == "onnx")
@@ -278,13 +278,13 @@ def add_download(
     base_url: str = PUBLISHED_REPOSITORY,
     what: str = "the repository's files, branch last, or a mirror of them",
 ) -> None:
-    """Add the options that say where published files come from and go to, and whether to download them again.
+    """Add the options of a script that downloads published files.
 
     Args:
-        parser: the parser to add them to.
-        folder: the default output folder.
-        base_url: the default address.
-        what: what the address must be, for the help.
+        parser: the parser.
+        folder: default output folder.
+        base_url: default address.
+        what: meaning of the address, for the help.
     """
     add = parser.add_argument
     add("--output-folder", type=Path, default=folder, metavar="FOLDER", help="default: %(default)s")
@@ -305,10 +305,10 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Draw a progress bar of bytes on a terminal, nothing elsewhere.
+    """Show a progress bar of bytes if stderr is a terminal.
 
     Yields:
-        what to call with the bytes that are here and those that there will be, None where that is unknown.
+        a function to call with the bytes received and the total, None if that is unknown.
     """
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Compressed files and archives, recognised by their first bytes, with the command that unpacks them."""
+"""Recognise compressed files and archives by their first bytes, and name the command that unpacks them."""
 
 from typing import Final
 
@@ -17,28 +17,28 @@ _MAGIC: Final[tuple[tuple[bytes, str, str], ...]] = (
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "7z x -so"),
     (b"Rar!\x1a\x07", "is a rar archive", "unrar p -inul"),
 )
-"""First bytes, what they say, and the command."""
+"""First bytes, clause for messages, and command."""
 
-_TAR_PLACE: Final = 257
-LONGEST_MAGIC: Final = _TAR_PLACE + 5
-"""Bytes of a file that are looked at."""
+_TAR_OFFSET: Final = 257
+LONGEST_MAGIC: Final = _TAR_OFFSET + 5
+"""First bytes of a file that are examined."""
 
 
 def find_compression(beginning: bytes) -> tuple[str, str] | None:
-    """Return that a file is compressed, as a clause, and the command that unpacks it to its output, whatever its name.
+    """Return how a file is compressed, as a clause, and the command that unpacks it to stdout; None if it is not.
 
     Args:
-        beginning: the first ``LONGEST_MAGIC`` bytes of the file, or all of a shorter one.
+        beginning: the first ``LONGEST_MAGIC`` bytes of the file, or the whole of a shorter one.
     """
     for magic, found, command in _MAGIC:
         if beginning.startswith(magic):
             return found, command
-    if beginning[_TAR_PLACE:].startswith(b"ustar"):
+    if beginning[_TAR_OFFSET:].startswith(b"ustar"):
         return "is a tar archive", "tar -xOf"
     return None
 
 
 def describe_compression(beginning: bytes) -> str | None:
-    """Return that a file is compressed and what unpacks it, as a clause for messages; None where it is not."""
+    """Return how a file is compressed and what unpacks it, as a clause for messages; None if it is not."""
     compression = find_compression(beginning)
     return None if compression is None else f"{compression[0]}; unpack it with {compression[1]}"

@@ -1,7 +1,4 @@
-"""Read datasets, CSV or Parquet, and check them against the data contract.
-
-What is too large for memory is read in pieces and kept in a file (utils/pieces.py, utils/spool.py).
-"""
+"""Read datasets, CSV or Parquet, and check every column, cell and label."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,26 +10,25 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.cells import found, number
+from utils.csv_text import describe_cell, explain_header, parse_number
+from utils.dataset_chunks import Chunk, DatasetFile, open_dataset
 from utils.errors import DatasetError
+from utils.feature_buffer import FeatureBuffer
 from utils.files import check_folder, check_readable
-from utils.headers import explain_header
-from utils.pieces import Piece, Pieces, open_pieces
 from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IDENTITY, IMAGE_SIDE
-from utils.spool import Spool
-from utils.table_files import PARQUET_ENDINGS
+from utils.table_formats import PARQUET_ENDINGS
 
 _ENDINGS: Final = (".csv", ".csv.bz2", ".csv.gz", *PARQUET_ENDINGS)
-_PACKED_ENDINGS: Final = (".csv.xz", ".csv.zst", ".csv.zip")
-"""Of files that are not read, but told with the command that unpacks them."""
+_UNREAD_ENDINGS: Final = (".csv.xz", ".csv.zst", ".csv.zip")
+"""Endings of files that are found only for the error message with the command that unpacks them."""
 
 _CLASS_WORDS: Final = {name: label for label, name in enumerate(CLASS_NAMES)}
 
 ByteProgress = Callable[[int, int | None], object]
-"""Called with the bytes of files that are read and those that there are."""
+"""Called with the bytes of the files that have been read, and their total."""
 
 
-def _no_progress(_done: int, _total: int | None) -> None:
+def _ignore_progress(_done: int, _total: int | None) -> None:
     """Show nothing."""
 
 
@@ -41,11 +37,11 @@ class Dataset:
     """Flow records ready for a network.
 
     Attributes:
-        features: (N, 58) float32, scaled, in the order of ``schema.FEATURES``; read-only where spooled.
+        features: (N, 58) float32, scaled, in the order of ``schema.FEATURES``; read-only if spooled.
         labels: (N,) int64, 0 normal and 1 attack; None for an unlabelled file.
-        source: the file or files they came from, for messages and checkpoints.
-        spooled: the folder of the unnamed file that the features are mapped from, being too large for memory; None:
-            they are in memory.
+        source: names of the files they were read from, for messages and checkpoints.
+        spooled: folder of the unnamed temporary file that the features are mapped from, because they are too large for
+            memory; None if they are in memory.
     """
 
     features: NDArray[np.float32]
@@ -65,13 +61,12 @@ def to_images(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Find the rows that repeat: of real traffic most do, and what is computed for one holds for all.
+    """Return the distinct rows of features (N, 58): most rows of real traffic repeat, and need computing only once.
 
     Returns:
-        (D,) a row of each kind, and (N,) which of those each row of ``features`` (N, 58) equals, so that
-        ``features == features[first][place]``.
+        ``first`` (D,) and ``place`` (N,), indices such that ``features == features[first][place]``.
     """
-    if len(features) == 1:  # as single events come, to which a sort would cost more than exit 1 does
+    if len(features) == 1:  # single events are frequent, and a sort would cost more than exit 1 does
         return np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.intp)
     rows = np.ascontiguousarray(features)
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
@@ -79,23 +74,23 @@ def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], N
     return first, place
 
 
-def read_dataset(path: Path, *, labelled: bool = False, progress: ByteProgress = _no_progress) -> Dataset:
+def read_dataset(path: Path, *, labelled: bool = False, progress: ByteProgress = _ignore_progress) -> Dataset:
     """Read one dataset: a CSV, plain or compressed (.bz2, .gz), or a Parquet file.
 
     Args:
-        path: a table with the 58 feature columns in any order and, as 59th, ``class``.
+        path: a table with the 58 feature columns in any order and, optionally, ``class``.
         labelled: whether the ``class`` column is required.
-        progress: told of each piece read.
+        progress: called after each chunk.
 
     Raises:
-        DatasetError: the file is missing, empty, or breaks the data contract; the message names file, column and row.
-            Or it is too large for memory, and the folder for temporary files cannot hold it.
+        DatasetError: the file is missing, empty, or not such a table; the message names file, column and row. Or it is
+            too large for memory, and the folder for temporary files cannot hold it.
     """
     return _read([path], labelled=labelled, progress=progress)
 
 
-def read_labelled(path: Path, progress: ByteProgress = _no_progress) -> tuple[Dataset, NDArray[np.int64]]:
-    """Read a dataset that must have the ``class`` column; return it with its labels (N,) int64.
+def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tuple[Dataset, NDArray[np.int64]]:
+    """Read a dataset that must have the ``class`` column; return it and its labels (N,) int64.
 
     Raises:
         DatasetError: as ``read_dataset``, or there is no ``class`` column.
@@ -104,7 +99,7 @@ def read_labelled(path: Path, progress: ByteProgress = _no_progress) -> tuple[Da
 
 
 def read_all_labelled(
-    paths: Sequence[Path], progress: ByteProgress = _no_progress
+    paths: Sequence[Path], progress: ByteProgress = _ignore_progress
 ) -> tuple[Dataset, NDArray[np.int64]]:
     """Read several labelled datasets as one, in the order given.
 
@@ -116,11 +111,11 @@ def read_all_labelled(
     return dataset, dataset.labels
 
 
-def spooling_note(dataset: Dataset) -> str:
-    """Return what to tell the user of a dataset that is kept in a file."""
+def describe_spooling(dataset: Dataset) -> str:
+    """Return a line for the user about a dataset that is kept in a temporary file."""
     return (
         f"{dataset.source}: {len(dataset)} rows, too large for memory: their {dataset.features.nbytes:,} bytes are "
-        f"kept in an unnamed file in {dataset.spooled} (TMPDIR)"
+        f"in an unnamed file in {dataset.spooled} (TMPDIR)"
     )
 
 
@@ -128,16 +123,15 @@ def find_datasets(folder: Path, pattern: str) -> list[Path]:
     """Return the datasets of a folder whose names match, sorted.
 
     Args:
-        folder: where to look.
-        pattern: a glob such as ``2016_0[1-3]`` or ``2016_*``, with or without the ending; a name without wildcards
-            stands for itself.
+        folder: the folder.
+        pattern: a glob such as ``2016_0[1-3]`` or ``2016_*``, or a name; with or without the ending.
 
     Raises:
-        DatasetError: no file matches, or two that differ in the ending alone, whose rows would count twice.
+        DatasetError: no file matches, or two files differ only in the ending, so that their rows would count twice.
         InputFileError: the folder is missing.
     """
     check_folder(folder)
-    found = _matching(folder, pattern, _ENDINGS) or _matching(folder, pattern, _PACKED_ENDINGS)
+    found = _match(folder, pattern, _ENDINGS) or _match(folder, pattern, _UNREAD_ENDINGS)
     if not found:
         there = sorted(path.name for path in folder.iterdir() if path.name.lower().endswith(_ENDINGS))
         listing = f"it holds {', '.join(there[:12])}" if there else "it holds no dataset CSV or Parquet file"
@@ -146,8 +140,8 @@ def find_datasets(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-def _matching(folder: Path, pattern: str, endings: tuple[str, ...]) -> list[Path]:
-    """Return the files whose names match a pattern with or without one of the endings, in any case, sorted."""
+def _match(folder: Path, pattern: str, endings: tuple[str, ...]) -> list[Path]:
+    """Return the files, sorted, whose names match a pattern with or without one of the endings, in any case."""
     if pattern.lower().endswith(endings):
         patterns = [pattern]
     else:
@@ -172,8 +166,8 @@ def _check_no_twins(paths: Sequence[Path], folder: Path) -> None:
     for names in by_stem.values():
         if len(names) > 1:
             raise DatasetError(
-                f"{folder}: holds {' and '.join(names[:2])}, the same month twice; move one away, or name one with its "
-                "ending"
+                f"{folder}: holds {' and '.join(names[:2])}, the same month twice; move one to another folder, or "
+                "name one with its ending"
             )
 
 
@@ -181,37 +175,37 @@ def _read(paths: Sequence[Path], *, labelled: bool, progress: ByteProgress) -> D
     sizes = [check_readable(path, DatasetError).stat().st_size for path in paths]
     labels = list[NDArray[np.int64]]()
     total, before, has_labels = sum(sizes), 0, True
-    with Spool() as spool:
+    with FeatureBuffer() as buffer:
         for path, size in zip(paths, sizes, strict=True):
-            pieces = open_pieces(path)
-            _check_columns(pieces, path, labelled=labelled)
-            has_labels, rows = has_labels and CLASS in pieces.columns, 0
-            columns = dict.fromkeys(FEATURES, number) | ({CLASS: _label} if has_labels else {})
-            with closing(pieces.read(columns)) as read:
-                for piece in read:
-                    features = _features(piece, path, pieces, rows)
+            file = open_dataset(path)
+            _check_columns(file, path, labelled=labelled)
+            has_labels, rows = has_labels and CLASS in file.columns, 0
+            columns = dict.fromkeys(FEATURES, parse_number) | ({CLASS: _parse_class} if has_labels else {})
+            with closing(file.read_chunks(columns)) as chunks:
+                for chunk in chunks:
+                    features = _check_features(chunk, path, file, rows)
                     if has_labels:
-                        labels.append(_labels(piece, path, pieces, rows))
-                    rows += len(piece)
-                    spool.append(features, max(before + piece.done, 1) / total)
-                    progress(before + piece.done, total)
+                        labels.append(_check_labels(chunk, path, file, rows))
+                    rows += len(chunk)
+                    buffer.append(features, max(before + chunk.bytes_read, 1) / total)
+                    progress(before + chunk.bytes_read, total)
             if rows == 0:
                 raise DatasetError(f"{path}: has a header but no rows; it needs at least one record")
             before += size
-        features, folder = spool.finish()
+        features, folder = buffer.finish()
     return Dataset(
         features, np.concatenate(labels) if has_labels else None, " ".join(path.name for path in paths), folder
     )
 
 
-def _check_columns(pieces: Pieces, path: Path, *, labelled: bool) -> None:
-    columns, known = pieces.columns, {*FEATURES, CLASS, *IDENTITY}
+def _check_columns(file: DatasetFile, path: Path, *, labelled: bool) -> None:
+    columns, known = file.columns, {*FEATURES, CLASS, *IDENTITY}
     missing = [name for name in FEATURES if name not in columns]
     extra = [name for name in columns if name not in known]
     repeated = [name for name in dict.fromkeys(columns) if name in known and columns.count(name) > 1]
     if len(missing) == FEATURE_COUNT:
-        reason = explain_header(pieces.head, FEATURES)
-        none = "none of the 58 feature columns stands in the header; add the header line"
+        reason = explain_header(file.first_lines, FEATURES)
+        none = "the header has none of the 58 feature columns; add the header line"
         raise DatasetError(f"{path}: row 0: {reason or none}")
     for problem, names in (("missing", missing), ("unknown", extra), ("repeated", repeated)):
         if names:
@@ -224,32 +218,32 @@ def _check_columns(pieces: Pieces, path: Path, *, labelled: bool) -> None:
         raise DatasetError(f"{path}: has no {CLASS!r} column; this stage needs a labelled dataset")
 
 
-def _features(piece: Piece, path: Path, pieces: Pieces, before: int) -> NDArray[np.float32]:
-    """Return the features of a piece that ``before`` rows of its file precede."""
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused
-        features = piece.numbers[:, :FEATURE_COUNT].astype(np.float32)
+def _check_features(chunk: Chunk, path: Path, file: DatasetFile, rows_before: int) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused
+        features = chunk.numbers[:, :FEATURE_COUNT].astype(np.float32)
     finite = np.isfinite(features)
     if not finite.all():
-        row, column = (int(at) for at in np.argwhere(~finite)[0])
+        row, column = (int(index) for index in np.argwhere(~finite)[0])
         raise DatasetError(
-            f"{path}: {pieces.place(before + row)}, column {FEATURES[column]!r} {found(piece.cell(row, column))}; "
-            "a finite number is needed, mend or drop the row"
+            f"{path}: {file.describe_row(rows_before + row)}, column {FEATURES[column]!r} "
+            f"{describe_cell(chunk.get_cell(row, column))}; a finite number is needed, correct or remove the row"
         )
     return features
 
 
-def _label(cell: str) -> float:
-    """Return the number of a class, given by name or number; another number, or NaN, where it is none."""
-    return float(_CLASS_WORDS.get(cell.strip().lower(), number(cell)))
+def _parse_class(cell: str) -> float:
+    """Return the label in a cell that holds a class by name or number; another number, or NaN, if it holds none."""
+    return float(_CLASS_WORDS.get(cell.strip().lower(), parse_number(cell)))
 
 
-def _labels(piece: Piece, path: Path, pieces: Pieces, before: int) -> NDArray[np.int64]:
-    numbers = piece.numbers[:, FEATURE_COUNT]
+def _check_labels(chunk: Chunk, path: Path, file: DatasetFile, rows_before: int) -> NDArray[np.int64]:
+    numbers = chunk.numbers[:, FEATURE_COUNT]
     wrong = ~np.isin(numbers, np.arange(CLASS_COUNT))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DatasetError(
-            f"{path}: {pieces.place(before + row)}, column {CLASS!r} {found(piece.cell(row, FEATURE_COUNT))}; "
+            f"{path}: {file.describe_row(rows_before + row)}, column {CLASS!r} "
+            f"{describe_cell(chunk.get_cell(row, FEATURE_COUNT))}; "
             f"the classes are 0 or {CLASS_NAMES[0]}, 1 or {CLASS_NAMES[1]}"
         )
     return numbers.astype(np.int64)

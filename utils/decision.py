@@ -1,8 +1,8 @@
-"""Accept at exit 1, offload, accept at exit 2, or reject: the only copy of the rule.
+"""The decision rule: accept at exit 1, offload, accept at exit 2, or reject. This is its only copy.
 
-Exit 1 predicts class c with a certainty of at least threshold(c, exit 1): accepted. Otherwise the event is offloaded,
-and accepted if exit 2's certainty is at least threshold(c, exit 2) for the class c that it predicts. Otherwise
-rejected.
+An event is accepted at exit 1 if the certainty is at least threshold(c, exit 1) for the predicted class c. Otherwise it
+is offloaded, and accepted at exit 2 if the certainty is at least threshold(c, exit 2) for the class c that exit 2
+predicts. Otherwise it is rejected.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
 from utils.schema import ATTACK, Thresholds
 
 
 def is_accepted(
     predictions: NDArray[np.int64], certainties: NDArray[np.floating], normal: ArrayLike, attack: ArrayLike
 ) -> NDArray[np.bool_]:
-    """Return whether an exit's answers are accepted.
+    """Return which answers of an exit are accepted.
 
     Args:
         predictions: (N,) classes.
-        certainties: (N,) of those classes.
-        normal: least certainty for the class normal; a number, or (P, 1) for P candidates at once.
-        attack: the same for the class attack.
+        certainties: (N,) of the predicted classes.
+        normal: threshold for the class normal; a number, or (P, 1) for P candidates at once.
+        attack: threshold for the class attack, likewise.
 
     Returns:
         (N,), or (P, N) for P candidates.
@@ -34,15 +34,15 @@ def is_accepted(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of N events under one set of thresholds.
+    """Counts of the decisions about N labelled events under one set of thresholds.
 
     Attributes:
         rows: N.
-        accepted_1, accepted_2: decided at each exit.
-        correct_1, correct_2: of those, the right ones.
-        attacks: of the accepted, those that are attacks.
-        alarms: of the accepted, those that were called attacks.
-        caught: attacks that were called attacks.
+        accepted_1, accepted_2: events accepted at each exit.
+        correct_1, correct_2: those of them that are predicted correctly.
+        attacks: accepted events that are attacks.
+        alarms: accepted events that are predicted as attacks.
+        caught: accepted attacks that are predicted as attacks.
     """
 
     rows: int
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def accepted(self) -> int:
-        """Events decided at either exit."""
+        """Events accepted at either exit."""
         return self.accepted_1 + self.accepted_2
 
     @property
@@ -71,7 +71,7 @@ class Outcome:
 
     @property
     def offloaded_share(self) -> float:
-        """Events that exit 1 was not certain of / all."""
+        """Events not accepted at exit 1 / all."""
         return ratio(self.rows - self.accepted_1, self.rows)
 
     @property
@@ -107,12 +107,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Who decides each of N labelled events, and what.
+    """The decisions about N labelled events.
 
     Attributes:
         labels: (N,) int64.
-        at_1, at_2: (N,) bool, accepted at each exit; rejected where neither.
-        predictions: (N,) int64, the class decided; of a rejected event, exit 2's.
+        at_1, at_2: (N,) bool, accepted at each exit; an event accepted at neither is rejected.
+        predictions: (N,) int64, the class of the deciding exit; of a rejected event, that of exit 2.
     """
 
     labels: NDArray[np.int64]
@@ -121,7 +121,7 @@ class Decisions:
     predictions: NDArray[np.int64]
 
     def outcome(self) -> Outcome:
-        """Count them."""
+        """Count the decisions."""
         accepted, correct = self.at_1 | self.at_2, self.predictions == self.labels
         attack, alarm = accepted & (self.labels == ATTACK), accepted & (self.predictions == ATTACK)
         counted = (self.at_1, self.at_2, self.at_1 & correct, self.at_2 & correct, attack, alarm, attack & alarm)
@@ -136,7 +136,7 @@ def decide(
     certainty_2: NDArray[np.floating],
     thresholds: Thresholds,
 ) -> Decisions:
-    """Decide labelled events (N,) whose answers at both exits are known."""
+    """Decide labelled events (N,) from the answers of both exits."""
     at_1 = is_accepted(prediction_1, certainty_1, thresholds.normal_exit_1, thresholds.attack_exit_1)
     at_2 = ~at_1 & is_accepted(prediction_2, certainty_2, thresholds.normal_exit_2, thresholds.attack_exit_2)
     return Decisions(labels, at_1, at_2, np.where(at_1, prediction_1, prediction_2))

@@ -1,4 +1,4 @@
-"""Download files: bounded in size, checked, and written whole or not at all."""
+"""Download files: limited in size, checked, and written whole or not at all."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from utils.errors import DownloadError, ToolkitError, UnreachableError
 from utils.escaping import escape_unprintable
 from utils.files import replacing
 
-TIMEOUT: Final = (10.0, 60.0)  # seconds to wait for a connection, and for the next bytes
+TIMEOUT: Final = (10.0, 60.0)  # seconds, for a connection and for the next bytes
 RETRIES: Final = Retry(
     3, backoff_factor=1, retry_after_max=60, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
 )
@@ -23,20 +23,20 @@ MOST_BYTES: Final = 1 << 30
 _WEB_PAGE: Final = re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes received and those expected in all, None where the server does not say."""
+"""Called with the bytes received and the total; None if the server does not tell it."""
 
 
 def transfer_over_http(url: str, path: Path, progress: Progress) -> None:
-    """Write what a web server sends to a file.
+    """Save the response of a web server to a file.
 
     Raises:
-        OSError, ValueError: the download fails; with an errno only where the file cannot be written.
+        OSError, ValueError: the download failed; with an errno only if the file cannot be written.
     """
     with requests.Session() as session:
         session.max_redirects = 5
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
-        session.headers["Accept-Encoding"] = "identity"  # the stated length is then that of the file
+        session.headers["Accept-Encoding"] = "identity"  # so that Content-Length is the size of the file
         with session.get(url, stream=True, timeout=TIMEOUT) as response, path.open("wb") as stream:
             response.raise_for_status()
             length = response.headers.get("Content-Length", "")
@@ -54,8 +54,8 @@ class Download:
     Attributes:
         url: its address.
         target: where to save it.
-        check: raises a ToolkitError for a file with other content than it should have.
-        transfer: writes the content at an address to a file; raises as ``transfer_over_http`` or a DownloadError.
+        check: raises a ToolkitError if a file has the wrong content.
+        transfer: saves the content at a URL to a file; raises as ``transfer_over_http``, or a DownloadError.
     """
 
     url: str
@@ -65,7 +65,7 @@ class Download:
 
 
 def download(job: Download, progress: Progress) -> int:
-    """Download one file and return its size in bytes. An existing file is replaced once the new one is checked.
+    """Download one file and return its size in bytes; an existing file is replaced after the new one is checked.
 
     Raises:
         DownloadError: the file cannot be downloaded whole, is too large, or fails its check.
@@ -84,21 +84,21 @@ def download_all(
     show: Callable[[str], AbstractContextManager[Progress]],
     say: Callable[[str], None],
 ) -> str:
-    """Download the files that are not there yet and return a summary in one line.
+    """Download the files that do not exist yet and return a summary in one line.
 
     Args:
         jobs: the files.
-        force: download also what is there and passes its check.
+        force: download also files that exist and pass their check.
         show: opens a progress bar for a file name.
         say: called with one line about each file.
 
     Raises:
-        DownloadError: a file could not be downloaded; the others are, unless the server cannot be reached.
+        DownloadError: a file could not be downloaded; the others were, unless the server cannot be reached.
         InputFileError: a file cannot be written.
     """
     downloaded, size, kept, failures = 0, 0, 0, list[DownloadError]()
     for job in jobs:
-        if not force and _is_there(job, say):
+        if not force and _exists(job, say):
             kept += 1
             continue
         try:
@@ -118,13 +118,13 @@ def download_all(
     return summary
 
 
-def _is_there(job: Download, say: Callable[[str], None]) -> bool:
+def _exists(job: Download, say: Callable[[str], None]) -> bool:
     try:
         if not job.target.is_file():
             return False
         job.check(job.target)
     except OSError:
-        return False  # the attempt to write the file will say why
+        return False  # writing the file will say why
     except ToolkitError as problem:
         say(escape_unprintable(f"{problem} (downloading it again)"))
         return False
@@ -133,7 +133,7 @@ def _is_there(job: Download, say: Callable[[str], None]) -> bool:
 
 
 def _transfer(job: Download, path: Path, progress: Progress) -> None:
-    """Transfer a file within the bound on its size; failures other than of writing it become a DownloadError."""
+    """Transfer a file up to the limit on its size; failures other than of writing it become a DownloadError."""
     received = 0
 
     def count(size: int, total: int | None) -> None:

@@ -4,28 +4,28 @@
 
     ToolkitError                  exit code 2
     ├── InputFileError            a file or folder that cannot be read, written, or understood
-    │   ├── DatasetError          a dataset that breaks the data contract
-    │   ├── CaptureError          a file of packets that is none or damaged, or an interface that cannot be captured
-    │   │   └── NoInterfaceError  one that is not there, or down (exit code 3)
+    │   ├── DatasetError          a dataset with wrong columns, cells or labels
+    │   ├── CaptureError          a damaged capture file, or an interface that cannot be captured
+    │   │   └── NoInterfaceError  one that does not exist or is down (exit code 3)
     │   ├── CheckpointError       a .pth or .onnx file that is damaged, hostile, or of another network
-    │   └── ResultFileError       an evaluation CSV or NSGA-II result file that is not one
-    ├── DeviceError               a compute device that is not there
+    │   └── ResultFileError       not a valid evaluation CSV or NSGA-II result file
+    ├── DeviceError               a compute device that does not exist
     ├── PeerError                 another process of the same run failed, or cannot be reached (exit code 3)
-    ├── InfeasibleError           no thresholds satisfy what was asked for
+    ├── InfeasibleError           no thresholds satisfy the constraints
     ├── DownloadError             a file that could not be downloaded whole (exit code 3)
     │   └── UnreachableError      its server cannot be reached (exit code 3)
-    └── CloudError                the far side of the edge-cloud link
+    └── CloudError                the broker or worker of the edge-cloud link
         ├── MessageError          a message that breaks the protocol
         ├── CloudUnavailableError no broker, no worker, or no answer in time (exit code 3)
         └── BrokerRefusedError    user, password, virtual host or certificate refused (exit code 4)
 
-Every message is one sentence that names the offending thing and the remedy; the scripts print it on
-one line and leave with ``exit_code``.
+Every message has the form ``FILE: what is wrong (where). What to do.`` A script prints it on one line and exits with
+``exit_code``.
 """
 
 
 class ToolkitError(Exception):
-    """Root of everything this toolkit raises on purpose."""
+    """Base class of all errors that the toolkit raises deliberately."""
 
     exit_code = 2
 
@@ -35,15 +35,15 @@ class InputFileError(ToolkitError):
 
 
 class DatasetError(InputFileError):
-    """A dataset that breaks the data contract."""
+    """A dataset that is damaged, or has wrong columns, cells or labels."""
 
 
 class CaptureError(InputFileError):
-    """A file of packets that is none or is damaged, or an interface that cannot be captured."""
+    """A file that is no capture or is damaged, or an interface that cannot be captured."""
 
 
 class NoInterfaceError(CaptureError):
-    """A network interface that is not there, or down: it may come later."""
+    """A network interface that does not exist or is down; it may come up later."""
 
     exit_code = 3
 
@@ -53,11 +53,11 @@ class CheckpointError(InputFileError):
 
 
 class ResultFileError(InputFileError):
-    """An evaluation CSV or NSGA-II result file that is not one."""
+    """A file that is not a valid evaluation CSV or NSGA-II result file."""
 
 
 class DeviceError(ToolkitError):
-    """A compute device that is not there."""
+    """A compute device that does not exist."""
 
 
 class PeerError(ToolkitError):
@@ -67,7 +67,7 @@ class PeerError(ToolkitError):
 
 
 class InfeasibleError(ToolkitError):
-    """No thresholds satisfy what was asked for."""
+    """No thresholds satisfy the constraints."""
 
 
 class DownloadError(ToolkitError):
@@ -81,15 +81,15 @@ class UnreachableError(DownloadError):
 
 
 class CloudError(ToolkitError):
-    """The far side of the edge-cloud link failed."""
+    """The broker or the worker of the edge-cloud link failed."""
 
 
 class MessageError(CloudError):
     """A message that breaks the protocol.
 
     Args:
-        code: one short word for programs and counters, such as ``malformed`` or ``wrong-model``.
-        text: what is wrong, for people.
+        code: short code for programs and counters, such as ``malformed`` or ``wrong-model``.
+        text: what is wrong, for the user.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -102,8 +102,8 @@ class CloudUnavailableError(CloudError):
     """No broker, no worker, or no answer in time.
 
     Args:
-        text: what is wrong, and the remedy.
-        code: one short word for programs and counters, such as ``timed-out`` or ``no-connection``.
+        text: what is wrong, and what to do.
+        code: short code for programs and counters, such as ``timed-out`` or ``no-connection``.
     """
 
     exit_code = 3

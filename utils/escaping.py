@@ -1,8 +1,8 @@
-"""Text of files and of the network, made safe to print on a terminal."""
+"""Make text from files and from the network safe to print on a terminal."""
 
 
 def escape_unprintable(text: str) -> str:
-    r"""Return a text with all characters that are not printable as escapes such as ``\x1b`` and ``\u202e``.
+    r"""Return a text with escapes such as ``\x1b`` and ``\u202e`` in place of unprintable characters.
 
     These are control characters, line breaks, and characters that reverse the direction of writing.
     """

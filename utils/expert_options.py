@@ -1,4 +1,4 @@
-"""Options that few need: ``--help`` leaves them out, and the environment can set their defaults."""
+"""Options for experts: ``--help`` does not show them, and environment variables can set their defaults."""
 
 import argparse
 import os
@@ -6,38 +6,38 @@ from collections.abc import Callable
 from typing import Any
 
 
-def variable_of(option: str) -> str:
-    """Return the environment variable that sets the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
+def get_variable(option: str) -> str:
+    """Return the environment variable with the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
     return f"EE_{option.removeprefix('--').replace('-', '_').upper()}"
 
 
 def add_option(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an option whose help is a phrase with the default in brackets, as ``add_expert`` takes it."""
+    """Add an ordinary option; its ``meaning`` is a phrase with the default in brackets, as for ``add_expert``."""
     group.add_argument(option, help=meaning.replace(" (", " (default: "), **details)
 
 
 def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an option that ``--help`` leaves out and whose default the environment can set; see ``variable_of``.
+    """Add an option that ``--help`` does not show and whose default the environment can set; see ``get_variable``.
 
     Args:
-        group: to add it to.
-        option: with its dashes.
-        meaning: a phrase for the table of expert settings, kept as the attribute ``meaning`` of the action.
-        details: for ``add_argument``.
+        group: parser or group that gets the option.
+        option: its name, with the dashes.
+        meaning: a phrase for the table of expert settings; becomes the attribute ``meaning`` of the action.
+        details: arguments of ``add_argument``.
     """
-    variable = variable_of(option)
+    variable = get_variable(option)
     setting = os.environ.get(variable)
     is_switch = "action" in details
     if setting and not (is_switch and setting.lower() in {"0", "no", "false"}):  # a switch can only be switched on
         details["default"] = True if is_switch else setting
     if "type" in details and not isinstance(details["type"], type):  # a class such as Path takes any text
-        details["type"] = _naming(variable, details["type"])
+        details["type"] = _name_variable(variable, details["type"])
     action = group.add_argument(option, help=argparse.SUPPRESS, **details)
     action.meaning = meaning  # type: ignore[attr-defined]
 
 
-def _naming(variable: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return an argparse type whose error names the environment variable that a value comes from."""
+def _name_variable(variable: str, convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return an argparse type whose error message names the environment variable, if the value comes from it."""
 
     def convert_setting(text: str) -> object:
         try:

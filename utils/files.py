@@ -1,4 +1,4 @@
-"""Files that are read whole or not at all, and written whole or not at all."""
+"""Check paths before they are used, and write files whole or not at all."""
 
 import glob
 import os
@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from utils.cells import COMPRESSIONS
 from utils.errors import InputFileError
 
 NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
-"""Flag with which a link is not opened: in a shared folder, anyone may lay one."""
+"""Flag that refuses to open a symbolic link, which anyone can create in a shared folder."""
+
+COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
+"""How a table is written, by the ending of its name; with any other ending, as plain text."""
 
 _TABLE_ENDINGS: Final = (".csv", ".txt", "")
 
@@ -23,7 +25,7 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
     """Return ``path`` if it is a non-empty file that this process may read.
 
     Raises:
-        InputFileError: (or the given child of it) naming the path and what is wrong with it.
+        InputFileError: (``error``) it is not.
     """
     if _is_folder(path):
         raise error(f"{path}: is a folder; name a file in it")
@@ -39,7 +41,7 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether ``path`` is a folder; False where it cannot be looked at, for its use will then say why."""
+    """Return whether ``path`` is a folder; False if it cannot be examined, because its use will then say why."""
     try:
         return path.is_dir()
     except OSError:
@@ -58,17 +60,17 @@ def check_folder(path: Path) -> Path:
     return path
 
 
-def matching(path: Path) -> list[Path]:
-    """Return the files that a pattern stands for, sorted; a path that is none, or names a file, stands for itself."""
+def expand_pattern(path: Path) -> list[Path]:
+    """Return the files that match a pattern, sorted; or the path itself if it exists, or nothing matches."""
     found = sorted(map(Path, glob.glob(str(path)))) if glob.has_magic(str(path)) else []  # noqa: PTH207  # any folder
     return [path] if not found or path in found else found
 
 
 def make_folder(path: Path) -> Path:
-    """Create ``path`` with its parents if need be and show that files can be made in it.
+    """Create the folder ``path`` with its parents if needed, and check that files can be created in it.
 
     Raises:
-        InputFileError: the folder cannot be made or written to.
+        InputFileError: the folder cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,9 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> Path:
-    """Return ``path`` if a file of that name can be written; its folder is made if need be.
+    """Return ``path`` if a file of that name can be written; create its folder if needed.
 
-    Call it before a long computation, so that a mistyped name costs nothing.
+    Call it before a long computation, so that a wrong name is found early.
 
     Raises:
         InputFileError: the path is a folder, a device or a pipe, or its folder cannot be written to.
@@ -90,11 +92,11 @@ def check_writable(path: Path) -> Path:
     if _is_folder(path):
         raise InputFileError(f"{path}: is a folder; name the file to write in it")
     if _is_special(path):
-        # The finished file would take the place of /dev/null itself.
+        # The finished file would replace /dev/null itself.
         raise InputFileError(f"{path}: is a device or a pipe, not a file; name a file")
     make_folder(path.parent)
     try:
-        # The longer name of the two, so that a name which is too long is found now and not after the computation.
+        # The temporary name is longer, so a name that is too long is found now and not after the computation.
         partial, _ = _create_partial(path)
         partial.unlink()
     except OSError as problem:
@@ -106,17 +108,17 @@ def check_table(path: Path) -> Path:
     """Return ``path`` if a CSV of that name can be written, as ``check_writable``.
 
     Raises:
-        InputFileError: as there, or its ending names another format: it would not be written in that.
+        InputFileError: as there, or its ending names another format.
     """
     check_table_ending(path)
     return check_writable(path)
 
 
 def check_table_ending(path: Path) -> None:
-    """Check that the ending of a table to be written is that of a format that is written.
+    """Check that the ending of a table's name does not name a format other than CSV.
 
     Raises:
-        InputFileError: it is not; an ending without letters, as in ``month.01``, is none.
+        InputFileError: it does; an ending without letters, as in ``month.01``, names no format.
     """
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     if endings and endings[-1] in COMPRESSIONS:
@@ -129,22 +131,22 @@ def check_table_ending(path: Path) -> None:
 
 
 def check_apart(output: Path, inputs: Iterable[Path]) -> None:
-    """Check that an output is none of the inputs, which it would take the place of.
+    """Check that an output is not one of the inputs, which it would replace.
 
     Raises:
-        InputFileError: it is one.
+        InputFileError: it is.
     """
     for path in inputs:
         try:
             same = output.samefile(path)
         except OSError:
-            continue  # one of them is not there, or its use will say why not
+            continue  # one of them does not exist, or its use will say what is wrong
         if same:
             raise InputFileError(f"{output}: is an input, too, and would be lost; choose another name for the output")
 
 
 def check_distinct(outputs: Iterable[Path | None]) -> None:
-    """Check that no two of the outputs that are named are one file.
+    """Check that no two of the named outputs are the same file.
 
     Raises:
         InputFileError: two are.
@@ -157,7 +159,7 @@ def check_distinct(outputs: Iterable[Path | None]) -> None:
 
 
 def is_pipe(path: Path) -> bool:
-    """Return whether ``path`` is a named pipe, or one that the shell made, as in ``<(zcat capture.gz)``."""
+    """Return whether ``path`` is a named pipe, or one of the shell, as in ``<(zcat capture.gz)``."""
     try:
         return path.is_fifo()
     except OSError:
@@ -165,7 +167,7 @@ def is_pipe(path: Path) -> bool:
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether ``path`` is there, but is neither a file nor a folder."""
+    """Return whether ``path`` exists and is neither a file nor a folder."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -174,7 +176,7 @@ def _is_special(path: Path) -> bool:
 
 
 def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat_result]:
-    """Create an empty file beside ``path`` under a name that nobody can guess; return it and what it is.
+    """Create an empty file beside ``path`` with a name that cannot be guessed; return its path and status.
 
     Raises:
         OSError: it cannot be created.
@@ -187,8 +189,8 @@ def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat
         os.close(file)
 
 
-def permissions_of(path: Path) -> int | None:
-    """Return the permissions of a file; None where there is none."""
+def get_permissions(path: Path) -> int | None:
+    """Return the permissions of a file; None if it does not exist."""
     try:
         return stat.S_IMODE(path.stat().st_mode) & 0o777
     except OSError:
@@ -197,29 +199,29 @@ def permissions_of(path: Path) -> int | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``; it takes the place of ``path`` if the block succeeds.
+    """Yield a temporary file beside ``path``, which replaces ``path`` if the block succeeds.
 
-    A reader sees the old file or the whole new one, which has the permissions of the old one. On an exception the
-    temporary file is removed. The suffix is kept, because writers such as matplotlib choose the format by it.
+    A reader sees either the old file or the whole new one, which gets the permissions of the old one. After an
+    exception the temporary file is removed. It keeps the suffix, by which matplotlib chooses the format.
 
     Raises:
         InputFileError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
     check_writable(path)
-    permissions = permissions_of(path)
+    permissions = get_permissions(path)
     partial = None
     try:
-        # Nobody else reads the new content of a private file while it is written.
+        # While it is written, nobody else may read the new content of a private file.
         partial, created = _create_partial(path, 0o666 if permissions is None else 0o600)
         yield partial
         _finish(partial, created, permissions)
         partial.replace(path)
     except BrokenPipeError:
-        raise  # of something printed in the block, not of this file
+        raise  # from printing in the block, not from this file
     except OSError as problem:
         raise InputFileError(
-            f"{path}: cannot be written: {problem.strerror or problem}; make room or choose another folder"
+            f"{path}: cannot be written: {problem.strerror or problem}; free disk space or choose another folder"
         ) from problem
     finally:
         if partial is not None:
@@ -228,7 +230,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _finish(partial: Path, created: os.stat_result, permissions: int | None) -> None:
-    """Bring a written file to the disk and give it its permissions.
+    """Flush a finished file to the disk and set its permissions.
 
     Raises:
         OSError: it is empty, or is not the file that was created.

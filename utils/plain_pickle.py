@@ -1,4 +1,4 @@
-"""Read pickles of numbers and arrays without running anything in them: the NSGA-II result files are such."""
+"""Read pickles of numbers and arrays, such as NSGA-II result files, without running any code in them."""
 
 import io
 import math
@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-# What arrays, numbers, text, lists and tuples are pickled as. The rest is refused before anything is loaded: ten bytes
-# of it fill the memory (LONG_BINPUT), or keep the processor busy for years (a table keyed by nested tuples).
+# Operations that pickle arrays, numbers, text, lists and tuples. Others are refused before anything is loaded: ten
+# bytes of them can fill the memory (LONG_BINPUT), or use the processor for years (a dict keyed by nested tuples).
 _OPCODES: Final = (
     *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "BINGET"),
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT"),
@@ -22,11 +22,11 @@ _OPCODES: Final = (
 
 
 class ForbiddenError(Exception):
-    """A pickle asked for something other than arrays and plain values."""
+    """A pickle contains something other than arrays and plain values."""
 
 
 class _PickledDtype:
-    """What a pickle says of a number type; plain text until it is checked."""
+    """The state of a pickled dtype, unchecked until ``to_numpy``."""
 
     def __init__(self, code: object = "", *_flags: object) -> None:
         self.code = code
@@ -40,14 +40,14 @@ class _PickledDtype:
             self.byte_order = None
 
     def to_numpy(self) -> "np.dtype[Any] | None":
-        # As tuples, not sets: what a file put here may have no hash, or one that takes for ever.
+        # Tuples, not sets: an object from a file may have no hash, or one that never ends.
         if self.code not in ("f4", "f8", "i4", "i8", "u1", "b1") or self.byte_order not in ("<", ">", "|", "="):
             return None
         return np.dtype(f"{self.byte_order}{self.code}")
 
 
 class PickledArray:
-    """What a pickle says of an array or scalar. NumPy itself sees only the checked bytes, never the pickle's state."""
+    """The state of a pickled array or scalar, unchecked until ``to_numpy``; NumPy gets only the checked bytes."""
 
     def __init__(self, shape: object = (), dtype: object = None, data: object = b"", fortran: object = False) -> None:
         self.parts = (shape, dtype, data, fortran)
@@ -58,7 +58,7 @@ class PickledArray:
             self.parts = (shape, dtype, data, fortran)
 
     def to_numpy(self) -> NDArray[Any] | None:
-        """Return the array, of at most two dimensions; None where the parts do not make one of plain numbers."""
+        """Return the array, of at most two dimensions; None if the parts are not those of an array of numbers."""
         shape, pickled, data, fortran = self.parts
         dtype = pickled.to_numpy() if isinstance(pickled, _PickledDtype) else None
         if dtype is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
@@ -71,11 +71,11 @@ class PickledArray:
 
 
 def load(data: bytes) -> object:
-    """Return what a pickle holds: numbers, text, lists, tuples, and a ``PickledArray`` for each array or NumPy scalar.
+    """Return the content of a pickle: numbers, text, lists, tuples; a ``PickledArray`` for an array or NumPy scalar.
 
     Raises:
-        ForbiddenError: it holds, or asks to load, anything else.
-        Exception: of almost any type, where it is damaged.
+        ForbiddenError: it contains anything else, or refers to another class or function.
+        Exception: of almost any type, if it is damaged.
     """
     for opcode, _argument, _position in pickletools.genops(data):
         if opcode.name not in _OPCODES:
@@ -84,7 +84,7 @@ def load(data: bytes) -> object:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and scalars, as inert descriptions, and the built-in plain values; looks nothing else up."""
+    """Unpickles NumPy arrays and scalars as ``PickledArray``, and plain values; finds no other class or function."""
 
     _ADMITTED: Final[dict[str, Callable[..., object]]] = {
         "dtype": _PickledDtype,

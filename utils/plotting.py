@@ -1,4 +1,4 @@
-"""Figures without global state: made, drawn on, and saved whole."""
+"""Create and save matplotlib figures without global state."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from utils.files import replacing
 
 FORMATS: Final = (".png", ".pdf", ".svg")
 
-# Names of files, devices and errors come from elsewhere: a $ in them is only a $, and begins no formula.
+# Names of files, devices and errors may contain a $, which must not begin a formula.
 mpl.rcParams["text.parse_math"] = False
 
 
@@ -28,7 +28,7 @@ def new_figure(columns: int = 1, width: float = 5.2, height: float = 4.2) -> tup
 
 
 def use_log_scale(axis: Axis) -> None:
-    """Make an axis logarithmic, its ticks labelled in plain text and not as formulas."""
+    """Make an axis logarithmic, with tick labels in plain text instead of formulas."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
     axis.set_major_formatter(LogFormatter())
     axis.set_minor_formatter(LogFormatter(labelOnlyBase=True))
@@ -50,7 +50,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Save a figure in the format that the ending of ``path`` names; return the path.
 
     Raises:
-        InputFileError: the ending is no picture format, or the file cannot be written.
+        InputFileError: the ending names no picture format, or the file cannot be written.
     """
     with replacing(check_format(path)) as partial:
         figure.savefig(partial, dpi=150)

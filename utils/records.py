@@ -1,4 +1,4 @@
-"""Flow records: what captures are turned into, and what verdicts and alerts are about."""
+"""Flow records, which are computed from captures and get verdicts and alerts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,8 +18,8 @@ _PACKETS: Final = [FEATURES.index(f"MOORE_total_packets_{direction}") for direct
 class Records:
     """Flow records, in the order of their first packets; arrays of one length R.
 
-    A record is all that two addresses sent each other in a window of ``WINDOW_SECONDS``, by whatever protocols and
-    ports; those that stand here are its first packet's.
+    A record is all traffic between two addresses in a window of ``WINDOW_SECONDS``, of all protocols and ports;
+    ``protocol`` and ``ports`` are those of its first packet.
 
     Attributes:
         window_start: (R,) int64, seconds since the epoch.
@@ -28,9 +28,9 @@ class Records:
         features: (R, 58) float64, raw, in the order of ``schema.FEATURES``; times in microseconds, sizes in
             bytes, throughput in bytes per microsecond.
         first_packet: (R,) int64, index of the record's first packet in the capture.
-        first_seen: (R,) int64, its time, microseconds since the epoch.
-        protocol: (R,) uint8, its protocol.
-        ports: (R,) uint32, its ports, as in ``dataset.packets.packets.Packets``.
+        first_seen: (R,) int64, that packet's time, microseconds since the epoch.
+        protocol: (R,) uint8, that packet's protocol.
+        ports: (R,) uint32, that packet's ports, as in ``dataset.packets.packets.Packets``.
     """
 
     window_start: NDArray[np.int64]
@@ -47,26 +47,26 @@ class Records:
 
     @property
     def packets(self) -> NDArray[np.int64]:
-        """How many packets a and b sent (R, 2)."""
+        """Numbers of packets that a and b sent (R, 2)."""
         return self.features[:, _PACKETS].astype(np.int64)
 
     def take(self, chosen: NDArray[np.intp]) -> Self:
-        """Return the records at some places (K,), in that order."""
+        """Return the records at some indices (K,), in that order."""
         return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the records of several parts, at least one, one after another."""
+        """Concatenate the records of one or more parts."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def identity_columns(records: Records) -> dict[str, NDArray[Any]]:
-    """Return whose records (R,) they are, as columns ``schema.IDENTITY`` of a table."""
-    addresses = (np.array(dotted(of), dtype=object) for of in (records.address_a, records.address_b))
+    """Return the columns ``schema.IDENTITY`` of records (R,)."""
+    addresses = (np.array(format_addresses(of), dtype=object) for of in (records.address_a, records.address_b))
     return dict(zip(IDENTITY, (records.window_start, *addresses), strict=True))
 
 
-def dotted(addresses: NDArray[np.uint32]) -> list[str]:
-    """Return IPv4 addresses (N,) as people write them."""
+def format_addresses(addresses: NDArray[np.uint32]) -> list[str]:
+    """Return IPv4 addresses (N,) in dotted decimal notation."""
     parts = addresses.astype(">u4").view(np.uint8).reshape(-1, 4)
     return [f"{a}.{b}.{c}.{d}" for a, b, c, d in parts.tolist()]

@@ -1,4 +1,4 @@
-"""Result files: the CSV tables that stages write, the evaluation CSV, and the NSGA-II result file."""
+"""Read and write result files: CSV tables, evaluation CSVs, and NSGA-II result files."""
 
 import math
 import pickle
@@ -13,52 +13,54 @@ from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
 from utils import plain_pickle
-from utils.cells import COMPRESSIONS, as_text, found, place
+from utils.csv_tables import read_csv
+from utils.csv_text import describe_cell, describe_row, escape_formula
 from utils.decision import Decisions, decide
 from utils.errors import ResultFileError
-from utils.files import check_readable, check_table_ending, replacing
+from utils.files import COMPRESSIONS, check_readable, check_table_ending, replacing
 from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
-from utils.tables import read_csv
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
 _MOST_SECONDS: Final = 1e12
-"""Of an event: beyond any, and no sum of them overflows."""
+"""Limit for the time of an event: above any real value, and no sum of them overflows."""
 _REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"
 
 
-def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",") -> None:
-    """Write a table as CSV, whole or not at all; no cell of text can be taken for a formula.
+def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",", float_format: str | None = None) -> None:
+    """Write a table as CSV, whole or not at all; text is escaped so that no spreadsheet runs it as a formula.
 
     Args:
-        table: of numbers and text.
-        path: plain, or compressed where its ending says so.
+        table: numbers and text.
+        path: compressed if its ending says so.
         delimiter: between cells.
+        float_format: format of fractions, such as ``%.9g``; None: as many digits as identify them.
 
     Raises:
-        InputFileError: the file cannot be written, or its ending names a format that is not written.
+        InputFileError: the file cannot be written, or its ending names another format.
     """
     check_table_ending(path)
     safe = table.copy(deep=False)
     for name, column in table.items():
         if not is_numeric_dtype(column):
-            safe[name] = column.map(_as_text)
-    safe = safe.rename(columns=_as_text)
+            safe[name] = column.map(_escape_cell)
+    safe = safe.rename(columns=_escape_cell)
     with replacing(path) as partial:
-        safe.to_csv(partial, index=False, sep=delimiter, compression=COMPRESSIONS.get(path.suffix.lower()))
+        compression = COMPRESSIONS.get(path.suffix.lower())
+        safe.to_csv(partial, index=False, sep=delimiter, float_format=float_format, compression=compression)
 
 
-def _as_text(cell: object) -> object:
-    return as_text(cell) if isinstance(cell, str) else cell
+def _escape_cell(cell: object) -> object:
+    return escape_formula(cell) if isinstance(cell, str) else cell
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What two exits answered on N labelled rows, and what it cost.
+    """Answers and times of two exits on N labelled rows.
 
     Attributes:
         labels: (N,) int64.
-        prediction_1, prediction_2: (N,) int64, of each exit.
-        certainty_1, certainty_2: (N,) float64 within [0, 1].
+        prediction_1, prediction_2: (N,) int64, predicted classes.
+        certainty_1, certainty_2: (N,) float64 within [0, 1], of the predicted classes.
         time_segment_1, time_exit_1, time_segment_2, time_exit_2: (N,) float64, seconds per event of each part.
     """
 
@@ -76,14 +78,14 @@ class Evaluation:
         return len(self.labels)
 
     def decide(self, thresholds: Thresholds) -> Decisions:
-        """Return what becomes of the events under thresholds."""
+        """Decide the rows under thresholds."""
         first, second = (self.prediction_1, self.certainty_1), (self.prediction_2, self.certainty_2)
         return decide(self.labels, *first, *second, thresholds)
 
 
 @dataclass(frozen=True)
 class SingleExitEvaluation:
-    """What a single exit answered on N labelled rows, and what it cost.
+    """Answers and times of a single exit on N labelled rows.
 
     Attributes:
         labels, prediction: (N,) int64.
@@ -101,7 +103,7 @@ class SingleExitEvaluation:
 
 
 def read_evaluation(paths: Sequence[Path]) -> Evaluation:
-    """Read evaluation CSVs of a network with two exits as one.
+    """Read evaluation CSVs of a network with two exits as one evaluation.
 
     Raises:
         ResultFileError: a file is missing, is not an evaluation CSV, or holds a value out of range.
@@ -144,7 +146,7 @@ def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[An
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ResultFileError(
-            f"{path}: {place(row)}, column {name!r} {found(table[name].iloc[row])}; it must be {allowed}"
+            f"{path}: {describe_row(row)}, column {name!r} {describe_cell(table[name].iloc[row])}; it must be {allowed}"
         )
     return values.astype(np.int64) if name.startswith("y") else values
 
@@ -156,9 +158,9 @@ class Front:
     Attributes:
         thresholds: (k, 4) float64: normal and attack at exit 1, normal and attack at exit 2.
         objectives: (k, 2) float64: error rate of accepted events, normalised time.
-        min_time, max_time: µs per event, all decided at exit 1, all at exit 2.
-        accuracy_1, acceptance_1: of all events at exit 1 alone, nothing rejected.
-        accuracy_2, acceptance_2: of all events at exit 2 alone, nothing rejected.
+        min_time, max_time: µs per event if all are decided at exit 1, and if all are decided at exit 2.
+        accuracy_1, acceptance_1: of exit 1 alone, without rejection.
+        accuracy_2, acceptance_2: of exit 2 alone, without rejection.
     """
 
     thresholds: NDArray[np.float64]
@@ -189,10 +191,10 @@ def write_front(front: Front, path: Path) -> None:
 
 
 def read_front(path: Path) -> Front:
-    """Read an NSGA-II result file, published or ours. Nothing in it is executed.
+    """Read an NSGA-II result file without executing anything in it.
 
     Raises:
-        ResultFileError: the file is missing, damaged, hostile, or not such a list; a value is out of range.
+        ResultFileError: the file is missing, damaged, malicious or of another kind, or a value is out of range.
     """
     if check_readable(path, ResultFileError).stat().st_size > _LARGEST_RESULT_FILE:
         raise ResultFileError(f"{path}: is larger than any NSGA-II result file; {_REMEDY}")
@@ -200,7 +202,7 @@ def read_front(path: Path) -> Front:
         content = plain_pickle.load(path.read_bytes())
     except plain_pickle.ForbiddenError as problem:
         raise ResultFileError(f"{path}: asks for {problem}, which a result file never needs; do not trust it") from None
-    except Exception as problem:  # a damaged pickle surfaces as almost any type
+    except Exception as problem:  # a damaged pickle may raise almost any exception
         raise ResultFileError(f"{path}: is not an NSGA-II result file, or is cut off; {_REMEDY}") from problem
     if not isinstance(content, list) or len(content) != len(Front.__dataclass_fields__):
         raise ResultFileError(f"{path}: is not the list of 8 items that an NSGA-II result file holds; {_REMEDY}")
@@ -227,7 +229,7 @@ def _scalar(value: object, path: Path) -> float:
     array = value.to_numpy() if isinstance(value, plain_pickle.PickledArray) else None
     number = array.item() if array is not None and array.size == 1 else value
     if not isinstance(number, int | float):
-        raise ResultFileError(f"{path}: holds no number where a time or a rate should stand; {_REMEDY}")
+        raise ResultFileError(f"{path}: holds no number in the place of a time or a rate; {_REMEDY}")
     if not math.isfinite(number) or number < 0:
-        raise ResultFileError(f"{path}: holds {number} where a time or a rate should stand; {_REMEDY}")
+        raise ResultFileError(f"{path}: holds {number} in the place of a time or a rate; {_REMEDY}")
     return float(number)

@@ -1,6 +1,6 @@
-"""Names that the stages agree on: feature, label and result columns, and the four thresholds.
+"""Names that the stages share: feature, label and result columns, and the four thresholds.
 
-Standard library only, so that every script can build its ``--help`` without waiting for a heavy import.
+It imports only the standard library, so that ``--help`` of every script is fast.
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ FEATURES: Final[tuple[str, ...]] = tuple(
 FEATURE_COUNT: Final = len(FEATURES)
 
 IMAGE_SIDE: Final = 8
-"""The features, zero-padded to 64 values, enter a network as a row-major 8x8 image."""
+"""Side of the row-major 8x8 image that a network gets: the features, zero-padded to 64 values."""
 
 IDENTITY: Final = ("window_start", "address_a", "address_b")
-"""Columns that may stand beside the features, and say whose record it is; no stage computes with them."""
+"""Columns that identify a record, beside the features; no stage computes with them."""
 
 AUTO: Final = "auto"
-"""Where an option takes it: chosen by the program."""
+"""Value of an option that the program chooses itself."""
 
 CLASS: Final = "class"
 NORMAL: Final = 0
@@ -71,13 +71,13 @@ INFERENCE_COLUMNS: Final = (
 OFFLOAD_COLUMNS: Final = (*INFERENCE_COLUMNS, "final_certainty", "final_prediction", CLASS)
 
 NOT_ASKED: Final = "N/A"
-"""Cell of an offload CSV where exit 2 was not asked, or the class is unknown."""
+"""Cell of an offload CSV if exit 2 was not computed, or the class is unknown."""
 
 REJECTED: Final = "rejected"
-"""Final prediction, and decider, of an event whose certainty at exit 2 is under the threshold."""
+"""Final prediction, and decider, of an event whose certainty at exit 2 is below the threshold."""
 
 DECIDER_COLUMNS: Final = ("decider", "reason")
-"""Further columns of an offload CSV: who decided, and why."""
+"""Additional columns of an offload CSV: who decided, and why."""
 
 EDGE: Final = "edge"
 CLOUD: Final = "cloud"
@@ -90,9 +90,9 @@ UNCERTAIN: Final = "uncertain"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Least certainties at which an exit's answer is accepted, by the class it predicts.
+    """Least certainties at which an exit's answer is accepted, for each predicted class.
 
-    The order of the fields is that of the columns of X in an NSGA-II result file.
+    The fields are in the order of the columns of X in an NSGA-II result file.
     """
 
     normal_exit_1: float
@@ -107,4 +107,4 @@ class Thresholds:
 
 
 DEFAULT_THRESHOLDS: Final = Thresholds(0.95, 0.95, 0.98, 0.98)
-"""Where none were chosen."""
+"""Thresholds if none are given."""

@@ -1,4 +1,4 @@
-"""How a client is asked to stop: the first signal lets it finish what is under way, the second ends it at once."""
+"""Stop a client by signals: after the first it finishes pending work, after the second it ends at once."""
 
 import signal
 import time
@@ -10,10 +10,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Whether to stop.
+    """A request to stop, and the deadline that follows from it.
 
     Args:
-        drain_timeout: seconds that what is under way may still take.
+        drain_timeout: seconds that pending work may still take after the request.
     """
 
     def __init__(self, drain_timeout: float = 0.0) -> None:
@@ -21,32 +21,32 @@ class Stop:
         self._deadline: float | None = None
 
     def request(self) -> None:
-        """Ask to stop; safe in a signal handler. To ask again puts nothing off."""
+        """Request a stop; safe in a signal handler. A second request does not extend the deadline."""
         if self._deadline is None:
             self._deadline = time.monotonic() + self._drain_timeout
 
     @property
     def requested(self) -> bool:
-        """Whether nothing new is to be begun."""
+        """Whether a stop is requested: no new work may begin."""
         return self._deadline is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether the time to finish is over too."""
+        """Whether the deadline for pending work has passed."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Have SIGTERM and SIGINT ask to stop within the block, and the second of them raise KeyboardInterrupt."""
+        """Request a stop on the first SIGTERM or SIGINT in the block, and raise KeyboardInterrupt on the second."""
 
         def handle(_number: int, _frame: FrameType | None) -> None:
             if self.requested:
                 raise KeyboardInterrupt
             self.request()
 
-        former = {number: signal.signal(number, handle) for number in _SIGNALS}
+        previous = {number: signal.signal(number, handle) for number in _SIGNALS}
         try:
             yield
         finally:
-            for number, handler in former.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Clocks for measuring what a computation costs."""
+"""Measure the time of computations."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from typing import Final
 import torch
 
 CLOCKS: Final[dict[str, Callable[[], float]]] = {"cpu": time.process_time, "wall": time.perf_counter}
-"""``cpu`` is this process's CPU time over all threads, the paper's proxy for energy; ``wall`` is what passes."""
+"""``cpu``: this process's CPU time over all threads, the paper's proxy for energy; ``wall``: elapsed time."""
 
 
 class Stopwatch:
-    """Times one piece of work after another, in seconds.
+    """A clock that measures consecutive computations, in seconds.
 
     Args:
         clock: a key of CLOCKS.
-        device: where the work runs; a CUDA device is waited for, since its work returns before it is done.
+        device: where the computations run; a CUDA device is synchronized, because its calls return before they end.
     """
 
     def __init__(self, clock: str, device: torch.device) -> None:
@@ -29,6 +29,6 @@ class Stopwatch:
         return self._read()
 
     def lap(self) -> float:
-        """Return the seconds since the last lap, or since the start."""
+        """Return the seconds since the previous lap, or since the start."""
         last, self._last = self._last, self._now()
         return self._last - last

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from dataset.records.labels import Labels
 from dataset.records.scaling import PUBLISHED, Scaler
-from utils.cells import COMPRESSIONS
 from utils.errors import CaptureError
-from utils.files import replacing
+from utils.files import COMPRESSIONS, replacing
 from utils.records import Records, identity_columns
 from utils.schema import CLASS, FEATURES
 

@@ -17,7 +17,7 @@ from dataset.packets.traffic_counts import TrafficCounts
 from dataset.records.capture_records import capture_records
 from dataset.records.live_records import TICK, live_records, live_windows
 from dataset.records.windows import Windows
-from utils.background import in_background
+from utils.background_iterator import iterate_in_background
 from utils.errors import CaptureError, InputFileError
 from utils.files import check_readable, is_pipe
 from utils.records import Records
@@ -121,7 +121,7 @@ def observe(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observati
     with _open(traffic, counts) as source, _packet_bar(traffic, counts) as show:
         coming = live_records(source, windows, over, clamp=traffic.clamp)
         # In a thread, for the kernel's room is small, and what is done with the records may take long.
-        with closing(in_background(coming, _MOST_WAITING, TICK)) as lists:
+        with closing(iterate_in_background(coming, _MOST_WAITING, TICK)) as lists:
             records = _with_ipv4(map(show, lists), traffic, counts, lambda: source.ended)
             yield Observation(records, counts, traffic)
 

@@ -19,7 +19,7 @@ from dataset.packets.traffic_counts import TrafficCounts
 from offload.alerts.alert_limit import AlertLimit
 from offload.defaults import ATTACK_SIGNATURE, REJECTED_SIGNATURE
 from offload.edge.batch import Batch
-from utils.records import WINDOW_SECONDS, Records, dotted
+from utils.records import WINDOW_SECONDS, Records, format_addresses
 from utils.schema import ATTACK, CLASS_NAMES, REJECTED
 
 Event = dict[str, Any]
@@ -103,8 +103,8 @@ def _describe_flows(records: Records) -> Iterator[Event]:
         records.window_start.tolist(),
         records.address_a.tolist(),
         records.address_b.tolist(),
-        dotted(records.address_a),
-        dotted(records.address_b),
+        format_addresses(records.address_a),
+        format_addresses(records.address_b),
         records.protocol.tolist(),
         records.ports.tolist(),
         records.packets.tolist(),

@@ -13,10 +13,10 @@ from offload.edge.second_exit import Asked, CloudSecondExit, LocalSecondExit
 from offload.link.protocol import MAX_EVENTS
 from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
+from utils.classification_metrics import certainty
 from utils.dataset import distinct_vectors
 from utils.decision import is_accepted
 from utils.errors import CaptureError
-from utils.metrics import certainty
 from utils.schema import CLASS_COUNT, Thresholds
 from utils.stopping import Stop
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
 from offload.operations.metrics import ClientMetrics
-from utils.metrics import ratio
+from utils.classification_metrics import ratio
 from utils.schema import ATTACK
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from offload.link.client import Client
 from offload.link.request_form import RequestForm
 from offload.networks.exits import FloatArray
+from utils.classification_metrics import ratio
 from utils.errors import CloudUnavailableError, MessageError
-from utils.metrics import ratio
 from utils.plotting import new_figure, use_log_scale
 from utils.stopping import Stop
 

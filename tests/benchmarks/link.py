@@ -42,8 +42,8 @@ from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link_ends import FINGERPRINT, Relay, SleepingWorker, at
+from utils.classification_metrics import certainty
 from utils.dataset import distinct_vectors, read_dataset, to_images
-from utils.metrics import certainty
 from utils.stopping import Stop
 
 PATIENCE = Patience.of(120.0, 0)

@@ -30,9 +30,9 @@ from offload.link.protocol import (
     encode_request,
     new_id,
 )
+from utils.classification_metrics import certainty
 from utils.dataset import to_images
 from utils.decision import is_accepted
-from utils.metrics import certainty
 from utils.schema import Thresholds
 
 PASSWORD_VARIABLE = "EE_MQ_PASSWORD"

@@ -21,7 +21,7 @@ from tests.benchmarks.ceiling import operations, threads
 from tests.benchmarks.material import TITLES, Bench, FloatArray
 from tests.benchmarks.rounds import Costs, Turns, compared_in_turns, in_turns
 from tests.benchmarks.table import Row, row
-from utils.metrics import certainty
+from utils.classification_metrics import certainty
 from utils.schema import Thresholds
 
 BATCH = 1000

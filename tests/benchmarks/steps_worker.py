@@ -24,7 +24,7 @@ from tests.benchmarks.plain_network import PlainNetwork
 from tests.benchmarks.rounds import Turns, compared_in_turns
 from tests.benchmarks.steps_training import plain_of, trained
 from tests.benchmarks.table import Row, row
-from utils.metrics import certainty
+from utils.classification_metrics import certainty
 
 BATCH, THREADS = 64, 2
 BATCHES = 6

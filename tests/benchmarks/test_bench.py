@@ -25,9 +25,9 @@ from tests.benchmarks.steps_training import compared_losses
 from tests.benchmarks.table import COLUMNS, goals, in_words, row
 from tests.networks import SAMPLE, calibrated_network
 from tests.shared_data import needs_shared
+from utils.classification_metrics import certainty
 from utils.dataset import read_dataset
 from utils.decision import is_accepted
-from utils.metrics import certainty
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from calibration.reliability import draw_reliability, reliability_figure
+from utils.classification_metrics import ECE_BINS, certainty, expected_calibration_error, reliability_bins
 from utils.errors import InputFileError
-from utils.metrics import ECE_BINS, certainty, expected_calibration_error, reliability_bins
 from utils.plotting import new_figure, save_figure
 
 DRAW = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from calibration.temperature import (
     doubts,
     quality,
 )
-from utils.metrics import certainty, expected_calibration_error, negative_log_likelihood
+from utils.classification_metrics import certainty, expected_calibration_error, negative_log_likelihood
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dataset.records.scaling import PUBLISHED
 from dataset.simulated_conversations import Sent
-from dataset.simulation import KINDS, MONTHS, Kind, repeated_share, simulate_month, to_csv
+from dataset.simulation import KINDS, MONTHS, Kind, repeated_share, simulate_month, write_month
 from utils.dataset import Dataset, find_datasets, read_labelled
 from utils.schema import ATTACK, FEATURES, NORMAL
 
@@ -158,7 +158,7 @@ def test_a_month_has_as_many_rows_as_were_asked_for(rows: int) -> None:
 
 def test_cells_are_read_as_the_very_numbers_that_were_written(tmp_path: Path) -> None:
     features, labels = simulate_month(11, 300, seed=5)
-    (tmp_path / "month.csv").write_text(to_csv(features, labels))
+    write_month(features, labels, tmp_path / "month.csv")
     dataset, read = read_labelled(tmp_path / "month.csv")
     np.testing.assert_array_equal(dataset.features, features)
     np.testing.assert_array_equal(read, labels)

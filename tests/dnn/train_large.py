@@ -15,14 +15,14 @@ import threading
 import time
 from pathlib import Path
 
-import utils.pieces
-import utils.spool
+import utils.dataset_chunks
+import utils.feature_buffer
 from dnn.training import Settings, Trainer, evaluate, split_rows
 from models.preprocessing import fit_quantile_transform
 from tests.models import small
 from tests.networks import SAMPLE
 from tests.scripts import TRAIN, load_script
-from utils.cells import number
+from utils.csv_text import parse_number
 from utils.dataset import read_all_labelled
 from utils.schema import FEATURES
 
@@ -61,9 +61,9 @@ def train(month: Path) -> dict[str, object]:
 
 def main(month: Path, shrink: int) -> None:
     train(SAMPLE)
-    next(utils.pieces.open_pieces(month).read(dict.fromkeys(FEATURES, number)))  # pyarrow takes memory of its own
-    utils.spool.MOST_IN_MEMORY //= shrink  # type: ignore[misc]
-    utils.pieces.PIECE_ROWS //= shrink  # type: ignore[misc]
+    next(utils.dataset_chunks.open_dataset(month).read_chunks(dict.fromkeys(FEATURES, parse_number)))  # loads pyarrow
+    utils.feature_buffer.MOST_IN_MEMORY //= shrink  # type: ignore[misc]
+    utils.dataset_chunks.CHUNK_ROWS //= shrink  # type: ignore[misc]
     script = load_script(TRAIN)
     vars(script)["ROWS_TO_FIT"] //= shrink
     before = anonymous_bytes()

@@ -279,7 +279,7 @@ def test_a_broker_that_is_named_is_the_one_that_is_asked(
     tmp_path: Path,
 ) -> None:
     from offload.broker_options import PASSWORD_VARIABLE
-    from utils.running import serving
+    from utils.script_runner import serving
 
     where = ("--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username)
     queue = ("--mq-queue", "energy-of-a-test")

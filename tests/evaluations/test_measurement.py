@@ -12,8 +12,8 @@ from models.calibrated import CalibratedNetwork
 from models.prediction import predict
 from tests.models import small
 from tests.networks import SAMPLE, calibrated_network
+from utils.classification_metrics import certainty
 from utils.dataset import read_labelled, to_images
-from utils.metrics import certainty
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
 from utils.timing import CLOCKS
 

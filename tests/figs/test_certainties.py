@@ -6,7 +6,7 @@ from figs.certainties import pareto_front, reliability, reliability_files
 from figs.results_folder import TWO_EXITS, UNCALIBRATED
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import FRONT, fill, material
-from utils.metrics import expected_calibration_error
+from utils.classification_metrics import expected_calibration_error
 from utils.results import read_evaluation
 
 

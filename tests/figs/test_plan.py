@@ -6,7 +6,7 @@ from figs.plan import Plan
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, UNCALIBRATED
 from tests.scripts import SCRIPTS, load_script
 from utils.errors import ToolkitError
-from utils.running import ROOT, shown
+from utils.script_runner import ROOT, format_command
 
 pytestmark = pytest.mark.slow
 
@@ -78,13 +78,13 @@ def test_a_training_that_was_interrupted_is_resumed_and_a_step_that_fails_ends_a
     step.folder.mkdir(parents=True)
     state = step.folder / "MobileNetV2_unfinished.state"
     state.write_text("damaged")
-    with pytest.raises(ToolkitError, match=r"dnn/train-early-exit-network.py ended with exit code 2; its own message"):
+    with pytest.raises(ToolkitError, match=r"network.py ended with exit code 2; see its message above"):
         step.run()
     assert f"{state}: is damaged" in capfd.readouterr().err
     assert not step.is_done()
 
 
 def test_a_command_is_shown_as_typed_in_the_root_folder() -> None:
-    assert shown("dnn/inference.py", [ROOT / "dataset" / "sample", "--epochs", 3]) == (
+    assert format_command("dnn/inference.py", [ROOT / "dataset" / "sample", "--epochs", 3]) == (
         "python dnn/inference.py dataset/sample --epochs 3"
     )

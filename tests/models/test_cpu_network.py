@@ -17,9 +17,9 @@ from models.onnx_graph import Graph, append_int8_linear
 from models.onnx_runtime import FirstHalf, SecondHalf, compute_both, start_session, usual_threads
 from models.prediction import predict
 from tests.networks import SAMPLE, calibrated_network, new_network
+from utils.classification_metrics import certainty
 from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError, DeviceError
-from utils.metrics import certainty
 
 FloatArray = NDArray[np.float32]
 CPU = torch.device("cpu")

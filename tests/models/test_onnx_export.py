@@ -26,9 +26,9 @@ from models.onnx_runtime import (
 from models.prediction import batches, predict
 from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform
 from tests.networks import SAMPLE, calibrated_network, new_network
+from utils.classification_metrics import certainty
 from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError
-from utils.metrics import certainty
 
 pytestmark = pytest.mark.slow
 

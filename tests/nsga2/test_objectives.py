@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nsga2.objectives import Objectives
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_normalised, plain_scores, plain_table
-from utils.costs import COST_MODELS
+from utils.cost_models import COST_MODELS
 from utils.results import Evaluation, read_evaluation
 from utils.schema import ATTACK, NORMAL
 

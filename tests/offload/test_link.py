@@ -20,8 +20,8 @@ from offload.link.protocol import new_id
 from tests.captures import SHARED
 from tests.offload.link_ends import Program, connected, wait_until, waiting_in
 from tests.scripts import CLIENT, SERVER, Ended, call
+from utils.classification_metrics import certainty
 from utils.dataset import read_dataset
-from utils.metrics import certainty
 from utils.schema import DECIDER_COLUMNS, OFFLOAD_COLUMNS
 
 BATCH, WINDOW = 100, 6

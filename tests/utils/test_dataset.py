@@ -2,6 +2,8 @@ import bz2
 import csv
 import gzip
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.captures import SHARED, needs_shared
+from tests.scripts import ROOT
 from utils.dataset import Dataset, find_datasets, read_all_labelled, read_dataset, read_labelled, to_images
 from utils.errors import DatasetError, InputFileError
 from utils.schema import CLASS, FEATURES, IDENTITY
@@ -23,7 +26,7 @@ ROWS = [[*map(str, values), str(label)] for values, label in zip(VALUES.tolist()
 
 COLUMN, ROW = FEATURES[40], 2
 PLACE = f"row {ROW + 1} (line {ROW + 2}), column {COLUMN!r}"
-"""What a message says of a bad cell made by ``with_cell``; row 1 is the first under the header."""
+"""How messages name the cell that ``with_cell`` changes; row 1 is the first below the header."""
 
 
 def text_of(header: Sequence[str] = HEADER, rows: Sequence[Sequence[str]] = ROWS) -> str:
@@ -37,7 +40,7 @@ def with_cell(cell: str, column: str = COLUMN) -> str:
 
 
 def refusal(path: Path, content: str | bytes, *, labelled: bool = False) -> str:
-    """Return the message with which a file of that content is refused, less the file's name."""
+    """Return the message that refuses a file with this content, without the file name."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DatasetError) as caught:
         read_dataset(path, labelled=labelled)
@@ -54,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 # What is read
 
 
-def test_columns_that_say_whose_record_it_is_may_stand_beside_the_features(path: Path) -> None:
+def test_identity_columns_beside_the_features_are_ignored(path: Path) -> None:
     rows = [["1600000005", "10.0.0.1", "10.0.0.2", *row] for row in ROWS]
     path.write_text(text_of([*IDENTITY, *HEADER], rows))
     beside = read_dataset(path)
@@ -65,7 +68,7 @@ def test_columns_that_say_whose_record_it_is_may_stand_beside_the_features(path:
     np.testing.assert_array_equal(beside.labels, alone.labels)
 
 
-def test_features_labels_and_source_are_those_of_the_file(path: Path) -> None:
+def test_features_labels_and_source_come_from_the_file(path: Path) -> None:
     path.write_text(text_of())
     dataset, labels = read_labelled(path)
     np.testing.assert_array_equal(dataset.features, VALUES.astype(np.float32))
@@ -77,7 +80,7 @@ def test_features_labels_and_source_are_those_of_the_file(path: Path) -> None:
 
 @needs_shared
 @pytest.mark.parametrize("month", range(1, 9))
-def test_a_published_month_is_read_exactly_as_its_digits_say(month: int) -> None:
+def test_a_published_month_is_read_to_the_last_digit(month: int) -> None:
     path = SHARED / "data" / "dataset" / f"2016_{month:02d}.csv"
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -118,7 +121,7 @@ def test_a_compressed_file_is_read_like_a_plain_one(tmp_path: Path, ending: str)
 
 
 @pytest.mark.parametrize("change", [("\n", "\r\n"), ("MOORE_min", "\ufeffMOORE_min")], ids=["crlf", "byte order mark"])
-def test_what_spreadsheets_add_to_a_file_does_not_matter(path: Path, change: tuple[str, str]) -> None:
+def test_line_ends_and_byte_order_mark_of_spreadsheets_do_not_matter(path: Path, change: tuple[str, str]) -> None:
     old, new = change
     path.write_bytes(text_of().replace(old, new, -1 if old == "\n" else 1).encode())
     np.testing.assert_array_equal(read_dataset(path).features, VALUES.astype(np.float32))
@@ -132,13 +135,45 @@ def test_cells_may_be_quoted_or_have_spaces_around_them(path: Path) -> None:
     assert labels.tolist() == LABELS
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "-0",
+        "-0.0",
+        "9007199254740993",
+        "18446744073709551617",
+        "0.1000000000000000055511151231257827021181583404541015625",
+        "1.00000005960464477539062500001",
+        "7.038531e-26",
+        "1e-46",
+        "3.4028235e38",
+    ],
+)
+def test_a_number_is_rounded_to_the_nearest_float64_and_then_to_the_nearest_float32(path: Path, cell: str) -> None:
+    path.write_text(text_of(rows=[[cell] * len(FEATURES) + ["1"]] * 2))
+    expected = np.full((2, len(FEATURES)), float(cell)).astype(np.float32)
+    assert read_dataset(path).features.tobytes() == expected.tobytes()
+
+
+def test_a_small_file_is_read_without_importing_pandas_and_a_large_one_with_it(path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from utils.dataset import read_dataset\n"
+        "path = Path(sys.argv[1]); small = read_dataset(path).features; assert 'pandas' not in sys.modules\n"
+        "header, *rows = path.read_text().splitlines(); path.write_text('\\n'.join([header, *rows * 1000]))\n"
+        "large = read_dataset(path).features; assert 'pandas' in sys.modules\n"
+        "assert large.tobytes() == small.tobytes() * 1000\n"
+    )
+    path.write_text(text_of())
+    subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("end", ["", "\n"])
-def test_the_last_line_need_not_end(path: Path, end: str) -> None:
+def test_the_last_line_may_lack_its_line_end(path: Path, end: str) -> None:
     path.write_text(text_of().rstrip("\n") + end)
     assert len(read_dataset(path)) == len(ROWS)
 
 
-def test_equal_rows_and_cells_are_each_rows_own(path: Path) -> None:
+def test_repeated_rows_are_read_in_order(path: Path) -> None:
     order = np.random.default_rng(3).integers(0, len(ROWS), 50)
     rows = [ROWS[at] for at in order]
     path.write_text(text_of(rows=rows))
@@ -152,7 +187,7 @@ def test_equal_rows_and_cells_are_each_rows_own(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["month.zip", "month.xz", "month.zst", "month"])
-def test_a_files_name_does_not_make_plain_text_anything_else(tmp_path: Path, name: str) -> None:
+def test_plain_text_is_read_whatever_the_file_name_says(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(text_of())
     assert len(read_dataset(tmp_path / name)) == 4
 
@@ -200,8 +235,8 @@ def test_a_header_without_rows_is_refused(path: Path) -> None:
         *("carriage returns", "long header", "long line", "carriage returns in a row"),
     ],
 )
-def test_what_is_no_csv_with_the_58_features_is_refused(path: Path, content: bytes) -> None:
-    reasons = r"is not a well-formed CSV|row 0: none of the 58 feature columns|is UTF-16 text; save it as UTF-8"
+def test_a_file_that_is_not_a_csv_with_the_58_features_is_refused(path: Path, content: bytes) -> None:
+    reasons = "is not a well-formed CSV|row 0: the header has none of the 58 feature|is UTF-16 text; save it as UTF-8"
     assert re.match(reasons, refusal(path, content))
 
 
@@ -229,7 +264,7 @@ def test_a_damaged_compressed_file_is_refused(tmp_path: Path, ending: str) -> No
         ([*FEATURES[5:], CLASS], f"missing column {FEATURES[0]!r}, {FEATURES[1]!r}, {FEATURES[2]!r} and 2 more;"),
     ],
 )
-def test_a_header_with_other_columns_is_refused_naming_them(path: Path, header: list[str], named: str) -> None:
+def test_missing_unknown_and_repeated_columns_are_named(path: Path, header: list[str], named: str) -> None:
     rows = [["0"] * len(header)] * 3
     assert refusal(path, text_of(header, rows)).startswith(f"row 0: {named}")
 
@@ -265,8 +300,15 @@ def test_a_file_without_classes_is_refused_where_they_are_needed(path: Path) -> 
         ("", "is empty or NaN"),
     ],
 )
-def test_a_cell_that_is_no_finite_number_is_refused_with_its_row_and_column(path: Path, cell: str, found: str) -> None:
+def test_a_cell_without_a_finite_number_is_refused_with_its_row_and_column(path: Path, cell: str, found: str) -> None:
     assert refusal(path, with_cell(cell)).startswith(f"{PLACE} {found}; a finite number is needed")
+
+
+@pytest.mark.parametrize("cell", ["True", "false", '"TRUE"'])
+def test_a_column_of_truth_values_is_refused(path: Path, cell: str) -> None:
+    rows = [[cell if name == COLUMN else value for name, value in zip(HEADER, row, strict=True)] for row in ROWS]
+    reason = refusal(path, text_of(rows=rows))
+    assert reason.startswith(f"row 1 (line 2), column {COLUMN!r} holds {cell.strip(chr(34))!r}; a finite number")
 
 
 @pytest.mark.parametrize(
@@ -305,13 +347,14 @@ def test_a_row_that_is_too_short_is_refused_with_its_first_missing_column(path: 
     assert refusal(path, text_of(rows=rows)).startswith(f"{PLACE} is empty")
 
 
-def test_a_quote_that_does_not_end_is_refused_with_its_line(path: Path) -> None:
-    assert refusal(path, with_cell('"1')).startswith(f"row {ROW + 1} (line {ROW + 2}) is no line of a CSV: ")
+@pytest.mark.parametrize("cell", ['"1', '"1"2', '"1\n"'], ids=["no end", "text behind it", "a line break in it"])
+def test_a_quote_that_does_not_end_with_its_cell_is_refused_with_its_line(path: Path, cell: str) -> None:
+    assert refusal(path, with_cell(cell)).startswith(f"row {ROW + 1} (line {ROW + 2}) is not a line of a CSV: ")
 
 
 @pytest.mark.parametrize("cell", [b"\xa01", b"1\xa0", b"\x851", "\u00a01".encode()])
 @pytest.mark.parametrize("other", ["", '"'])
-def test_a_space_of_another_encoding_makes_a_cell_no_number(path: Path, cell: bytes, other: str) -> None:
+def test_a_cell_with_a_space_of_another_encoding_is_refused(path: Path, cell: bytes, other: str) -> None:
     content = with_cell("HERE").encode().replace(b"HERE", cell)
     first = ROWS[0][0]
     content = content.replace(first.encode(), f"{other}{first}{other}".encode(), 1)
@@ -319,13 +362,13 @@ def test_a_space_of_another_encoding_makes_a_cell_no_number(path: Path, cell: by
 
 
 @pytest.mark.parametrize(("cell", "column"), [("1,5", COLUMN), ("1,", COLUMN), (",1", COLUMN), ("1,", CLASS)])
-def test_a_comma_in_quotes_makes_no_cell_of_its_own_and_counts(path: Path, cell: str, column: str) -> None:
+def test_a_quoted_comma_belongs_to_its_cell(path: Path, cell: str, column: str) -> None:
     place = PLACE.replace(COLUMN, column)
     assert refusal(path, with_cell(f'"{cell}"', column)).startswith(f"{place} holds {cell!r}")
 
 
 @pytest.mark.parametrize("cell", ["1\0", "1\1", "\0011", "1#2"])
-def test_a_cell_with_odd_characters_is_no_number(path: Path, cell: str) -> None:
+def test_a_cell_with_other_characters_is_refused(path: Path, cell: str) -> None:
     assert refusal(path, with_cell(cell)).startswith(f"{PLACE} holds ")
 
 
@@ -335,7 +378,7 @@ def test_a_row_that_is_too_long_is_refused_with_its_line(path: Path, number: int
     assert f"line {number + 2}" in refusal(path, text_of(rows=rows))
 
 
-def test_cells_beyond_the_header_in_every_row_are_not_dropped_in_silence(path: Path) -> None:
+def test_cells_beyond_the_header_in_every_row_are_refused(path: Path) -> None:
     assert refusal(path, text_of(rows=[[*row, "5", ""] for row in ROWS])).startswith("row 1 (line 2) has more cells")
 
 
@@ -344,7 +387,7 @@ def test_cells_beyond_the_header_in_every_row_are_not_dropped_in_silence(path: P
 
 @pytest.fixture
 def months(tmp_path: Path) -> Path:
-    """A folder of months, each with the label of its number's parity in all rows, and other things."""
+    """A folder of months and other files; all labels of a month are the parity of its number."""
     folder = tmp_path / "months"
     (folder / "2016_09.csv").mkdir(parents=True)
     for name in ("2016_01.csv", "2016_02.csv", "2016_03.csv.bz2", "2016_10.csv.gz", "2017_01.csv"):
@@ -372,7 +415,7 @@ def test_a_pattern_finds_the_datasets_that_it_names_sorted(months: Path, pattern
 
 
 @pytest.mark.parametrize("pattern", ["2018_*", "2016_09", "2016_01.txt", "2016"])
-def test_a_pattern_that_matches_no_dataset_is_refused_with_what_there_is(months: Path, pattern: str) -> None:
+def test_a_pattern_that_matches_no_dataset_is_refused_with_a_list_of_datasets(months: Path, pattern: str) -> None:
     with pytest.raises(DatasetError, match=r"no dataset matches .*; it holds 2016_01\.csv, 2016_02\.csv"):
         find_datasets(months, pattern)
 
@@ -383,7 +426,7 @@ def test_a_folder_without_datasets_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "/etc/passwd", "**x"])
-def test_what_is_no_pattern_is_refused(months: Path, pattern: str) -> None:
+def test_an_invalid_pattern_is_refused(months: Path, pattern: str) -> None:
     with pytest.raises(DatasetError):
         find_datasets(months, pattern)
 
@@ -406,7 +449,7 @@ def test_several_files_are_read_as_one_in_the_order_given(months: Path) -> None:
 
 
 def plain_images(features: NDArray[np.float32]) -> list[list[list[list[float]]]]:
-    """The images as the data contract words it: 58 values, six zeros, read row by row."""
+    """Return the images by the definition: 58 values and six zeros, row by row."""
     padded = [[*row, *[0.0] * 6] for row in features.tolist()]
     return [[[row[start : start + 8] for start in range(0, 64, 8)]] for row in padded]
 

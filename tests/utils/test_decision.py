@@ -27,7 +27,7 @@ EVENTS = st.lists(st.builds(Event, CLASS, CLASS, CERTAINTY, CLASS, CERTAINTY), m
 
 
 def decided(event: Event, thresholds: Thresholds) -> tuple[str, int | None]:
-    """Who decides an event, and what: the rule in words, row by row."""
+    """Return who decides an event, and its class: the rule for one row."""
     least_1 = thresholds.attack_exit_1 if event.prediction_1 == ATTACK else thresholds.normal_exit_1
     least_2 = thresholds.attack_exit_2 if event.prediction_2 == ATTACK else thresholds.normal_exit_2
     if event.certainty_1 >= least_1:
@@ -44,7 +44,7 @@ def outcome_of(events: list[Event], thresholds: Thresholds) -> Outcome:
 
 
 @given(EVENTS, THRESHOLDS)
-def test_an_outcome_is_that_of_a_plain_loop_over_the_rows(events: list[Event], thresholds: Thresholds) -> None:
+def test_an_outcome_equals_that_of_a_loop_over_the_rows(events: list[Event], thresholds: Thresholds) -> None:
     decisions = [decided(event, thresholds) for event in events]
     right = [answer == event.label for (_, answer), event in zip(decisions, events, strict=True)]
     deciders = [decider for decider, _ in decisions]
@@ -67,7 +67,7 @@ def test_an_outcome_is_that_of_a_plain_loop_over_the_rows(events: list[Event], t
 
 
 @given(EVENTS, st.lists(THRESHOLDS, min_size=1, max_size=5))
-def test_many_candidates_at_once_are_accepted_as_one_by_one(events: list[Event], many: list[Thresholds]) -> None:
+def test_many_candidates_at_once_give_the_same_as_one_by_one(events: list[Event], many: list[Thresholds]) -> None:
     predictions = np.array([event.prediction_1 for event in events])
     certainties = np.array([event.certainty_1 for event in events])
     normal = np.array([[candidate.normal_exit_1] for candidate in many])
@@ -77,7 +77,7 @@ def test_many_candidates_at_once_are_accepted_as_one_by_one(events: list[Event],
 
 
 @pytest.mark.parametrize("label", [NORMAL, ATTACK])
-def test_a_certainty_exactly_at_its_threshold_is_accepted_and_a_hair_below_is_not(label: int) -> None:
+def test_a_certainty_at_its_threshold_is_accepted_and_one_just_below_is_not(label: int) -> None:
     certainties = np.array([0.95, math.nextafter(0.95, 0), math.nextafter(0.95, 1)])
     own, other = (0.95, 0.0) if label == NORMAL else (0.0, 0.95)
     assert is_accepted(np.full(3, label), certainties, own, other).tolist() == [True, False, True]
@@ -106,14 +106,14 @@ def test_the_rates_of_an_outcome() -> None:
     assert (found.acceptance, found.offloaded_share, found.accuracy, found.error) == (0.8, 0.6, 0.875, 0.125)
 
 
-def test_where_nothing_is_accepted_the_accuracy_is_unknown_and_nothing_raises() -> None:
+def test_the_accuracy_is_nan_if_nothing_is_accepted() -> None:
     found = outcome_of([Event(NORMAL, NORMAL, 0.5, ATTACK, 0.5)] * 3, Thresholds(1, 1, 1, 1))
     assert (found.accepted, found.acceptance, found.offloaded_share) == (0, 0, 1)
     assert math.isnan(found.accuracy)
     assert math.isnan(found.error)
 
 
-def test_the_outcome_of_no_events_is_unknown_and_nothing_raises() -> None:
+def test_the_rates_of_no_events_are_nan() -> None:
     found = outcome_of([], Thresholds(0, 0, 0, 0))
     assert found.rows == 0
     assert all(math.isnan(rate) for rate in (found.acceptance, found.offloaded_share, found.accuracy, found.error))

@@ -31,7 +31,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DownloadServer]:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """A file of an earlier run, in a folder of its own."""
+    """A file of an earlier run, alone in its folder."""
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "file.bin"
     path.write_text("old")
@@ -56,7 +56,7 @@ def is_unchanged(target: Path) -> bool:
     return target.read_text() == "old" and list(target.parent.iterdir()) == [target]
 
 
-def test_a_file_takes_the_place_and_the_permissions_of_the_old_one(server: DownloadServer, target: Path) -> None:
+def test_a_new_file_replaces_the_old_one_and_gets_its_permissions(server: DownloadServer, target: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     assert download(job(server, target), lambda *progress: seen.append(progress)) == len(BODY)
     assert (target.read_bytes(), target.stat().st_mode & 0o777) == (BODY, 0o640)
@@ -64,7 +64,7 @@ def test_a_file_takes_the_place_and_the_permissions_of_the_old_one(server: Downl
     assert (seen[0], seen[-1]) == ((0, len(BODY)), (len(BODY), len(BODY)))
 
 
-def test_a_busy_server_is_asked_again(server: DownloadServer, target: Path) -> None:
+def test_a_request_to_a_busy_server_is_retried(server: DownloadServer, target: Path) -> None:
     server.files[PATH] = [Answer(status=503), Answer(BODY)]
     assert download(job(server, target), ignore) == len(BODY)
 
@@ -86,7 +86,7 @@ def test_a_busy_server_is_asked_again(server: DownloadServer, target: Path) -> N
         *((Answer(status=307, headers={"Location": address}), "file.bin: ") for address in NOT_ADDRESSES),
     ],
 )  # fmt: skip
-def test_what_a_bad_server_sends_never_takes_the_place_of_a_file(
+def test_the_response_of_a_bad_server_never_replaces_a_file(
     server: DownloadServer, target: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer, complaint: str
 ) -> None:
     monkeypatch.setattr("utils.download.TIMEOUT", (10.0, 0.5))
@@ -97,7 +97,7 @@ def test_what_a_bad_server_sends_never_takes_the_place_of_a_file(
     assert is_unchanged(target)
 
 
-def test_an_insecure_server_and_a_missing_certificate_bundle_are_told_apart(
+def test_an_insecure_server_and_a_missing_certificate_bundle_have_different_messages(
     server: DownloadServer, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secure = Download(server.url.replace("http:", "https:"), target, check)
@@ -108,18 +108,18 @@ def test_an_insecure_server_and_a_missing_certificate_bundle_are_told_apart(
         download(secure, ignore)
 
 
-def test_a_full_disk_is_one_error_and_leaves_nothing_behind(server: DownloadServer, target: Path) -> None:
+def test_a_full_disk_is_one_error_and_leaves_no_file(server: DownloadServer, target: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, hard))  # the nearest to a full disk without root
     try:
-        with pytest.raises(InputFileError, match="cannot be written: File too large; make room or choose"):
+        with pytest.raises(InputFileError, match="cannot be written: File too large; free disk space or choose"):
             download(job(server, target), ignore)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert is_unchanged(target)
 
 
-def test_an_interrupt_leaves_nothing_behind(server: DownloadServer, target: Path) -> None:
+def test_an_interrupt_leaves_no_file(server: DownloadServer, target: Path) -> None:
     def stop(received: int, total: int | None) -> None:
         if received:
             raise KeyboardInterrupt(total)
@@ -129,7 +129,7 @@ def test_an_interrupt_leaves_nothing_behind(server: DownloadServer, target: Path
     assert is_unchanged(target)
 
 
-def test_a_name_that_cannot_be_written_is_told_before_anything_is_asked(server: DownloadServer, target: Path) -> None:
+def test_a_name_that_cannot_be_written_is_reported_before_the_request(server: DownloadServer, target: Path) -> None:
     for path, complaint in ((target / "file.bin", "cannot be written to"), (target.parent, "is a folder")):
         with pytest.raises(InputFileError, match=complaint):
             download(job(server, path), ignore)
@@ -144,7 +144,7 @@ def no_bar(name: str) -> nullcontext[Progress]:
     return nullcontext(ignore)
 
 
-def test_only_what_is_missing_or_damaged_is_downloaded_unless_forced(server: DownloadServer, target: Path) -> None:
+def test_only_missing_and_damaged_files_are_downloaded_unless_forced(server: DownloadServer, target: Path) -> None:
     (target.parent / "a").write_bytes(BODY)
     lines: list[str] = []
     run = partial(download_all, [job(server, path) for path in (target.parent / "a", target)], show=no_bar)
@@ -157,7 +157,7 @@ def test_only_what_is_missing_or_damaged_is_downloaded_unless_forced(server: Dow
     assert run(force=True, say=lines.append) == "2 downloaded (2.0 MB), 0 already there"
 
 
-def test_one_missing_file_does_not_keep_the_others_from_coming(server: DownloadServer, tmp_path: Path) -> None:
+def test_the_other_files_are_downloaded_if_one_is_missing(server: DownloadServer, tmp_path: Path) -> None:
     jobs = [job(server, tmp_path / name, path) for name, path in {"a": "/none", "b": PATH, "c": "/none"}.items()]
     lines: list[str] = []
     with pytest.raises(DownloadError, match=r"^1 downloaded \(1\.0 MB\), 0 already there, 2 failed: http.*404"):
@@ -167,7 +167,7 @@ def test_one_missing_file_does_not_keep_the_others_from_coming(server: DownloadS
 
 
 @pytest.mark.usefixtures("server")
-def test_no_more_files_are_asked_of_a_server_that_is_not_there(tmp_path: Path) -> None:
+def test_no_more_files_are_requested_from_an_unreachable_server(tmp_path: Path) -> None:
     jobs = [Download("http://127.0.0.1:1/x", tmp_path / name, check) for name in ("a", "b")]
     lines: list[str] = []
     with pytest.raises(DownloadError, match="cannot be reached"):

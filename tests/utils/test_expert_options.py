@@ -1,4 +1,4 @@
-"""Options that ``--help`` leaves out and whose defaults the environment can set."""
+"""Options that ``--help`` does not show and whose defaults the environment can set."""
 
 import argparse
 
@@ -24,7 +24,7 @@ def test_the_environment_sets_the_default_of_an_expert_option(monkeypatch: pytes
     assert expert_parser().parse_args(["--chunk-size", "7"]).chunk_size == 7
 
 
-def test_a_wrong_value_in_the_environment_is_told_by_the_name_of_its_variable(
+def test_the_message_about_a_wrong_value_in_the_environment_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EE_CHUNK_SIZE", "many")

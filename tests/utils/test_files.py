@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CheckpointError, InputFileError
-from utils.files import check_apart, check_folder, check_readable, check_writable, make_folder, matching, replacing
+from utils.files import (
+    check_apart,
+    check_folder,
+    check_readable,
+    check_writable,
+    expand_pattern,
+    make_folder,
+    replacing,
+)
 
 TOO_LONG = "a" * 300
 
@@ -32,7 +40,7 @@ def write(path: Path) -> None:
 # Writing whole or not at all
 
 
-def test_a_file_is_replaced_once_the_block_is_through(file: Path) -> None:
+def test_a_file_is_replaced_when_the_block_succeeds(file: Path) -> None:
     with replacing(file) as partial:
         partial.write_text("new")
         assert file.read_text() == "old"
@@ -42,9 +50,7 @@ def test_a_file_is_replaced_once_the_block_is_through(file: Path) -> None:
 
 
 @pytest.mark.parametrize("problem", [ValueError("x"), KeyboardInterrupt(), SystemExit(1)])
-def test_a_block_that_raises_leaves_the_old_file_whole_and_nothing_beside_it(
-    file: Path, problem: BaseException
-) -> None:
+def test_a_block_that_raises_leaves_only_the_whole_old_file(file: Path, problem: BaseException) -> None:
     with pytest.raises(type(problem)), replacing(file) as partial:
         partial.write_text("half of the n")
         raise problem
@@ -69,7 +75,7 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(file: P
     assert file.read_text() == "old"
 
 
-def test_folders_on_the_way_are_made(tmp_path: Path) -> None:
+def test_missing_folders_are_created(tmp_path: Path) -> None:
     write(tmp_path / "a" / "b" / "c.csv")
     assert (tmp_path / "a" / "b" / "c.csv").read_text() == "new"
 
@@ -78,20 +84,20 @@ WRITERS = pytest.mark.parametrize("use", [check_writable, write], ids=["check_wr
 
 
 @WRITERS
-def test_a_folder_in_place_of_the_file_is_refused(file: Path, use: Callable[[Path], object]) -> None:
+def test_a_folder_instead_of_a_file_is_refused(file: Path, use: Callable[[Path], object]) -> None:
     with pytest.raises(InputFileError, match="folder: is a folder; name the file to write in it"):
         use(file.parent)
 
 
 @WRITERS
-def test_a_file_in_place_of_the_folder_is_refused_and_left_alone(file: Path, use: Callable[[Path], object]) -> None:
+def test_a_file_instead_of_a_folder_is_refused_and_unchanged(file: Path, use: Callable[[Path], object]) -> None:
     with pytest.raises(InputFileError, match=r"file\.csv: cannot be written to: .*; choose another folder"):
         use(file / "new.csv")
     assert file.read_text() == "old"
 
 
 @WRITERS
-def test_a_folder_that_takes_no_files_is_refused(use: Callable[[Path], object]) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused(use: Callable[[Path], object]) -> None:
     with pytest.raises(InputFileError, match="/proc: cannot be written to"):
         use(Path("/proc/new.csv"))
 
@@ -102,13 +108,13 @@ def test_a_name_too_long_to_write_is_refused(tmp_path: Path, use: Callable[[Path
         use(tmp_path / TOO_LONG)
 
 
-def test_a_name_that_leaves_no_room_for_the_temporary_one_is_refused(tmp_path: Path) -> None:
+def test_a_name_too_long_for_its_temporary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="cannot be written: File name too long"):
         write(tmp_path / ("a" * 250))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_checking_that_a_file_can_be_written_leaves_nothing_there(tmp_path: Path) -> None:
+def test_the_check_that_a_file_can_be_written_leaves_no_file(tmp_path: Path) -> None:
     assert check_writable(tmp_path / "new" / "file.csv") == tmp_path / "new" / "file.csv"
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -122,7 +128,7 @@ def test_a_file_that_exists_keeps_its_permissions(file: Path, mode: int) -> None
     assert (file.read_text(), file.stat().st_mode & 0o7777) == ("new", mode)
 
 
-def test_a_new_file_has_the_permissions_of_any_new_file(file: Path) -> None:
+def test_a_new_file_has_default_permissions(file: Path) -> None:
     (other := file.with_name("other.csv")).touch()
     write(file.with_name("new.csv"))
     assert file.with_name("new.csv").stat().st_mode == other.stat().st_mode
@@ -137,7 +143,7 @@ def test_the_name_of_a_temporary_file_cannot_be_guessed(file: Path) -> None:
     assert len(names) == 3
 
 
-def test_a_link_in_place_of_the_temporary_file_is_not_followed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_instead_of_the_temporary_file_is_not_followed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = file.with_name("victim")
     victim.write_text("precious")
     monkeypatch.setattr(secrets, "token_hex", lambda _bytes: "guessed")
@@ -148,7 +154,7 @@ def test_a_link_in_place_of_the_temporary_file_is_not_followed(file: Path, monke
     assert (victim.read_text(), file.read_text(), laid.is_symlink()) == ("precious", "old", True)
 
 
-def test_a_temporary_file_that_is_exchanged_for_a_link_is_not_taken(file: Path) -> None:
+def test_a_temporary_file_that_is_replaced_by_a_link_is_refused(file: Path) -> None:
     victim = file.with_name("victim")
     victim.write_text("precious")
     victim.chmod(0o600)
@@ -162,11 +168,11 @@ def test_a_temporary_file_that_is_exchanged_for_a_link_is_not_taken(file: Path) 
 # Reading
 
 
-def test_a_readable_file_is_handed_back(file: Path) -> None:
+def test_the_path_of_a_readable_file_is_returned(file: Path) -> None:
     assert check_readable(file) == file
 
 
-def test_what_cannot_be_read_is_refused_by_its_name_with_the_error_asked_for(file: Path) -> None:
+def test_an_unreadable_file_is_named_in_the_given_error(file: Path) -> None:
     (empty := file.with_name("empty.pth")).touch()
     for path, reason in [
         (file.with_name("none.pth"), "no such file"),
@@ -183,13 +189,13 @@ def test_what_cannot_be_read_is_refused_by_its_name_with_the_error_asked_for(fil
 # Folders
 
 
-def test_a_folder_is_handed_back(tmp_path: Path) -> None:
+def test_the_path_of_a_folder_is_returned(tmp_path: Path) -> None:
     assert check_folder(tmp_path) == tmp_path
     assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_what_is_no_folder_is_refused(file: Path) -> None:
+def test_a_missing_folder_or_a_file_is_refused(file: Path) -> None:
     for path, reason in [
         (file, "is a file, not a folder"),
         (file.with_name("none"), "no such folder"),
@@ -200,7 +206,7 @@ def test_what_is_no_folder_is_refused(file: Path) -> None:
         assert str(caught.value).startswith(f"{path}: {reason}")
 
 
-def test_a_folder_that_cannot_be_made_is_refused(file: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_refused(file: Path) -> None:
     for path in (file, file / "folder", Path("/proc/folder"), file.with_name(TOO_LONG)):
         with pytest.raises(InputFileError, match="cannot be written to"):
             make_folder(path)
@@ -209,24 +215,24 @@ def test_a_folder_that_cannot_be_made_is_refused(file: Path) -> None:
 # Patterns
 
 
-def test_a_pattern_stands_for_its_files_in_order_and_a_path_for_itself(tmp_path: Path) -> None:
+def test_a_pattern_expands_to_sorted_files_and_a_path_to_itself(tmp_path: Path) -> None:
     for name in ("b_03.csv", "b_02.csv", "other.txt"):
         (tmp_path / name).touch()
-    assert matching(tmp_path / "b_*.csv") == [tmp_path / "b_02.csv", tmp_path / "b_03.csv"]
-    assert matching(tmp_path / "b_03.csv") == [tmp_path / "b_03.csv"]
+    assert expand_pattern(tmp_path / "b_*.csv") == [tmp_path / "b_02.csv", tmp_path / "b_03.csv"]
+    assert expand_pattern(tmp_path / "b_03.csv") == [tmp_path / "b_03.csv"]
 
 
-def test_a_file_whose_name_looks_like_a_pattern_stands_for_itself(tmp_path: Path) -> None:
+def test_a_file_whose_name_looks_like_a_pattern_expands_to_itself(tmp_path: Path) -> None:
     (tmp_path / "a[1].csv").touch()
     (tmp_path / "a1.csv").touch()
-    assert matching(tmp_path / "a*.csv") == [tmp_path / "a1.csv", tmp_path / "a[1].csv"]
-    assert matching(tmp_path / "a[2].csv") == [tmp_path / "a[2].csv"]
+    assert expand_pattern(tmp_path / "a*.csv") == [tmp_path / "a1.csv", tmp_path / "a[1].csv"]
+    assert expand_pattern(tmp_path / "a[2].csv") == [tmp_path / "a[2].csv"]
 
 
 # Inputs and outputs
 
 
-def test_an_output_that_is_an_input_by_whatever_name_is_refused(file: Path) -> None:
+def test_an_output_that_is_an_input_under_any_name_is_refused(file: Path) -> None:
     link = file.with_name("link.csv")
     link.symlink_to(file)
     for output in (file, link, file.parent / ".." / "folder" / "file.csv"):
@@ -234,7 +240,7 @@ def test_an_output_that_is_an_input_by_whatever_name_is_refused(file: Path) -> N
             check_apart(output, [file.with_name("other.csv"), file])
 
 
-def test_outputs_apart_or_not_there_yet_are_let_pass(file: Path) -> None:
+def test_other_and_new_outputs_are_accepted(file: Path) -> None:
     file.with_name("other.csv").touch()
     check_apart(file.with_name("new.csv"), [file, file.with_name("missing.csv")])
     check_apart(file.with_name("other.csv"), [file, file.with_name(TOO_LONG)])

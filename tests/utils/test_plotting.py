@@ -1,4 +1,4 @@
-"""Figures whose text comes from elsewhere."""
+"""Figures with text that contains special characters."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FORMULAS = [r"$\frac{$", r"$\undefined$", "$x^{$ and $y$", r"a\$b$c$"]
 
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("text", FORMULAS)
-def test_a_dollar_in_a_text_is_only_a_dollar(tmp_path: Path, text: str, ending: str) -> None:
+def test_a_dollar_sign_begins_no_formula(tmp_path: Path, text: str, ending: str) -> None:
     figure, (ax,) = new_figure()
     figure.suptitle(text)
     ax.set(title=text, xlabel=text, ylabel=text)
@@ -38,7 +38,7 @@ def test_the_ticks_of_a_logarithmic_axis_are_plain_text() -> None:
     assert not any("$" in label for label in labels)
 
 
-def test_an_error_code_from_the_network_is_drawn_as_it_is(tmp_path: Path) -> None:
+def test_an_error_code_from_the_network_is_drawn_unchanged(tmp_path: Path) -> None:
     table = pd.DataFrame({name: np.arange(1.0, 5) for name in COLUMNS}).astype({"result": object})
     table["result"] = ["answered", "answered", "answered", FORMULAS[0]]
     save_figure(load_figure(FORMULAS[1], table), tmp_path / "load.png")

@@ -4,15 +4,19 @@ import numpy as np
 
 from dataset.records.flow_features import flow_features
 from tests.captures import SHARED, needs_shared, read_packets
-from utils.records import dotted
+from utils.records import format_addresses
 
 
-def test_addresses_are_written_as_people_do() -> None:
-    assert dotted(np.array([0, 0x0A000001, 0xFFFFFFFF], np.uint32)) == ["0.0.0.0", "10.0.0.1", "255.255.255.255"]
+def test_addresses_are_formatted_in_dotted_decimal() -> None:
+    assert format_addresses(np.array([0, 0x0A000001, 0xFFFFFFFF], np.uint32)) == [
+        "0.0.0.0",
+        "10.0.0.1",
+        "255.255.255.255",
+    ]
 
 
 @needs_shared
-def test_a_record_tells_its_first_packet_and_how_many_each_side_sent() -> None:
+def test_a_record_has_its_first_packet_and_the_packet_count_of_each_side() -> None:
     packets = read_packets(SHARED / "data" / "pcaps" / "nmap-version-scan.pcap")
     records = flow_features(packets)
     assert records.packets.sum() == len(packets)

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ("ending", "opened"),
     [("", open), (".gz", gzip.open), (".bz2", bz2.open), (".GZ", gzip.open), (".BZ2", bz2.open)],
 )
-def test_a_table_is_written_in_the_compression_that_its_name_says(tmp_path: Path, ending: str, opened: Any) -> None:
+def test_the_ending_chooses_the_compression_of_a_table(tmp_path: Path, ending: str, opened: Any) -> None:
     path = tmp_path / f"table.csv{ending}"
     write_table(pd.DataFrame({"a": [1, 2], "b": [0.1, 0.25]}), path)
     with opened(path, "rt") as stream:
@@ -44,7 +44,7 @@ def test_a_table_is_written_in_the_compression_that_its_name_says(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["table", "table.CSV", "table.txt", "table.2016_01", "x.y/table"])
-def test_a_table_of_such_a_name_is_plain_text(tmp_path: Path, name: str) -> None:
+def test_a_table_with_another_ending_is_plain_text(tmp_path: Path, name: str) -> None:
     write_table(pd.DataFrame({"a": [1]}), tmp_path / name)
     assert (tmp_path / name).read_text() == "a\n1\n"
 
@@ -52,14 +52,14 @@ def test_a_table_of_such_a_name_is_plain_text(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize(
     "ending", [".parquet", ".pq", ".xz", ".csv.xz", ".zst", ".zip", ".xlsx", ".JSON", ".tar.gz", ".parquet.gz", ".tsv"]
 )
-def test_a_format_that_is_not_written_is_refused_by_name(tmp_path: Path, ending: str) -> None:
+def test_an_ending_of_another_format_is_refused(tmp_path: Path, ending: str) -> None:
     with pytest.raises(InputFileError, match=f"t{ending}: tables are written as CSV, not as .*; end the name in .csv"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / f"t{ending}")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-cmd", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(x)"])
-def test_text_cannot_be_taken_for_a_formula_and_numbers_stay_numbers(tmp_path: Path, text: str) -> None:
+def test_text_is_escaped_against_formulas_and_numbers_are_not(tmp_path: Path, text: str) -> None:
     table = pd.DataFrame({text: [text, "plain"], "number": [-1.5, 2], "mixed": ["-0.25", text]})
     write_table(table, path := tmp_path / "t.csv")
     header, first, second = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))
@@ -86,14 +86,14 @@ def evaluation_table(rows: int = 4, seed: int = 0) -> pd.DataFrame:
 
 
 def evaluation_refusal(path: Path) -> str:
-    """Return the message with which an evaluation CSV is refused, less the file's name."""
+    """Return the message that refuses an evaluation CSV, without the file name."""
     with pytest.raises(ResultFileError) as caught:
         read_evaluation([path])
     assert str(caught.value).startswith(f"{path}: ")
     return str(caught.value).removeprefix(f"{path}: ")
 
 
-def test_an_evaluation_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+def test_an_evaluation_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     table = evaluation_table()
     write_table(table, path := tmp_path / "e.csv")
     found = read_evaluation([path])
@@ -116,7 +116,7 @@ def test_several_evaluations_are_read_as_one_in_the_order_given(tmp_path: Path) 
     assert read_evaluation(paths).certainty_2.tolist() == expected
 
 
-def test_columns_may_stand_in_any_order_among_others(tmp_path: Path) -> None:
+def test_columns_may_be_in_any_order_among_others(tmp_path: Path) -> None:
     table = evaluation_table()[[*reversed(EVALUATION_COLUMNS)]].assign(note="text")
     write_table(table, path := tmp_path / "e.csv")
     np.testing.assert_array_equal(read_evaluation([path]).time_segment_2, table["bb_time_exit_2"])
@@ -165,12 +165,12 @@ def test_an_evaluation_that_lacks_a_column_is_refused_naming_it(tmp_path: Path, 
     assert f"it lacks {column};" in evaluation_refusal(path)
 
 
-def test_the_evaluation_of_a_single_exit_is_refused_with_the_stage_that_writes_the_right_one(tmp_path: Path) -> None:
+def test_the_message_about_a_single_exit_evaluation_names_the_script_that_writes_the_right_one(tmp_path: Path) -> None:
     write_table(pd.DataFrame([[0, 1, 0.5, 0.1]], columns=[*SINGLE_EXIT_EVALUATION_COLUMNS]), path := tmp_path / "e.csv")
     assert evaluation_refusal(path).endswith("write one with evaluations/generate-model-evaluation-csv.py")
 
 
-def test_the_evaluation_of_a_single_exit_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+def test_the_evaluation_of_a_single_exit_is_read_back_bit_for_bit(tmp_path: Path) -> None:
     draw = np.random.default_rng(3)
     table = pd.DataFrame({name: draw.random(5) for name in SINGLE_EXIT_EVALUATION_COLUMNS})
     table[["y", "y_pred"]] = draw.integers(0, 2, (5, 2))
@@ -200,7 +200,7 @@ def test_an_evaluation_without_rows_is_refused(tmp_path: Path) -> None:
     assert evaluation_refusal(path).startswith("has a header but no rows")
 
 
-def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_evaluation_is_refused(tmp_path: Path) -> None:
     text = evaluation_table().to_csv(index=False)
     for name, content, reason in [
         ("empty.csv", b"", "is empty"),
@@ -240,7 +240,7 @@ def bytes_of(content: object, protocol: int = 4) -> bytes:
 
 
 def replaced(index: int, value: object) -> bytes:
-    """A result file with another item in one place."""
+    """Return a result file with one item replaced."""
     return bytes_of([*PLAIN[:index], value, *PLAIN[index + 1 :]])
 
 
@@ -251,7 +251,7 @@ def assert_same(front: Front, items: list[Any]) -> None:
 
 @needs_shared
 @pytest.mark.parametrize("name", ["alexnet_x_f_0.9_2016_23.sav", "mobilenet_x_f_0.9_2016_23.sav"])
-def test_a_published_result_file_holds_what_plain_pickle_finds_in_it(name: str) -> None:
+def test_a_published_result_file_is_read_like_by_pickle(name: str) -> None:
     path = SHARED / "data" / "nsga2" / name
     front = read_front(path)
     assert_same(front, pickle.loads(path.read_bytes()))
@@ -283,7 +283,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("content", VARIANTS.values(), ids=VARIANTS)
-def test_a_result_file_is_read_however_numpy_pickles_it(tmp_path: Path, content: bytes) -> None:
+def test_a_result_file_is_read_in_every_form_that_numpy_pickles(tmp_path: Path, content: bytes) -> None:
     (path := tmp_path / "front.sav").write_bytes(content)
     np.testing.assert_allclose(read_front(path).thresholds, FRONT.thresholds)
     np.testing.assert_allclose(read_front(path).accuracy_2, FRONT.accuracy_2, rtol=1e-6)
@@ -293,7 +293,7 @@ def test_a_result_file_is_read_however_numpy_pickles_it(tmp_path: Path, content:
 
 
 def refusal(path: Path, content: bytes) -> str:
-    """Return the message with which a result file of that content is refused, less the file's name."""
+    """Return the message that refuses a result file with this content, without the file name."""
     path.write_bytes(content)
     with pytest.raises(ResultFileError) as caught:
         read_front(path)
@@ -347,7 +347,7 @@ def test_a_result_file_of_another_form_is_refused_with_the_reason(tmp_path: Path
     assert reason in refusal(tmp_path / "front.sav", content)
 
 
-def test_what_is_no_pickle_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_pickle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "front.sav"
     for content in (b"text\n", bytes(100), b"\x80", b".", np.random.default_rng(0).bytes(5000), b"\x80\x04."):
         assert "is not an NSGA-II result file" in refusal(path, content) or "the pickle operation" in refusal(
@@ -363,7 +363,7 @@ def test_a_missing_result_file_or_a_folder_is_refused(tmp_path: Path) -> None:
             read_front(path)
 
 
-def test_a_result_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_result_file_is_refused(tmp_path: Path) -> None:
     for content in (bytes_of(PLAIN), VARIANTS["protocol 5"], VARIANTS["numpy scalars"]):
         for length in range(1, len(content)):
             assert "is cut off" in refusal(tmp_path / "front.sav", content[:length])
@@ -384,7 +384,7 @@ def test_code_in_a_result_file_never_runs(tmp_path: Path, kind: type[Bomb], prot
 
 
 def call(module: str, name: str, *arguments: object) -> bytes:
-    """A result file whose first item is the result of a call."""
+    """Return a result file whose first item is the result of a call."""
     packed = bytes_of(arguments, 2)[2:-1]  # less its frame
     return b"\x80\x02](c" + f"{module}\n{name}\n".encode() + packed + b"R" + bytes_of(PLAIN[1:], 3)[3:-2] + b"e."
 
@@ -408,7 +408,7 @@ def call(module: str, name: str, *arguments: object) -> bytes:
         ("collections", "OrderedDict", ()),
     ],
 )
-def test_a_function_that_a_result_file_never_needs_is_refused_by_its_name(
+def test_a_function_that_no_result_file_needs_is_named_and_refused(
     tmp_path: Path, module: str, name: str, arguments: tuple[object, ...]
 ) -> None:
     reason = refusal(tmp_path / "front.sav", call(module, name, *arguments))
@@ -444,7 +444,7 @@ F_OF_ONE = array(small(1) + small(2) + b"\x86", bytes(16))
 
 
 def raw_file(thresholds: bytes = X_OF_ONE, time: bytes = b"K\x01") -> bytes:
-    """A result file of one point, put together from pieces of pickles that no honest writer makes."""
+    """Return a result file of one point, assembled from pickle operations that only an attacker writes."""
     return b"\x80\x04](" + thresholds + F_OF_ONE + time + b"K\x01" * 5 + b"e."
 
 
@@ -494,7 +494,7 @@ def test_a_hostile_result_file_is_refused(tmp_path: Path, content: bytes) -> Non
     refusal(tmp_path / "front.sav", content)
 
 
-def test_the_pieces_of_the_hostile_files_make_a_good_one(tmp_path: Path) -> None:
+def test_the_unchanged_parts_of_the_hostile_files_are_a_valid_file(tmp_path: Path) -> None:
     (path := tmp_path / "front.sav").write_bytes(raw_file(time=scalar(dtype())))
     assert_same(read_front(path), [np.zeros((1, 4)), np.zeros((1, 2)), 0.0, *[1.0] * 5])
 
@@ -521,7 +521,7 @@ print(peak() - before, time.process_time() - time_before)
 """
 
 
-def test_no_hostile_result_file_takes_memory_or_time(tmp_path: Path) -> None:
+def test_no_hostile_result_file_uses_much_memory_or_time(tmp_path: Path) -> None:
     for number, content in enumerate(HOSTILE.values()):
         (tmp_path / f"{number}.sav").write_bytes(content)
     command = [sys.executable, "-c", READER, str(tmp_path)]
@@ -531,7 +531,7 @@ def test_no_hostile_result_file_takes_memory_or_time(tmp_path: Path) -> None:
     assert processor_time < 10  # seconds
 
 
-def test_reading_a_hostile_file_leaves_no_mark_on_the_next_one(tmp_path: Path) -> None:
+def test_a_hostile_file_does_not_affect_the_next_one(tmp_path: Path) -> None:
     write_front(FRONT, good := tmp_path / "good.sav")
     for content in HOSTILE.values():
         refusal(tmp_path / "front.sav", content)
@@ -539,7 +539,7 @@ def test_reading_a_hostile_file_leaves_no_mark_on_the_next_one(tmp_path: Path) -
 
 
 def mutated(content: bytes, draw: np.random.Generator) -> bytes:
-    """Change, drop, double or insert a few bytes, most of them outside the numbers."""
+    """Change, remove, repeat or insert a few bytes, most of them outside the numbers."""
     changed = bytearray(content)
     for _ in range(draw.integers(1, 5)):
         at = int(draw.integers(len(changed)))
@@ -556,7 +556,7 @@ def mutated(content: bytes, draw: np.random.Generator) -> bytes:
 
 
 @pytest.mark.parametrize("source", ["protocol 3", "protocol 5", "numpy scalars"])
-def test_random_damage_is_read_or_refused_and_nothing_else(tmp_path: Path, source: str) -> None:
+def test_a_randomly_damaged_file_is_read_or_refused(tmp_path: Path, source: str) -> None:
     draw, path, endings = np.random.default_rng(7), tmp_path / "front.sav", collections.Counter[str]()
     for _ in range(1500):
         path.write_bytes(mutated(VARIANTS[source], draw))

@@ -21,13 +21,13 @@ def header(path: Path) -> list[str]:
 
 
 @needs_shared
-def test_the_58_features_are_those_of_the_published_scaler_in_its_order() -> None:
+def test_the_58_features_are_in_the_order_of_the_published_scaler() -> None:
     table = json.loads((SHARED / "data" / "feature-scaler.json").read_text())
     assert list(FEATURES) == [entry["feature"] for entry in table]
     assert len(set(FEATURES)) == schema.FEATURE_COUNT == 58
 
 
-def test_every_bundled_month_has_the_58_features_and_the_class_as_its_header(sample: Path) -> None:
+def test_the_header_of_every_sample_month_is_the_58_features_and_the_class(sample: Path) -> None:
     headers = [header(path) for path in sorted(sample.glob("*.csv"))]
     assert headers == [[*FEATURES, CLASS]] * 12
 
@@ -42,12 +42,12 @@ def test_evaluation_columns_are_those_of_the_published_evaluations() -> None:
         assert header(path) == list(expected)
 
 
-def test_class_numbers_are_the_positions_of_their_names() -> None:
+def test_class_numbers_are_the_indices_of_their_names() -> None:
     assert schema.CLASS_NAMES[schema.NORMAL] == "normal"
     assert schema.CLASS_NAMES[schema.ATTACK] == "attack"
 
 
-def test_the_thresholds_stand_in_the_order_of_a_result_files_columns() -> None:
+def test_the_thresholds_are_in_the_order_of_a_result_file() -> None:
     names = [field.name for field in dataclasses.fields(Thresholds)]
     assert names == ["normal_exit_1", "attack_exit_1", "normal_exit_2", "attack_exit_2"]
 
@@ -58,14 +58,14 @@ def test_thresholds_of_0_and_1_are_allowed() -> None:
 
 @pytest.mark.parametrize("position", range(4))
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, math.inf])
-def test_a_threshold_that_is_no_certainty_is_refused_by_name(position: int, value: float) -> None:
+def test_a_threshold_outside_0_to_1_is_named_and_refused(position: int, value: float) -> None:
     values = [0.5] * 4
     values[position] = value
     with pytest.raises(ValueError, match=dataclasses.fields(Thresholds)[position].name):
         Thresholds(*values)
 
 
-def test_what_every_help_text_needs_is_imported_without_torch_numpy_or_pandas() -> None:
+def test_modules_for_help_texts_import_no_torch_numpy_or_pandas() -> None:
     code = (
         "import sys, models, utils.schema, utils.cli, utils.files; print({'torch', 'numpy', 'pandas'} & {*sys.modules})"
     )

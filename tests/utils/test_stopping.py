@@ -34,7 +34,7 @@ def test_without_a_request_nothing_is_stopped() -> None:
     assert not stop.is_over
 
 
-def test_what_is_under_way_has_the_drain_timeout_to_finish() -> None:
+def test_a_request_gives_pending_work_the_drain_timeout() -> None:
     stop = Stop(drain_timeout=0.2)
     stop.request()
     assert stop.requested
@@ -45,13 +45,13 @@ def test_what_is_under_way_has_the_drain_timeout_to_finish() -> None:
     assert not patient.is_over
 
 
-def test_without_a_drain_timeout_the_wait_is_over_at_once() -> None:
+def test_without_a_drain_timeout_the_deadline_is_the_request() -> None:
     stop = Stop()
     stop.request()
     wait_until(lambda: stop.is_over)
 
 
-def test_asking_again_does_not_put_off_the_end() -> None:
+def test_a_second_request_does_not_extend_the_deadline() -> None:
     stop = Stop(drain_timeout=0.5)
     stop.request()
     wait_until(lambda: stop.is_over)
@@ -61,7 +61,9 @@ def test_asking_again_does_not_put_off_the_end() -> None:
 
 @pytest.mark.parametrize("second", SIGNALS)
 @pytest.mark.parametrize("first", SIGNALS)
-def test_the_first_signal_asks_to_stop_and_the_second_interrupts(first: signal.Signals, second: signal.Signals) -> None:
+def test_the_first_signal_requests_a_stop_and_the_second_interrupts(
+    first: signal.Signals, second: signal.Signals
+) -> None:
     stop = Stop(PATIENCE)
     with stop.on_signals():
         os.kill(os.getpid(), first)
@@ -82,7 +84,7 @@ def test_a_signal_after_a_request_by_other_means_interrupts() -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_the_former_handlers_are_back_after_the_block(failing: bool) -> None:
+def test_the_previous_handlers_are_restored_after_the_block(failing: bool) -> None:
     heard: list[int] = []
     formers = [signal.signal(number, lambda got, _frame: heard.append(got)) for number in SIGNALS]
     try:
@@ -99,7 +101,7 @@ def test_the_former_handlers_are_back_after_the_block(failing: bool) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_process_that_is_asked_once_finishes_in_its_time(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_process_finishes_its_work_after_one_signal(tmp_path: Path, number: signal.Signals) -> None:
     with Program(tmp_path, "-c", _CLIENT, 0.2) as client:
         client.wait_for("running")
         client.send(number)
@@ -107,7 +109,7 @@ def test_a_process_that_is_asked_once_finishes_in_its_time(tmp_path: Path, numbe
         assert client.out.split("\n")[:3] == ["running", "asked to stop", "over"]
 
 
-def test_a_process_that_is_asked_twice_ends_at_once(tmp_path: Path) -> None:
+def test_a_process_ends_at_once_after_two_signals(tmp_path: Path) -> None:
     with Program(tmp_path, "-c", _CLIENT, 3600) as client:
         client.wait_for("running")
         client.send(signal.SIGTERM)

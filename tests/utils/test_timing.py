@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def work(seconds: float) -> None:
-    """Keep the processor busy for that long of its own time."""
+    """Use the processor for some seconds of processor time."""
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
@@ -30,7 +30,7 @@ def test_the_cpu_clock_counts_work_and_not_waiting() -> None:
     assert watch.lap() >= 0.02
 
 
-def test_the_laps_together_are_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_laps_add_up_to_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([10.0, 12.5, 13.0, 20.0])
     monkeypatch.setitem(CLOCKS, "wall", lambda: next(readings))
     watch = Stopwatch("wall", CPU)
@@ -42,7 +42,7 @@ def test_an_unknown_clock_is_refused() -> None:
         Stopwatch("sundial", CPU)
 
 
-def test_a_cuda_device_is_waited_for_before_the_clock_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_device_is_synchronized_before_the_clock_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     events = list[str]()
 
     def read() -> float:

@@ -16,7 +16,7 @@ from dataset.records.flow_features import flow_features
 from dataset.records.labels import Labels, Rule, read_labels
 from tests.captures import SHARED, needs_shared, read_packets
 from utils.errors import InputFileError
-from utils.records import Records, dotted
+from utils.records import Records, format_addresses
 
 HEADER = "anomalyID, srcIP, srcPort, dstIP, dstPort, taxonomy, heuristic, distance, nbDetectors, label\n"
 TCP, UDP, ICMP = 6, 17, 1
@@ -215,7 +215,7 @@ def test_a_line_that_says_nothing_is_refused_by_its_number(tmp_path: Path, conte
 def test_labels_of_a_real_capture_are_those_of_its_records_one_by_one(tmp_path: Path, name: str) -> None:
     found = flow_features(read_packets(SHARED / "data" / "pcaps" / name))
     chosen = np.random.default_rng(1).choice(len(found), min(40, len(found)), replace=False)
-    a, b, ports = dotted(found.address_a), dotted(found.address_b), found.ports.tolist()
+    a, b, ports = format_addresses(found.address_a), format_addresses(found.address_b), found.ports.tolist()
     whole = {(a[i], ports[i] >> 16, b[i], ports[i] & 0xFFFF) for i in chosen}
     path = tmp_path / "labels.csv"
     path.write_text(mawilab(*(",".join(map(str, flow)) for flow in sorted(whole))))

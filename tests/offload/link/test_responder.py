@@ -39,8 +39,8 @@ from tests.networks import calibrated_network
 from tests.offload.exits import ROUNDING, served
 from tests.offload.link_ends import PATIENCE, connected, make_client, serving, wait_until, waiting_in
 from tests.offload.messages import body_of, changed, mutants, parts_of
+from utils.classification_metrics import certainty
 from utils.dataset import read_dataset, to_images
-from utils.metrics import certainty
 
 CPU = torch.device("cpu")
 ROWS = 60

@@ -22,9 +22,9 @@ from tests.networks import SAMPLE, calibrated_network
 from tests.offload.link_ends import Program, connected
 from tests.offload.test_link import ALL_OFFLOADED
 from tests.scripts import CLIENT, EXPORT, ROOT, SERVER, call, flat
+from utils.classification_metrics import certainty
 from utils.dataset import read_dataset
 from utils.errors import CheckpointError
-from utils.metrics import certainty
 
 TOLERANCE = 5e-5
 

@@ -1,4 +1,4 @@
-"""Work in a thread of its own."""
+"""Iterators that run in a background thread."""
 
 import threading
 import time
@@ -6,39 +6,39 @@ from collections.abc import Iterator
 
 import pytest
 
-from utils.background import in_background
+from utils.background_iterator import iterate_in_background
 
 
-def test_all_items_come_in_order_but_those_that_are_empty() -> None:
-    items = in_background(iter([[1], [], [2], [3]]), most=1, seconds=5)
+def test_items_are_yielded_in_order_without_the_empty_ones() -> None:
+    items = iterate_in_background(iter([[1], [], [2], [3]]), most=1, seconds=5)
     assert list(items) == [[1], [2], [3]]
 
 
-def test_none_comes_whenever_there_is_nothing_for_a_while() -> None:
+def test_none_is_yielded_after_each_timeout_without_an_item() -> None:
     go = threading.Event()
 
     def slow() -> Iterator[int]:
         go.wait(10)
         yield 7
 
-    items = in_background(slow(), most=1, seconds=0.01)
+    items = iterate_in_background(slow(), most=1, seconds=0.01)
     assert next(items) is None
     go.set()
     assert [item for item in items if item is not None] == [7]
 
 
-def test_what_the_iterator_raises_is_raised_after_its_items() -> None:
+def test_an_exception_of_the_iterator_is_raised_after_its_items() -> None:
     def failing() -> Iterator[int]:
         yield 1
         raise ValueError("no more")
 
-    items = in_background(failing(), most=5, seconds=5)
+    items = iterate_in_background(failing(), most=5, seconds=5)
     assert next(items) == 1
     with pytest.raises(ValueError, match="no more"):
         next(items)
 
 
-def test_the_thread_runs_ahead_by_no_more_than_was_said() -> None:
+def test_the_thread_blocks_when_the_queue_is_full() -> None:
     taken: list[int] = []
 
     def counting() -> Iterator[int]:
@@ -46,34 +46,34 @@ def test_the_thread_runs_ahead_by_no_more_than_was_said() -> None:
             taken.append(number)
             yield number
 
-    items = in_background(counting(), most=3, seconds=5)
+    items = iterate_in_background(counting(), most=3, seconds=5)
     assert next(items) == 1
     time.sleep(0.3)
     assert len(taken) <= 5  # one is used, three wait, one is held
     items.close()
 
 
-def test_closing_it_ends_the_thread_though_nothing_comes_any_more() -> None:
+def test_closing_the_generator_ends_a_thread_that_gets_no_more_items() -> None:
     def silent() -> Iterator[list[int]]:
         yield [1]
         while True:
             time.sleep(0.01)
             yield []
 
-    items = in_background(silent(), most=1, seconds=5)
+    items = iterate_in_background(silent(), most=1, seconds=5)
     assert next(items) == [1]
     items.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "background"]
 
 
-def test_closing_it_does_not_wait_for_an_item_that_takes_long() -> None:
+def test_closing_the_generator_does_not_wait_for_a_slow_item() -> None:
     go = threading.Event()
 
     def slow() -> Iterator[int]:
         yield 1
         go.wait(120)
 
-    items = in_background(slow(), most=1, seconds=5)
+    items = iterate_in_background(slow(), most=1, seconds=5)
     assert next(items) == 1
     items.close()
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "background"]

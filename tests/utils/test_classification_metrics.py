@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, log_loss
 
-from utils.metrics import (
+from utils.classification_metrics import (
     ECE_BINS,
     accuracy,
     certainty,
@@ -26,7 +26,7 @@ ANSWERS = st.lists(st.tuples(CERTAINTY, st.booleans()), min_size=1, max_size=60)
 
 
 def bin_of(certain: float, bins: int) -> int:
-    """The bin i whose (i/B, (i+1)/B] holds a certainty; 0 goes to the first."""
+    """Return the bin i whose interval (i/B, (i+1)/B] holds a certainty; 0 is in the first."""
     return next(i for i in range(bins) if certain <= (i + 1) / bins)
 
 
@@ -46,7 +46,7 @@ def columns(answers: list[tuple[float, bool]]) -> tuple[NDArray[np.float64], NDA
 
 
 @given(ANSWERS, st.sampled_from([1, 2, 10, ECE_BINS]))
-def test_reliability_bins_are_those_of_a_plain_loop(answers: list[tuple[float, bool]], bins: int) -> None:
+def test_reliability_bins_equal_those_of_a_loop(answers: list[tuple[float, bool]], bins: int) -> None:
     counts, mean_certainty, mean_correct = reliability_bins(*columns(answers), bins)
     expected = plain_bins(answers, bins)
     assert counts.tolist() == [len(rows) for rows in expected]
@@ -55,7 +55,7 @@ def test_reliability_bins_are_those_of_a_plain_loop(answers: list[tuple[float, b
 
 
 @given(ANSWERS)
-def test_the_calibration_error_is_that_of_a_plain_loop(answers: list[tuple[float, bool]]) -> None:
+def test_the_calibration_error_equals_that_of_a_loop(answers: list[tuple[float, bool]]) -> None:
     gap = 0.0
     for rows in plain_bins(answers, ECE_BINS):
         gap += abs(sum(c for c, _ in rows) - sum(r for _, r in rows))
@@ -88,7 +88,7 @@ EXTREME = np.array([[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4], [-1e4, -1e4], [0, 1e4]
 
 
 @pytest.mark.parametrize("logits", [LOGITS, EXTREME, LOGITS.astype(np.float64)], ids=["usual", "extreme", "float64"])
-def test_certainty_is_the_greatest_softmax_of_torch_and_its_class(logits: NDArray[np.floating]) -> None:
+def test_certainty_equals_the_greatest_softmax_of_torch(logits: NDArray[np.floating]) -> None:
     prediction, certain = certainty(logits)
     greatest, index = torch.from_numpy(logits).double().softmax(dim=1).max(dim=1)
     np.testing.assert_allclose(certain, greatest.numpy(), rtol=1e-12)
@@ -97,7 +97,7 @@ def test_certainty_is_the_greatest_softmax_of_torch_and_its_class(logits: NDArra
     assert certain.dtype == np.float64
 
 
-def test_equal_logits_mean_class_0_with_even_odds() -> None:
+def test_equal_logits_give_class_0_with_certainty_one_half() -> None:
     prediction, certain = certainty(np.full((1, 2), 7.0))
     assert (prediction.tolist(), certain.tolist()) == ([0], [0.5])
 
@@ -108,7 +108,7 @@ def test_certainty_works_for_more_than_two_classes() -> None:
     np.testing.assert_allclose(certain, 1 / (1 + 3 * math.exp(-9)))
 
 
-def test_the_likelihood_is_that_of_sklearn_and_of_torch() -> None:
+def test_the_likelihood_equals_that_of_sklearn_and_of_torch() -> None:
     probabilities = torch.from_numpy(LOGITS).double().softmax(dim=1).numpy()
     loss = negative_log_likelihood(LOGITS, LABELS)
     assert loss == pytest.approx(log_loss(LABELS, probabilities), rel=1e-9)
@@ -125,12 +125,12 @@ def test_the_likelihood_of_extreme_logits_is_their_margin() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1))
-def test_accuracy_is_that_of_sklearn(pairs: list[tuple[int, int]]) -> None:
+def test_accuracy_equals_that_of_sklearn(pairs: list[tuple[int, int]]) -> None:
     predictions, labels = np.array(pairs).T
     assert accuracy(predictions, labels) == pytest.approx(accuracy_score(labels, predictions))
 
 
-def test_rates_of_nothing_are_unknown() -> None:
+def test_rates_without_rows_are_nan() -> None:
     nothing, logits = np.array([], dtype=np.int64), np.empty((0, 2))
     assert math.isnan(ratio(1, 0))
     assert math.isnan(accuracy(nothing, nothing))

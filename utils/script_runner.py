@@ -1,4 +1,4 @@
-"""Run the stages' scripts as a person would: in processes of their own, with the command line shown."""
+"""Run the stages' scripts in processes of their own, and print each command line as a user would type it."""
 
 import os
 import subprocess
@@ -12,46 +12,46 @@ from typing import Final
 from utils.errors import CloudUnavailableError, ToolkitError
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-_START: Final = 60.0
-_NOTHING: Final[Mapping[str, str]] = {}
+_START_TIMEOUT: Final = 60.0
+_NO_VARIABLES: Final[Mapping[str, str]] = {}
 
 
-def run_script(script: str, options: Sequence[object], environment: Mapping[str, str] = _NOTHING) -> None:
-    """Run a script and let it print.
+def run_script(script: str, options: Sequence[object], environment: Mapping[str, str] = _NO_VARIABLES) -> None:
+    """Run a script, with its output on our stdout and stderr.
 
     Args:
         script: its path from the root.
-        options: of its command line.
-        environment: variables besides our own.
+        options: its command-line arguments.
+        environment: variables in addition to our own.
 
     Raises:
-        ToolkitError: it ended with another exit code than 0.
+        ToolkitError: its exit code is not 0.
     """
-    print(f"$ {shown(script, options)}", flush=True)
+    print(f"$ {format_command(script, options)}", flush=True)
     command = [sys.executable, str(ROOT / script), *map(str, options)]
     code = subprocess.run(command, env={**os.environ, **environment}).returncode
     if code:
-        raise ToolkitError(f"{script} ended with exit code {code}; its own message stands above")
+        raise ToolkitError(f"{script} ended with exit code {code}; see its message above")
 
 
-def shown(script: str, options: Sequence[object]) -> str:
-    """Return a command line as people would type it in the root folder."""
+def format_command(script: str, options: Sequence[object]) -> str:
+    """Return a command line as a user would type it in the root folder."""
     return " ".join(("python", script, *(str(option).removeprefix(f"{ROOT}{os.sep}") for option in options)))
 
 
 @contextmanager
 def serving(script: str, options: Sequence[object], environment: Mapping[str, str]) -> Iterator[None]:
-    """Run a script that serves until it is told to end, and wait until it prints that it is ready.
+    """Run a server script within the block, which starts when the script prints that it is ready.
 
     Args:
         script: its path from the root.
-        options: of its command line.
-        environment: variables besides our own.
+        options: its command-line arguments.
+        environment: variables in addition to our own.
 
     Raises:
-        CloudUnavailableError: it did not come to that.
+        CloudUnavailableError: the script ended, or was not ready in time.
     """
-    print(f"$ {shown(script, options)} &", flush=True)
+    print(f"$ {format_command(script, options)} &", flush=True)
     with subprocess.Popen(
         [sys.executable, ROOT / script, *map(str, options)],
         env={**os.environ, **environment},
@@ -61,12 +61,12 @@ def serving(script: str, options: Sequence[object], environment: Mapping[str, st
     ) as process:
         assert process.stdout is not None
         try:
-            impatience = threading.Timer(_START, process.kill)
-            impatience.start()
+            timeout = threading.Timer(_START_TIMEOUT, process.kill)
+            timeout.start()
             is_ready = any(_echo(line).startswith("ready:") for line in iter(process.stdout.readline, ""))
-            impatience.cancel()
+            timeout.cancel()
             if not is_ready:
-                raise CloudUnavailableError(f"{script} did not start; its own message stands above")
+                raise CloudUnavailableError(f"{script} did not start; see its message above")
             yield
         finally:
             process.terminate()

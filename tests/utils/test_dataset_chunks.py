@@ -1,4 +1,4 @@
-"""Datasets read in pieces, as CSV and as Parquet, and kept in a file where they are too large for memory."""
+"""Datasets read in chunks, as CSV and as Parquet, and kept in a temporary file if they are too large for memory."""
 
 import bz2
 import decimal
@@ -16,15 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import utils.pieces
-import utils.spool
-from utils.dataset import Dataset, find_datasets, read_all_labelled, read_dataset, read_labelled, spooling_note
+import utils.dataset_chunks
+import utils.feature_buffer
+from utils.dataset import Dataset, describe_spooling, find_datasets, read_all_labelled, read_dataset, read_labelled
 from utils.errors import DatasetError
 from utils.schema import CLASS, FEATURES, IDENTITY
 
 ROWS = 23
 VALUES = np.random.default_rng(1).uniform(-0.5, 3, (ROWS, len(FEATURES))).astype(np.float32)
 LABELS = np.arange(ROWS) % 3 % 2
+ROW_BYTES = 600
+"""Bytes of a row as CSV, about."""
 COLUMN = FEATURES[40]
 
 Change = Callable[[pd.DataFrame], object]
@@ -74,39 +76,43 @@ def refusal(path: Path, *, labelled: bool = False) -> str:
 
 
 @pytest.fixture
-def pieces_of_5(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils.pieces, "PIECE_ROWS", 5)
+def chunks_of_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils.dataset_chunks, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(utils.dataset_chunks, "BLOCK_BYTES", 5 * ROW_BYTES)
 
 
 @pytest.fixture
-def kept_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pieces_of_5: None) -> Path:  # noqa: ARG001
-    """Datasets beyond seven rows are kept in a file; return the folder that it lies in."""
-    monkeypatch.setattr(utils.spool, "MOST_IN_MEMORY", 7 * VALUES[0].nbytes)
+def kept_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chunks_of_5: None) -> Path:  # noqa: ARG001
+    """Keep datasets of more than seven rows in a temporary file; return its folder."""
+    monkeypatch.setattr(utils.feature_buffer, "MOST_IN_MEMORY", 7 * VALUES[0].nbytes)
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
-# Pieces
+# Chunks
 
 
 @every_format
 @pytest.mark.parametrize("rows", [1, 4, ROWS, ROWS + 1])
-def test_a_file_read_in_pieces_is_what_it_is_at_once(
+def test_a_file_read_in_chunks_gives_the_same_dataset(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str, rows: int
 ) -> None:
-    monkeypatch.setattr(utils.pieces, "PIECE_ROWS", rows)
+    monkeypatch.setattr(utils.dataset_chunks, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(utils.dataset_chunks, "BLOCK_BYTES", rows * ROW_BYTES)
     dataset = read_dataset(written(tmp_path, ending))
     assert_is_the_table(dataset)
     assert dataset.spooled is None
 
 
-@pytest.mark.usefixtures("pieces_of_5")
+@pytest.mark.usefixtures("chunks_of_5")
 @pytest.mark.parametrize(
     ("ending", "place"), [(".csv", "row 13 (line 14)"), (".csv.gz", "row 13 (line 14)"), (".parquet", "row 13")]
 )
-def test_a_bad_cell_of_a_later_piece_is_told_with_its_row_in_the_file(tmp_path: Path, ending: str, place: str) -> None:
+def test_the_message_about_a_bad_cell_in_a_later_chunk_names_its_row_in_the_file(
+    tmp_path: Path, ending: str, place: str
+) -> None:
     for column, value, words in (
         (COLUMN, np.inf, "holds 'inf'; a finite number is needed"),
         (COLUMN, np.nan, "is empty or NaN; a finite number"),
@@ -118,8 +124,8 @@ def test_a_bad_cell_of_a_later_piece_is_told_with_its_row_in_the_file(tmp_path: 
         assert reason.startswith(f"{place}, column {column!r} {words}")
 
 
-@pytest.mark.usefixtures("pieces_of_5")
-def test_a_row_of_a_later_piece_that_is_too_long_or_blank_is_told_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("chunks_of_5")
+def test_the_message_about_a_long_or_blank_row_in_a_later_chunk_names_its_line(tmp_path: Path) -> None:
     path = written(tmp_path, ".csv")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:17], lines[17] + ",5", *lines[18:]]))
@@ -129,10 +135,10 @@ def test_a_row_of_a_later_piece_that_is_too_long_or_blank_is_told_with_its_line(
 
 
 @pytest.mark.parametrize(("ending", "compress"), [(".csv.bz2", bz2.compress), (".csv.gz", gzip.compress)])
-def test_a_compressed_file_that_is_cut_off_behind_good_pieces_is_refused(
+def test_a_compressed_file_that_is_truncated_after_good_chunks_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr(utils.pieces, "PIECE_ROWS", 1000)
+    monkeypatch.setattr(utils.dataset_chunks, "BLOCK_BYTES", 1000 * ROW_BYTES)
     body = written(tmp_path, ".csv").read_bytes()
     header, _, rows = body.partition(b"\n")
     path = tmp_path / f"2016_02{ending}"
@@ -141,8 +147,8 @@ def test_a_compressed_file_that_is_cut_off_behind_good_pieces_is_refused(
 
 
 @every_format
-@pytest.mark.usefixtures("pieces_of_5")
-def test_the_progress_goes_to_all_bytes_of_all_files(tmp_path: Path, ending: str) -> None:
+@pytest.mark.usefixtures("chunks_of_5")
+def test_the_progress_ends_at_all_bytes_of_all_files(tmp_path: Path, ending: str) -> None:
     paths = [written(tmp_path, ending), written(tmp_path, ".csv", name="2016_02")]
     told = list[tuple[int, int | None]]()
     read_all_labelled(paths, lambda done, total: told.append((done, total)))
@@ -153,11 +159,11 @@ def test_the_progress_goes_to_all_bytes_of_all_files(tmp_path: Path, ending: str
     assert {of for _, of in told} == {total}
 
 
-# In a file
+# In a temporary file
 
 
 @every_format
-def test_what_is_too_large_for_memory_is_kept_in_a_file_without_a_name(
+def test_features_too_large_for_memory_are_kept_in_an_unnamed_file(
     kept_in_a_file: Path, tmp_path: Path, ending: str
 ) -> None:
     dataset, labels = read_labelled(written(tmp_path, ending))
@@ -165,14 +171,14 @@ def test_what_is_too_large_for_memory_is_kept_in_a_file_without_a_name(
     assert dataset.labels is labels
     assert dataset.spooled == kept_in_a_file
     assert list(kept_in_a_file.iterdir()) == []
-    assert spooling_note(dataset).startswith(
-        f"2016_01{ending}: 23 rows, too large for memory: their 5,336 bytes are kept in an unnamed file in "
+    assert describe_spooling(dataset).startswith(
+        f"2016_01{ending}: 23 rows, too large for memory: their 5,336 bytes are in an unnamed file in "
     )
     with pytest.raises(ValueError, match="read-only"):
         dataset.features[0, 0] = 1
 
 
-def test_files_that_are_too_large_together_are_kept_in_one(kept_in_a_file: Path, tmp_path: Path) -> None:
+def test_files_that_are_too_large_together_share_one_temporary_file(kept_in_a_file: Path, tmp_path: Path) -> None:
     halves = [table()[:6], table()[6:12], table()[12:]]
     paths = [written(tmp_path, ".parquet" if n == 1 else ".csv", half, f"m{n}") for n, half in enumerate(halves)]
     assert read_dataset(paths[0]).spooled is None
@@ -182,7 +188,7 @@ def test_files_that_are_too_large_together_are_kept_in_one(kept_in_a_file: Path,
 
 
 @both_formats
-def test_a_folder_without_room_is_told_before_anything_is_written(
+def test_a_folder_without_space_is_reported_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, kept_in_a_file: Path, tmp_path: Path, ending: str
 ) -> None:
     path = written(tmp_path, ending)
@@ -195,12 +201,14 @@ def test_a_folder_without_room_is_told_before_anything_is_written(
 
 
 @pytest.mark.usefixtures("kept_in_a_file")
-def test_a_disk_that_fills_up_is_one_clear_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_clear_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = written(tmp_path, ".csv")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # bytes; a longer file fails as on a full disk
     try:
-        with pytest.raises(DatasetError, match=r"cannot hold the features.*File too large; make room or set TMPDIR"):
+        with pytest.raises(
+            DatasetError, match=r"cannot hold the features.*File too large; free disk space, or set TMPDIR"
+        ):
             read_dataset(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -238,7 +246,7 @@ def with_identity(frame: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("change", [as_words, as_text, as_decimals, as_doubles, in_another_order, with_identity])
-def test_a_parquet_file_says_the_same_in_other_types_and_orders(tmp_path: Path, change: Change) -> None:
+def test_a_parquet_file_may_have_other_types_and_another_column_order(tmp_path: Path, change: Change) -> None:
     frame = table()
     change(frame)
     assert_is_the_table(read_dataset(written(tmp_path, ".parquet", frame)))
@@ -285,7 +293,7 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path: Path) -> None:
     assert refusal(written(tmp_path, ".parquet", table()[:0])).startswith("has a header but no rows")
 
 
-def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, ".parquet")
     whole = path.read_bytes()
     for content in (b"PAR1", b"PAR1" * 9, whole[:-9], whole[9:], written(tmp_path, ".csv").read_bytes()):
@@ -295,13 +303,13 @@ def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith("is empty")
 
 
-def test_without_pyarrow_a_parquet_file_is_one_line_with_the_remedy_and_a_csv_is_read(
+def test_without_pyarrow_a_csv_is_read_and_the_message_about_parquet_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = written(tmp_path, ".parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert refusal(path) == (
-        "reading Parquet needs pyarrow, not here; pip install pyarrow==26.0.1, or convert the file to CSV"
+        "reading Parquet needs pyarrow, which is not installed; pip install pyarrow==26.0.1, or convert the file to CSV"
     )
     assert_is_the_table(read_dataset(written(tmp_path, ".csv")))
 
@@ -316,7 +324,9 @@ def test_a_month_is_found_as_parquet_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("endings", [(".csv", ".csv.bz2"), (".csv", ".parquet"), (".csv.gz", ".parquet")])
-def test_a_month_that_is_there_twice_is_refused_unless_one_is_named(tmp_path: Path, endings: tuple[str, str]) -> None:
+def test_a_month_that_exists_twice_is_refused_unless_one_file_is_named(
+    tmp_path: Path, endings: tuple[str, str]
+) -> None:
     paths = sorted(written(tmp_path, ending) for ending in endings)
     written(tmp_path, ".csv", name="2016_02")
     for pattern in ("2016_01", "2016_*", "*"):
@@ -331,13 +341,13 @@ def test_a_month_that_is_there_twice_is_refused_unless_one_is_named(tmp_path: Pa
     "cells", [[b"\xff\xfe"] * ROWS, [[1.0, 2.0]] * ROWS, [{"a": 1}] * ROWS], ids=["bytes", "lists", "structs"]
 )
 @pytest.mark.parametrize("column", [COLUMN, CLASS])
-def test_a_column_of_what_is_no_cell_is_named(tmp_path: Path, column: str, cells: list[Any]) -> None:
+def test_a_column_that_does_not_hold_single_values_is_named(tmp_path: Path, column: str, cells: list[Any]) -> None:
     path = written(tmp_path, ".parquet", table().drop(columns=column).assign(**{column: cells}))
     with pytest.raises(DatasetError, match=f"column '{column}' holds .*; numbers are needed"):
         read_dataset(path)
 
 
-def test_small_data_need_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_datasets_need_no_folder_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, ".csv")
 
     def nowhere() -> str:
@@ -345,6 +355,6 @@ def test_small_data_need_no_folder_for_temporary_files(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     assert_is_the_table(read_dataset(path))
-    monkeypatch.setattr(utils.spool, "MOST_IN_MEMORY", 100)
+    monkeypatch.setattr(utils.feature_buffer, "MOST_IN_MEMORY", 100)
     with pytest.raises(DatasetError, match=r"TMPDIR: cannot hold the features.*No usable temporary directory"):
         read_dataset(path)

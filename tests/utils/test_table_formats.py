@@ -1,4 +1,4 @@
-"""Tables as spreadsheets, compressors and other programs leave them: read where that is safe, else named."""
+"""Tables from spreadsheets, compressors and other programs are read if that is safe, else refused with the reason."""
 
 import bz2
 import gzip
@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import utils.table_files
+import utils.table_formats
 from tests.captures import SHARED, needs_shared
 from tests.utils.test_dataset import COLUMN, COMPRESS, HEADER, LABELS, ROWS, VALUES, text_of
-from utils.costs import read_cost_per_offload
+from utils.cost_models import read_cost_per_offload
 from utils.dataset import find_datasets, read_dataset
 from utils.errors import DatasetError, InputFileError, ResultFileError
 from utils.results import read_evaluation
@@ -96,13 +96,13 @@ def test_another_delimiter_is_named_and_decimal_commas_too(
 )
 def test_lines_before_the_header_are_named(tmp_path: Path, lines: str, found: str) -> None:
     reason = refusal(tmp_path / "a.csv", lines + text_of())
-    assert reason == f"row 0: the header stands in {found}; remove the lines before it"
+    assert reason == f"row 0: the header is in {found}; remove the lines before it"
 
 
-def test_two_faults_of_a_header_are_told_at_once(tmp_path: Path) -> None:
+def test_two_faults_of_a_header_are_in_one_message(tmp_path: Path) -> None:
     reason = refusal(tmp_path / "a.csv", "sep=;\n" + text_of().replace(",", ";"))
     assert reason == (
-        "row 0: the header stands in line 2, below 'sep=;' and its columns are separated by semicolons; remove the "
+        "row 0: the header is in line 2, below 'sep=;' and its columns are separated by semicolons; remove the "
         "lines before it and export it with commas between columns and points in numbers"
     )
 
@@ -125,7 +125,7 @@ def evaluation_text() -> str:
     return pd.DataFrame({name: [0.0, 1.0] for name in EVALUATION_COLUMNS}).to_csv(index=False)
 
 
-def test_an_evaluation_and_a_table_of_timings_are_read_with_the_same_care(tmp_path: Path) -> None:
+def test_an_evaluation_and_a_table_of_timings_are_checked_alike(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_text(evaluation_text().upper().replace(",", " , "))
     assert len(read_evaluation([path])) == 2
@@ -133,8 +133,8 @@ def test_an_evaluation_and_a_table_of_timings_are_read_with_the_same_care(tmp_pa
     assert len(read_evaluation([path])) == 2
     for content, words in (
         (evaluation_text().replace(",", ";"), "its columns are separated by semicolons"),
-        ("\n" + evaluation_text(), "the header stands in line 2, below a blank line"),
-        ("# note\n" + evaluation_text(), "the header stands in line 2, below a comment"),
+        ("\n" + evaluation_text(), "the header is in line 2, below a blank line"),
+        ("# note\n" + evaluation_text(), "the header is in line 2, below a comment"),
     ):
         path.write_text(content)
         with pytest.raises(ResultFileError, match=words):
@@ -152,7 +152,7 @@ def test_an_evaluation_and_a_table_of_timings_are_read_with_the_same_care(tmp_pa
 
 @pytest.mark.parametrize("name", ["a", "a.csv", "a.txt", "a.csv.gz", "a.CSV.GZ", "a.csv.bz2", "a.csv.xz"])
 @pytest.mark.parametrize("compress", [*COMPRESS.values(), bytes], ids=[*COMPRESS, "plain"])
-def test_a_table_is_read_by_what_it_holds_whatever_its_name(
+def test_a_table_is_read_by_its_content_whatever_its_name(
     tmp_path: Path, name: str, compress: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / name).write_bytes(compress(text_of().encode()))
@@ -231,10 +231,10 @@ def test_a_month_that_is_compressed_in_another_way_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
-def test_a_file_that_unpacks_to_far_more_than_a_table_would_is_refused(
+def test_a_file_that_unpacks_to_far_more_than_a_table_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes]
 ) -> None:
-    monkeypatch.setattr(utils.table_files, "_LEAST_LIMIT", 2**18)
+    monkeypatch.setattr(utils.table_formats, "_LEAST_LIMIT", 2**18)
     rows = text_of().partition("\n")[2]
     bomb = compress((text_of() + rows * 1_000).encode())
     assert refusal(tmp_path / "a.csv", bomb).startswith("unpacks to over 0 MiB and 100 times its size")
@@ -244,10 +244,10 @@ def test_a_file_that_unpacks_to_far_more_than_a_table_would_is_refused(
         read_evaluation([tmp_path / "e.csv"])
 
 
-def test_a_parquet_file_of_far_more_rows_than_a_table_of_its_size_is_refused(
+def test_a_parquet_file_with_far_more_rows_than_its_size_allows_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(utils.table_files, "_LEAST_LIMIT", 2**18)
+    monkeypatch.setattr(utils.table_formats, "_LEAST_LIMIT", 2**18)
     table = pd.DataFrame(np.zeros((40_000, len(FEATURES)), np.float32), columns=list(FEATURES))
     table.to_parquet(tmp_path / "a.parquet", index=False)
     assert refusal(tmp_path / "a.parquet").startswith("unpacks to over")
@@ -255,11 +255,11 @@ def test_a_parquet_file_of_far_more_rows_than_a_table_of_its_size_is_refused(
     assert len(read_dataset(tmp_path / "a.parquet")) == 1_000
 
 
-# As they came from the field
+# Tables from the field
 
 
 @needs_shared
-def test_the_tables_of_the_field_are_read_or_named() -> None:
+def test_tables_from_the_field_are_read_or_refused_with_the_reason() -> None:
     for name in (
         "csv-header/hdr-space.csv",
         "csv-header/upper.csv",

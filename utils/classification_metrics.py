@@ -1,4 +1,4 @@
-"""Rates of a binary classifier, with defined values where a denominator is zero."""
+"""Metrics of a classifier, NaN where a denominator is zero."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ ECE_BINS: Final = 15
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """Return numerator / denominator, or NaN where the denominator is zero: a rate of nothing is unknown."""
+    """Return numerator / denominator, or NaN if the denominator is zero."""
     return numerator / denominator if denominator else float("nan")
 
 
@@ -21,22 +21,22 @@ def certainty(logits: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[
 
 
 def accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
-    """Return the share of predictions (N,) that equal their labels (N,); NaN for none."""
+    """Return the share of predictions (N,) that equal their labels (N,); NaN without rows."""
     return ratio(int((predictions == labels).sum()), len(labels))
 
 
 def reliability_bins(
     certainties: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = ECE_BINS
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Sort predictions into equal-width bins of certainty, (i/B, (i+1)/B].
+    """Count predictions in equal-width bins of certainty, (i/B, (i+1)/B].
 
     Args:
         certainties: (N,) within [0, 1].
-        correct: (N,) whether each prediction is right.
+        correct: (N,) whether each prediction is correct.
         bins: B.
 
     Returns:
-        counts (B,), mean certainty (B,) and accuracy (B,) of each bin; 0 where a bin is empty.
+        counts (B,), mean certainties (B,) and accuracies (B,) of the bins; 0 for an empty bin.
     """
     index = np.clip(np.ceil(certainties * bins).astype(np.int64) - 1, 0, bins - 1)
     counts = np.bincount(index, minlength=bins)
@@ -49,7 +49,7 @@ def reliability_bins(
 def expected_calibration_error(
     certainties: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = ECE_BINS
 ) -> float:
-    """Return the mean gap between certainty and accuracy over bins, weighted by their counts; NaN for no rows.
+    """Return the mean gap between certainty and accuracy of bins, weighted by their counts; NaN without rows.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
     """
@@ -58,7 +58,7 @@ def expected_calibration_error(
 
 
 def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Return the mean cross-entropy, in nats, of logits (N, C) against labels (N,); NaN for no rows."""
+    """Return the mean cross-entropy, in nats, of logits (N, C) against labels (N,); NaN without rows."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     return ratio(float((log_sum - shifted[np.arange(len(labels)), labels]).sum()), len(labels))

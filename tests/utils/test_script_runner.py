@@ -7,12 +7,12 @@ import pytest
 
 from tests.scripts import CHART, MAKE_SAMPLE
 from utils.errors import CloudUnavailableError, ToolkitError
-from utils.running import ROOT, run_script, serving, shown
+from utils.script_runner import ROOT, format_command, run_script, serving
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> str:
-    """A program that serves until SIGTERM, told what to print first; its path from the root."""
+    """A script that prints its argument and serves until SIGTERM; its path from the root."""
     (tmp_path / "server.py").write_text(
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('stopped')))\n"
@@ -29,24 +29,24 @@ def running() -> Iterator[bytes]:
             yield path.read_bytes()
 
 
-def test_a_command_line_is_shown_as_people_would_type_it_in_the_root_folder() -> None:
+def test_a_command_line_is_printed_as_a_user_would_type_it_in_the_root_folder() -> None:
     options = ("--dataset", ROOT / "dataset" / "sample", "--rows", 5)
-    assert shown("dnn/inference.py", options) == "python dnn/inference.py --dataset dataset/sample --rows 5"
+    assert format_command("dnn/inference.py", options) == "python dnn/inference.py --dataset dataset/sample --rows 5"
 
 
-def test_a_script_is_run_and_its_command_line_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_script_is_run_and_its_command_line_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_script(MAKE_SAMPLE, ["--rows", 5, "--months", 1, "--output-folder", tmp_path])
     assert (tmp_path / "2016_01.csv").is_file()
     assert capfd.readouterr().out.startswith(f"$ python {MAKE_SAMPLE} --rows 5 --months 1 --output-folder {tmp_path}\n")
 
 
 def test_a_script_that_fails_is_named_with_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ToolkitError, match=f"{CHART} ended with exit code 2; its own message stands above"):
+    with pytest.raises(ToolkitError, match=f"{CHART} ended with exit code 2; see its message above"):
         run_script(CHART, ["--datafile", tmp_path / "no.sav", "--savefile", tmp_path / "x.png"])
     assert "no such file" in capfd.readouterr().err
 
 
-def test_a_server_is_there_within_the_block_and_told_to_end_after_it(
+def test_a_server_runs_within_the_block_and_is_terminated_after_it(
     server: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with serving(server, ["ready: now"], {"SECRET": "word"}):
@@ -54,10 +54,10 @@ def test_a_server_is_there_within_the_block_and_told_to_end_after_it(
     assert capfd.readouterr().out.splitlines() == [f"$ python {server} ready: now &", "ready: now word", "stopped"]
 
 
-def test_a_server_that_does_not_get_ready_is_an_error_and_left_behind_by_no_one(
+def test_a_server_that_is_not_ready_in_time_is_killed_and_reported(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.running._START", 2.0)
+    monkeypatch.setattr("utils.script_runner._START_TIMEOUT", 2.0)
     with pytest.raises(CloudUnavailableError, match="did not start"), serving(server, ["busy"], {}):
         pass
     assert not any(server.encode() in commandline for commandline in running())
