@@ -176,10 +176,11 @@ def _shown(name: str, value: float) -> str:
 
 def _save(table: "pd.DataFrame", row: int, name: str, savefile: Path, elsewhere: "pd.DataFrame | None") -> None:
     if savefile.suffix.lower() == PAGE:
-        from nsga2.front_page import front_page
+        from nsga2.front_page import render_front_page
         from utils.page import write_page
 
-        print(f"page -> {write_page(front_page(table, row, f'Operating points of {name}', elsewhere), savefile)}")
+        page = render_front_page(table, row, f"Operating points of {name}", elsewhere)
+        print(f"page -> {write_page(page, savefile)}")
         return
     from nsga2.chart import front_figure
     from utils.plotting import save_figure

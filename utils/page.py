@@ -14,6 +14,7 @@ from utils.files import replacing
 
 # Whatever text a page shows, its browser fetches nothing and sends nothing.
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_SHARED: Final = Path(__file__).with_name("templates")
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: light-dark(#1b1b1b, #e6e6e6); --paper: light-dark(#fff, #181a1b);
   --line: light-dark(#ccc, #444); --weak: light-dark(#666, #999); --accent: light-dark(#1f5fa8, #7db7f2);
@@ -84,6 +85,32 @@ def picture(figure: Figure, caption: str) -> str:
         f'<figure><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{source}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def fill_template(template: Path, **values: object) -> str:
+    """Return a template with its values filled in; in ``*.html.j2``, they are escaped.
+
+    A template may extend ``page.html.j2`` (a page that fetches nothing) and import from ``parts.html.j2`` (tables,
+    pictures).
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _SHARED]),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = make_data_uri
+    return environment.get_template(template.name).render(values)
+
+
+def make_data_uri(figure: "Figure") -> str:
+    """Return a figure as the address of a picture that is part of the page (SVG)."""
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def write_page(text: str, path: Path) -> Path:

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from nsga2.front_page import front_page
+from nsga2.front_page import render_front_page
 from nsga2.operating_point import CostModel, client_command, front_table, judged, thresholds_of
 from tests.chromium import dom_after, find_chromium, screenshot
 from tests.nsga2.test_objectives import random_evaluation
@@ -34,7 +34,7 @@ Object.defineProperty(navigator, "clipboard", {value: {writeText: async (text) =
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    return write_page(front_page(TABLE, 1, "A <front> & more"), tmp_path / "front.html")
+    return write_page(render_front_page(TABLE, 1, "A <front> & more"), tmp_path / "front.html")
 
 
 def element(dom: str, name: str) -> str:
@@ -125,7 +125,7 @@ def test_a_screenshot_shows_the_front(page: Path, tmp_path: Path) -> None:
 
 def test_what_the_point_does_on_other_months_stands_below() -> None:
     elsewhere = judged(["m_2016_03"], [random_evaluation(50)], [], thresholds_of(TABLE, 1), CostModel())
-    text = front_page(TABLE, 1, "t", elsewhere)
+    text = render_front_page(TABLE, 1, "t", elsewhere)
     assert "<h2>Point 1 on other months</h2>" in text
     assert "<td>m_2016_03</td><td>50</td>" in text
     assert f"<td>{100 * elsewhere['error'][0]:.2f}</td>" in text
