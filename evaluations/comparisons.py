@@ -1,17 +1,18 @@
-"""The two exits beside every other system: differences of errors with their intervals, and the verdict's numbers."""
+"""Compare the two exits with every other system: differences of errors with their intervals."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from evaluations.baselines import MAJORITY, MATCHED, REJECT
+from evaluations.baselines import MATCHED, REJECT
 from evaluations.bootstrap import Counts, Interval, count, errors, interval, resampled_errors
+from evaluations.conclusion import Findings, System
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Decided
 from evaluations.months import ALL_ROWS, SUBSETS, Month, subsets
 from evaluations.rates import AREA, MEAN, area_weights, long_form, mean_rate
-from evaluations.verdict import Alternative, Findings
 from models.prediction import Progress, no_progress
 
 COLUMNS: Final = ("month", "subset", "system", "estimate", "low", "high")
@@ -40,7 +41,7 @@ def compare(
     """
     systems = [SYSTEM, *(name for name in decided[0][0][ALL_ROWS] if name not in (SYSTEM, BOUND))]
     counts = [
-        _all_subsets(month, by_vector, of_month, systems) for month, of_month in zip(months, decided, strict=True)
+        _count_all_subsets(month, by_vector, of_month, systems) for month, of_month in zip(months, decided, strict=True)
     ]
     shape = (len(SUBSETS), len(systems))
     found = np.stack([errors(of_month) for of_month in counts]).reshape(-1, *shape)
@@ -59,57 +60,50 @@ def compare(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def find(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> Interval:
+def find_difference(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> Interval:
     """Return one of the differences."""
     is_row = (comparisons["month"] == month) & (comparisons["subset"] == subset) & (comparisons["system"] == system)
     return Interval(*(float(value) for value in comparisons.loc[is_row, list(COLUMNS[3:])].to_numpy()[0]))
 
 
-def findings(table: pd.DataFrame, comparisons: pd.DataFrame, months: int, networks: int, reference: str) -> Findings:
-    """Return what the verdict rests on: means over the later months and networks, of all rows.
+def collect_findings(table: pd.DataFrame, comparisons: pd.DataFrame, networks: int) -> Findings:
+    """Return what the conclusion rests on: means over the later months and networks, of all rows.
 
     Args:
         table: of ``rates.over_time``.
         comparisons: of ``compare``.
-        months: how many later ones.
         networks: how many.
-        reference: what costs are shares of.
     """
 
-    def rate(system: str, name: str, subset: str = ALL_ROWS) -> float:
-        return mean_rate(table, MEAN, subset, system, name)
-
-    def alternative(system: str, subset: str = ALL_ROWS) -> Alternative:
-        difference = find(comparisons, MEAN, subset, system)
-        return Alternative(rate(system, "error", subset), rate(system, "acceptance", subset), difference)
+    def collect(name: str, system: str, offloaded: float = math.nan) -> System:
+        error, acceptance, cost = (
+            mean_rate(table, MEAN, ALL_ROWS, system, rate) for rate in ("error", "acceptance", "cost_share")
+        )
+        is_rival = system != SYSTEM
+        difference = find_difference(comparisons, MEAN, ALL_ROWS, system) if is_rival else None
+        return System(name, error, acceptance, offloaded, cost, difference)
 
     systems = list(dict.fromkeys(comparisons["system"]))
     plain = [name for name in systems if name not in (EXIT_1, EXIT_2, BY_CLASS) and " + " not in name]
-    others = [name + MATCHED if name + MATCHED in systems else name for name in plain]
-    elsewhere = [subset for subset in SUBSETS if subset != ALL_ROWS]
     return Findings(
-        months=months,
         networks=networks,
-        error=rate(SYSTEM, "error"),
-        acceptance=rate(SYSTEM, "acceptance"),
-        offloaded=rate(SYSTEM, "offloaded"),
-        cost=rate(SYSTEM, "cost_share"),
-        cost_exit_1=rate(EXIT_1, "cost_share"),
-        cost_exit_2=rate(EXIT_2, "cost_share"),
-        reference=reference,
-        exit_1=alternative(EXIT_1 + REJECT),
-        exit_1_by_class=alternative(BY_CLASS),
-        exit_1_matched=alternative(EXIT_1 + MATCHED),
-        exit_2=alternative(EXIT_2 + MATCHED),
-        others={name: alternative(name) for name in others},
-        exit_1_elsewhere={subset: alternative(EXIT_1 + MATCHED, subset) for subset in elsewhere},
-        elsewhere={
-            subset: {name: alternative(name, subset) for name in others if name != MAJORITY} for subset in elsewhere
+        two_exits=collect("two exits", SYSTEM, mean_rate(table, MEAN, ALL_ROWS, SYSTEM, "offloaded")),
+        exit_1=(
+            collect("exit 1 alone", EXIT_1 + MATCHED, 0.0),
+            collect("exit 1 alone (thresholds by class)", BY_CLASS, 0.0),
+            collect("exit 1 alone (one threshold)", EXIT_1 + REJECT, 0.0),
+        ),
+        exit_2=collect("exit 2 alone", EXIT_2 + MATCHED, 1.0),
+        baselines=[collect(name, name + MATCHED if name + MATCHED in systems else name) for name in plain],
+        exit_1_elsewhere={
+            subset: find_difference(comparisons, MEAN, subset, EXIT_1 + MATCHED)
+            for subset in SUBSETS
+            if subset != ALL_ROWS
         },
     )
 
 
-def year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
     """Return everything in long form: a row for each month, subset, system and metric.
 
     Args:
@@ -127,7 +121,7 @@ def year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
     return together[[*keys, *(name for name in long.columns if name not in keys)]]
 
 
-def _all_subsets(month: Month, by_vector: bool, decided: Sequence[Decided], systems: Sequence[str]) -> Counts:
+def _count_all_subsets(month: Month, by_vector: bool, decided: Sequence[Decided], systems: Sequence[str]) -> Counts:
     """Count all subsets of a month on the same units: each system once for each subset."""
     units = month.place if by_vector else np.arange(len(month))
     parts = [

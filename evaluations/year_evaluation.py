@@ -1,4 +1,4 @@
-"""The whole judgement of some networks: choose on one month, then decide the later ones."""
+"""Evaluate networks on the months after the one that their thresholds are chosen on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ from models.prediction import Progress, no_progress
 
 @dataclass(frozen=True)
 class Months:
-    """The rows to train baselines on, to choose on, and to judge on, in order."""
+    """The rows to train baselines on, to choose thresholds on, and to evaluate on, in order."""
 
     training: Month
     choice: Month
@@ -29,8 +29,8 @@ class Months:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """On which terms to judge.
+class Settings:
+    """How thresholds are chosen and events are charged.
 
     Attributes:
         min_acceptance: least share of events of the month of the choice that the two exits must accept.
@@ -50,11 +50,11 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What came out.
+class YearEvaluation:
+    """The result of an evaluation.
 
     Attributes:
-        choices: of each network, what was chosen.
+        choices: of each network, its thresholds.
         costs: of each network.
         on_choice, on_later: records of ``rates.rates_by_subset``, of the month of the choice and of the later ones.
         decided: of each later month, of each network.
@@ -67,51 +67,55 @@ class Judgement:
     decided: list[list[Decided]]
 
 
-def judge(
+def evaluate_year(
     months: Months,
     origins: Sequence[Origin],
     single_exits: Sequence[nn.Module],
-    terms: Terms,
+    settings: Settings,
     progress: Progress = no_progress,
-) -> Judgement:
-    """Choose for each network, and let all systems decide.
+) -> YearEvaluation:
+    """Choose thresholds for each network, and let all systems decide the later months.
 
     Args:
         months: the rows.
         origins: of the networks.
         single_exits: one network for all, one for each, or none.
-        terms: of the judgement.
-        progress: called with the distinct vectors of a month that a network has done.
+        settings: of the evaluation.
+        progress: called with the number of distinct vectors of a month when a network has answered them.
 
     Raises:
-        InfeasibleError: a network cannot accept that many.
+        InfeasibleError: a network cannot reach that acceptance.
     """
     every = (months.choice, *months.later)
-    baselines = fit_baselines(months.training, terms.unscale)
+    baselines = fit_baselines(months.training, settings.unscale)
     answers = [{name: classifier(month.features) for name, classifier in baselines.items()} for month in every]
     singles = [[later_months.answer_single(single, month, progress) for month in every] for single in single_exits]
-    judged = []
+    evaluated = []
     for number, origin in enumerate(origins, 1):
         others, single_cost = answers, None
         if singles:
             of_single = singles[(number - 1) % len(singles)]
             others = [{**known, SINGLE_EXIT: single} for known, (single, _) in zip(answers, of_single, strict=True)]
             single_cost = of_single[0][1]
-        judged.append(_judge_one(number, read_network(origin), every, others, single_cost, terms, progress))
+        evaluated.append(
+            _evaluate_network(number, read_network(origin), every, others, single_cost, settings, progress)
+        )
     # Month by month, as time passes.
-    later = [record for of_month in zip(*(one.on_later for one in judged), strict=True) for record in chain(*of_month)]
-    return Judgement(
-        [one.choice for one in judged],
-        [one.costs for one in judged],
-        pd.DataFrame([record for one in judged for record in one.on_choice]),
+    later = [
+        record for of_month in zip(*(one.on_later for one in evaluated), strict=True) for record in chain(*of_month)
+    ]
+    return YearEvaluation(
+        [one.choice for one in evaluated],
+        [one.costs for one in evaluated],
+        pd.DataFrame([record for one in evaluated for record in one.on_choice]),
         pd.DataFrame(later),
-        [list(of_month) for of_month in zip(*(one.decided for one in judged), strict=True)],
+        [list(of_month) for of_month in zip(*(one.decided for one in evaluated), strict=True)],
     )
 
 
 @dataclass(frozen=True)
-class _OfOne:
-    """The judgement of one network; of later months, an item each."""
+class _NetworkEvaluation:
+    """The evaluation of one network; an item for each later month."""
 
     choice: Choice
     costs: Costs
@@ -120,21 +124,21 @@ class _OfOne:
     decided: list[Decided]
 
 
-def _judge_one(
+def _evaluate_network(
     number: int,
     network: TwoExits,
     months: Sequence[Month],
     others: Sequence[Mapping[str, Answers]],
     single_cost: float | None,
-    terms: Terms,
+    settings: Settings,
     progress: Progress,
-) -> _OfOne:
-    """Judge one network; ``months`` begin with that of the choice, ``others`` are what other classifiers say there."""
+) -> _NetworkEvaluation:
+    """Evaluate one network; the first of ``months`` is that of the choice, ``others`` answer the same months."""
     first, *later = months
     measured = later_months.measure(network, first, progress)
-    costs = later_months.mean_costs(measured, terms.cost_model, terms.cost_per_offload, single_cost)
+    costs = later_months.mean_costs(measured, settings.cost_model, settings.cost_per_offload, single_cost)
     known = later_months.with_exits(measured, others[0])
-    choice = later_months.choose(measured, known, terms.min_acceptance, terms.system, terms.exit_1_alone)
+    choice = later_months.choose(measured, known, settings.min_acceptance, settings.system, settings.exit_1_alone)
     on_choice = rates_by_subset(first.name, number, later_months.decisions(measured, known, choice, first), costs)
     on_later: list[list[Record]] = []
     decided: list[Decided] = []
@@ -143,11 +147,13 @@ def _judge_one(
         known = later_months.with_exits(evaluation, of_others)
         decided.append(later_months.decisions(evaluation, known, choice, month))
         on_later.append(rates_by_subset(month.name, number, decided[-1], costs))
-    return _OfOne(choice, costs, [*on_choice, *_chosen(first.name, number, choice)], on_later, decided)
+    return _NetworkEvaluation(
+        choice, costs, [*on_choice, *_list_thresholds(first.name, number, choice)], on_later, decided
+    )
 
 
-def _chosen(month: str, network: int, choice: Choice) -> list[Record]:
-    """Return the thresholds as records."""
+def _list_thresholds(month: str, network: int, choice: Choice) -> list[Record]:
+    """Return a network's thresholds as records."""
     by_system = {
         SYSTEM: {f"threshold_{name}": value for name, value in asdict(choice.thresholds).items()},
         later_months.BY_CLASS: {
