@@ -1,9 +1,10 @@
-"""What an event costs: the table of a measurement beside the paper's own readings, in words and as a picture."""
+"""What an event costs the edge: the table of a measurement beside the paper's own readings, as text and picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ from matplotlib.figure import Figure
 from evaluations.energy_measurement import IDLE, Interval, Run, of_method
 from utils.costs import MILLISECONDS
 from utils.metrics import ratio
+from utils.page import fill_template
 from utils.plotting import new_figure
 
+_TEMPLATE: Final = Path(__file__).parent / "templates" / "energy_report.txt.j2"
 MODEL: Final = "model"
 PAPER: Final = "the paper's own, on a Raspberry Pi"
 COLUMNS: Final = (
@@ -106,40 +109,56 @@ def _basis(run: Run, meter: Meter, method: str) -> str:
     return less if method != run.shared else f"{less}, the client's share of it by processor time"
 
 
-def words(table: pd.DataFrame) -> str:
-    """Return the table for a screen; the paper's numbers stand apart and are called so."""
-    lines = [
-        f"{'':22}{'mJ an event':>26}{'CPU ms an event':>26}{'of the single exit':>22}   {PAPER}",
-        f"{'':22}{'(least to most)':>26}{'(least to most)':>26}{'energy':>12}{'CPU':>10}   "
-        f"{'µAh a request':>14}{'of the single exit':>20}",
-    ]
-    for row in table.to_dict("records"):
-        joules = _spread(*(1e3 * row[name] for name in ("joules", "joules_least", "joules_most")))
-        cpu = _spread(*(row[name] for name in ("cpu_ms", "cpu_ms_least", "cpu_ms_most")))
-        stated = row["paper_microampere_hours_a_request"]
-        lines.append(
-            f"{row['method']:22}{joules:>26}{cpu:>26}{_percent(row['joules_share_of_single_exit']):>12}"
-            f"{_percent(row['cpu_share_of_single_exit']):>10}   {'-' if np.isnan(stated) else f'{stated:g}':>14}"
-            f"{_percent(row['paper_share_of_single_exit']):>20}"
-        )
-    return "\n".join(lines)
+def render_report(table: pd.DataFrame, meter: str, idle: float) -> str:
+    """Return the report for the shell: a sentence, the table, and the paper's own numbers apart from it.
+
+    Args:
+        table: of ``energy_table``.
+        meter: its words.
+        idle: watts that were subtracted.
+    """
+    rows = table.to_dict("records")
+    stated = [row for row in rows if not np.isnan(row["paper_microampere_hours_a_request"])]
+    return fill_template(
+        _TEMPLATE,
+        conclusion=state_saving(table),
+        meter=meter,
+        idle=idle,
+        measured=pd.DataFrame([_format_measured(row) for row in rows]),
+        about_paper=PAPER,
+        paper=pd.DataFrame([_format_stated(row) for row in stated]),
+        bases=zip(table["method"], table["basis"], strict=True) if table["basis"].nunique() > 1 else (),
+        is_weak=bool((table["joules_least"] <= 0).any()),
+        is_unknown=bool(table["joules"].isna().any()),
+    )
 
 
-def notes(table: pd.DataFrame) -> list[str]:
-    """Return what must be said of the numbers besides."""
-    found = [f"{method}: {basis}" for method, basis in zip(table["method"], table["basis"], strict=True)]
-    found = found if table["basis"].nunique() > 1 else []
-    found += [
-        f"{row['method']}: exit 2 asked about {_percent(row['exit_2_share'])}, rejected "
-        f"{_percent(row['rejected_share'])}, error of the accepted {_percent(row['error'])}"
-        for row in table.to_dict("records")
-    ]
-    if (table["joules_least"] <= 0).any():
-        found.append("some readings do not stand out from idling: measure longer (--seconds), on a quieter machine")
-    if table["joules"].isna().any():
-        found.append("this machine does not say its processor time, so the client's share is unknown")
-    found.append("the paper's numbers are of other hardware and another meter; only the ratios compare")
-    return found
+def state_saving(table: pd.DataFrame) -> str:
+    """Return in one sentence what an event costs the edge with the last method, beside the single exit."""
+    row = table.iloc[-1]
+    share, what = row["joules_share_of_single_exit"], "modelled energy" if row["meter"] == MODEL else "energy"
+    if np.isnan(share):
+        share, what = row["cpu_share_of_single_exit"], "processor time; the share of energy is unknown"
+    return f"With {row['method']}, an event costs the edge {_percent(share)} of the single exit's {what}."
+
+
+def _format_measured(row: Mapping[Hashable, Any]) -> dict[str, str]:
+    joules = _spread(*(1e3 * row[name] for name in ("joules", "joules_least", "joules_most")))
+    return {
+        "method": row["method"],
+        "energy, mJ": joules,
+        "energy share": _percent(row["joules_share_of_single_exit"]),
+        "CPU time, ms": _spread(*(row[name] for name in ("cpu_ms", "cpu_ms_least", "cpu_ms_most"))),
+        "CPU share": _percent(row["cpu_share_of_single_exit"]),
+        "offloaded": _percent(row["exit_2_share"]),
+        "rejected": _percent(row["rejected_share"]),
+        "error": _percent(row["error"]),
+    }
+
+
+def _format_stated(row: Mapping[Hashable, Any]) -> dict[str, str]:
+    reading = f"{row['paper_microampere_hours_a_request']:g}"
+    return {"method": row["method"], "µAh a request": reading, "share": _percent(row["paper_share_of_single_exit"])}
 
 
 def _spread(middle: float, least: float, most: float) -> str:

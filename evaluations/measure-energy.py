@@ -316,17 +316,14 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
 
 
 def _report(args: argparse.Namespace, measurement: "Run", meter: "Meter") -> None:
-    """Print the table, and write it and its picture."""
-    from evaluations.energy_report import energy_figure, energy_table, idle_watts, notes, words
+    """Print the report, and write its table and picture."""
+    from evaluations.energy_report import energy_figure, energy_table, idle_watts, render_report
     from figs.energy import PAPER_MICROAMPERE_HOURS
     from utils.plotting import save_figure
     from utils.results import write_table
 
-    paper = PAPER_MICROAMPERE_HOURS.get(measurement.family, {})
-    table = energy_table(measurement, meter, paper)
-    idle = idle_watts(measurement, meter)
-    print(f"\nenergy by {meter.words}{f'; idle power {idle:.2f} W is subtracted' if idle else ''}\n")
-    print(words(table), *(f"- {note}" for note in notes(table)), sep="\n")
+    table = energy_table(measurement, meter, PAPER_MICROAMPERE_HOURS.get(measurement.family, {}))
+    print(f"\n{render_report(table, meter.words, idle_watts(measurement, meter))}")
     write_table(table, args.savefile)
     print(f"{len(table)} rows -> {args.savefile}")
     if args.picture is not None:

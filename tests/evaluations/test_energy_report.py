@@ -15,9 +15,9 @@ from evaluations.energy_report import (
     energy_figure,
     energy_table,
     idle_watts,
-    notes,
     power_model,
-    words,
+    render_report,
+    state_saving,
 )
 from utils.plotting import save_figure
 
@@ -75,23 +75,34 @@ def test_a_model_is_the_processor_time_times_the_power_and_is_called_a_model() -
     assert "measured by rapl" in energy_figure(energy_table(a_run(), METER, PAPERS)).axes[0].get_title()
 
 
-def test_the_screen_shows_the_papers_numbers_apart_and_as_its_own() -> None:
+def test_the_report_leads_with_a_sentence_and_shows_the_papers_numbers_apart_as_its_own() -> None:
     table = energy_table(a_run(), METER, PAPERS)
-    heading, _, *lines = words(table).splitlines()
-    assert heading.endswith(PAPER)
-    assert lines[0].split("   ")[-1].split() == ["100.00", "%"]
-    assert "94.3" in lines[0] and "0.83" in lines[2] and "0.88 %" in lines[2]
-    assert "2e+03 (1e+03 to 4e+03)" in lines[0] and "5.00 %" in lines[2]
-    assert "the paper's numbers are of other hardware and another meter; only the ratios compare" in notes(table)
-    assert f"{AWAY}: exit 2 asked about 20.00 %, rejected 10.00 %, error of the accepted 5.00 %" in notes(table)
+    text = render_report(table, METER.words, 3.0)
+    ours, theirs = text.split(f"{PAPER}:\n")
+    lines = ours.splitlines()
+    assert lines[0] == f"With {AWAY}, an event costs the edge 5.00 % of the single exit's energy."
+    assert "energy by RAPL, package-0; idle power 3.00 W is subtracted" in lines
+    (row,) = [line for line in lines if line.strip().startswith(ONE)]
+    assert "2e+03 (1e+03 to 4e+03)" in row and "94.3" not in row
+    (row,) = [line for line in lines if line.strip().startswith(AWAY) and "%" in line]
+    assert row.endswith("20.00 %  10.00 %  5.00 %") and "27.78 %" in row
+    assert "94.3" in theirs and "0.88 %" in theirs and LOCAL not in theirs.partition("different")[0]
+    assert f"- {AWAY}: reading less idle power, the client's share of it by processor time" in theirs
+
+
+def test_the_sentence_calls_a_model_a_model_and_does_without_energy_where_it_is_unknown() -> None:
+    assert state_saving(energy_table(a_run(), power_model(4.0), PAPERS)).endswith("the single exit's modelled energy.")
+    weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
+    sentence = state_saving(energy_table(a_run(), weak, PAPERS))
+    assert "27.78 % of the single exit's processor time; the share of energy is unknown." in sentence
 
 
 def test_readings_that_do_not_stand_out_from_idling_have_no_ratio_and_that_is_said() -> None:
     weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
     table = energy_table(a_run(), weak, PAPERS)
     assert table["joules_share_of_single_exit"].isna().all()
-    assert any("do not stand out from idling" in note for note in notes(table))
-    assert not any("do not stand out" in note for note in notes(energy_table(a_run(), METER, PAPERS)))
+    assert "do not stand out from idling" in render_report(table, "RAPL", 3.0)
+    assert "do not stand out" not in render_report(energy_table(a_run(), METER, PAPERS), "RAPL", 3.0)
 
 
 def test_the_bars_are_the_ratios_in_percent_and_the_papers_are_hatched(tmp_path: Path) -> None:
