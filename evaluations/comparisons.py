@@ -11,8 +11,8 @@ from evaluations.baselines import MATCHED, REJECT
 from evaluations.bootstrap import Counts, Interval, count, errors, interval, resampled_errors
 from evaluations.conclusion import Findings, System
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Decided
+from evaluations.monthly_rates import AREA, MEAN, area_weights, long_form, mean_rate
 from evaluations.months import ALL_ROWS, SUBSETS, Month, subsets
-from evaluations.rates import AREA, MEAN, area_weights, long_form, mean_rate
 from models.prediction import Progress, no_progress
 
 COLUMNS: Final = ("month", "subset", "system", "estimate", "low", "high")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
-from nsga2 import options
+from nsga2.defaults import KNEE, LEAST_ERROR, NAMED_POINTS
+from nsga2.threshold_options import add_cost_model, find_cost_per_offload
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import check_writable, make_folder
@@ -64,7 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output", required=True, type=Path, metavar="D", help="folder for year.csv and report.html")
     _add_months(parser)
     _add_intervals(parser)
-    options.add_cost_model(parser)
+    add_cost_model(parser)
     cli.add_seed(parser)
     return parser
 
@@ -92,8 +93,8 @@ def _add_months(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--operation-point",
-        choices=options.POINTS,
-        default=options.KNEE,
+        choices=NAMED_POINTS,
+        default=KNEE,
         help="point of the exact front (default: %(default)s)",
     )
 
@@ -121,8 +122,8 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from evaluations.comparisons import build_year_table
+    from evaluations.monthly_rates import over_time
     from evaluations.networks import read_origins, read_single_exit
-    from evaluations.rates import over_time
     from evaluations.year_report import Method, Report
     from utils.page import write_page
     from utils.results import write_table
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     folder = make_folder(args.output)
     table_file, page_file = (check_writable(folder / name) for name in ("year.csv", "report.html"))
     single_files = _single_files(args)
-    cost_per_offload = options.cost_per_offload(args)
+    cost_per_offload = find_cost_per_offload(args)
     origins = read_origins(args.trained_model, args.model)
     singles = [read_single_exit(path, origins) for path in single_files]
     months = _read_months(args, origins)
@@ -190,7 +191,7 @@ def _evaluate(
     from evaluations.year_evaluation import Settings, evaluate_year
 
     system, exit_1_alone = (
-        _make_chooser(point, args, cost_per_offload) for point in (args.operation_point, options.LEAST_ERROR)
+        _make_chooser(point, args, cost_per_offload) for point in (args.operation_point, LEAST_ERROR)
     )
     settings = Settings(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, PUBLISHED.unscale)
     vectors = sum(len(month.first) for month in (months.choice, *months.later))
@@ -203,13 +204,13 @@ def _evaluate(
 
 def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float | None) -> "Chooser":
     """Return the function that chooses a point of the exact front."""
-    from nsga2.exact import exact_front
+    from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
     from nsga2.operating_point import front_table, marks, thresholds_of
 
     def choose(evaluation: "Evaluation", min_acceptance: float) -> "Thresholds":
         objectives = Objectives(evaluation, args.cost_model, cost_per_offload)
-        found = exact_front(objectives, min_acceptance)
+        found = find_exact_front(objectives, min_acceptance)
         if found.gap:
             print(
                 f"note: with so many rows, the front is only exact to {100 * found.gap:.3f} percentage points of error"

@@ -175,7 +175,7 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     from evaluations.energy_measurement import Run, measure, measure_idle
     from evaluations.energy_meters import POWERCAP, Rapl, begin_nothing
     from evaluations.energy_report import Meter, power_model
-    from figs.energy import TWO_EXITS_OFFLOADED
+    from figs.energy_data import TWO_EXITS_OFFLOADED
     from models.checkpoint import read_checkpoint, read_two_exits
     from offload.torch_exits import open_network
     from utils.dataset import read_dataset
@@ -240,7 +240,7 @@ def _warmed_up(
     import numpy as np
 
     from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, outcome
-    from figs.material import SINGLE
+    from figs.figure_data import SINGLE
     from models.cpu_network import open_single_exit
     from offload.edge import Edge
     from offload.service import CHUNK
@@ -274,7 +274,7 @@ def _warmed_up(
 @contextlib.contextmanager
 def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[dict[str, SecondExit]]":
     """Yield who answers for exit 2: this process, and the cloud where it can be had."""
-    from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+    from figs.energy_data import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
     from offload.broker import Broker, Host
     from offload.client import Client
     from offload.metrics import ClientMetrics
@@ -318,7 +318,7 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
 def _report(args: argparse.Namespace, measurement: "Run", meter: "Meter") -> None:
     """Print the report, and write its table and picture."""
     from evaluations.energy_report import energy_figure, energy_table, idle_watts, render_report
-    from figs.energy import PAPER_MICROAMPERE_HOURS
+    from figs.energy_data import PAPER_MICROAMPERE_HOURS
     from utils.plotting import save_figure
     from utils.results import write_table
 

@@ -12,9 +12,9 @@ from torch import nn
 from evaluations import later_months
 from evaluations.baselines import REJECT, Answers, fit_baselines
 from evaluations.later_months import SINGLE_EXIT, SYSTEM, Choice, Chooser, Costs, Decided
+from evaluations.monthly_rates import KEYS, Record, rates_by_subset
 from evaluations.months import ALL_ROWS, Month
 from evaluations.networks import Origin, read_network
-from evaluations.rates import KEYS, Record, rates_by_subset
 from models.early_exit import TwoExits
 from models.prediction import Progress, no_progress
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from evaluations.baselines import BOOSTING, MAJORITY, REJECT, RULE
 from evaluations.later_months import BOUND, EXIT_1, EXIT_2, SYSTEM
+from evaluations.monthly_rates import MEAN
 from evaluations.months import ALL_ROWS, SUBSETS
-from evaluations.rates import MEAN
 from utils.plotting import new_figure
 
 # Okabe and Ito's colours, which people tell apart whatever colours they see.

@@ -13,9 +13,9 @@ from evaluations.bootstrap import LEVEL, Interval
 from evaluations.comparisons import collect_findings
 from evaluations.conclusion import build_overview, format_difference, format_share, list_cautions, state_conclusion
 from evaluations.later_months import BOUND, BY_CLASS, SYSTEM
+from evaluations.monthly_rates import AREA, MEAN, PREVALENCES, mean_rate, over_time
 from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, UNSEEN, Month, constant_columns, equal_columns
 from evaluations.networks import Origin
-from evaluations.rates import AREA, MEAN, PREVALENCES, mean_rate, over_time
 from evaluations.year_evaluation import Months, YearEvaluation
 from evaluations.year_pictures import pictures
 from utils.page import fill_template

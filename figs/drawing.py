@@ -9,11 +9,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figs.certainties import BEFORE, CALIBRATED
-from figs.costs import EXIT_1, EXIT_2, LOCAL, OFFLOADED
-from figs.energy import DERIVED, STATED, TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-from figs.material import SINGLE, display_name
-from figs.monthly import AT_POINT
+from figs.certainty_data import BEFORE, CALIBRATED
+from figs.energy_data import DERIVED, STATED, TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+from figs.figure_data import SINGLE, display_name
+from figs.monthly_data import AT_POINT
+from figs.time_data import EXIT_1, EXIT_2, LOCAL, OFFLOADED
 from utils.plotting import new_figure, use_log_scale
 
 # Mostly of Okabe and Ito, whose colours the colour-blind tell apart.

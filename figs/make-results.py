@@ -26,7 +26,7 @@ from utils.files import make_folder
 
 if TYPE_CHECKING:
     from figs.offload_timing import Edge
-    from figs.plan import Plan
+    from figs.results_plan import Plan
     from offload.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,8 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Fill the folder as the arguments say."""
-    from figs.plan import Plan
     from figs.results_folder import is_device
+    from figs.results_plan import Plan
 
     start = time.monotonic()
     if not is_device(args.device_name):
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _months(folder: Path, pattern: str) -> dict[str, Path]:
     """Return month -> dataset CSV: those asked for, and the two that everything else needs."""
-    from figs.about import is_month
-    from figs.plan import CALIBRATION_MONTH, TRAINING_MONTH
+    from figs.provenance import is_month
+    from figs.results_plan import CALIBRATION_MONTH, TRAINING_MONTH
     from utils.dataset import find_datasets
 
     needed = [find_datasets(folder, month)[0] for month in (TRAINING_MONTH, CALIBRATION_MONTH)]
@@ -99,8 +99,8 @@ def _months(folder: Path, pattern: str) -> dict[str, Path]:
 
 def _label(args: argparse.Namespace, plan: "Plan") -> None:
     """Note where the data come from, and refuse to mix them with others."""
-    from figs.about import About, read_about, write_about
-    from figs.plan import CALIBRATION_MONTH, TRAINING_MONTH
+    from figs.provenance import About, read_about, write_about
+    from figs.results_plan import CALIBRATION_MONTH, TRAINING_MONTH
 
     synthetic = args.synthetic or _is_sample(plan.datasets[TRAINING_MONTH])
     name = args.dataset_folder.resolve().name
@@ -175,8 +175,8 @@ def _timings(
 ) -> list[dict[str, object]]:
     """Return the rows of one network, with a worker started for it."""
     from figs.offload_timing import BATCH_SIZES, REPEATS, request_batches, timing_row
-    from figs.plan import CALIBRATION_MONTH
     from figs.results_folder import TWO_EXITS
+    from figs.results_plan import CALIBRATION_MONTH
     from offload.broker_options import PASSWORD_VARIABLE
     from utils.dataset import read_dataset
     from utils.running import serving

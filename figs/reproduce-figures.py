@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from nsga2 import options
+from nsga2.defaults import KNEE, NAMED_POINTS
+from nsga2.threshold_options import parse_point
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import make_folder, replacing
 
 if TYPE_CHECKING:
-    from figs.material import Material, OperatingPoint
+    from figs.figure_data import Material, OperatingPoint
 
 NAMES = (
     "single-exit-by-month",
@@ -53,11 +54,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures (default: %(default)s)")
     add(
         "--operation-point",
-        type=options.point,
-        default=options.KNEE,
+        type=parse_point,
+        default=KNEE,
         metavar="N",
         help="number of the front's point at which the networks are shown (nsga2/gen-op-point-chart.py prints it), "
-        f"or one of {', '.join(options.POINTS)} (default: %(default)s)",
+        f"or one of {', '.join(NAMED_POINTS)} (default: %(default)s)",
     )
     add(
         "--watts",
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> None:
     """Draw as the arguments say."""
     from tqdm import tqdm
 
-    from figs.catalog import RECIPES
-    from figs.material import Material
+    from figs.figure_data import Material
+    from figs.recipes import RECIPES
     from figs.results_folder import find_results
 
     results = find_results(args.results)
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _operating_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
-    from figs.material import OperatingPoint
+    from figs.figure_data import OperatingPoint
     from nsga2.operating_point import find_point, front_table, label_point, thresholds_of
     from utils.results import read_front
 
@@ -110,7 +111,7 @@ def _operating_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
 
 def _make(name: str, material: "Material", output: Path, ending: str) -> str | None:
     """Write a figure's three files; return its caption and path, or None where there is nothing to draw."""
-    from figs.catalog import RECIPES, caption, figure_of
+    from figs.recipes import RECIPES, caption, figure_of
     from utils.plotting import save_figure
     from utils.results import write_table
 

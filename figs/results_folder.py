@@ -8,7 +8,7 @@ file                                                           what it holds
 ``evaluations/{network}_uncalibrated_{device}_{YYYY_MM}.csv``  evaluation of two exits before calibration
 ``evaluations/{device}_offload_timings.tsv``                   what requests cost, a row for each kind
 ``nsga2/{network}_x_f_*.sav``                                  front of thresholds; of several, the last by name
-``about.json``                                                 where the data come from; see ``figs.about``
+``about.json``                                                 where the data come from; see ``figs.provenance``
 ``networks/``                                                  checkpoints, which no figure reads
 =============================================================  =======================================================
 
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 import models
-from figs.about import MONTH, About, read_about
+from figs.provenance import MONTH, About, read_about
 from utils.errors import InputFileError, ResultFileError
 from utils.files import check_folder, check_readable
 from utils.tables import read_csv

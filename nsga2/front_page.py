@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from nsga2.operating_point import EVALUATED_COLUMNS, client_command, label_point, marks, thresholds_of
+from nsga2.operating_point import EVALUATED_COLUMNS, format_client_command, label_point, marks, thresholds_of
 from utils.page import fill_template
 
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "front_page.html.j2"
@@ -30,14 +30,14 @@ def render_front_page(table: pd.DataFrame, row: int, title: str, elsewhere: pd.D
         table: of ``front_table``.
         row: the chosen one.
         title: names the front.
-        elsewhere: of ``judged``: what the chosen point does on other months.
+        elsewhere: of ``evaluate_point``: what the chosen point does on other months.
     """
     names = {marked: name for name, marked in reversed(marks(table).items())}
     points = [
         {
             **{str(name): float(value) for name, value in cells.items()},
             "label": label_point(table, at),
-            "command": client_command(thresholds_of(table, at)),
+            "command": format_client_command(thresholds_of(table, at)),
             "name": names.get(at, ""),
         }
         for at, cells in enumerate(table.drop(columns="point").to_dict("records"))
@@ -63,7 +63,7 @@ def _format_points(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
 
 
 def format_months(elsewhere: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of ``judged`` as text, with units in its titles; what is unknown stays missing."""
+    """Return a table of ``evaluate_point`` as text, with units in its titles; what is unknown stays missing."""
     columns = {}
     for name, values in elsewhere.items():
         words = str(name).replace("_", " ")

@@ -7,8 +7,8 @@ import pandas as pd
 
 from evaluations.baselines import MATCHED, REJECT, RULE
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Costs, Decided
+from evaluations.monthly_rates import rates_by_subset
 from evaluations.months import Month, make_month, subsets
-from evaluations.rates import rates_by_subset
 from tests.evaluations.small_months import month, rows_of
 from utils.decision import Decisions
 

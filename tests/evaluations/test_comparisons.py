@@ -6,8 +6,8 @@ import pytest
 from evaluations.baselines import MATCHED, REJECT, RULE
 from evaluations.comparisons import COLUMNS, build_year_table, collect_findings, compare, find_difference
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM
+from evaluations.monthly_rates import AREA, MEAN, mean_rate, over_time
 from evaluations.months import ALL_ROWS, SUBSETS
-from evaluations.rates import AREA, MEAN, mean_rate, over_time
 from tests.evaluations.guesses import DECIDED, MONTHS, SYSTEMS, later_rates
 
 

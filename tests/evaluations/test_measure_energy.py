@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from evaluations import energy_meters
-from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-from figs.material import SINGLE
+from figs.energy_data import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+from figs.figure_data import SINGLE
 from models.checkpoint import write_checkpoint
 from offload.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from evaluations.baselines import MAJORITY, RULE
 from evaluations.comparisons import compare, find_difference
 from evaluations.later_months import BOUND, SYSTEM, Choice, Costs
+from evaluations.monthly_rates import AREA, MEAN, mean_rate, over_time
 from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, make_month
 from evaluations.networks import Origin
-from evaluations.rates import AREA, MEAN, mean_rate, over_time
 from evaluations.year_evaluation import Months, YearEvaluation
 from evaluations.year_pictures import COLOURS, difference_figure, error_figure, offloaded_figure, pictures
 from evaluations.year_report import (

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from figs.material import Material, OperatingPoint
+from figs.figure_data import Material, OperatingPoint
 from figs.results_folder import find_results
 from nsga2.operating_point import front_table, thresholds_of
 from utils.results import Front, read_front, write_front, write_table

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from figs.about import write_about
-from figs.catalog import RECIPES, caption, figure_of
+from figs.provenance import write_about
+from figs.recipes import RECIPES, caption, figure_of
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import fill, material
-from tests.figs.test_about import ABOUT
+from tests.figs.test_provenance import ABOUT
 
 every_figure = pytest.mark.parametrize("name", RECIPES)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from figs.about import read_about
-from figs.plan import Plan
+from figs.provenance import read_about
 from figs.results_folder import TIMING_COLUMNS, find_results
+from figs.results_plan import Plan
 from offload.private_broker import PrivateBroker
 from tests.figs.folders import TIMINGS, write_single_exit, write_two_exits
 from tests.scripts import call, load_script

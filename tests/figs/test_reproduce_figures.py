@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from figs.catalog import RECIPES
+from figs.recipes import RECIPES
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import fill
 from tests.scripts import call, load_script

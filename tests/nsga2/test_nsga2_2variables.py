@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsga2.exact import exact_front
+from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from tests.nsga2.plain_objectives import plain_table
 from tests.nsga2.test_objectives import random_evaluation
@@ -34,7 +34,7 @@ def test_the_exact_solver_writes_the_true_front_and_says_so(
     ended = choose(capsys, tmp_path, "--solver", "exact", "--eval-file", evaluations[0])
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("exact: no thresholds are better than these")
-    expected = exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8).front
+    expected = find_exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8).front
     np.testing.assert_array_equal(read_front(tmp_path / "front.sav").objectives, expected.objectives)
 
 
@@ -42,9 +42,9 @@ def test_a_front_that_is_bounded_says_by_how_much_it_can_be_off(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path
 ) -> None:
     ended = choose(capsys, tmp_path, "--solver", "exact", "--choices", 10, "--eval-file", evaluations[0])
-    bounded = exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8, 10)
+    bounded = find_exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8, 10)
     assert f"bounded: no thresholds have an error lower by more than {100 * bounded.gap:.3f} percentage" in ended.out
-    assert "a greater --choices than 10 narrows that" in ended.out
+    assert "increase --choices (now 10) to narrow that" in ended.out
 
 
 @pytest.mark.parametrize("given", ["each", "pattern", "both ways"])
@@ -58,7 +58,7 @@ def test_several_files_are_one_however_they_are_named(
     }
     ended = choose(capsys, tmp_path, "--solver", "exact", *arguments[given])
     assert "from 600 rows of 2 files" in ended.out
-    expected = exact_front(Objectives(read_evaluation(evaluations)), 0.8).front
+    expected = find_exact_front(Objectives(read_evaluation(evaluations)), 0.8).front
     np.testing.assert_array_equal(read_front(tmp_path / "front.sav").objectives, expected.objectives)
 
 

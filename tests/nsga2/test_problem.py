@@ -26,7 +26,7 @@ def judged(problem: ThresholdsProblem, *places: list[int]) -> dict[str, NDArray[
 
 def judged_at(problem: ThresholdsProblem, *thresholds: float) -> dict[str, NDArray[np.float64]]:
     """Judge the strictest thresholds that accept some certainties, for the class normal at both exits."""
-    every = problem.thresholds(np.array([[place, 0, 0, 0] for place in range(int(problem.xu[0]) + 1)]))[:, 0]
+    every = problem.get_thresholds(np.array([[place, 0, 0, 0] for place in range(int(problem.xu[0]) + 1)]))[:, 0]
     places = [int(np.searchsorted(every, threshold, side="right")) - 1 for threshold in thresholds]
     return judged(problem, *([place, 0, place, 0] for place in places))
 
@@ -35,7 +35,7 @@ def test_the_two_objectives_are_error_and_normalised_time() -> None:
     objectives = Objectives(random_evaluation(300))
     problem = ThresholdsProblem(objectives, 0.7)
     places = np.random.default_rng(3).integers(0, problem.xu + 1, (20, 4))
-    scores = objectives.scores(problem.thresholds(places))
+    scores = objectives.score(problem.get_thresholds(places))
     objective = judged(problem, *places.tolist())["F"]
     assert objective[:, 0].tolist() == scores.error.tolist()
     assert objective[:, 1].tolist() == objectives.normalise(scores.time).tolist()

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from figs.certainties import pareto_front, reliability, reliability_files
+from figs.certainty_data import pareto_front, reliability, reliability_files
 from figs.results_folder import TWO_EXITS, UNCALIBRATED
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import FRONT, fill, material

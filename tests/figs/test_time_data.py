@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from figs.costs import inference_rate, offload_time
+from figs.time_data import inference_rate, offload_time
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import HEAD_1, HEAD_2, SEGMENT_1, SEGMENT_2, WHOLE, fill, material
 

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import models
-from figs.material import SINGLE, Material, Numbers, display_name
+from figs.figure_data import SINGLE, Material, Numbers, display_name
 from figs.offload_timing import LOOPBACK
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, read_timings
 from utils.costs import event_costs

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from figs.about import About, read_about, write_about
+from figs.provenance import About, read_about, write_about
 from utils.errors import InputFileError
 
 ABOUT = About("sample", True, "2026-01-02", "2016_01", "2016_02", 8, 64, 1, {"torch": "2"})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from figs.material import display_name
+from figs.figure_data import display_name
 from figs.results_folder import EVALUATIONS, FRONTS, SINGLE_EXIT, TWO_EXITS, UNCALIBRATED, evaluation_name
 from figs.steps import Step
 

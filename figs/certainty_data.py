@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 import models
-from figs.material import Material, Numbers, display_name, missing_fronts
+from figs.figure_data import Material, Numbers, display_name, missing_fronts
 from figs.results_folder import TWO_EXITS, UNCALIBRATED, EvaluationFile
 from utils.metrics import ECE_BINS, expected_calibration_error, reliability_bins
 from utils.results import Evaluation, read_evaluation

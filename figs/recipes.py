@@ -7,8 +7,8 @@ from typing import Final
 import pandas as pd
 from matplotlib.figure import Figure
 
-from figs import certainties, costs, drawing, energy, monthly
-from figs.material import Material, Numbers
+from figs import certainty_data, drawing, energy_data, monthly_data, time_data
+from figs.figure_data import Material, Numbers
 from figs.results_folder import ResultsFolder, sources
 
 _TWO: Final = "evaluations/{network}_{device}_{YYYY_MM}.csv"
@@ -37,32 +37,34 @@ class Recipe:
 
 RECIPES: Final[dict[str, Recipe]] = {
     "single-exit-by-month": Recipe(
-        "Conventional networks by month", _ONE, monthly.single_exit_by_month, drawing.draw_single_exit_by_month
+        "Conventional networks by month", _ONE, monthly_data.single_exit_by_month, drawing.draw_single_exit_by_month
     ),
     "inference-rate": Recipe(
-        "Inference rate by device", f"{_TWO} or {_ONE}", costs.inference_rate, drawing.draw_inference_rate
+        "Inference rate by device", f"{_TWO} or {_ONE}", time_data.inference_rate, drawing.draw_inference_rate
     ),
     "reliability": Recipe(
-        "Certainty against accuracy", f"{_TWO} or {_UNCALIBRATED}", certainties.reliability, drawing.draw_reliability
+        "Certainty against accuracy", f"{_TWO} or {_UNCALIBRATED}", certainty_data.reliability, drawing.draw_reliability
     ),
-    "pareto-front": Recipe("Thresholds to choose from", _FRONT, certainties.pareto_front, drawing.draw_pareto_front),
+    "pareto-front": Recipe("Thresholds to choose from", _FRONT, certainty_data.pareto_front, drawing.draw_pareto_front),
     "operating-point-by-month": Recipe(
         "At the operating point, by month",
         f"{_FRONT} and {_TWO}",
-        monthly.operating_point_by_month,
+        monthly_data.operating_point_by_month,
         drawing.draw_operating_point_by_month,
     ),
     "rejection-by-month": Recipe(
         "Offloaded and rejected, by month",
         f"{_FRONT} and {_TWO}",
-        monthly.rejection_by_month,
+        monthly_data.rejection_by_month,
         drawing.draw_rejection_by_month,
     ),
-    "offload-time": Recipe("Exit 2 on the edge and offloaded", _TIMINGS, costs.offload_time, drawing.draw_offload_time),
+    "offload-time": Recipe(
+        "Exit 2 on the edge and offloaded", _TIMINGS, time_data.offload_time, drawing.draw_offload_time
+    ),
     "energy": Recipe(
         "Energy of the edge (single exit: 100 %)",
         f"{_ONE}, or {_FRONT} and {_TWO}",
-        energy.energy,
+        energy_data.energy,
         drawing.draw_energy,
     ),
 }

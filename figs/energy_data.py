@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 import models
-from figs.costs import own_rows
-from figs.material import SINGLE, Material, Numbers, display_name, missing_fronts, point_words
+from figs.figure_data import SINGLE, Material, Numbers, display_name, missing_fronts, point_words
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, read_timings
+from figs.time_data import own_rows
 from utils.costs import MILLISECONDS, event_costs
 from utils.metrics import ratio
 from utils.results import Evaluation, read_evaluation, read_single_exit_evaluation

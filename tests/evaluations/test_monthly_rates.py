@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from evaluations.later_months import EXIT_1, EXIT_2, SINGLE_EXIT, SYSTEM, Costs
-from evaluations.rates import (
+from evaluations.monthly_rates import (
     AREA,
     KEYS,
     MEAN,

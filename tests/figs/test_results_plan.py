@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from figs.plan import Plan
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, UNCALIBRATED
+from figs.results_plan import Plan
 from tests.scripts import SCRIPTS, load_script
 from utils.errors import ToolkitError
 from utils.running import ROOT, shown

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 import models
-from figs.material import SINGLE, Material, Numbers, display_name, missing_fronts, missing_months, point_words
+from figs.figure_data import SINGLE, Material, Numbers, display_name, missing_fronts, missing_months, point_words
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, EvaluationFile, ResultsFolder
 from utils.decision import Decisions, Outcome
 from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from figs.monthly import operating_point_by_month, rejection_by_month, single_exit_by_month
+from figs.monthly_data import operating_point_by_month, rejection_by_month, single_exit_by_month
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import fill, material
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from figs.energy import DERIVED, STATED, energy
+from figs.energy_data import DERIVED, STATED, energy
 from tests.figs.folders import HEAD_1, HEAD_2, SEGMENT_1, SEGMENT_2, WHOLE, fill, material
 
 AT_EXIT_1 = 1000 * (SEGMENT_1 + HEAD_1)

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nsga2.chart import front_figure
-from nsga2.operating_point import COLUMNS, client_command, find_point, front_table, marks, nearness, thresholds_of
+from nsga2.front_chart import draw_front
+from nsga2.operating_point import (
+    COLUMNS,
+    compute_nearness,
+    find_point,
+    format_client_command,
+    front_table,
+    marks,
+    thresholds_of,
+)
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_operating_point import FRONT, front_of
 from tests.scripts import call
@@ -33,7 +41,7 @@ def test_the_script_prints_the_command_of_the_point_it_names(
         )
         assert (ended.code, ended.err) == (0, "")
         assert f"operation point {point}:" in ended.out
-        assert client_command(FRONT.point(source)) in ended.out.splitlines()
+        assert format_client_command(FRONT.point(source)) in ended.out.splitlines()
 
 
 def test_without_an_operation_point_it_is_5_or_the_last_there_is(
@@ -51,7 +59,7 @@ def test_the_knee_is_the_point_nearest_to_the_ideal(
 ) -> None:
     arguments = ("--datafile", datafile, "--savefile", tmp_path / "p.svg", "--operation-point", "knee")
     ended = call(capsys, SCRIPT, *arguments)
-    best = int(nearness(front_table(FRONT)[["error", "time"]].to_numpy()).argmax())
+    best = int(compute_nearness(front_table(FRONT)[["error", "time"]].to_numpy()).argmax())
     assert f"operation point {best}:" in ended.out
 
 
@@ -77,7 +85,7 @@ def test_a_published_result_file_gives_table_and_picture(
     table = front_table(read_front(path))
     assert ended.out.splitlines()[0].split() == list(COLUMNS)
     assert len(re.findall(r"^ +(?:\d+|-) +\d+\.\d{4} +0\.\d{4} ", ended.out, re.MULTILINE)) == len(table) > 20
-    assert client_command(thresholds_of(table, find_point(table, 5, path))) in ended.out.splitlines()
+    assert format_client_command(thresholds_of(table, find_point(table, 5, path))) in ended.out.splitlines()
     assert picture.read_bytes().startswith(SIGNATURES[".png"])
 
 
@@ -139,11 +147,11 @@ def test_the_axes_hold_every_point(front: Front) -> None:
     expected = list(zip(table["time"], 100 * table["error"], strict=True))
     # The operation point, and the knee and the ends of the front, are drawn once more.
     expected += [expected[0], *(expected[point] for point in marks(table).values())]
-    assert sorted(marked(front_figure(table, 0, "front"))) == sorted(expected)
+    assert sorted(marked(draw_front(table, 0, "front"))) == sorted(expected)
 
 
 def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
-    (axes,) = front_figure(front_table(FRONT), 1, "a file.sav").axes
+    (axes,) = draw_front(front_table(FRONT), 1, "a file.sav").axes
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
@@ -159,4 +167,4 @@ def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
 
 @pytest.mark.parametrize("name", ["$", r"$\nothing$", "a_{$_{$", "50% $5_{"])
 def test_a_file_name_that_reads_as_a_formula_is_drawn_as_it_is(tmp_path: Path, name: str) -> None:
-    save_figure(front_figure(front_table(FRONT), 0, name), tmp_path / "p.png")
+    save_figure(draw_front(front_table(FRONT), 0, name), tmp_path / "p.png")

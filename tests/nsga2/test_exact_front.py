@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nsga2.exact import exact_front
+from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from nsga2.problem import ThresholdsProblem
-from nsga2.search import search
+from nsga2.search import search_front
 from tests.captures import needs_shared
 from tests.nsga2.plain_objectives import plain_normalised, plain_scores, plain_table
 from tests.nsga2.test_objectives import EVALUATIONS, EXACT, evaluations, random_evaluation
@@ -34,8 +34,8 @@ def brute_force(evaluation: Evaluation, objectives: Objectives, min_acceptance: 
     exits = ((evaluation.prediction_1, evaluation.certainty_1), (evaluation.prediction_2, evaluation.certainty_2))
     every = [every_threshold(*answers, kind) for answers in exits for kind in (NORMAL, ATTACK)]
     quadruples = np.array(list(itertools.product(*every)))
-    scores = objectives.scores(quadruples)
-    enough = np.round(scores.acceptance * len(evaluation)) >= objectives.least_accepted(min_acceptance)
+    scores = objectives.score(quadruples)
+    enough = np.round(scores.acceptance * len(evaluation)) >= objectives.find_least_accepted(min_acceptance)
     points = np.column_stack((scores.error, objectives.normalise(scores.time)))[enough]
     return undominated(points)
 
@@ -57,7 +57,7 @@ def test_it_is_the_front_of_every_quadruple_of_thresholds(
     evaluation: Evaluation, min_acceptance: float, cost_model: str
 ) -> None:
     objectives = Objectives(evaluation, cost_model, 0.002 if cost_model == "edge" else None)
-    found = exact_front(objectives, min_acceptance)
+    found = find_exact_front(objectives, min_acceptance)
     assert found.gap == 0
     assert_same(found.front.objectives, brute_force(evaluation, objectives, min_acceptance))
 
@@ -67,7 +67,7 @@ def test_it_is_the_front_of_every_quadruple_of_thresholds(
 def test_it_is_so_where_no_two_certainties_are_equal(seed: int, min_acceptance: float) -> None:
     evaluation = random_evaluation(16, seed)
     objectives = Objectives(evaluation)
-    found = exact_front(objectives, min_acceptance)
+    found = find_exact_front(objectives, min_acceptance)
     assert_same(found.front.objectives, brute_force(evaluation, objectives, min_acceptance))
 
 
@@ -76,8 +76,8 @@ def test_it_is_so_where_no_two_certainties_are_equal(seed: int, min_acceptance: 
 def test_on_the_published_evaluations_no_search_finds_better_and_the_plain_objectives_agree(path: Path) -> None:
     evaluation = read_evaluation([path])
     objectives = Objectives(evaluation)
-    found = exact_front(objectives, 0.9)
-    searched = search(ThresholdsProblem(objectives, 0.9), 100, 80, 100, seed=1).objectives
+    found = find_exact_front(objectives, 0.9)
+    searched = search_front(ThresholdsProblem(objectives, 0.9), 100, 80, 100, seed=1).objectives
     for point in searched:
         better = found.front.objectives <= point + EXACT
         assert better.all(axis=1).any()
@@ -93,7 +93,7 @@ def test_on_the_published_evaluations_no_search_finds_better_and_the_plain_objec
 @pytest.mark.parametrize(("name", "least"), [("alexnet_pc_2016_02", 0.0711), ("mobilenet_pc_2016_03", 0.0593)])
 def test_its_least_error_is_what_was_measured(name: str, least: float) -> None:
     (path,) = (path for path in EVALUATIONS if path.stem == name)
-    found = exact_front(Objectives(read_evaluation([path])), 0.9)
+    found = find_exact_front(Objectives(read_evaluation([path])), 0.9)
     assert round(float(found.front.objectives[:, 0].min()), 4) == least
 
 
@@ -102,7 +102,7 @@ def test_its_least_error_is_what_was_measured(name: str, least: float) -> None:
 def test_with_fewer_thresholds_it_stays_within_its_gap(most: int, cost_model: str) -> None:
     evaluation = random_evaluation(600)
     objectives = Objectives(evaluation, cost_model, 0.001 if cost_model == "edge" else None)
-    true, bounded = exact_front(objectives, 0.8).front.objectives, exact_front(objectives, 0.8, most)
+    true, bounded = find_exact_front(objectives, 0.8).front.objectives, find_exact_front(objectives, 0.8, most)
     assert bounded.gap > 0
     assert (bounded.time_gap > 0) == (cost_model == "paper")
     for error, time in true:
@@ -115,12 +115,12 @@ def test_what_cannot_be_accepted_is_infeasible() -> None:
     evaluation.certainty_1[:], evaluation.certainty_2[:] = 0.1, 0.6
     evaluation.certainty_2[0] = 0.2
     with pytest.raises(InfeasibleError, match="lower --min-acceptance"):
-        exact_front(Objectives(evaluation), 1.0)
+        find_exact_front(Objectives(evaluation), 1.0)
 
 
 def test_progress_counts_the_pairs_of_thresholds() -> None:
     told: list[tuple[int, int]] = []
-    exact_front(Objectives(random_evaluation(100)), 0.8, progress=lambda done, total: told.append((done, total)))
+    find_exact_front(Objectives(random_evaluation(100)), 0.8, progress=lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1][0] == told[-1][1]
 
@@ -132,11 +132,11 @@ def test_a_certainty_that_is_rounded_otherwise_changes_no_decision(seed: int) ->
     for certainties in (evaluation.certainty_1, evaluation.certainty_2):
         certainties[:] = np.round(certainties, 2)
     objectives = Objectives(evaluation)
-    thresholds = exact_front(objectives, 0.8).front.thresholds
-    expected = objectives.scores(thresholds)
+    thresholds = find_exact_front(objectives, 0.8).front.thresholds
+    expected = objectives.score(thresholds)
     for certainties in (evaluation.certainty_1, evaluation.certainty_2):
         certainties += np.random.default_rng(seed).uniform(-1e-6, 1e-6, len(certainties))
         certainties.clip(0.5, 1.0, out=certainties)  # which every certainty of two classes is
-    found = Objectives(evaluation).scores(thresholds)
+    found = Objectives(evaluation).score(thresholds)
     np.testing.assert_array_equal(found.error, expected.error)
     np.testing.assert_array_equal(found.acceptance, expected.acceptance)
