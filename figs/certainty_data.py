@@ -1,4 +1,4 @@
-"""The numbers of the figures on certainty: how well it is calibrated, and what thresholds on it can reach."""
+"""The data of the figures on certainty: calibration, and the Pareto fronts of thresholds."""
 
 from typing import Final
 
@@ -6,15 +6,13 @@ import numpy as np
 import pandas as pd
 
 import models
-from figs.figure_data import Material, Numbers, display_name, missing_fronts
-from figs.results_folder import TWO_EXITS, UNCALIBRATED, EvaluationFile
+from figs.figure_data import FigureData, Inputs, get_display_name, list_missing_fronts
+from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS, UNCALIBRATED, EvaluationFile
 from utils.metrics import ECE_BINS, expected_calibration_error, reliability_bins
 from utils.results import Evaluation, read_evaluation
 
 CALIBRATED: Final = "calibrated"
 BEFORE: Final = "uncalibrated"
-CALIBRATION_MONTH: Final = "2016_02"
-"""What the published networks, and ours where nothing else is said, are calibrated on."""
 
 RELIABILITY_COLUMNS: Final = (
     "network",
@@ -42,8 +40,8 @@ FRONT_COLUMNS: Final = (
 )
 
 
-def reliability_rows(evaluation: Evaluation) -> pd.DataFrame:
-    """Return the filled bins of both exits: the columns of ``RELIABILITY_COLUMNS`` that follow from the answers."""
+def compute_reliability(evaluation: Evaluation) -> pd.DataFrame:
+    """Return the non-empty bins of both exits; columns ``RELIABILITY_COLUMNS`` without network, certainties, month."""
     tables = []
     answers = (
         (1, evaluation.prediction_1, evaluation.certainty_1),
@@ -66,22 +64,22 @@ def reliability_rows(evaluation: Evaluation) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def reliability(material: Material) -> Numbers:
+def collect_reliability(inputs: Inputs) -> FigureData:
     """Return reliability bins of both networks and exits; columns ``RELIABILITY_COLUMNS``."""
     tables, files, missing = [], [], []
     for network in models.FAMILIES:
-        chosen = reliability_files(material, network)
+        chosen = find_reliability_files(inputs, network)
         if TWO_EXITS not in chosen:
-            missing.append(f"evaluations of two exits of {display_name(network)}")
+            missing.append(f"evaluations of two exits of {get_display_name(network)}")
         elif UNCALIBRATED not in chosen:
-            missing.append(f"evaluations of two exits of {display_name(network)} before calibration")
+            missing.append(f"evaluations of two exits of {get_display_name(network)} before calibration")
         for kind, file in chosen.items():
-            table = reliability_rows(read_evaluation([file.path]))
+            table = compute_reliability(read_evaluation([file.path]))
             certainties = BEFORE if kind == UNCALIBRATED else CALIBRATED
             tables.append(table.assign(network=network, certainties=certainties, month=file.month))
             files.append(file.path)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(RELIABILITY_COLUMNS))
-    return Numbers(
+    return FigureData(
         table[list(RELIABILITY_COLUMNS)],
         f"Accuracy by certainty ({ECE_BINS} bins of equal width) and expected calibration error (ECE) of both exits, "
         "with and without calibration",
@@ -90,12 +88,12 @@ def reliability(material: Material) -> Numbers:
     )
 
 
-def reliability_files(material: Material, network: str) -> dict[str, EvaluationFile]:
-    """Return the evaluations of one month, by kind: of the first after calibration of which there are most kinds."""
-    about = material.results.about
-    calibrated_on = CALIBRATION_MONTH if about is None else about.calibration_month
+def find_reliability_files(inputs: Inputs, network: str) -> dict[str, EvaluationFile]:
+    """Return evaluations by kind, all of one month: after calibration if possible, then with most kinds, then first."""
+    provenance = inputs.results.provenance
+    calibrated_on = CALIBRATION_MONTH if provenance is None else provenance.calibration_month
     kinds = {
-        kind: {file.month: file for file in material.results.by_month(kind, network)}
+        kind: {file.month: file for file in inputs.results.list_by_month(kind, network)}
         for kind in (TWO_EXITS, UNCALIBRATED)
     }
     months = sorted(set().union(*kinds.values()))
@@ -105,17 +103,17 @@ def reliability_files(material: Material, network: str) -> dict[str, EvaluationF
     return {kind: there[best] for kind, there in kinds.items() if best in there}
 
 
-def pareto_front(material: Material) -> Numbers:
+def collect_fronts(inputs: Inputs) -> FigureData:
     """Return the points of the fronts; columns ``FRONT_COLUMNS``."""
     tables, files = [], []
-    for network, chosen in material.operating_points.items():
+    for network, chosen in inputs.operating_points.items():
         table = chosen.front.rename(columns=dict(zip(("n_1", "a_1", "n_2", "a_2"), FRONT_COLUMNS[5:9], strict=True)))
         tables.append(table.assign(network=network, operating_point=table.index == chosen.row))
         files.append(chosen.path)
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(FRONT_COLUMNS))
-    return Numbers(
+    return FigureData(
         table[list(FRONT_COLUMNS)],
         "Pareto front of the thresholds, error of the accepted events against normalised time, and the operating point",
         files,
-        missing_fronts(material),
+        list_missing_fronts(inputs),
     )

@@ -1,4 +1,4 @@
-"""Draws the numbers of each figure. What is the same has the same colour in all of them."""
+"""Draw the data of each figure; a system has the same colour in all of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from figs.certainty_data import BEFORE, CALIBRATED
 from figs.energy_data import DERIVED, STATED, TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-from figs.figure_data import SINGLE, display_name
+from figs.figure_data import SINGLE, get_display_name
 from figs.monthly_data import AT_POINT
 from figs.time_data import EXIT_1, EXIT_2, LOCAL, OFFLOADED
 from utils.plotting import new_figure, use_log_scale
 
-# Mostly of Okabe and Ito, whose colours the colour-blind tell apart.
+# Mostly Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS: Final = {
     SINGLE: "#595959",
     EXIT_1: "#0072B2",
@@ -82,7 +82,7 @@ def draw_rejection_by_month(table: pd.DataFrame) -> Figure:
 
 
 def draw_inference_rate(table: pd.DataFrame) -> Figure:
-    """Draw events a second, a group of bars for each device, an axes for each network."""
+    """Draw events per second, a group of bars for each device, an axes for each network."""
     figure, axes, parts = _by_network(table)
     slowest, fastest = (float(table["events_per_second"].agg(name)) for name in ("min", "max"))
     for ax, part in zip(axes, parts, strict=True):
@@ -115,7 +115,7 @@ def draw_reliability(table: pd.DataFrame) -> Figure:
         part = table[(table["network"] == network) & (table["exit"] == number)]
         ax.plot([0, 1], [0, 1], color=COLOURS["guide"], linestyle=":", label="perfect calibration")
         _draw_exit_reliability(ax, part, COLOURS[EXIT_1 if number == 1 else EXIT_2], f"exit {number}")
-        ax.set_title(f"{display_name(network)}, exit {number}, {_month_name(part['month'].iloc[0])}", fontsize=10)
+        ax.set_title(f"{get_display_name(network)}, exit {number}, {_month_name(part['month'].iloc[0])}", fontsize=10)
         ax.set(
             xlabel="certainty", ylabel="accuracy, share of events", xlim=(table["least"].min(), 1.01), ylim=(0, 1.19)
         )
@@ -125,7 +125,7 @@ def draw_reliability(table: pd.DataFrame) -> Figure:
 
 def _draw_exit_reliability(ax: Axes, part: pd.DataFrame, colour: str, name: str) -> None:
     texts = []
-    # Where both coincide, the smaller markers on top leave the larger ones to be seen.
+    # Where both coincide, the larger markers stay visible around the smaller ones.
     for certainties, style, size, filling in ((BEFORE, "s--", 8, "white"), (CALIBRATED, "o-", 5, colour)):
         rows = part[part["certainties"] == certainties]
         if rows.empty:
@@ -176,7 +176,7 @@ def draw_offload_time(table: pd.DataFrame) -> Figure:
     times = table[[name for name, _ in columns]].to_numpy()
     for ax, (network, column, title) in zip(axes, places, strict=True):
         _draw_requests(ax, table, network, column)
-        ax.set_title(f"{display_name(network)}, {title}", fontsize=10)
+        ax.set_title(f"{get_display_name(network)}, {title}", fontsize=10)
         ax.set_xticks(sorted(table["batch_size"].unique()))
         use_log_scale(ax.yaxis)
         ax.set(xlabel="events in a request", ylabel="ms a request")
@@ -187,7 +187,7 @@ def draw_offload_time(table: pd.DataFrame) -> Figure:
 
 
 def _draw_requests(ax: Axes, table: pd.DataFrame, network: str, column: str) -> None:
-    """Draw one line for each device and place of exit 2; where lines coincide, the larger markers frame the smaller."""
+    """Draw a line for each device and place of exit 2; the larger markers show lines below others."""
     centres = sorted(set(table["datacenter"]) - {""})
     several = table["device"].nunique() > 1
     for keys, rows in table[table["network"] == network].groupby(["device", "exit_2", "datacenter"], sort=False):
@@ -219,7 +219,7 @@ def draw_energy(table: pd.DataFrame) -> Figure:
             )  # fmt: skip
             share = f"\n({100 * row['share_of_single_exit']:.1f} %)" if pd.notna(row["share_of_single_exit"]) else ""
             ax.bar_label(bars, labels=[f"{_number(row['value'])}{share}"], fontsize=9)
-        ax.set_title(f"{display_name(network)} on {part['device'].iloc[0]},\n{source}", fontsize=10)
+        ax.set_title(f"{get_display_name(network)} on {part['device'].iloc[0]},\n{source}", fontsize=10)
         ax.set_xticks([])
         ax.set(ylabel=part["unit"].iloc[0], xlim=(-0.6, len(systems) - 0.4))
         ax.margins(y=0.18)
@@ -230,7 +230,7 @@ def _by_network(table: pd.DataFrame) -> tuple[Figure, list[Axes], list[pd.DataFr
     networks = list(dict.fromkeys(table["network"]))
     figure, axes = new_figure(len(networks), width=4.6 if len(networks) > 1 else 5.6)
     for ax, network in zip(axes, networks, strict=True):
-        ax.set_title(display_name(network))
+        ax.set_title(get_display_name(network))
     return figure, axes, [table[table["network"] == network] for network in networks]
 
 
@@ -240,7 +240,7 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    # So many columns that the widest label fits into each, in inches.
+    # As many columns as fit the widest label, in inches.
     columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, entries))))
     figure.legend(
         list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), max(columns, 1)),
@@ -262,7 +262,7 @@ def _months(table: pd.DataFrame) -> list[int]:
 
 
 def _label_months(ax: Axes, months: Iterable[str]) -> None:
-    """Label every month from the first to the last, so that a gap shows as one."""
+    """Label every month from the first to the last, so that gaps are visible."""
     numbers = sorted({_month_number(month) for month in months})
     ticks = range(numbers[0], numbers[-1] + 1)
     years = {number // 12 for number in ticks}

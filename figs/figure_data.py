@@ -1,4 +1,4 @@
-"""What every figure is made from, and what is known of it before it is drawn."""
+"""The inputs of all figures, and the data of one figure: its table, sources and caption."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from typing import Final
 import pandas as pd
 
 import models
-from figs.results_folder import SINGLE_EXIT, TWO_EXITS, UNCALIBRATED, ResultsFolder, month_spans
+from figs.results_folder import SINGLE_EXIT, TWO_EXITS, UNCALIBRATED, ResultsFolder, format_months
 from utils.schema import Thresholds
 
 SINGLE: Final = "single exit"
-"""What tables and legends call the conventional network."""
+"""Name of the conventional network in tables and legends."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the figures are made from.
+class Inputs:
+    """The inputs of the figures.
 
     Attributes:
         results: the folder.
-        operating_points: by network; those without a front have none.
-        watts: of the edge's processor when it is busy, to turn its time into energy; None leaves it time.
+        operating_points: by network; networks without a front are missing.
+        watts: power of the edge's busy processor, to turn its time into energy; None: figures show time.
     """
 
     results: ResultsFolder
@@ -50,14 +50,14 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """The numbers of one figure.
+class FigureData:
+    """The data of one figure.
 
     Attributes:
-        table: exactly what is drawn; without rows where there is nothing to draw.
-        shows: what it shows, as the beginning of a sentence.
-        files: what it came from.
-        missing: what would have been drawn too, if it were there.
+        table: exactly what is drawn; empty if there is nothing to draw.
+        shows: what the figure shows; the caption begins with it.
+        files: that the table was made from.
+        missing: what would be drawn too if its files were there.
     """
 
     table: pd.DataFrame
@@ -66,36 +66,36 @@ class Numbers:
     missing: list[str] = field(default_factory=list)
 
 
-def display_name(network: str) -> str:
-    """Return a network's name for people."""
+def get_display_name(network: str) -> str:
+    """Return a network's name as figures and captions show it."""
     return models.find(network, exits=1).name
 
 
-def missing_months(results: ResultsFolder, kind: str) -> list[str]:
-    """Return, for people, the evaluations of a kind that a whole year of both networks would have besides."""
+def list_missing_months(results: ResultsFolder, kind: str) -> list[str]:
+    """Return in words the evaluations of a kind that are missing for whole years of both networks."""
     years = sorted({file.month[:4] for file in results.evaluations}) or ["2016"]
     whole = {f"{year}_{month:02}" for year in years for month in range(1, 13)}
     lacking: dict[str, list[str]] = {}
     for network in models.FAMILIES:
-        there = {file.month for file in results.by_month(kind, network)}
+        there = {file.month for file in results.list_by_month(kind, network)}
         if whole - there:
-            months = f" in {month_spans(whole - there)}" if there else ""
-            lacking.setdefault(months, []).append(display_name(network))
+            months = f" in {format_months(whole - there)}" if there else ""
+            lacking.setdefault(months, []).append(get_display_name(network))
     what = {TWO_EXITS: "two exits", SINGLE_EXIT: "the single exit", UNCALIBRATED: "two exits before calibration"}[kind]
     return [f"evaluations of {what} of {' and '.join(names)}{months}" for months, names in lacking.items()]
 
 
-def missing_fronts(material: Material) -> list[str]:
-    """Return, for people, the networks without a front."""
-    names = [display_name(name) for name in models.FAMILIES if name not in material.operating_points]
+def list_missing_fronts(inputs: Inputs) -> list[str]:
+    """Return in words the networks without a front."""
+    names = [get_display_name(name) for name in models.FAMILIES if name not in inputs.operating_points]
     return [f"the front of {' and '.join(names)}"] if names else []
 
 
-def point_words(material: Material) -> str:
-    """Return which operating points are meant, and what their fronts say of them."""
+def describe_points(inputs: Inputs) -> str:
+    """Return in words the operating points, with error and time of their fronts."""
     words = []
-    for network, chosen in material.operating_points.items():
+    for network, chosen in inputs.operating_points.items():
         row = chosen.front.loc[chosen.row]
         found = f"error {100 * row['error']:.1f} % at normalised time {row['time']:.3f}"
-        words.append(f"{display_name(network)} point {chosen.label}, {found} by its front")
+        words.append(f"{get_display_name(network)} point {chosen.label}, {found} by its front")
     return ", ".join(words)

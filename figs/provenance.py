@@ -1,4 +1,4 @@
-"""Where the data of a results folder come from: its ``about.json``, which captions quote."""
+"""The origin of the data in a results folder: its ``about.json``, which captions quote."""
 
 import json
 import re
@@ -9,16 +9,16 @@ from typing import Final
 from utils.errors import InputFileError
 from utils.files import check_readable, replacing
 
-ABOUT: Final = "about.json"
+FILE_NAME: Final = "about.json"
 MONTH: Final = re.compile(r"\d{4}_(?:0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True)
-class About:
-    """Where a folder's data come from.
+class Provenance:
+    """The origin of a folder's data.
 
     Attributes:
-        dataset: the dataset folder's name.
+        dataset: name of the dataset folder.
         synthetic: whether its records are simulated.
         made: date of the results, ISO 8601.
         training_month, calibration_month: YYYY_MM.
@@ -44,32 +44,37 @@ def is_month(word: str) -> bool:
     return MONTH.fullmatch(word) is not None
 
 
-def read_about(folder: Path) -> About | None:
-    """Return where a folder's data come from; None where it does not say.
+def read_provenance(folder: Path) -> Provenance | None:
+    """Return the origin of a folder's data; None if it does not say.
 
     Raises:
         InputFileError: the file is damaged.
     """
-    path = folder / ABOUT
+    path = folder / FILE_NAME
     if not path.exists():
         return None
     check_readable(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        about = About(**{field.name: content[field.name] for field in fields(About)})
+        provenance = Provenance(**{field.name: content[field.name] for field in fields(Provenance)})
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise InputFileError(f"{path}: does not say where the data come from ({problem}); make it again") from problem
-    months = (about.training_month, about.calibration_month)
-    if not isinstance(about.synthetic, bool) or not all(isinstance(month, str) and is_month(month) for month in months):
-        raise InputFileError(f"{path}: synthetic must be true or false, and the months YYYY_MM; make it again")
-    return about
+        remedy = "make the folder again with figs/make-results.py"
+        raise InputFileError(f"{path}: is damaged ({problem}); {remedy}") from problem
+    months = (provenance.training_month, provenance.calibration_month)
+    are_months = all(isinstance(month, str) and is_month(month) for month in months)
+    if not isinstance(provenance.synthetic, bool) or not are_months:
+        raise InputFileError(
+            f"{path}: synthetic must be true or false, and the months YYYY_MM; make the folder again with "
+            "figs/make-results.py"
+        )
+    return provenance
 
 
-def write_about(about: About, folder: Path) -> None:
-    """Write where a folder's data come from.
+def write_provenance(provenance: Provenance, folder: Path) -> None:
+    """Write the origin of a folder's data.
 
     Raises:
         InputFileError: the file cannot be written.
     """
-    with replacing(folder / ABOUT) as partial:
-        partial.write_text(json.dumps(vars(about), indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / FILE_NAME) as partial:
+        partial.write_text(json.dumps(vars(provenance), indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from figs.figure_data import Material, OperatingPoint
+from figs.figure_data import Inputs, OperatingPoint
 from figs.results_folder import find_results
 from nsga2.operating_point import front_table, thresholds_of
 from utils.results import Front, read_front, write_front, write_table
@@ -66,11 +66,11 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-def material(folder: Path, point: int = 1, watts: float | None = None) -> Material:
+def make_inputs(folder: Path, point: int = 1, watts: float | None = None) -> Inputs:
     """Return what figures are made from, as the script does."""
     results = find_results(folder)
     points = {}
     for network, path in results.fronts.items():
         table = front_table(read_front(path))
         points[network] = OperatingPoint(path, table, point, str(point), thresholds_of(table, point))
-    return Material(results, points, watts)
+    return Inputs(results, points, watts)

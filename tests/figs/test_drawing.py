@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from figs.provenance import write_about
-from figs.recipes import RECIPES, caption, figure_of
+from figs.provenance import write_provenance
+from figs.recipes import RECIPES, draw_figure, format_caption
 from tests.captures import SHARED, needs_shared
-from tests.figs.folders import fill, material
+from tests.figs.folders import fill, make_inputs
 from tests.figs.test_provenance import ABOUT
 
 every_figure = pytest.mark.parametrize("name", RECIPES)
@@ -16,9 +16,9 @@ every_figure = pytest.mark.parametrize("name", RECIPES)
 
 def drawn(name: str, folder: Path, point: int = 1) -> tuple[Figure, str]:
     """Return a figure and its caption."""
-    made_from = material(folder, point)
-    numbers = RECIPES[name].numbers(made_from)
-    return figure_of(RECIPES[name], numbers, made_from.results), caption(numbers, made_from.results)
+    made_from = make_inputs(folder, point)
+    numbers = RECIPES[name].collect(made_from)
+    return draw_figure(RECIPES[name], numbers, made_from.results), format_caption(numbers, made_from.results)
 
 
 def heights(figure: Figure) -> list[float]:
@@ -42,7 +42,7 @@ def heights(figure: Figure) -> list[float]:
 def test_a_figure_shows_exactly_the_numbers_of_its_table(
     tmp_path: Path, name: str, columns: list[str], scale: float
 ) -> None:
-    table = RECIPES[name].numbers(material(fill(tmp_path))).table
+    table = RECIPES[name].collect(make_inputs(fill(tmp_path))).table
     figure, _ = drawn(name, tmp_path)
     assert heights(figure) == pytest.approx(sorted(scale * table[columns].to_numpy().ravel()))
 
@@ -53,7 +53,7 @@ def test_the_front_is_drawn_with_the_operating_point_once_more(tmp_path: Path) -
 
 
 def test_reliability_shows_accuracy_share_and_the_diagonal(tmp_path: Path) -> None:
-    table = RECIPES["reliability"].numbers(material(fill(tmp_path))).table
+    table = RECIPES["reliability"].collect(make_inputs(fill(tmp_path))).table
     calibrated = table[table["certainties"] == "calibrated"]
     shares = calibrated["events"] / 5
     figure, _ = drawn("reliability", tmp_path)
@@ -102,11 +102,11 @@ def test_synthetic_data_are_called_so_in_picture_and_caption(tmp_path: Path, nam
     figure, text = drawn(name, fill(tmp_path))
     assert "synthetic" not in f"{figure.get_suptitle()}{text}"
     assert "does not say on what data" in text
-    write_about(ABOUT, tmp_path)
+    write_provenance(ABOUT, tmp_path)
     figure, text = drawn(name, tmp_path)
     assert figure.get_suptitle().endswith("\nsynthetic data")
     assert "synthetic data, which say nothing of real traffic (dataset sample, trained on 2016_01 for 8 epochs" in text
-    write_about(dataclasses.replace(ABOUT, synthetic=False), tmp_path)
+    write_provenance(dataclasses.replace(ABOUT, synthetic=False), tmp_path)
     figure, text = drawn(name, tmp_path)
     assert "synthetic" not in figure.get_suptitle()
     assert "not marked as synthetic" in text

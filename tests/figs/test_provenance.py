@@ -3,23 +3,23 @@ from pathlib import Path
 
 import pytest
 
-from figs.provenance import About, read_about, write_about
+from figs.provenance import Provenance, read_provenance, write_provenance
 from utils.errors import InputFileError
 
-ABOUT = About("sample", True, "2026-01-02", "2016_01", "2016_02", 8, 64, 1, {"torch": "2"})
+ABOUT = Provenance("sample", True, "2026-01-02", "2016_01", "2016_02", 8, 64, 1, {"torch": "2"})
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    assert read_about(tmp_path) is None
-    write_about(ABOUT, tmp_path)
-    assert read_about(tmp_path) == ABOUT
+    assert read_provenance(tmp_path) is None
+    write_provenance(ABOUT, tmp_path)
+    assert read_provenance(tmp_path) == ABOUT
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "does not say where the data come from"),
-        ("[]", "does not say where the data come from"),
+        ("{", "about.json: is damaged"),
+        ("[]", "about.json: is damaged"),
         (json.dumps({**vars(ABOUT), "synthetic": "no"}), "synthetic must be true or false"),
         (json.dumps({**vars(ABOUT), "training_month": "May"}), "the months YYYY_MM"),
         (json.dumps({key: value for key, value in vars(ABOUT).items() if key != "synthetic"}), "'synthetic'"),
@@ -29,4 +29,4 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_rather_than_taken_for_none(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "about.json").write_text(content)
     with pytest.raises(InputFileError, match=complaint):
-        read_about(tmp_path)
+        read_provenance(tmp_path)

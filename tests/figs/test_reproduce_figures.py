@@ -54,9 +54,7 @@ def test_what_has_no_files_is_named_with_what_is_looked_for_and_the_rest_is_draw
     ended = call(capsys, SCRIPT, "--results", tmp_path, "--output", tmp_path / "figures")
     assert (ended.code, ended.err) == (0, "")
     (line,) = [line for line in ended.out.splitlines() if "not drawn" in line]
-    assert line == (
-        f"offload-time: not drawn, nothing is there to draw: evaluations/{{device}}_offload_timings.tsv in {tmp_path}"
-    )
+    assert line == (f"offload-time: not drawn: there is no evaluations/{{device}}_offload_timings.tsv in {tmp_path}")
     assert f"7 of 8 figures -> {tmp_path / 'figures'}" in ended.out
 
 
@@ -68,7 +66,7 @@ def test_what_was_asked_for_and_has_no_files_is_an_error_after_the_rest_is_drawn
     arguments = ("--results", tmp_path, "--output", figures, "--only", "offload-time", "pareto-front")
     ended = call(capsys, SCRIPT, *arguments)
     assert ended.code == 2
-    assert "has nothing to draw offload-time from" in ended.err
+    assert "lacks the files for offload-time" in ended.err
     assert {path.stem for path in figures.iterdir()} == {"pareto-front"}
 
 
@@ -108,4 +106,4 @@ def test_a_file_that_is_not_what_its_name_says_is_one_line(capsys: pytest.Captur
 def test_a_file_of_an_unknown_name_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (fill(tmp_path) / "evaluations" / "alexnet-pi-2016-03.csv").touch()
     ended = call(capsys, SCRIPT, "--results", tmp_path, "--output", tmp_path / "f", "--only", "energy")
-    assert f"ignored: {tmp_path / 'evaluations' / 'alexnet-pi-2016-03.csv'} is not named as" in ended.out
+    assert f"ignored: {tmp_path / 'evaluations' / 'alexnet-pi-2016-03.csv'} does not have the name" in ended.out

@@ -19,7 +19,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def test_every_month_is_evaluated_and_before_calibration_the_first_one_after_it(plan: Plan) -> None:
-    pairs = list(plan.evaluations())
+    pairs = list(plan.list_evaluations())
     assert [pair for pair in pairs if pair[0] == UNCALIBRATED] == [(UNCALIBRATED, "2016_05")]
     for kind in (TWO_EXITS, SINGLE_EXIT):
         assert [month for found, month in pairs if found == kind] == list(MONTHS)
@@ -27,11 +27,11 @@ def test_every_month_is_evaluated_and_before_calibration_the_first_one_after_it(
 
 def test_without_a_month_after_calibration_there_is_nothing_to_evaluate_before_it(tmp_path: Path) -> None:
     plan = Plan({month: Path(f"{month}.csv") for month in MONTHS[:2]}, tmp_path, "lab", 3, 50, 7)
-    assert {kind for kind, _ in plan.evaluations()} == {TWO_EXITS, SINGLE_EXIT}
+    assert {kind for kind, _ in plan.list_evaluations()} == {TWO_EXITS, SINGLE_EXIT}
 
 
 def test_a_step_needs_only_what_those_before_it_make(plan: Plan) -> None:
-    steps = plan.steps("alexnet")
+    steps = plan.list_steps("alexnet")
     made: set[str] = set()
     for step in steps:
         inputs = {str(option) for option in step.options if isinstance(option, Path) and option != step.output}
@@ -43,13 +43,13 @@ def test_a_step_needs_only_what_those_before_it_make(plan: Plan) -> None:
 
 def test_the_options_of_every_step_are_understood_by_its_script(plan: Plan) -> None:
     for network in ("alexnet", "mobilenet"):
-        for step in plan.steps(network):
+        for step in plan.list_steps(network):
             assert step.script in SCRIPTS
             load_script(step.script).make_parser().parse_args([str(option) for option in step.options])
 
 
 def test_what_is_there_is_not_made_again(plan: Plan) -> None:
-    steps = plan.steps("mobilenet")
+    steps = plan.list_steps("mobilenet")
     assert not any(step.is_done() for step in steps)
     steps[-1].output.parent.mkdir(parents=True)
     steps[-1].output.touch()
@@ -64,7 +64,7 @@ def short_plan(tmp_path: Path, sample: Path) -> Plan:
 
 
 def test_a_checkpoint_that_names_itself_takes_the_name_of_the_step(short_plan: Plan) -> None:
-    step = short_plan.steps("mobilenet")[1]
+    step = short_plan.list_steps("mobilenet")[1]
     step.run()
     assert step.is_done()
     assert step.folder is not None and list(step.folder.iterdir()) == []
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_names_itself_takes_the_name_of_the_step(short_plan: P
 def test_a_training_that_was_interrupted_is_resumed_and_a_step_that_fails_ends_all(
     short_plan: Plan, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    step = short_plan.steps("mobilenet")[1]
+    step = short_plan.list_steps("mobilenet")[1]
     assert step.folder is not None
     step.folder.mkdir(parents=True)
     state = step.folder / "MobileNetV2_unfinished.state"

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from figs.time_data import inference_rate, offload_time
+from figs.time_data import collect_inference_rates, collect_offload_times
 from tests.captures import SHARED, needs_shared
-from tests.figs.folders import HEAD_1, HEAD_2, SEGMENT_1, SEGMENT_2, WHOLE, fill, material
+from tests.figs.folders import HEAD_1, HEAD_2, SEGMENT_1, SEGMENT_2, WHOLE, fill, make_inputs
 
 
 def test_a_rate_is_one_over_the_time_of_its_path(tmp_path: Path) -> None:
-    table = inference_rate(material(fill(tmp_path))).table
+    table = collect_inference_rates(make_inputs(fill(tmp_path))).table
     rates = dict(zip(table["path"], table["events_per_second"], strict=True))
     assert rates == {
         "single exit": pytest.approx(1 / WHOLE),
@@ -19,7 +19,7 @@ def test_a_rate_is_one_over_the_time_of_its_path(tmp_path: Path) -> None:
 
 
 def test_the_smallest_input_counts_and_local_times_are_means_over_the_data_centres(tmp_path: Path) -> None:
-    table = offload_time(material(fill(tmp_path))).table
+    table = collect_offload_times(make_inputs(fill(tmp_path))).table
     columns = ["exit_2", "datacenter", "batch_size", "wall_milliseconds", "processor_milliseconds"]
     assert table.sort_values(columns[:3])[columns].to_numpy().tolist() == [
         ["local", "", 1, 110, 420],
@@ -32,14 +32,15 @@ def test_the_smallest_input_counts_and_local_times_are_means_over_the_data_centr
 
 def test_a_worker_on_the_same_machine_is_not_passed_off_as_a_cloud(tmp_path: Path) -> None:
     path = fill(tmp_path) / "evaluations" / "pi_offload_timings.tsv"
-    assert "same machine" not in offload_time(material(tmp_path)).shows
+    assert "same machine" not in collect_offload_times(make_inputs(tmp_path)).shows
     path.write_text(path.read_text().replace("near", "loopback"))
-    assert "loopback is a worker on the same machine, without a network" in offload_time(material(tmp_path)).shows
+    caption = collect_offload_times(make_inputs(tmp_path)).shows
+    assert "loopback is a worker on the same machine, without a network" in caption
 
 
 @needs_shared
 def test_the_published_paths_take_the_milliseconds_that_the_paper_states() -> None:
-    table = inference_rate(material(SHARED / "data", point=0)).table
+    table = collect_inference_rates(make_inputs(SHARED / "data", point=0)).table
     rows = table[table["device"] == "rpi"].set_index(["network", "path"])["seconds_per_event"]
     stated = {"alexnet": (2.67, 135.7), "mobilenet": (53.7, 125.7)}
     for network, (exit_1, whole) in stated.items():
