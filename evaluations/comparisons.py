@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from evaluations.baselines import MATCHED, REJECT
-from evaluations.bootstrap import Counts, Interval, count, errors, interval, resampled_errors
+from evaluations.bootstrap import Counts, Interval, compute_errors, count, find_interval, resample_errors
 from evaluations.conclusion import Findings, System
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Decided
-from evaluations.monthly_rates import AREA, MEAN, area_weights, long_form, mean_rate
+from evaluations.monthly_rates import AREA, MEAN, find_rate, make_area_weights, to_long_form
 from evaluations.months import ALL_ROWS, SUBSETS, Month, subsets
 from models.prediction import Progress, no_progress
 
@@ -26,42 +26,42 @@ def compare(
     seed: int,
     progress: Progress = no_progress,
 ) -> pd.DataFrame:
-    """Return the differences of errors of accepted events, two exits - another system.
+    """Return the differences of errors of accepted events: two exits - another system.
 
     Args:
         months: the later ones (M), in order.
-        decided: of each month, of each network, what the systems decided.
-        by_vector: whether distinct vectors are resampled; else rows.
-        resamples: how many.
+        decided: for each month and network, the decisions of all systems.
+        by_vector: whether to resample distinct vectors; else rows.
+        resamples: number of resamples.
         seed: of the resampling.
-        progress: called with the resamples of a month that are done.
+        progress: called with the number of resamples of a month that are done.
 
     Returns:
-        columns ``COLUMNS``: for each other system, in each subset, each month, their mean and the area under time.
+        columns ``COLUMNS``: for each other system and subset: each month, their mean and the area under time.
     """
     systems = [SYSTEM, *(name for name in decided[0][0][ALL_ROWS] if name not in (SYSTEM, BOUND))]
     counts = [
         _count_all_subsets(month, by_vector, of_month, systems) for month, of_month in zip(months, decided, strict=True)
     ]
     shape = (len(SUBSETS), len(systems))
-    found = np.stack([errors(of_month) for of_month in counts]).reshape(-1, *shape)
-    drawn = resampled_errors(counts, resamples, seed, progress).reshape(resamples, len(months), *shape)
+    found = np.stack([compute_errors(of_month) for of_month in counts]).reshape(-1, *shape)
+    drawn = resample_errors(counts, resamples, seed, progress).reshape(resamples, len(months), *shape)
     names = [*(month.name for month in months), MEAN, AREA]
-    weights = np.vstack((np.eye(len(months)), np.full(len(months), 1 / len(months)), area_weights(len(months))))
+    weights = np.vstack((np.eye(len(months)), np.full(len(months), 1 / len(months)), make_area_weights(len(months))))
     rows = []
     for at, subset in enumerate(SUBSETS):
         for other, system in enumerate(systems[1:], 1):
             estimate = found[:, at, 0] - found[:, at, other]
             samples = drawn[:, :, at, 0] - drawn[:, :, at, other]
             for name, weight in zip(names, weights, strict=True):
-                of = weight > 0  # a month that does not count may be unknown
-                judged = interval(float(estimate[of] @ weight[of]), samples[:, of] @ weight[of])
+                of = weight > 0  # a month without weight may be unknown
+                judged = find_interval(float(estimate[of] @ weight[of]), samples[:, of] @ weight[of])
                 rows.append((name, subset, system, judged.estimate, judged.low, judged.high))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def find_difference(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> Interval:
-    """Return one of the differences."""
+    """Return one row of ``compare``."""
     is_row = (comparisons["month"] == month) & (comparisons["subset"] == subset) & (comparisons["system"] == system)
     return Interval(*(float(value) for value in comparisons.loc[is_row, list(COLUMNS[3:])].to_numpy()[0]))
 
@@ -70,14 +70,14 @@ def collect_findings(table: pd.DataFrame, comparisons: pd.DataFrame, networks: i
     """Return what the conclusion rests on: means over the later months and networks, of all rows.
 
     Args:
-        table: of ``rates.over_time``.
+        table: of ``monthly_rates.average_months``.
         comparisons: of ``compare``.
         networks: how many.
     """
 
     def collect(name: str, system: str, offloaded: float = math.nan) -> System:
         error, acceptance, cost = (
-            mean_rate(table, MEAN, ALL_ROWS, system, rate) for rate in ("error", "acceptance", "cost_share")
+            find_rate(table, MEAN, ALL_ROWS, system, rate) for rate in ("error", "acceptance", "cost_share")
         )
         is_rival = system != SYSTEM
         difference = find_difference(comparisons, MEAN, ALL_ROWS, system) if is_rival else None
@@ -87,7 +87,7 @@ def collect_findings(table: pd.DataFrame, comparisons: pd.DataFrame, networks: i
     plain = [name for name in systems if name not in (EXIT_1, EXIT_2, BY_CLASS) and " + " not in name]
     return Findings(
         networks=networks,
-        two_exits=collect("two exits", SYSTEM, mean_rate(table, MEAN, ALL_ROWS, SYSTEM, "offloaded")),
+        two_exits=collect("two exits", SYSTEM, find_rate(table, MEAN, ALL_ROWS, SYSTEM, "offloaded")),
         exit_1=(
             collect("exit 1 alone", EXIT_1 + MATCHED, 0.0),
             collect("exit 1 alone (thresholds by class)", BY_CLASS, 0.0),
@@ -104,7 +104,7 @@ def collect_findings(table: pd.DataFrame, comparisons: pd.DataFrame, networks: i
 
 
 def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Return everything in long form: a row for each month, subset, system and metric.
+    """Return rates and differences in long form: a row for each month, subset, system and metric.
 
     Args:
         rates: by month, subset, system and network.
@@ -113,7 +113,7 @@ def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataF
     Returns:
         columns month, subset, system, metric, mean, low, high, network_1, …
     """
-    long = long_form(rates)
+    long = to_long_form(rates)
     differences = comparisons.rename(columns={"estimate": "mean"}).assign(metric="error_difference")
     differences["system"] = f"{SYSTEM} - " + differences["system"]
     together = pd.concat((long, differences), ignore_index=True)
@@ -122,7 +122,7 @@ def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataF
 
 
 def _count_all_subsets(month: Month, by_vector: bool, decided: Sequence[Decided], systems: Sequence[str]) -> Counts:
-    """Count all subsets of a month on the same units: each system once for each subset."""
+    """Count all subsets of a month by the same units: K systems for each subset, one after the other."""
     units = month.place if by_vector else np.arange(len(month))
     parts = [
         count(

@@ -103,7 +103,7 @@ def measure(methods: Mapping[str, Work], rounds: int, seconds: float, begin: Beg
     """
     for _ in range(rounds):
         for name, work in methods.items():
-            yield measured(name, work, seconds, begin)
+            yield measure_work(name, work, seconds, begin)
 
 
 def measure_idle(seconds: float, begin: Begin) -> Interval:
@@ -113,21 +113,21 @@ def measure_idle(seconds: float, begin: Begin) -> Interval:
         time.sleep(seconds)
         return ()
 
-    return measured(IDLE, sleep, 0.0, begin)
+    return measure_work(IDLE, sleep, 0.0, begin)
 
 
-def measured(method: str, work: Work, seconds: float, begin: Begin) -> Interval:
+def measure_work(method: str, work: Work, seconds: float, begin: Begin) -> Interval:
     """Do work until so many seconds have passed, at least once, and return what it took."""
-    joules, busy = begin(), busy_seconds()
+    joules, busy = begin(), read_busy_seconds()
     start, cpu, deadline = time.time(), time.process_time(), time.monotonic() + seconds
     events = len(work())
     while time.monotonic() < deadline:
         events += len(work())
     cpu, end = time.process_time() - cpu, time.time()
-    return Interval(method, start, end, cpu, busy_seconds() - busy, events, joules())
+    return Interval(method, start, end, cpu, read_busy_seconds() - busy, events, joules())
 
 
-def busy_seconds(stat: Path = _STAT) -> float:
+def read_busy_seconds(stat: Path = _STAT) -> float:
     """Return the processor time that all processes of this machine have used so far, or NaN where it does not say."""
     try:
         user, nice, system, _idle, _waiting, hard, soft = map(int, stat.read_text().splitlines()[0].split()[1:8])
@@ -136,7 +136,7 @@ def busy_seconds(stat: Path = _STAT) -> float:
     return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
 
 
-def outcome(
+def summarise_outcome(
     predictions: NDArray[np.int64],
     asked: NDArray[np.bool_],
     rejected: NDArray[np.bool_],
@@ -246,6 +246,6 @@ def _interval(**entry: object) -> Interval:
     return interval
 
 
-def of_method(intervals: Iterable[Interval], method: str) -> list[Interval]:
+def select_method(intervals: Iterable[Interval], method: str) -> list[Interval]:
     """Return the intervals of one method."""
     return [interval for interval in intervals if interval.method == method]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluations.energy_measurement import IDLE, Interval, Run, of_method
+from evaluations.energy_measurement import IDLE, Interval, Run, select_method
 from utils.costs import MILLISECONDS
 from utils.metrics import ratio
 from utils.page import fill_template
@@ -50,13 +50,13 @@ class Meter:
     joules: Callable[[Interval], float]
 
 
-def power_model(watts: float) -> Meter:
+def make_power_model(watts: float) -> Meter:
     """Return the model of energy as processor time times a power: no reading."""
     words = f"MODEL, no reading: processor time times the stated {watts:g} W"
     return Meter(MODEL, words, lambda interval: watts * interval.cpu_seconds)
 
 
-def energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd.DataFrame:
+def build_energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd.DataFrame:
     """Return a row for each method, with columns ``COLUMNS``.
 
     A reading is taken less the idle power. Where the worker was on the same machine, the client's part of it is found
@@ -67,10 +67,10 @@ def energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd.DataF
         meter: reads or models it.
         paper: method -> the paper's µAh a request.
     """
-    idle = idle_watts(run, meter)
+    idle = find_idle_watts(run, meter)
     rows = []
     for method in run.methods:
-        intervals = of_method(run.intervals, method)
+        intervals = select_method(run.intervals, method)
         joules = [_net_joules(run, meter, idle, interval) / interval.events for interval in intervals]
         cpu = [interval.cpu_seconds / MILLISECONDS / interval.events for interval in intervals]
         outcome = run.outcomes[method]
@@ -89,9 +89,9 @@ def energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd.DataF
     return table
 
 
-def idle_watts(run: Run, meter: Meter) -> float:
+def find_idle_watts(run: Run, meter: Meter) -> float:
     """Return the power of the idle machine in watts; 0 where no idling was measured, or the meter is a model."""
-    idle = [] if meter.name == MODEL else of_method(run.intervals, IDLE)
+    idle = [] if meter.name == MODEL else select_method(run.intervals, IDLE)
     return sum(meter.joules(part) for part in idle) / sum(part.end - part.start for part in idle) if idle else 0.0
 
 
@@ -105,7 +105,7 @@ def _net_joules(run: Run, meter: Meter, idle: float, interval: Interval) -> floa
 def _basis(run: Run, meter: Meter, method: str) -> str:
     if meter.name == MODEL:
         return meter.words
-    less = "reading less idle power" if of_method(run.intervals, IDLE) else "reading"
+    less = "reading less idle power" if select_method(run.intervals, IDLE) else "reading"
     return less if method != run.shared else f"{less}, the client's share of it by processor time"
 
 
@@ -113,7 +113,7 @@ def render_report(table: pd.DataFrame, meter: str, idle: float) -> str:
     """Return the report for the shell: a sentence, the table, and the paper's own numbers apart from it.
 
     Args:
-        table: of ``energy_table``.
+        table: of ``build_energy_table``.
         meter: its words.
         idle: watts that were subtracted.
     """
@@ -169,7 +169,7 @@ def _percent(share: float) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.2f} %"
 
 
-def energy_figure(table: pd.DataFrame) -> Figure:
+def draw_energy(table: pd.DataFrame) -> Figure:
     """Draw energy and processor time as shares of the single exit's, and beside them the paper's own, hatched."""
     kind = "modelled, no reading" if (table["meter"] == MODEL).all() else f"measured by {table['meter'].iloc[0]}"
     parts = {

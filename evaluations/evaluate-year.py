@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
+from evaluations.defaults import TRAIN_MONTH
 from nsga2.defaults import KNEE, LEAST_ERROR, NAMED_POINTS
 from nsga2.threshold_options import add_cost_model, find_cost_per_offload
 from utils import cli
@@ -76,7 +77,7 @@ def _add_months(parser: argparse.ArgumentParser) -> None:
     add(
         "--train-month",
         metavar="GLOB",
-        help="months that the networks were trained on (default: what the checkpoints say, else 2016_01)",
+        help=f"months that the networks were trained on (default: what the checkpoints say, else {TRAIN_MONTH})",
     )
     add(
         "--choose-month",
@@ -118,11 +119,11 @@ def _add_intervals(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the arguments say."""
+    """Evaluate the networks, write the report and print its conclusion."""
     import pandas as pd
 
     from evaluations.comparisons import build_year_table
-    from evaluations.monthly_rates import over_time
+    from evaluations.monthly_rates import average_months
     from evaluations.networks import read_origins, read_single_exit
     from evaluations.year_report import Method, Report
     from utils.page import write_page
@@ -140,7 +141,9 @@ def run(args: argparse.Namespace) -> None:
     reference = "the single-exit network's" if singles else "the path to exit 2's"
     method = Method(args.min_acceptance, args.operation_point, args.bootstrap, args.resample == "vectors", reference)
     report = Report(origins, months, evaluation, comparisons, method)
-    rates = pd.concat((evaluation.on_choice, evaluation.on_later, over_time(evaluation.on_later)), ignore_index=True)
+    rates = pd.concat(
+        (evaluation.on_choice, evaluation.on_later, average_months(evaluation.on_later)), ignore_index=True
+    )
     write_table(build_year_table(rates, comparisons), table_file)
     write_page(report.render_page(), page_file)
     print(report.render_text())
@@ -161,13 +164,13 @@ def _single_files(args: argparse.Namespace) -> list[Path]:
 
 
 def _read_months(args: argparse.Namespace, origins: "list[Origin]") -> "Months":
-    from evaluations.months import calendar, read_month, training_files
-    from evaluations.networks import trained_on
+    from evaluations.months import find_training_files, make_calendar, read_month
+    from evaluations.networks import find_training_months
     from evaluations.year_evaluation import Months
 
-    files = training_files(args.dataset_folder, args.train_month, trained_on(origins))
+    files = find_training_files(args.dataset_folder, args.train_month, find_training_months(origins))
     training = read_month(files)
-    plan = calendar(args.dataset_folder, files, args.choose_month)
+    plan = make_calendar(args.dataset_folder, files, args.choose_month)
     for origin in origins:
         plan.check_unused(origin.trained, origin.calibrated)
         said = " ".join(origin.trained)

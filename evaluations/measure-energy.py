@@ -174,14 +174,14 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
 
     from evaluations.energy_measurement import Run, measure, measure_idle
     from evaluations.energy_meters import POWERCAP, Rapl, begin_nothing
-    from evaluations.energy_report import Meter, power_model
+    from evaluations.energy_report import Meter, make_power_model
     from figs.energy_data import TWO_EXITS_OFFLOADED
     from models.checkpoint import read_checkpoint, read_two_exits
     from offload.torch_exits import open_network
     from utils.dataset import read_dataset
 
     begin = begin_nothing
-    meter = Meter("csv", "", lambda part: part.joules) if name == "csv" else power_model(args.watts or 0.0)
+    meter = Meter("csv", "", lambda part: part.joules) if name == "csv" else make_power_model(args.watts or 0.0)
     if name == "rapl":
         rapl = Rapl(POWERCAP)
         begin, meter = rapl.begin, Meter("rapl", f"RAPL, {' + '.join(rapl.names)}", lambda part: part.joules)
@@ -239,7 +239,7 @@ def _warmed_up(
     """Return the methods and what becomes of the events by each; all were run once."""
     import numpy as np
 
-    from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, outcome
+    from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, summarise_outcome
     from figs.figure_data import SINGLE
     from models.cpu_network import open_single_exit
     from offload.edge import Edge
@@ -254,7 +254,7 @@ def _warmed_up(
         at_single_exit = functools.partial(decide_at_single_exit, open_single_exit(single), features, size, CHUNK)
     nothing = np.zeros(len(features), dtype=np.bool_)
     methods: dict[str, Work] = {SINGLE: at_single_exit}
-    outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}
+    outcomes = {SINGLE: summarise_outcome(at_single_exit(), nothing, nothing, dataset.labels)}
 
     def decide(edge: Edge) -> "Sized":
         return np.concatenate([verdicts.prediction for verdicts in edge.decide_all(batches, WINDOW, Stop())])
@@ -266,7 +266,7 @@ def _warmed_up(
             np.concatenate([getattr(of_batch, part) for of_batch in verdicts])
             for part in ("prediction", "uncertain", "rejected")
         )
-        outcomes[name] = outcome(prediction, uncertain, rejected, dataset.labels)
+        outcomes[name] = summarise_outcome(prediction, uncertain, rejected, dataset.labels)
         methods[name] = functools.partial(decide, edge)
     return methods, outcomes
 
@@ -317,17 +317,17 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
 
 def _report(args: argparse.Namespace, measurement: "Run", meter: "Meter") -> None:
     """Print the report, and write its table and picture."""
-    from evaluations.energy_report import energy_figure, energy_table, idle_watts, render_report
+    from evaluations.energy_report import build_energy_table, draw_energy, find_idle_watts, render_report
     from figs.energy_data import PAPER_MICROAMPERE_HOURS
     from utils.plotting import save_figure
     from utils.results import write_table
 
-    table = energy_table(measurement, meter, PAPER_MICROAMPERE_HOURS.get(measurement.family, {}))
-    print(f"\n{render_report(table, meter.words, idle_watts(measurement, meter))}")
+    table = build_energy_table(measurement, meter, PAPER_MICROAMPERE_HOURS.get(measurement.family, {}))
+    print(f"\n{render_report(table, meter.words, find_idle_watts(measurement, meter))}")
     write_table(table, args.savefile)
     print(f"{len(table)} rows -> {args.savefile}")
     if args.picture is not None:
-        print(f"picture -> {save_figure(energy_figure(table), args.picture)}")
+        print(f"picture -> {save_figure(draw_energy(table), args.picture)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Rates of what was decided, month by month, and over the months."""
+"""Rates of the systems' decisions, by month and over the months."""
 
 from typing import Final
 
@@ -14,32 +14,32 @@ from utils.schema import ATTACK
 PREVALENCES: Final = (0.1, 0.01, 0.001)
 KEYS: Final = ("month", "subset", "system", "network")
 AREA_RATES: Final = ("accuracy", "f1", "error")
-"""Rates whose area under time is given."""
+"""Rates with an area under time."""
 
 Record = dict[str, object]
 """A row of a table: ``KEYS``, and rates."""
 
 MEAN: Final = "mean"
 AREA: Final = "AUT"
-"""Stand in the column ``month`` for all later months together."""
+"""Values of the column ``month`` for all later months together."""
 
 
-def precision_at(detected: float, false_alarms: float, prevalence: float) -> float:
-    """Return the share of alarms that are attacks, where a share ``prevalence`` of all events are.
+def compute_precision(detected: float, false_alarms: float, prevalence: float) -> float:
+    """Return the share of alarms that are attacks, if a share ``prevalence`` of all events are attacks.
 
     Args:
-        detected: attacks that raise an alarm / attacks.
-        false_alarms: normal events that raise one / normal events.
+        detected: attacks that raise an alarm / all attacks.
+        false_alarms: normal events that raise an alarm / all normal events.
         prevalence: within [0, 1].
     """
     right, wrong = detected * prevalence, false_alarms * (1.0 - prevalence)
     return ratio(right, right + wrong)
 
 
-def area_weights(months: int) -> NDArray[np.float64]:
-    """Return the weights (months,) whose sum with a rate is its area under time, AUT.
+def make_area_weights(months: int) -> NDArray[np.float64]:
+    """Return the weights (months,) of a rate in its area under time, AUT.
 
-    That is the trapezoidal mean over evenly spaced months, in order; of one month, the rate itself.
+    This is the trapezoidal mean over evenly spaced months in order; for one month, the rate itself.
 
     Source: Pendlebury et al., "TESSERACT: eliminating experimental bias in malware classification across space and
     time", USENIX Security 2019.
@@ -51,15 +51,15 @@ def area_weights(months: int) -> NDArray[np.float64]:
     return scaled
 
 
-def rates(decided: Decisions, best: Decisions) -> dict[str, float]:
-    """Return the rates of what a system decided about N events.
+def compute_rates(decided: Decisions, best: Decisions) -> dict[str, float]:
+    """Return the rates of a system's decisions about N events.
 
-    An error, an accuracy and F1 are of accepted events. The rate of detection is of all attacks, that of false alarms
-    of all normal events, for a rejected event raises no alarm; the precisions follow from these two.
+    Error, accuracy and F1 are of accepted events. The detection rate is of all attacks and the false alarm rate of all
+    normal events, because a rejected event raises no alarm; the precisions follow from these two.
 
     Args:
         decided: by the system.
-        best: by exact match, about the same events; its accuracy on those that the system accepted is the bound.
+        best: by exact match about the same events; its accuracy on the events that the system accepts is the bound.
     """
     outcome = decided.outcome()
     attacks = int((decided.labels == ATTACK).sum())
@@ -77,18 +77,16 @@ def rates(decided: Decisions, best: Decisions) -> dict[str, float]:
         "share_of_bound": ratio(outcome.accuracy, bound),
         "detection_rate": detected,
         "false_alarm_rate": false_alarms,
-        **{f"precision_at_{share:g}": precision_at(detected, false_alarms, share) for share in PREVALENCES},
+        **{f"precision_at_{share:g}": compute_precision(detected, false_alarms, share) for share in PREVALENCES},
     }
 
 
-def costs_of(system: str, offloaded: float, costs: Costs) -> dict[str, float]:
-    """Return what an event costs a system on average, µs, and as a share of what it is compared with.
-
-    It is known of networks alone.
+def compute_costs(system: str, offloaded: float, costs: Costs) -> dict[str, float]:
+    """Return the mean cost of an event in µs and as a share of the reference; empty for systems without a network.
 
     Args:
         system: its name.
-        offloaded: share of events, of the system with two exits.
+        offloaded: share of the events that the two exits offload.
         costs: of the network.
     """
     plain = system.partition(" + ")[0]
@@ -103,32 +101,32 @@ def costs_of(system: str, offloaded: float, costs: Costs) -> dict[str, float]:
     return {"cost": 1e6 * known[plain], "cost_share": ratio(known[plain], costs.reference)}
 
 
-def rates_by_subset(month: str, network: int, decided: Decided, costs: Costs) -> list[Record]:
+def list_rates(month: str, network: int, decided: Decided, costs: Costs) -> list[Record]:
     """Return a record for each subset of a month and each system: ``KEYS`` and rates.
 
     Args:
         month: its name.
         network: number of the network, from 1.
-        decided: what the systems decided.
+        decided: decisions of all systems.
         costs: of the network.
     """
     records: list[Record] = []
     for subset, by_system in decided.items():
         for system, of_system in by_system.items():
-            found = rates(of_system, by_system[BOUND])
+            found = compute_rates(of_system, by_system[BOUND])
             offloaded = of_system.outcome().offloaded_share
             if system == SYSTEM:
                 found["offloaded"] = offloaded
             keys = zip(KEYS, (month, subset, system, network), strict=True)
-            records.append({**dict(keys), **found, **costs_of(system, offloaded, costs)})
+            records.append({**dict(keys), **found, **compute_costs(system, offloaded, costs)})
     return records
 
 
-def over_time(table: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each subset, system and network, the mean over the months and the area under time.
+def average_months(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean over the months and the area under time for each subset, system and network.
 
     Args:
-        table: records of ``rates_by_subset`` of the later months, in order of time.
+        table: records of ``list_rates`` of the later months, in order of time.
 
     Returns:
         the same columns; ``month`` is ``MEAN`` or ``AREA``.
@@ -138,19 +136,19 @@ def over_time(table: pd.DataFrame) -> pd.DataFrame:
     for keys, rows in table.groupby(list(KEYS[1:]), sort=False):
         common = dict(zip(KEYS[1:], keys, strict=True))
         mean = {name: float(rows[name].mean(skipna=False)) for name in names}
-        area = {name: float(rows[name].to_numpy() @ area_weights(len(rows))) for name in AREA_RATES}
+        area = {name: float(rows[name].to_numpy() @ make_area_weights(len(rows))) for name in AREA_RATES}
         parts += [{"month": MEAN, **common, **mean}, {"month": AREA, **common, **area}]
     return pd.DataFrame(parts, columns=list(table.columns))
 
 
-def long_form(table: pd.DataFrame) -> pd.DataFrame:
+def to_long_form(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each month, subset, system and metric: its mean over the networks, and each network's value.
 
     Args:
         table: a row for each month, subset, system and network.
 
     Returns:
-        columns month, subset, system, metric, mean, network_1, …; without rows that say nothing.
+        columns month, subset, system, metric, mean, network_1, …; without rows of which all values are unknown.
     """
     index = list(KEYS[:3])
     long = table.melt(id_vars=list(KEYS), var_name="metric")
@@ -160,8 +158,8 @@ def long_form(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index()
 
 
-def mean_rate(table: pd.DataFrame, month: str, subset: str, system: str, rate: str) -> float:
-    """Return the mean over the networks of one rate; NaN where it is unknown."""
+def find_rate(table: pd.DataFrame, month: str, subset: str, system: str, rate: str) -> float:
+    """Return the mean of one rate over the networks; NaN if it is unknown."""
     chosen = (table["month"] == month) & (table["subset"] == subset) & (table["system"] == system)
     values: NDArray[np.float64] = table.loc[chosen, rate].to_numpy(np.float64) if rate in table else np.empty(0)
     return float(values.mean()) if len(values) else float("nan")

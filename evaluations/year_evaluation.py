@@ -12,7 +12,7 @@ from torch import nn
 from evaluations import later_months
 from evaluations.baselines import REJECT, Answers, fit_baselines
 from evaluations.later_months import SINGLE_EXIT, SYSTEM, Choice, Chooser, Costs, Decided
-from evaluations.monthly_rates import KEYS, Record, rates_by_subset
+from evaluations.monthly_rates import KEYS, Record, list_rates
 from evaluations.months import ALL_ROWS, Month
 from evaluations.networks import Origin, read_network
 from models.early_exit import TwoExits
@@ -56,8 +56,8 @@ class YearEvaluation:
     Attributes:
         choices: of each network, its thresholds.
         costs: of each network.
-        on_choice, on_later: records of ``rates.rates_by_subset``, of the month of the choice and of the later ones.
-        decided: of each later month, of each network.
+        on_choice, on_later: records of ``monthly_rates.list_rates``, of the month of the choice and of the later ones.
+        decided: for each later month and network, the decisions of all systems.
     """
 
     choices: list[Choice]
@@ -100,7 +100,7 @@ def evaluate_year(
         evaluated.append(
             _evaluate_network(number, read_network(origin), every, others, single_cost, settings, progress)
         )
-    # Month by month, as time passes.
+    # In order of time.
     later = [
         record for of_month in zip(*(one.on_later for one in evaluated), strict=True) for record in chain(*of_month)
     ]
@@ -139,14 +139,14 @@ def _evaluate_network(
     costs = later_months.mean_costs(measured, settings.cost_model, settings.cost_per_offload, single_cost)
     known = later_months.with_exits(measured, others[0])
     choice = later_months.choose(measured, known, settings.min_acceptance, settings.system, settings.exit_1_alone)
-    on_choice = rates_by_subset(first.name, number, later_months.decisions(measured, known, choice, first), costs)
+    on_choice = list_rates(first.name, number, later_months.decisions(measured, known, choice, first), costs)
     on_later: list[list[Record]] = []
     decided: list[Decided] = []
     for month, of_others in zip(later, others[1:], strict=True):
         evaluation = later_months.answer(network, month, measured, progress)
         known = later_months.with_exits(evaluation, of_others)
         decided.append(later_months.decisions(evaluation, known, choice, month))
-        on_later.append(rates_by_subset(month.name, number, decided[-1], costs))
+        on_later.append(list_rates(month.name, number, decided[-1], costs))
     return _NetworkEvaluation(
         choice, costs, [*on_choice, *_list_thresholds(first.name, number, choice)], on_later, decided
     )

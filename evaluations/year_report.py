@@ -13,11 +13,11 @@ from evaluations.bootstrap import LEVEL, Interval
 from evaluations.comparisons import collect_findings
 from evaluations.conclusion import build_overview, format_difference, format_share, list_cautions, state_conclusion
 from evaluations.later_months import BOUND, BY_CLASS, SYSTEM
-from evaluations.monthly_rates import AREA, MEAN, PREVALENCES, mean_rate, over_time
-from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, UNSEEN, Month, constant_columns, equal_columns
+from evaluations.monthly_rates import AREA, MEAN, PREVALENCES, average_months, find_rate
+from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, UNSEEN, Month, find_constant_columns, find_equal_columns
 from evaluations.networks import Origin
 from evaluations.year_evaluation import Months, YearEvaluation
-from evaluations.year_pictures import pictures
+from evaluations.year_pictures import draw_pictures
 from utils.page import fill_template
 
 _PAGE: Final = Path(__file__).parent / "templates" / "year_report.html.j2"
@@ -79,7 +79,7 @@ class Report:
 
     def render_page(self) -> str:
         """Return the whole report as a page."""
-        on_later, overall = self.evaluation.on_later, over_time(self.evaluation.on_later)
+        on_later, overall = self.evaluation.on_later, average_months(self.evaluation.on_later)
         names = [month.name for month in self.months.later]
         everything = pd.concat((on_later, overall), ignore_index=True)
         training = self.months.training.features
@@ -88,7 +88,7 @@ class Report:
             **self._summarise(),
             months=self.months,
             method=self.method,
-            pictures=pictures(on_later, self.comparisons, names),
+            pictures=draw_pictures(on_later, self.comparisons, names),
             networks=tabulate_networks(self.origins, self.evaluation),
             subsets=[(name, _ABOUT[name], tabulate_systems(overall, self.comparisons, name)) for name in SUBSETS],
             by_month=[
@@ -96,8 +96,8 @@ class Report:
                 for rate, words in (("error", "Error"), ("accuracy", "Accuracy"), ("f1", "F1"))
             ],
             precisions=tabulate_precisions(overall),
-            constant=constant_columns(training),
-            equal=equal_columns(training),
+            constant=find_constant_columns(training),
+            equal=find_equal_columns(training),
             bound=BOUND,
             reject=REJECT.strip(),
             matched=MATCHED.strip(),
@@ -107,7 +107,7 @@ class Report:
         )
 
     def _summarise(self) -> dict[str, object]:
-        overall = over_time(self.evaluation.on_later)
+        overall = average_months(self.evaluation.on_later)
         findings = collect_findings(overall, self.comparisons, len(self.origins))
         return {
             "title": make_title(self.origins, self.months),
@@ -153,7 +153,7 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
     """Return a row for each system: its mean rates over the later months and networks, as text.
 
     Args:
-        overall: see ``rates.over_time``.
+        overall: see ``monthly_rates.average_months``.
         comparisons: see ``comparisons.compare``.
         subset: of the rows.
     """
@@ -164,7 +164,7 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
     rows = []
     for system in map(str, dict.fromkeys(overall["system"])):
         rates = {
-            title: format_share(mean_rate(overall, month, subset, system, rate)) for title, month, rate in _SUMMARY
+            title: format_share(find_rate(overall, month, subset, system, rate)) for title, month, rate in _SUMMARY
         }
         rows.append({"system": system, **rates, "difference": format_difference(differences.get(system))})
     return pd.DataFrame(rows)
@@ -175,7 +175,7 @@ def tabulate_months(table: pd.DataFrame, months: Sequence[str], rate: str) -> pd
     rows = []
     for system in map(str, dict.fromkeys(table["system"])):
         rates = {
-            month: format_share(mean_rate(table, month, ALL_ROWS, system, rate)) for month in (*months, MEAN, AREA)
+            month: format_share(find_rate(table, month, ALL_ROWS, system, rate)) for month in (*months, MEAN, AREA)
         }
         rows.append({"system": system, **rates})
     return pd.DataFrame(rows)
@@ -188,7 +188,7 @@ def tabulate_precisions(overall: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for system in map(str, dict.fromkeys(overall["system"])):
         rates = {
-            title: format_share(mean_rate(overall, MEAN, ALL_ROWS, system, rate)) for title, rate in columns.items()
+            title: format_share(find_rate(overall, MEAN, ALL_ROWS, system, rate)) for title, rate in columns.items()
         }
         rows.append({"system": system, **rates})
     return pd.DataFrame(rows)

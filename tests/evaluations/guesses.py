@@ -7,7 +7,7 @@ import pandas as pd
 
 from evaluations.baselines import MATCHED, REJECT, RULE
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Costs, Decided
-from evaluations.monthly_rates import rates_by_subset
+from evaluations.monthly_rates import list_rates
 from evaluations.months import Month, make_month, subsets
 from tests.evaluations.small_months import month, rows_of
 from utils.decision import Decisions
@@ -52,6 +52,6 @@ def later_rates() -> pd.DataFrame:
         record
         for of, by_network in zip(MONTHS, DECIDED, strict=True)
         for network, decided in enumerate(by_network, 1)
-        for record in rates_by_subset(of.name, network, decided, Costs(1.0, 5.0, 4.0, 4.0))
+        for record in list_rates(of.name, network, decided, Costs(1.0, 5.0, 4.0, 4.0))
     ]
     return pd.DataFrame(records)

@@ -9,11 +9,11 @@ from evaluations.baselines import (
     RULE,
     TREE,
     Answers,
+    apply_one_line_rule,
     decide,
     decide_as_many,
     fit_baselines,
     least_certainty,
-    one_line_rule,
 )
 from evaluations.months import make_month, read_month
 from tests.captures import SHARED, needs_shared
@@ -46,8 +46,8 @@ def test_the_rule_says_normal_only_where_all_frames_are_60_bytes_and_a_sent_neit
     changed: dict[str, float], attack: int
 ) -> None:
     raw = raw_row(**changed)
-    assert one_line_rule(raw).predictions.tolist() == [attack]
-    assert one_line_rule(
+    assert apply_one_line_rule(raw).predictions.tolist() == [attack]
+    assert apply_one_line_rule(
         PUBLISHED.unscale(PUBLISHED.scale(raw).astype(np.float32).astype(np.float64))
     ).predictions.tolist() == [attack]
 

@@ -6,7 +6,7 @@ import pytest
 from evaluations.baselines import MATCHED, REJECT, RULE
 from evaluations.comparisons import COLUMNS, build_year_table, collect_findings, compare, find_difference
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM
-from evaluations.monthly_rates import AREA, MEAN, mean_rate, over_time
+from evaluations.monthly_rates import AREA, MEAN, average_months, find_rate
 from evaluations.months import ALL_ROWS, SUBSETS
 from tests.evaluations.guesses import DECIDED, MONTHS, SYSTEMS, later_rates
 
@@ -22,10 +22,10 @@ def later() -> pd.DataFrame:
 
 
 def test_every_difference_is_that_of_the_rates_themselves(comparisons: pd.DataFrame, later: pd.DataFrame) -> None:
-    everything = pd.concat((later, over_time(later)))
+    everything = pd.concat((later, average_months(later)))
     for row in comparisons.to_dict("records"):
         place = (str(row["month"]), str(row["subset"]))
-        expected = mean_rate(everything, *place, SYSTEM, "error") - mean_rate(
+        expected = find_rate(everything, *place, SYSTEM, "error") - find_rate(
             everything, *place, row["system"], "error"
         )
         assert row["estimate"] == pytest.approx(expected)
@@ -57,7 +57,7 @@ def test_one_month_alone_is_its_own_mean_and_area() -> None:
 def test_the_findings_are_means_over_the_later_months_of_all_rows(
     comparisons: pd.DataFrame, later: pd.DataFrame
 ) -> None:
-    found = collect_findings(over_time(later), comparisons, 2)
+    found = collect_findings(average_months(later), comparisons, 2)
     rates = later[later["subset"] == ALL_ROWS].groupby("system")[["error", "acceptance", "offloaded"]].mean()
     two_exits = (found.two_exits.error, found.two_exits.acceptance, found.two_exits.offloaded)
     assert two_exits == pytest.approx(tuple(rates.loc[SYSTEM]))

@@ -17,13 +17,13 @@ from evaluations.energy_measurement import (
     Interval,
     Outcome,
     Run,
-    busy_seconds,
     decide_at_single_exit,
     decide_plainly_at_single_exit,
     measure,
     measure_idle,
-    outcome,
+    read_busy_seconds,
     read_run,
+    summarise_outcome,
     write_run,
 )
 from evaluations.energy_meters import begin_nothing
@@ -68,12 +68,12 @@ def test_idling_takes_time_but_hardly_the_processor() -> None:
 def test_the_machines_processor_time_is_read_where_it_says_it(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 20 30 9999 999 4 6 50 0 0\ncpu0 1 2 3\n")
-    assert busy_seconds(stat) == pytest.approx(160 / 100)
-    assert np.isnan(busy_seconds(tmp_path / "none"))
-    before = busy_seconds()
+    assert read_busy_seconds(stat) == pytest.approx(160 / 100)
+    assert np.isnan(read_busy_seconds(tmp_path / "none"))
+    before = read_busy_seconds()
     for _ in range(5):
         burn()
-    assert busy_seconds() - before > 0.3
+    assert read_busy_seconds() - before > 0.3
 
 
 def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
@@ -88,8 +88,8 @@ def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
 def test_an_outcome_counts_the_errors_of_the_accepted_alone() -> None:
     predictions, labels = np.array([0, 1, 1, 0, 1]), np.array([0, 0, 1, 1, 0])
     asked, rejected = np.array([True, True, False, True, False]), np.array([False, True, False, False, False])
-    assert outcome(predictions, asked, rejected, labels) == Outcome(3 / 5, 1 / 5, 2 / 4)
-    assert np.isnan(outcome(predictions, asked, rejected, None).error)
+    assert summarise_outcome(predictions, asked, rejected, labels) == Outcome(3 / 5, 1 / 5, 2 / 4)
+    assert np.isnan(summarise_outcome(predictions, asked, rejected, None).error)
 
 
 SHARES = Outcome(0.25, 0.125, 0.5)

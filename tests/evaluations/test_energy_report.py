@@ -12,10 +12,10 @@ from evaluations.energy_report import (
     COLUMNS,
     PAPER,
     Meter,
-    energy_figure,
-    energy_table,
-    idle_watts,
-    power_model,
+    build_energy_table,
+    draw_energy,
+    find_idle_watts,
+    make_power_model,
     render_report,
     state_saving,
 )
@@ -44,8 +44,8 @@ def spread(table: pd.DataFrame, method: str, column: str) -> list[float]:
 
 def test_readings_are_taken_less_the_idle_power_and_the_clients_share_of_a_shared_machine() -> None:
     run = a_run()
-    table = energy_table(run, METER, PAPERS).set_index("method")
-    assert idle_watts(run, METER) == pytest.approx(3)
+    table = build_energy_table(run, METER, PAPERS).set_index("method")
+    assert find_idle_watts(run, METER) == pytest.approx(3)
     assert tuple(table.reset_index()[list(COLUMNS)]) == COLUMNS
     assert spread(table, ONE, "joules") == pytest.approx([2, 1, 4])
     assert spread(table, ONE, "cpu_ms") == pytest.approx([180, 160, 200])
@@ -60,23 +60,23 @@ def test_readings_are_taken_less_the_idle_power_and_the_clients_share_of_a_share
 
 
 def test_with_the_worker_elsewhere_the_whole_reading_is_the_clients() -> None:
-    table = energy_table(a_run(shared=""), METER, PAPERS).set_index("method")
+    table = build_energy_table(a_run(shared=""), METER, PAPERS).set_index("method")
     assert table.loc[AWAY, "joules"] == pytest.approx(0.6)
     assert table["basis"].tolist() == ["reading less idle power"] * 3
 
 
 def test_a_model_is_the_processor_time_times_the_power_and_is_called_a_model() -> None:
-    table = energy_table(a_run(), power_model(4.0), PAPERS)
+    table = build_energy_table(a_run(), make_power_model(4.0), PAPERS)
     assert table["joules"].tolist() == pytest.approx([4 * milliseconds / 1e3 for milliseconds in table["cpu_ms"]])
     assert set(table["meter"]) == {"model"}
     assert set(table["basis"]) == {"MODEL, no reading: processor time times the stated 4 W"}
-    assert idle_watts(a_run(), power_model(4.0)) == 0
-    assert "modelled, no reading" in energy_figure(table).axes[0].get_title()
-    assert "measured by rapl" in energy_figure(energy_table(a_run(), METER, PAPERS)).axes[0].get_title()
+    assert find_idle_watts(a_run(), make_power_model(4.0)) == 0
+    assert "modelled, no reading" in draw_energy(table).axes[0].get_title()
+    assert "measured by rapl" in draw_energy(build_energy_table(a_run(), METER, PAPERS)).axes[0].get_title()
 
 
 def test_the_report_leads_with_a_sentence_and_shows_the_papers_numbers_apart_as_its_own() -> None:
-    table = energy_table(a_run(), METER, PAPERS)
+    table = build_energy_table(a_run(), METER, PAPERS)
     text = render_report(table, METER.words, 3.0)
     ours, theirs = text.split(f"{PAPER}:\n")
     lines = ours.splitlines()
@@ -91,22 +91,24 @@ def test_the_report_leads_with_a_sentence_and_shows_the_papers_numbers_apart_as_
 
 
 def test_the_sentence_calls_a_model_a_model_and_does_without_energy_where_it_is_unknown() -> None:
-    assert state_saving(energy_table(a_run(), power_model(4.0), PAPERS)).endswith("the single exit's modelled energy.")
+    assert state_saving(build_energy_table(a_run(), make_power_model(4.0), PAPERS)).endswith(
+        "the single exit's modelled energy."
+    )
     weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
-    sentence = state_saving(energy_table(a_run(), weak, PAPERS))
+    sentence = state_saving(build_energy_table(a_run(), weak, PAPERS))
     assert "27.78 % of the single exit's processor time; the share of energy is unknown." in sentence
 
 
 def test_readings_that_do_not_stand_out_from_idling_have_no_ratio_and_that_is_said() -> None:
     weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
-    table = energy_table(a_run(), weak, PAPERS)
+    table = build_energy_table(a_run(), weak, PAPERS)
     assert table["joules_share_of_single_exit"].isna().all()
     assert "do not stand out from idling" in render_report(table, "RAPL", 3.0)
-    assert "do not stand out" not in render_report(energy_table(a_run(), METER, PAPERS), "RAPL", 3.0)
+    assert "do not stand out" not in render_report(build_energy_table(a_run(), METER, PAPERS), "RAPL", 3.0)
 
 
 def test_the_bars_are_the_ratios_in_percent_and_the_papers_are_hatched(tmp_path: Path) -> None:
-    figure = energy_figure(energy_table(a_run(), METER, PAPERS))
+    figure = draw_energy(build_energy_table(a_run(), METER, PAPERS))
     heights = [[bar.get_height() for bar in ax.patches if isinstance(bar, Rectangle)] for ax in figure.axes]
     assert heights[0] == pytest.approx([100, 50, 5])
     assert heights[1] == pytest.approx([100, 80 / 1.8, 50 / 1.8])

@@ -1,4 +1,4 @@
-"""The script as a whole: what it writes, that nothing leaks from later months, that the order of rows is nothing."""
+"""The script: what it writes, that nothing leaks from later months, and that the order of rows changes nothing."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,7 +64,7 @@ def write_months(sample: Path, folder: Path, change: Change) -> Path:
     return folder
 
 
-def judge(
+def evaluate(
     capsys: pytest.CaptureFixture[str], networks: Sequence[Path], data: Path, output: Path, *more: object
 ) -> Ended:
     common = ("--dataset-folder", data, "--output", output, "--bootstrap", 100)
@@ -81,13 +81,13 @@ def without_costs(output: Path) -> pd.DataFrame:
 def plain(
     networks: list[Path], sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[pytest.CaptureFixture[str]], tuple[Path, Ended]]:
-    """Judge one network on the months as they are, once for all tests."""
+    """Evaluate one network on the unchanged months, once for all tests."""
     folder = tmp_path_factory.mktemp("plain")
     done: list[Ended] = []
 
     def run(capsys: pytest.CaptureFixture[str]) -> tuple[Path, Ended]:
         if not done:
-            done.append(judge(capsys, networks[:1], write_months(sample, folder / "data", as_it_is), folder / "out"))
+            done.append(evaluate(capsys, networks[:1], write_months(sample, folder / "data", as_it_is), folder / "out"))
         return folder / "out", done[0]
 
     return run
@@ -142,12 +142,12 @@ def test_the_mean_and_the_area_are_those_of_the_later_months_alone(
     assert error["AUT"] == pytest.approx((error[LATER[0]] + error[LATER[1]]) / 2)
 
 
-def test_later_months_have_no_say_in_a_threshold_or_a_baseline(
+def test_no_threshold_and_no_baseline_depends_on_later_months(
     capsys: pytest.CaptureFixture[str], plain: Plain, networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     output, _ = plain(capsys)
     data = write_months(sample, tmp_path / "data", with_other_later_months)
-    assert judge(capsys, networks[:1], data, tmp_path / "out").code == 0
+    assert evaluate(capsys, networks[:1], data, tmp_path / "out").code == 0
     ours, theirs = (table[table["month"] == CHOICE] for table in map(without_costs, (output, tmp_path / "out")))
     # All thresholds stand there, and the rates of every baseline on rows that it was not trained on.
     thresholds = ours[ours["metric"].str.startswith("threshold")]
@@ -158,12 +158,12 @@ def test_later_months_have_no_say_in_a_threshold_or_a_baseline(
     assert later["mean"].tolist() != others["mean"].tolist()
 
 
-def test_the_order_of_rows_is_nothing(
+def test_the_order_of_rows_changes_nothing(
     capsys: pytest.CaptureFixture[str], plain: Plain, networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     output, _ = plain(capsys)
     data = write_months(sample, tmp_path / "data", in_another_order)
-    assert judge(capsys, networks[:1], data, tmp_path / "out").code == 0
+    assert evaluate(capsys, networks[:1], data, tmp_path / "out").code == 0
     pd.testing.assert_frame_equal(without_costs(output), without_costs(tmp_path / "out"), check_exact=True)
 
 
@@ -181,7 +181,7 @@ def test_a_single_exit_network_is_another_system_and_what_costs_are_shares_of(
         "--resample",
         "rows",
     )
-    ended = judge(capsys, networks[:2], data, tmp_path / "out", *more)
+    ended = evaluate(capsys, networks[:2], data, tmp_path / "out", *more)
     assert (ended.code, ended.err) == (0, "")
     table = pd.read_csv(tmp_path / "out" / "year.csv").set_index(KEYS)["mean"]
     cost = {name: table["mean", ALL_ROWS, name, "cost"] for name in (SINGLE_EXIT, EXIT_1)}
@@ -195,13 +195,13 @@ def test_a_single_exit_network_is_another_system_and_what_costs_are_shares_of(
     ("more", "says"),
     [
         (("--choose-month", "2016_01"), "--choose-month 2016_01 is not after 2016_01.csv"),
-        (("--choose-month", "2016_04"), "no month after --choose-month 2016_04 to judge on"),
+        (("--choose-month", "2016_04"), "no month after --choose-month 2016_04 to evaluate on"),
         (("--train-month", "2015_*"), "no dataset matches '2015_*'"),
         (("--train-month", "2016_0[12]", "--choose-month", "2016_02"), "is not after 2016_02.csv"),
         (("--min-acceptance", "1", "--cost-per-offload", "3"), "belong to --cost-model edge; add it"),
     ],
 )
-def test_what_cannot_be_judged_is_one_line_with_the_remedy(
+def test_an_evaluation_that_is_impossible_is_one_line_with_the_remedy(
     capsys: pytest.CaptureFixture[str],
     networks: list[Path],
     sample: Path,
@@ -210,7 +210,7 @@ def test_what_cannot_be_judged_is_one_line_with_the_remedy(
     says: str,
 ) -> None:
     data = write_months(sample, tmp_path / "data", as_it_is)
-    ended = judge(capsys, networks[:1], data, tmp_path / "out", *more)
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", *more)
     (line,) = ended.err.splitlines()
     assert (ended.code, says in line) == (2, True), line
     assert list((tmp_path / "out").iterdir()) == []
@@ -222,8 +222,8 @@ def test_a_network_that_was_calibrated_on_a_later_month_is_refused(
     data = write_months(sample, tmp_path / "data", as_it_is)
     (data / "2016_02.csv").rename(data / "2016_01b.csv")
     (data / "2016_03.csv").rename(data / "2016_02.csv")
-    ended = judge(capsys, networks[:1], data, tmp_path / "out", "--choose-month", "2016_01b")
-    assert (ended.code, "calibrated on 2016_02, so it cannot be judged" in ended.err) == (2, True)
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", "--choose-month", "2016_01b")
+    assert (ended.code, "calibrated on 2016_02, so it cannot be evaluated" in ended.err) == (2, True)
 
 
 def test_months_that_a_network_does_not_say_it_was_trained_on_are_taken_with_a_note(
@@ -231,9 +231,9 @@ def test_months_that_a_network_does_not_say_it_was_trained_on_are_taken_with_a_n
 ) -> None:
     data = write_months(sample, tmp_path / "data", as_it_is)
     (data / "2016_01.csv").rename(data / "2015_12.csv")
-    refused = judge(capsys, networks[:1], data, tmp_path / "out")
-    assert "the networks were trained on 2016_01, or say so with --train-month" in refused.err
-    ended = judge(capsys, networks[:1], data, tmp_path / "out", "--train-month", "2015_12")
+    refused = evaluate(capsys, networks[:1], data, tmp_path / "out")
+    assert "the networks were trained on 2016_01: add it" in refused.err
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", "--train-month", "2015_12")
     assert (ended.code, "says that it was trained on 2016_01, not on 2015_12" in ended.out) == (0, True)
 
 
@@ -241,5 +241,5 @@ def test_too_few_or_too_many_single_exit_networks_are_refused(
     capsys: pytest.CaptureFixture[str], networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     more = ("--single-exit", *[networks[2]] * 3)
-    ended = judge(capsys, networks[:2], sample, tmp_path / "out", *more)
+    ended = evaluate(capsys, networks[:2], sample, tmp_path / "out", *more)
     assert (ended.code, "3 --single-exit for 2 --trained-model; give one" in ended.err) == (2, True)

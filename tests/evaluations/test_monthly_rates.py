@@ -9,14 +9,14 @@ from evaluations.monthly_rates import (
     AREA,
     KEYS,
     MEAN,
-    area_weights,
-    costs_of,
-    long_form,
-    mean_rate,
-    over_time,
-    precision_at,
-    rates,
-    rates_by_subset,
+    average_months,
+    compute_costs,
+    compute_precision,
+    compute_rates,
+    find_rate,
+    list_rates,
+    make_area_weights,
+    to_long_form,
 )
 from utils.decision import Decisions
 
@@ -31,7 +31,7 @@ COSTS = Costs(exit_1=1e-6, offloaded=5e-6, exit_2=3e-6, reference=4e-6)
 
 
 def test_rates_are_those_counted_by_hand() -> None:
-    found = rates(DECIDED, BEST)
+    found = compute_rates(DECIDED, BEST)
     assert found == {
         "rows": 10,
         "acceptance": 0.8,
@@ -49,15 +49,15 @@ def test_rates_are_those_counted_by_hand() -> None:
 
 
 def test_precision_at_the_events_own_prevalence_is_their_precision() -> None:
-    assert precision_at(3 / 6, 1 / 4, 0.6) == pytest.approx(3 / 4)
-    assert precision_at(0.5, 0.0, 0.001) == 1.0
-    assert math.isnan(precision_at(0.0, 0.0, 0.1))
+    assert compute_precision(3 / 6, 1 / 4, 0.6) == pytest.approx(3 / 4)
+    assert compute_precision(0.5, 0.0, 0.001) == 1.0
+    assert math.isnan(compute_precision(0.0, 0.0, 0.1))
 
 
 def test_rates_of_no_events_are_unknown() -> None:
     nothing = np.zeros(0, dtype=bool)
     none = Decisions(np.zeros(0, dtype=np.int64), nothing, nothing, np.zeros(0, dtype=np.int64))
-    found = rates(none, none)
+    found = compute_rates(none, none)
     assert found.pop("rows") == 0
     assert all(math.isnan(rate) for rate in found.values())
 
@@ -66,25 +66,25 @@ def test_rates_of_no_events_are_unknown() -> None:
 def test_the_area_under_time_is_the_trapezoidal_mean(months: int) -> None:
     values = np.random.default_rng(months).random(months)
     by_hand = sum((values[at] + values[at + 1]) / 2 for at in range(months - 1)) / (months - 1)
-    assert values @ area_weights(months) == pytest.approx(by_hand)
-    assert values @ area_weights(months) == pytest.approx(np.trapezoid(values) / (months - 1))
+    assert values @ make_area_weights(months) == pytest.approx(by_hand)
+    assert values @ make_area_weights(months) == pytest.approx(np.trapezoid(values) / (months - 1))
 
 
 def test_the_area_of_one_month_is_its_rate() -> None:
-    assert area_weights(1).tolist() == [1.0]
+    assert make_area_weights(1).tolist() == [1.0]
 
 
 def test_an_event_costs_by_the_exit_that_decides_it_and_baselines_are_not_timed() -> None:
-    assert costs_of(SYSTEM, 0.25, COSTS) == {"cost": pytest.approx(2.0), "cost_share": pytest.approx(0.5)}
-    shares = {name: costs_of(name, 0.25, COSTS)["cost_share"] for name in (EXIT_1, f"{EXIT_1} + reject", EXIT_2)}
+    assert compute_costs(SYSTEM, 0.25, COSTS) == {"cost": pytest.approx(2.0), "cost_share": pytest.approx(0.5)}
+    shares = {name: compute_costs(name, 0.25, COSTS)["cost_share"] for name in (EXIT_1, f"{EXIT_1} + reject", EXIT_2)}
     assert shares == pytest.approx({EXIT_1: 0.25, f"{EXIT_1} + reject": 0.25, EXIT_2: 0.75})
-    assert costs_of(SINGLE_EXIT, 0.25, COSTS)["cost_share"] == 1
-    assert costs_of("boosting + reject", 0.25, COSTS) == {}
+    assert compute_costs(SINGLE_EXIT, 0.25, COSTS)["cost_share"] == 1
+    assert compute_costs("boosting + reject", 0.25, COSTS) == {}
 
 
 def test_a_record_names_its_month_subset_system_and_network() -> None:
     decided = {subset: {SYSTEM: DECIDED, "best by exact match": BEST} for subset in ("all rows", "distinct vectors")}
-    records = rates_by_subset("2016_03", 2, decided, COSTS)
+    records = list_rates("2016_03", 2, decided, COSTS)
     keys = [tuple(record[key] for key in KEYS) for record in records]
     assert keys == [("2016_03", subset, system, 2) for subset in decided for system in (SYSTEM, "best by exact match")]
     assert records[0]["offloaded"] == 0.5
@@ -110,7 +110,7 @@ def table() -> pd.DataFrame:
 
 
 def test_over_time_stand_the_mean_and_the_area_of_each_network_unknown_where_a_month_is() -> None:
-    found = over_time(table()).set_index(["month", "network"])
+    found = average_months(table()).set_index(["month", "network"])
     assert found.loc[(MEAN, 1), "error"] == pytest.approx(0.7 / 3)
     assert found.loc[(AREA, 1), "error"] == pytest.approx((0.05 + 0.4 + 0.1) / 2)
     assert found.loc[(AREA, 1), "accuracy"] == pytest.approx(1 - (0.05 + 0.4 + 0.1) / 2)
@@ -120,7 +120,7 @@ def test_over_time_stand_the_mean_and_the_area_of_each_network_unknown_where_a_m
 
 
 def test_the_long_form_has_a_row_for_each_metric_with_the_mean_and_each_network() -> None:
-    long = long_form(table())
+    long = to_long_form(table())
     assert list(long) == ["month", "subset", "system", "metric", "mean", "network_1", "network_2"]
     assert len(long) == 3 * 4
     first = long[(long["month"] == "03") & (long["metric"] == "error")].to_dict("records")[0]
@@ -130,7 +130,7 @@ def test_the_long_form_has_a_row_for_each_metric_with_the_mean_and_each_network(
 
 
 def test_the_mean_over_the_networks_is_unknown_where_nothing_is_known() -> None:
-    assert mean_rate(table(), "04", "all rows", SYSTEM, "error") == pytest.approx(0.4)
-    assert math.isnan(mean_rate(table(), "05", "all rows", SYSTEM, "error"))
-    assert math.isnan(mean_rate(table(), "06", "all rows", SYSTEM, "error"))
-    assert math.isnan(mean_rate(table(), "03", "all rows", SYSTEM, "cost_share"))
+    assert find_rate(table(), "04", "all rows", SYSTEM, "error") == pytest.approx(0.4)
+    assert math.isnan(find_rate(table(), "05", "all rows", SYSTEM, "error"))
+    assert math.isnan(find_rate(table(), "06", "all rows", SYSTEM, "error"))
+    assert math.isnan(find_rate(table(), "03", "all rows", SYSTEM, "cost_share"))

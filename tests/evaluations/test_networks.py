@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from evaluations.networks import Origin, read_network, read_origins, read_single_exit, trained_on
+from evaluations.networks import Origin, find_training_months, read_network, read_origins, read_single_exit
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import fingerprint, write_checkpoint
 from models.early_exit import EarlyExitNetwork
@@ -69,10 +69,8 @@ def test_networks_of_two_kinds_are_refused(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_all_networks_must_have_been_trained_on_the_same_months() -> None:
-    assert trained_on([origin("2016_01"), origin(), origin("2016_01")]) == ("2016_01",)
-    assert trained_on([origin()]) == ("2016_01",)
-    assert trained_on([origin("2015_12", "2016_01")]) == ("2015_12", "2016_01")
-    with pytest.raises(
-        DatasetError, match="different months, 2016_01 and 2016_02; judge each kind in a run of its own"
-    ):
-        trained_on([origin("2016_01"), origin("2016_02")])
+    assert find_training_months([origin("2016_01"), origin(), origin("2016_01")]) == ("2016_01",)
+    assert find_training_months([origin()]) == ("2016_01",)
+    assert find_training_months([origin("2015_12", "2016_01")]) == ("2015_12", "2016_01")
+    with pytest.raises(DatasetError, match="different months, 2016_01 and 2016_02; evaluate each kind in its own run"):
+        find_training_months([origin("2016_01"), origin("2016_02")])

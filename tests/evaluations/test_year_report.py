@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from evaluations.baselines import MAJORITY, RULE
 from evaluations.comparisons import compare, find_difference
 from evaluations.later_months import BOUND, SYSTEM, Choice, Costs
-from evaluations.monthly_rates import AREA, MEAN, mean_rate, over_time
+from evaluations.monthly_rates import AREA, MEAN, average_months, find_rate
 from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, make_month
 from evaluations.networks import Origin
 from evaluations.year_evaluation import Months, YearEvaluation
-from evaluations.year_pictures import COLOURS, difference_figure, error_figure, offloaded_figure, pictures
+from evaluations.year_pictures import COLOURS, draw_differences, draw_errors, draw_offloaded, draw_pictures
 from evaluations.year_report import (
     Method,
     Report,
@@ -30,7 +30,7 @@ from tests.evaluations.small_months import month
 from utils.schema import Thresholds
 
 LATER = later_rates()
-OVERALL = over_time(LATER)
+OVERALL = average_months(LATER)
 COMPARISONS = compare(MONTHS, DECIDED, by_vector=True, resamples=100, seed=1)
 NAMES = [of.name for of in MONTHS]
 MONTHS_OF_ALL = Months(TRAINING, month(2), tuple(MONTHS))
@@ -73,9 +73,9 @@ def test_the_shell_and_the_page_begin_with_the_same_sentence() -> None:
 def test_a_summary_has_a_row_for_each_system_with_its_means_and_the_interval() -> None:
     table = tabulate_systems(OVERALL, COMPARISONS, DISTINCT).set_index("system")
     assert list(table.index) == list(SYSTEMS)
-    error = mean_rate(OVERALL, MEAN, DISTINCT, RULE, "error")
+    error = find_rate(OVERALL, MEAN, DISTINCT, RULE, "error")
     assert table["error"][RULE] == f"{100 * error:.2f}"
-    assert table["AUT error"][RULE] == f"{100 * mean_rate(OVERALL, AREA, DISTINCT, RULE, 'error'):.2f}"
+    assert table["AUT error"][RULE] == f"{100 * find_rate(OVERALL, AREA, DISTINCT, RULE, 'error'):.2f}"
     found = find_difference(COMPARISONS, MEAN, DISTINCT, RULE)
     shown = f"{100 * found.estimate:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
     assert table["difference"][RULE] == shown
@@ -92,24 +92,24 @@ def test_by_month_stand_all_months_their_mean_and_the_area() -> None:
     table = tabulate_months(pd.concat((LATER, OVERALL)), NAMES, "f1")
     assert list(table) == ["system", *NAMES, MEAN, AREA]
     row = table[table["system"] == SYSTEM].iloc[0]
-    assert row[NAMES[1]] == f"{100 * mean_rate(LATER, NAMES[1], ALL_ROWS, SYSTEM, 'f1'):.2f}"
+    assert row[NAMES[1]] == f"{100 * find_rate(LATER, NAMES[1], ALL_ROWS, SYSTEM, 'f1'):.2f}"
 
 
 def test_precisions_stand_by_prevalence() -> None:
     table = tabulate_precisions(OVERALL)
     assert list(table) == ["system", "detected", "false alarms", "attacks 10 %", "attacks 1 %", "attacks 0.1 %"]
-    assert table["attacks 1 %"][0] == f"{100 * mean_rate(OVERALL, MEAN, ALL_ROWS, SYSTEM, 'precision_at_0.01'):.2f}"
+    assert table["attacks 1 %"][0] == f"{100 * find_rate(OVERALL, MEAN, ALL_ROWS, SYSTEM, 'precision_at_0.01'):.2f}"
 
 
 def test_errors_are_drawn_in_percent_by_month_for_the_systems_with_a_colour() -> None:
-    drawn = lines_of(error_figure(LATER, NAMES))
+    drawn = lines_of(draw_errors(LATER, NAMES))
     assert set(drawn) == set(COLOURS) & set(SYSTEMS)
-    expected = [100 * mean_rate(LATER, name, ALL_ROWS, RULE, "error") for name in NAMES]
+    expected = [100 * find_rate(LATER, name, ALL_ROWS, RULE, "error") for name in NAMES]
     assert drawn[RULE].tolist() == pytest.approx(expected)
 
 
 def test_a_difference_is_drawn_with_its_interval_in_each_subset() -> None:
-    figure = difference_figure(pd.concat((COMPARISONS, COMPARISONS.assign(system=MAJORITY))))
+    figure = draw_differences(pd.concat((COMPARISONS, COMPARISONS.assign(system=MAJORITY))))
     assert [ax.get_title() for ax in figure.axes] == list(SUBSETS)
     names = [label.get_text().strip() for label in figure.axes[0].get_yticklabels()]
     assert names == [name for name in SYSTEMS if name not in (SYSTEM, BOUND)][::-1]
@@ -121,18 +121,18 @@ def test_a_difference_is_drawn_with_its_interval_in_each_subset() -> None:
 
 
 def test_offloaded_events_are_drawn_by_what_becomes_of_them() -> None:
-    (ax,) = offloaded_figure(LATER, NAMES).axes
+    (ax,) = draw_offloaded(LATER, NAMES).axes
     tops = [bar.get_y() + bar.get_height() for bar in ax.patches[3:]]  # type: ignore[attr-defined]
-    assert tops == pytest.approx([100 * mean_rate(LATER, name, ALL_ROWS, SYSTEM, "offloaded") for name in NAMES])
+    assert tops == pytest.approx([100 * find_rate(LATER, name, ALL_ROWS, SYSTEM, "offloaded") for name in NAMES])
     rejected = [bar.get_height() for bar in ax.patches[3:]]  # type: ignore[attr-defined]
     assert rejected == pytest.approx(
-        [100 - 100 * mean_rate(LATER, name, ALL_ROWS, SYSTEM, "acceptance") for name in NAMES]
+        [100 - 100 * find_rate(LATER, name, ALL_ROWS, SYSTEM, "acceptance") for name in NAMES]
     )
 
 
 def test_a_picture_can_be_drawn_of_one_month_and_of_unknown_differences() -> None:
     one = LATER[LATER["month"] == NAMES[0]]
-    for figure, caption in pictures(one, COMPARISONS.assign(estimate=np.nan, low=np.nan, high=np.nan), NAMES[:1]):
+    for figure, caption in draw_pictures(one, COMPARISONS.assign(estimate=np.nan, low=np.nan, high=np.nan), NAMES[:1]):
         figure.canvas.draw()
         assert caption.endswith(".")
 
