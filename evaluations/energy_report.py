@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluations.energy_measurement import IDLE, Interval, Run, select_method
+from evaluations.energy_meters import PowerLog
 from utils.costs import MILLISECONDS
 from utils.metrics import ratio
 from utils.page import fill_template
@@ -24,25 +25,24 @@ COLUMNS: Final = (
     "joules_share_of_single_exit", "cpu_ms", "cpu_ms_least", "cpu_ms_most", "cpu_share_of_single_exit",
     "exit_2_share", "rejected_share", "error", "paper_microampere_hours_a_request", "paper_share_of_single_exit",
 )  # fmt: skip
-"""Joules and milliseconds are those of one event: the median over the rounds, the least and the most; ``events`` is how
-many were decided in all rounds."""
+"""Joules and milliseconds are per event: median over the rounds, least and most; ``events`` are of all rounds."""
 
 _SHARES: Final = {
     "joules_share_of_single_exit": "joules",
     "cpu_share_of_single_exit": "cpu_ms",
     "paper_share_of_single_exit": "paper_microampere_hours_a_request",
 }
-_COLOURS: Final = ("#595959", "#D55E00", "#009E73")  # of the same methods in the paper's figures
+_COLOURS: Final = ("#595959", "#D55E00", "#009E73")  # of the same methods in ``figs``
 
 
 @dataclass(frozen=True)
 class Meter:
-    """How the energy of an interval is found.
+    """A way to find the energy of an interval.
 
     Attributes:
         name: ``rapl``, ``csv`` or ``model``.
-        words: what it is, for people.
-        joules: of an interval: of the whole machine, or with a model of this process.
+        words: its name in the report.
+        joules: returns those of an interval: of the whole machine, or by a model, of this process.
     """
 
     name: str
@@ -51,31 +51,36 @@ class Meter:
 
 
 def make_power_model(watts: float) -> Meter:
-    """Return the model of energy as processor time times a power: no reading."""
+    """Return a model that multiplies processor time by a power; it reads nothing."""
     words = f"MODEL, no reading: processor time times the stated {watts:g} W"
     return Meter(MODEL, words, lambda interval: watts * interval.cpu_seconds)
+
+
+def make_log_meter(log: PowerLog) -> Meter:
+    """Return a meter that integrates the log of an external one."""
+    return Meter("csv", f"external meter, {log.path.name}", lambda part: log.integrate(part.start, part.end))
 
 
 def build_energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd.DataFrame:
     """Return a row for each method, with columns ``COLUMNS``.
 
-    A reading is taken less the idle power. Where the worker was on the same machine, the client's part of it is found
-    by its share of the machine's processor time. A model counts this process alone, and needs neither.
+    The idle power is subtracted from a reading. If the worker ran on the same machine, the client's part is estimated
+    by its share of the machine's processor time. A model counts only this process and needs neither.
 
     Args:
-        run: what was measured.
-        meter: reads or models it.
+        run: the measurement.
+        meter: finds the energy.
         paper: method -> the paper's µAh a request.
     """
     idle = find_idle_watts(run, meter)
     rows = []
     for method in run.methods:
         intervals = select_method(run.intervals, method)
-        joules = [_net_joules(run, meter, idle, interval) / interval.events for interval in intervals]
+        joules = [_subtract_idle(run, meter, idle, interval) / interval.events for interval in intervals]
         cpu = [interval.cpu_seconds / MILLISECONDS / interval.events for interval in intervals]
         outcome = run.outcomes[method]
         values = (
-            run.family, meter.name, _basis(run, meter, method), method, len(intervals),
+            run.family, meter.name, _describe_basis(run, meter, method), method, len(intervals),
             sum(interval.events for interval in intervals),
             median(joules), min(joules), max(joules), np.nan, median(cpu), min(cpu), max(cpu), np.nan,
             outcome.exit_2_share, outcome.rejected_share, outcome.error, paper.get(method, np.nan), np.nan,
@@ -83,26 +88,26 @@ def build_energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for share, column in _SHARES.items():
-        # Noise may leave nothing, or less, over idling: no ratio then.
+        # Noise may leave nothing above idling; then there is no ratio.
         values_above_zero = table[column].where(table[column] > 0)
         table[share] = values_above_zero / values_above_zero.iloc[0]
     return table
 
 
 def find_idle_watts(run: Run, meter: Meter) -> float:
-    """Return the power of the idle machine in watts; 0 where no idling was measured, or the meter is a model."""
+    """Return the power of the idle machine in watts; 0 if idling was not measured or the meter is a model."""
     idle = [] if meter.name == MODEL else select_method(run.intervals, IDLE)
     return sum(meter.joules(part) for part in idle) / sum(part.end - part.start for part in idle) if idle else 0.0
 
 
-def _net_joules(run: Run, meter: Meter, idle: float, interval: Interval) -> float:
+def _subtract_idle(run: Run, meter: Meter, idle: float, interval: Interval) -> float:
     joules = meter.joules(interval) - idle * (interval.end - interval.start)
     if meter.name == MODEL or interval.method != run.shared:
         return joules
     return joules * min(ratio(interval.cpu_seconds, interval.busy_seconds), 1.0)
 
 
-def _basis(run: Run, meter: Meter, method: str) -> str:
+def _describe_basis(run: Run, meter: Meter, method: str) -> str:
     if meter.name == MODEL:
         return meter.words
     less = "reading less idle power" if select_method(run.intervals, IDLE) else "reading"
@@ -139,38 +144,42 @@ def state_saving(table: pd.DataFrame) -> str:
     share, what = row["joules_share_of_single_exit"], "modelled energy" if row["meter"] == MODEL else "energy"
     if np.isnan(share):
         share, what = row["cpu_share_of_single_exit"], "processor time; the share of energy is unknown"
-    return f"With {row['method']}, an event costs the edge {_percent(share)} of the single exit's {what}."
+    return f"With {row['method']}, an event costs the edge {_format_percent(share)} of the single exit's {what}."
 
 
 def _format_measured(row: Mapping[Hashable, Any]) -> dict[str, str]:
-    joules = _spread(*(1e3 * row[name] for name in ("joules", "joules_least", "joules_most")))
+    joules = _format_spread(*(1e3 * row[name] for name in ("joules", "joules_least", "joules_most")))
     return {
         "method": row["method"],
         "energy, mJ": joules,
-        "energy share": _percent(row["joules_share_of_single_exit"]),
-        "CPU time, ms": _spread(*(row[name] for name in ("cpu_ms", "cpu_ms_least", "cpu_ms_most"))),
-        "CPU share": _percent(row["cpu_share_of_single_exit"]),
-        "offloaded": _percent(row["exit_2_share"]),
-        "rejected": _percent(row["rejected_share"]),
-        "error": _percent(row["error"]),
+        "energy share": _format_percent(row["joules_share_of_single_exit"]),
+        "CPU time, ms": _format_spread(*(row[name] for name in ("cpu_ms", "cpu_ms_least", "cpu_ms_most"))),
+        "CPU share": _format_percent(row["cpu_share_of_single_exit"]),
+        "offloaded": _format_percent(row["exit_2_share"]),
+        "rejected": _format_percent(row["rejected_share"]),
+        "error": _format_percent(row["error"]),
     }
 
 
 def _format_stated(row: Mapping[Hashable, Any]) -> dict[str, str]:
     reading = f"{row['paper_microampere_hours_a_request']:g}"
-    return {"method": row["method"], "µAh a request": reading, "share": _percent(row["paper_share_of_single_exit"])}
+    return {
+        "method": row["method"],
+        "µAh a request": reading,
+        "share": _format_percent(row["paper_share_of_single_exit"]),
+    }
 
 
-def _spread(middle: float, least: float, most: float) -> str:
+def _format_spread(middle: float, least: float, most: float) -> str:
     return f"{middle:.3g} ({least:.3g} to {most:.3g})"
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.2f} %"
 
 
 def draw_energy(table: pd.DataFrame) -> Figure:
-    """Draw energy and processor time as shares of the single exit's, and beside them the paper's own, hatched."""
+    """Draw energy and processor time as shares of the single exit's, beside the paper's own (hatched)."""
     kind = "modelled, no reading" if (table["meter"] == MODEL).all() else f"measured by {table['meter'].iloc[0]}"
     parts = {
         f"energy an event,\n{kind}": "joules_share_of_single_exit",
@@ -184,7 +193,7 @@ def draw_energy(table: pd.DataFrame) -> Figure:
                 continue
             hatch = "//" if column.startswith("paper") else None
             bars = ax.bar(place, 100 * row[column], 0.8, color=_COLOURS[place], hatch=hatch, edgecolor="white")
-            ax.bar_label(bars, labels=[_percent(row[column])], fontsize=9)
+            ax.bar_label(bars, labels=[_format_percent(row[column])], fontsize=9)
         ax.set_title(title, fontsize=10)
         ax.set_xticks(range(len(table)), [str(method).replace(", ", ",\n") for method in table["method"]], fontsize=8)
         ax.set(ylabel="% of the single exit's", xlim=(-0.6, len(table) - 0.4))

@@ -26,7 +26,7 @@ from evaluations.energy_measurement import (
     summarise_outcome,
     write_run,
 )
-from evaluations.energy_meters import begin_nothing
+from evaluations.energy_meters import begin_without_meter
 from evaluations.measurement import measure_single_exit
 from models.cpu_network import open_single_exit
 from tests.evaluations.small_months import rows_of
@@ -44,7 +44,7 @@ def burn() -> range:
 
 def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enough() -> None:
     methods = {"first": burn, "second": burn}
-    intervals = list(measure(methods, 2, 0.25, begin_nothing))
+    intervals = list(measure(methods, 2, 0.25, begin_without_meter))
     assert [interval.method for interval in intervals] == ["first", "second", "first", "second"]
     for interval in intervals:
         assert interval.events % 5 == 0
@@ -55,11 +55,11 @@ def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enou
 
 
 def test_work_is_done_once_where_no_time_is_asked_for() -> None:
-    assert [interval.events for interval in measure({"once": burn}, 3, 0.0, begin_nothing)] == [5, 5, 5]
+    assert [interval.events for interval in measure({"once": burn}, 3, 0.0, begin_without_meter)] == [5, 5, 5]
 
 
 def test_idling_takes_time_but_hardly_the_processor() -> None:
-    idle = measure_idle(0.3, begin_nothing)
+    idle = measure_idle(0.3, begin_without_meter)
     assert (idle.method, idle.events) == (IDLE, 0)
     assert idle.end - idle.start >= 0.3
     assert idle.cpu_seconds < 0.1

@@ -128,13 +128,13 @@ def test_the_processors_counters_are_read_in_each_interval_less_the_idle_power(
     powercap: Path,
     tmp_path: Path,
 ) -> None:
-    counter, read = write_zone(powercap, "intel-rapl:0", "package-0", 0), energy_meters._number
+    counter, read = write_zone(powercap, "intel-rapl:0", "package-0", 0), energy_meters._read_number
 
     def ten_watts(path: Path) -> int:
         """Return what the counter shows at this moment; a file that a thread writes is late where it has to wait."""
         return int(10 * JOULE * time.time()) % (100_000 * JOULE) if path == counter else read(path)
 
-    monkeypatch.setattr(energy_meters, "_number", ten_watts)
+    monkeypatch.setattr(energy_meters, "_read_number", ten_watts)
     ended = call(capsys, SCRIPT, *measuring, "--seconds", 0.6, "--idle-seconds", 0.6)
     assert (ended.code, ended.err) == (0, "")
     table = pd.read_csv(tmp_path / "energy.csv")
@@ -192,13 +192,12 @@ def test_a_log_that_grows_while_it_measures_needs_no_second_run(
 def test_a_log_that_does_not_reach_far_enough_costs_no_measurement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, measuring: tuple[object, ...], tmp_path: Path
 ) -> None:
-    from tests.scripts import load_script
-
-    monkeypatch.setattr(load_script(SCRIPT), "_LOG_LATENESS", 0.0)
+    monkeypatch.setattr(energy_meters, "_LOG_LATENESS", 0.0)
     (tmp_path / "meter.csv").write_text("timestamp,watts\n1,1\n2,1\n3,1\n")
     line = refusal(call(capsys, SCRIPT, *measuring, "--meter-csv", tmp_path / "meter.csv"))
     assert "meter.csv: covers 1970-01-01T00:00:01.000 to" in line
-    assert f"nothing is lost, with a better log: python evaluations/measure-energy.py --intervals {tmp_path}" in line
+    kept = "the measurement is kept; with a better log, run: python evaluations/measure-energy.py"
+    assert f"{kept} --intervals {tmp_path}" in line
     assert (tmp_path / "energy.intervals.json").exists() and not (tmp_path / "energy.csv").exists()
 
 
@@ -206,7 +205,7 @@ def test_without_any_meter_it_ends_and_says_what_there_is(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], powercap: Path, tmp_path: Path
 ) -> None:
     line = refusal(call(capsys, SCRIPT, *measuring))
-    assert f"no meter: this machine shows no RAPL counters in {powercap}; give" in line
+    assert f"no meter: {powercap} has no RAPL counters; give" in line
     assert "--meter-csv" in line and "--watts" in line
     assert not (tmp_path / "energy.csv").exists()
 
@@ -214,13 +213,13 @@ def test_without_any_meter_it_ends_and_says_what_there_is(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--meter", "model"), "--meter model: needs the power"),
-        (("--meter", "rapl"), "shows no RAPL counter of a processor package"),
+        (("--meter", "model"), "--meter model: needs a power"),
+        (("--meter", "rapl"), "has no RAPL counter of a processor package"),
         (("--meter", "rapl", "--watts", 3), "--watts is for --meter model, but the meter is rapl"),
         (("--meter", "csv", "--watts", 3), "--watts is for --meter model, but the meter is csv"),
         (("--watts", 3, "--meter-csv", "{log}"), "--watts is for --meter model, but the meter is csv"),
         (("--meter", "model", "--watts", 3, "--meter-csv", "{log}"), "--meter-csv is for --meter csv, but"),
-        (("--watts", 3, "--single-exit", "{two}"), "holds MobileNetV2WithExits; name a network of a single exit"),
+        (("--watts", 3, "--single-exit", "{two}"), "holds MobileNetV2WithExits; name a network with a single exit"),
         (("--watts", 3, "--trained-model", "{one}"), "which has one exit; this stage needs a network with two"),
         (("--watts", 3, "--single-exit", "{alexnet}"), "calibrated.pth: holds MobileNetV2WithExits (mobilenet), but "),
         (("--watts", 3, "--savefile", "{data}"), "is an input, too, and would be lost"),
@@ -261,13 +260,13 @@ def test_what_does_not_go_with_intervals_or_is_missing_is_said(
         '[{"method": "a", "start": 1, "end": 2, "cpu_seconds": 1, "busy_seconds": 1, "events": 1}]}'
     )
     later = ("--intervals", recorded, "--savefile", tmp_path / "energy.csv")
-    assert "goes with --meter-csv and no other meter; give its log" in refusal(call(capsys, SCRIPT, *later))
+    assert "needs --meter-csv and no other meter; add the log" in refusal(call(capsys, SCRIPT, *later))
     (tmp_path / "meter.csv").write_text("timestamp,watts\n1,1\n2,1\n")
     log = ("--meter-csv", tmp_path / "meter.csv")
     assert "nothing is measured now; leave out" in refusal(call(capsys, SCRIPT, *measuring, *later, *log))
     assert "has 0 readings in a measurement of 1.00 s" in refusal(call(capsys, SCRIPT, *later, *log))
     missing = refusal(call(capsys, SCRIPT, "--watts", 2, "--savefile", tmp_path / "energy.csv"))
-    assert "no --trained-model: name it, or --intervals" in missing
+    assert "--trained-model is missing; add it, or --intervals" in missing
 
 
 def test_a_broker_that_is_named_is_the_one_that_is_asked(
@@ -322,7 +321,9 @@ def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
         call(capsys, SCRIPT, *measuring[:named], *measuring[named + 4 :], "--watts", 3, "--edge-model", edge).code == 0
     )
     assert exit_2_share(tmp_path / "energy.csv") == 1 > some
-    assert "is of another network" in refusal(call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other))
+    assert "exported from another network" in refusal(
+        call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other)
+    )
 
 
 @needs_shared
