@@ -55,8 +55,8 @@ def compare(
             samples = drawn[:, :, at, 0] - drawn[:, :, at, other]
             for name, weight in zip(names, weights, strict=True):
                 of = weight > 0  # a month without weight may be unknown
-                judged = find_interval(float(estimate[of] @ weight[of]), samples[:, of] @ weight[of])
-                rows.append((name, subset, system, judged.estimate, judged.low, judged.high))
+                difference = find_interval(float(estimate[of] @ weight[of]), samples[:, of] @ weight[of])
+                rows.append((name, subset, system, difference.estimate, difference.low, difference.high))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -59,7 +59,7 @@ class Findings:
 
     Attributes:
         networks: how many.
-        two_exits: the system that is judged.
+        two_exits: the system in question.
         exit_1: exit 1 alone, rejecting in three ways: accepting as many events as the two exits on later months, and
             with thresholds by class or one threshold that accept as many on the month of the choice.
         exit_2: exit 2 alone, accepting as many events.

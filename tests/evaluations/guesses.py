@@ -1,4 +1,4 @@
-"""Months that are decided by chance, for what only counts and shows."""
+"""Months with random decisions, for tests of counts and reports."""
 
 from typing import Final
 
@@ -29,7 +29,7 @@ MONTHS = [repeated(3), repeated(4), repeated(5)]
 
 
 def guessed(of: Month, seed: int) -> Decided:
-    """Return decisions by chance, the same for all rows of a vector."""
+    """Return random decisions, the same for all rows of a vector."""
     generator = np.random.default_rng(seed)
     vectors = len(of.first)
     decided: dict[str, dict[str, Decisions]] = {subset.name: {} for subset in subsets(of)}

@@ -30,7 +30,7 @@ def test_the_error_is_the_mean_over_the_networks_of_wrong_by_accepted() -> None:
     assert math.isnan(compute_errors(counts_of([[[0, 0]]], [[[0, 0]]]))[0])
 
 
-def test_resamples_are_those_that_plain_loops_make_of_the_same_draws() -> None:
+def test_resamples_equal_those_of_plain_loops_with_the_same_draws() -> None:
     generator = np.random.default_rng(5)
     accepted = generator.integers(1, 9, size=(3, 2, 7)).astype(float)
     counts = Counts(accepted, np.floor(accepted * generator.random((3, 2, 7))))
@@ -64,7 +64,7 @@ def test_the_spread_over_rows_is_that_of_a_share() -> None:
     assert found.std() == pytest.approx(math.sqrt(0.2 * 0.8 / 300), rel=0.05)
 
 
-def test_rows_that_stand_and_fall_together_spread_as_their_vectors_do() -> None:
+def test_repeated_rows_spread_as_their_vectors_do() -> None:
     together = counts_of([[[9] * 6 + [0] * 24]], [[[9] * 30]])
     apart = counts_of([[[1] * 54 + [0] * 216]])
     wide, narrow = (resample_errors([of], 4000, seed=1).std() for of in (together, apart))
@@ -84,7 +84,7 @@ def test_one_network_adds_no_spread() -> None:
     assert resample_errors([counts_of([[[1] * 5]])], 100, seed=1).tolist() == [[[1.0]]] * 100
 
 
-def test_a_seed_repeats_it_and_progress_is_told_all_resamples_of_every_month() -> None:
+def test_a_seed_repeats_the_resamples_and_progress_counts_all_of_them() -> None:
     months, told = [counts_of([[[1, 0, 0, 1, 0]]])] * 3, list[int]()
     one = resample_errors(months, 150, 7, told.append)
     assert one.tolist() == resample_errors(months, 150, 7).tolist() != resample_errors(months, 150, 8).tolist()
@@ -98,7 +98,7 @@ def test_many_units_are_drawn_in_parts() -> None:
     assert told == [2, 2, 1]
 
 
-def test_an_interval_holds_the_middle_95_percent_and_is_unknown_where_a_resample_is() -> None:
+def test_an_interval_holds_the_middle_95_percent_and_is_unknown_if_a_resample_is() -> None:
     found = find_interval(0.5, np.arange(1001) / 1000)
     assert [found.estimate, found.low, found.high] == pytest.approx([0.5, 0.025, 0.975])
     unknown = find_interval(0.5, np.array([0.1, float("nan"), 0.2]))

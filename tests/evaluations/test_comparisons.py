@@ -40,7 +40,7 @@ def test_every_other_system_is_compared_in_each_subset_and_month_and_over_all(co
     assert list(comparisons[list(COLUMNS[:3])].itertuples(index=False, name=None)) == expected
 
 
-def test_rows_taken_for_themselves_make_intervals_narrow(comparisons: pd.DataFrame) -> None:
+def test_resampling_rows_makes_intervals_narrow(comparisons: pd.DataFrame) -> None:
     by_row = compare(MONTHS, DECIDED, by_vector=False, resamples=400, seed=1)
     of_all = comparisons["subset"] == ALL_ROWS
     assert by_row["estimate"].tolist() == pytest.approx(comparisons["estimate"].tolist())

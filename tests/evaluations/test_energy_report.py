@@ -1,4 +1,4 @@
-"""The table of intervals whose times and joules are given, against values computed by hand."""
+"""The table of given intervals, against values computed by hand."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ METER = Meter("rapl", "RAPL, package-0", lambda interval: interval.joules)
 
 
 def a_run(shared: str = AWAY) -> Run:
-    """Return ten seconds of idling at 3 W, then intervals of 2 s and 10 events, of which 6 J are the idle machine's."""
+    """Return 10 s of idling at 3 W, then intervals of 2 s and 10 events, of which idling takes 6 J."""
 
     def interval(method: str, joules: float, cpu: float) -> Interval:
         return Interval(method, 100.0, 102.0, cpu, 2.0, 10, joules)
@@ -42,7 +42,7 @@ def spread(table: pd.DataFrame, method: str, column: str) -> list[float]:
     return [float(table[name][method]) for name in (column, f"{column}_least", f"{column}_most")]
 
 
-def test_readings_are_taken_less_the_idle_power_and_the_clients_share_of_a_shared_machine() -> None:
+def test_the_idle_power_is_subtracted_and_only_the_clients_share_of_a_shared_machine_counts() -> None:
     run = a_run()
     table = build_energy_table(run, METER, PAPERS).set_index("method")
     assert find_idle_watts(run, METER) == pytest.approx(3)
@@ -59,7 +59,7 @@ def test_readings_are_taken_less_the_idle_power_and_the_clients_share_of_a_share
     assert table.loc[AWAY, "basis"] == "reading less idle power, the client's share of it by processor time"
 
 
-def test_with_the_worker_elsewhere_the_whole_reading_is_the_clients() -> None:
+def test_with_a_remote_worker_the_whole_reading_is_the_clients() -> None:
     table = build_energy_table(a_run(shared=""), METER, PAPERS).set_index("method")
     assert table.loc[AWAY, "joules"] == pytest.approx(0.6)
     assert table["basis"].tolist() == ["reading less idle power"] * 3
@@ -99,7 +99,7 @@ def test_the_sentence_calls_a_model_a_model_and_does_without_energy_where_it_is_
     assert "27.78 % of the single exit's processor time; the share of energy is unknown." in sentence
 
 
-def test_readings_that_do_not_stand_out_from_idling_have_no_ratio_and_that_is_said() -> None:
+def test_readings_that_do_not_exceed_idling_have_no_ratio_and_a_note() -> None:
     weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
     table = build_energy_table(a_run(), weak, PAPERS)
     assert table["joules_share_of_single_exit"].isna().all()

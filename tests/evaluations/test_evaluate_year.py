@@ -32,7 +32,7 @@ def in_another_order(_month: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_other_later_months(month: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Give the first later month the opposite labels, the other the rows of both in part, and other values."""
+    """Give the first later month the opposite labels, and the other one fewer rows with other values."""
     if month == LATER[0]:
         return rows.assign(**{"class": 1 - rows["class"]})
     if month == LATER[1]:
@@ -72,7 +72,7 @@ def evaluate(
 
 
 def without_costs(output: Path) -> pd.DataFrame:
-    """Return the table but for what a clock measured."""
+    """Return the table without the columns that depend on a clock."""
     table = pd.read_csv(output / "year.csv")
     return table[~table["metric"].isin(["cost", "cost_share"])].reset_index(drop=True)
 
@@ -132,9 +132,7 @@ def test_every_system_stands_in_the_table_for_every_subset_and_month(
     assert error[ALL_ROWS, BY_CLASS] <= error[ALL_ROWS, EXIT_1 + REJECT] < error[ALL_ROWS, EXIT_1]
 
 
-def test_the_mean_and_the_area_are_those_of_the_later_months_alone(
-    capsys: pytest.CaptureFixture[str], plain: Plain
-) -> None:
+def test_the_mean_and_the_area_are_of_the_later_months_only(capsys: pytest.CaptureFixture[str], plain: Plain) -> None:
     table = pd.read_csv(plain(capsys)[0] / "year.csv")
     is_error = (table["metric"] == "error") & (table["system"] == SYSTEM) & (table["subset"] == ALL_ROWS)
     error = table[is_error].set_index("month")["mean"]
@@ -167,7 +165,7 @@ def test_the_order_of_rows_changes_nothing(
     pd.testing.assert_frame_equal(without_costs(output), without_costs(tmp_path / "out"), check_exact=True)
 
 
-def test_a_single_exit_network_is_another_system_and_what_costs_are_shares_of(
+def test_a_single_exit_network_is_another_system_and_the_reference_of_costs(
     capsys: pytest.CaptureFixture[str], networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     data = write_months(sample, tmp_path / "data", as_it_is)

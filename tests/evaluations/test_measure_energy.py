@@ -1,4 +1,4 @@
-"""The script as a whole: real networks on a small dataset, each kind of meter, and a worker asked for real."""
+"""The whole script: real networks on a small dataset, each kind of meter, and a real worker."""
 
 import contextlib
 import json
@@ -48,13 +48,13 @@ def measuring(checkpoint: Path, single: Path, sample: Path, tmp_path: Path) -> t
 
 @pytest.fixture
 def no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine where it is not installed."""
+    """Hide RabbitMQ, as on a machine without it."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.fixture(autouse=True)
 def powercap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder that stands for the kernel's, empty at first, whatever this machine has."""
+    """Return an empty folder in place of the kernel's."""
     monkeypatch.setattr(energy_meters, "POWERCAP", tmp_path / "powercap")
     return tmp_path / "powercap"
 
@@ -85,7 +85,7 @@ def refusal(ended: Ended, code: int = 2) -> str:
 
 
 @pytest.mark.usefixtures("no_rabbitmq")
-def test_a_stated_power_makes_joules_of_processor_time_and_is_called_a_model(
+def test_a_stated_power_turns_processor_time_into_joules_and_is_called_a_model(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], tmp_path: Path
 ) -> None:
     picture = tmp_path / "energy.png"
@@ -131,7 +131,7 @@ def test_the_processors_counters_are_read_in_each_interval_less_the_idle_power(
     counter, read = write_zone(powercap, "intel-rapl:0", "package-0", 0), energy_meters._read_number
 
     def ten_watts(path: Path) -> int:
-        """Return what the counter shows at this moment; a file that a thread writes is late where it has to wait."""
+        """Return the counter's value at this moment; a file written by a thread could be late."""
         return int(10 * JOULE * time.time()) % (100_000 * JOULE) if path == counter else read(path)
 
     monkeypatch.setattr(energy_meters, "_read_number", ten_watts)
@@ -201,7 +201,7 @@ def test_a_log_that_does_not_reach_far_enough_costs_no_measurement(
     assert (tmp_path / "energy.intervals.json").exists() and not (tmp_path / "energy.csv").exists()
 
 
-def test_without_any_meter_it_ends_and_says_what_there_is(
+def test_without_any_meter_the_script_ends_and_names_the_choices(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], powercap: Path, tmp_path: Path
 ) -> None:
     line = refusal(call(capsys, SCRIPT, *measuring))
@@ -226,7 +226,7 @@ def test_without_any_meter_it_ends_and_says_what_there_is(
         (("--watts", 3, "--picture", "{data}"), "the ending must say the picture's format"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line_before_anything_is_measured(
+def test_an_impossible_measurement_is_one_line_before_anything_is_measured(
     capsys: pytest.CaptureFixture[str],
     measuring: tuple[object, ...],
     checkpoint: Path,
@@ -250,7 +250,7 @@ def test_what_cannot_be_measured_is_one_line_before_anything_is_measured(
     assert ended.out == ""
 
 
-def test_what_does_not_go_with_intervals_or_is_missing_is_said(
+def test_missing_options_and_those_that_contradict_intervals_are_refused(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], tmp_path: Path
 ) -> None:
     recorded = tmp_path / "run.json"
@@ -269,7 +269,7 @@ def test_what_does_not_go_with_intervals_or_is_missing_is_said(
     assert "--trained-model is missing; add it, or --intervals" in missing
 
 
-def test_a_broker_that_is_named_is_the_one_that_is_asked(
+def test_a_named_broker_is_used(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     broker: PrivateBroker,
@@ -292,13 +292,13 @@ def test_a_broker_that_is_named_is_the_one_that_is_asked(
 
 
 def exit_2_share(path: Path) -> float:
-    """Return the share of the events that exit 2 was asked about."""
+    """Return the share of the events that went to exit 2."""
     table = pd.read_csv(path)
     return float(table.loc[table["method"] == TWO_EXITS_LOCAL, "exit_2_share"].to_numpy()[0])
 
 
 @pytest.mark.usefixtures("no_rabbitmq")
-def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
+def test_the_edge_can_run_the_exported_network_if_it_is_the_same(
     checkpoint: Path,
     measuring: tuple[object, ...],
     capsys: pytest.CaptureFixture[str],

@@ -109,7 +109,7 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(rows).assign(f1=0.5, acceptance=0.9)
 
 
-def test_over_time_stand_the_mean_and_the_area_of_each_network_unknown_where_a_month_is() -> None:
+def test_the_mean_and_area_of_a_network_are_unknown_if_a_month_is() -> None:
     found = average_months(table()).set_index(["month", "network"])
     assert found.loc[(MEAN, 1), "error"] == pytest.approx(0.7 / 3)
     assert found.loc[(AREA, 1), "error"] == pytest.approx((0.05 + 0.4 + 0.1) / 2)

@@ -37,7 +37,7 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_month_is_the_same_in_whatever_order_its_rows_come() -> None:
+def test_a_month_does_not_depend_on_the_order_of_its_rows() -> None:
     generator = np.random.default_rng(0)
     features, labels = FEATURE_ROWS[generator.integers(30, size=200)], generator.integers(2, size=200)
     order = generator.permutation(200)
@@ -50,10 +50,10 @@ def test_a_month_is_the_same_in_whatever_order_its_rows_come() -> None:
 
 
 def test_a_row_is_seen_if_its_vector_stands_among_the_training_rows() -> None:
-    training, judged = month(1, rows=400), month(2, month(1, rows=400), rows=400)
+    training, evaluated = month(1, rows=400), month(2, month(1, rows=400), rows=400)
     known = {bytes(row) for row in training.features}
-    assert judged.seen.tolist() == [bytes(row) in known for row in judged.features]
-    assert 0 < judged.seen.sum() < len(judged)
+    assert evaluated.seen.tolist() == [bytes(row) in known for row in evaluated.features]
+    assert 0 < evaluated.seen.sum() < len(evaluated)
     assert month(1).seen.all()
 
 
@@ -93,7 +93,7 @@ def test_a_month_has_the_name_of_its_file_without_the_ending(file: str, name: st
     assert strip_ending(file) == name
 
 
-def test_all_months_after_the_choice_are_judged_and_no_other(tmp_path: Path) -> None:
+def test_only_months_after_the_choice_are_evaluated(tmp_path: Path) -> None:
     touch(tmp_path, "2016_01.csv", "2016_03.csv", "2016_02.csv.gz", "2015_12.csv", "2016_10.csv", "notes.txt")
     plan = make_calendar(tmp_path, [tmp_path / "2016_01.csv"], "2016_02")
     assert plan.choice.name == "2016_02.csv.gz"
@@ -138,7 +138,7 @@ def test_a_network_that_was_trained_or_calibrated_on_what_it_is_evaluated_on_is_
         assert says in str(refused.value)
 
 
-def test_the_training_months_are_those_given_or_those_that_the_networks_say(tmp_path: Path) -> None:
+def test_the_training_months_are_given_or_named_by_the_networks(tmp_path: Path) -> None:
     touch(tmp_path, "2016_01.csv", "2016_02.csv", "2016_03.csv")
     given = find_training_files(tmp_path, "2016_0[12]", ("2016_03",))
     assert [path.name for path in given] == ["2016_01.csv", "2016_02.csv"]
@@ -163,7 +163,7 @@ def test_constant_and_equal_columns_are_named() -> None:
 
 
 @needs_shared
-def test_of_januarys_columns_four_are_constant_and_two_pairs_equal() -> None:
+def test_four_columns_of_january_are_constant_and_two_pairs_equal() -> None:
     features = read_month([SHARED / "data" / "dataset" / "2016_01.csv"]).features
     directions = ("a_b", "b_a")
     assert find_constant_columns(features) == [

@@ -33,9 +33,7 @@ def origin(*trained: str) -> Origin:
     return Origin(Path("m.pth"), NAME, "1", trained, ())
 
 
-def test_a_network_says_its_seed_and_the_months_that_it_has_met(
-    networks: list[CalibratedNetwork], tmp_path: Path
-) -> None:
+def test_the_origin_of_a_network_holds_its_seed_and_months(networks: list[CalibratedNetwork], tmp_path: Path) -> None:
     facts = {"data": "2016_01.csv 2016_02.csv.bz2", "seed": 7, "calibration": {"data": "2016_03.csv"}}
     paths = [save(tmp_path / "a.pth", networks[0], **facts), save(tmp_path / "b.pth", networks[1])]
     assert read_origins(paths) == [
@@ -45,7 +43,7 @@ def test_a_network_says_its_seed_and_the_months_that_it_has_met(
     assert fingerprint(read_network(read_origins(paths)[1])) == fingerprint(networks[1])
 
 
-def test_a_network_that_is_not_calibrated_or_stands_there_twice_is_refused(
+def test_a_network_that_is_not_calibrated_or_named_twice_is_refused(
     networks: list[CalibratedNetwork], tmp_path: Path
 ) -> None:
     raw = save(tmp_path / "raw.pth", new_network(NAME))

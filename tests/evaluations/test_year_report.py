@@ -83,19 +83,19 @@ def test_a_summary_has_a_row_for_each_system_with_its_means_and_the_interval() -
     assert (table["offloaded"][RULE], table["cost"][RULE]) == ("", "")
 
 
-def test_an_interval_that_is_unknown_is_called_so() -> None:
+def test_an_unknown_interval_is_called_unknown() -> None:
     table = tabulate_systems(OVERALL, COMPARISONS.assign(low=np.nan, high=np.nan), ALL_ROWS)
     assert table["difference"][3].endswith(" (unknown)")
 
 
-def test_by_month_stand_all_months_their_mean_and_the_area() -> None:
+def test_the_table_by_month_holds_all_months_their_mean_and_the_area() -> None:
     table = tabulate_months(pd.concat((LATER, OVERALL)), NAMES, "f1")
     assert list(table) == ["system", *NAMES, MEAN, AREA]
     row = table[table["system"] == SYSTEM].iloc[0]
     assert row[NAMES[1]] == f"{100 * find_rate(LATER, NAMES[1], ALL_ROWS, SYSTEM, 'f1'):.2f}"
 
 
-def test_precisions_stand_by_prevalence() -> None:
+def test_precisions_have_a_column_for_each_prevalence() -> None:
     table = tabulate_precisions(OVERALL)
     assert list(table) == ["system", "detected", "false alarms", "attacks 10 %", "attacks 1 %", "attacks 0.1 %"]
     assert table["attacks 1 %"][0] == f"{100 * find_rate(OVERALL, MEAN, ALL_ROWS, SYSTEM, 'precision_at_0.01'):.2f}"
@@ -120,7 +120,7 @@ def test_a_difference_is_drawn_with_its_interval_in_each_subset() -> None:
     assert drawn == pytest.approx([100 * found.low, 100 * found.estimate, 100 * found.high])
 
 
-def test_offloaded_events_are_drawn_by_what_becomes_of_them() -> None:
+def test_offloaded_events_are_drawn_as_accepted_or_rejected() -> None:
     (ax,) = draw_offloaded(LATER, NAMES).axes
     tops = [bar.get_y() + bar.get_height() for bar in ax.patches[3:]]  # type: ignore[attr-defined]
     assert tops == pytest.approx([100 * find_rate(LATER, name, ALL_ROWS, SYSTEM, "offloaded") for name in NAMES])
@@ -137,7 +137,7 @@ def test_a_picture_can_be_drawn_of_one_month_and_of_unknown_differences() -> Non
         assert caption.endswith(".")
 
 
-def test_a_network_stands_with_its_thresholds_and_what_they_do_on_the_month_of_the_choice() -> None:
+def test_the_table_of_networks_holds_thresholds_and_rates_on_the_month_of_the_choice() -> None:
     table = tabulate_networks(ORIGINS, EVALUATION)
     first = table.to_dict("records")[0]
     assert [first[name] for name in ("network", "seed", "n 1", "a 1", "n 2", "a 2")] == [
@@ -163,7 +163,7 @@ def test_shares_of_repeated_rows_are_means_over_the_months() -> None:
     assert find_largest_share(months) == pytest.approx((0.75 + 0.5) / 2)
 
 
-def test_columns_that_say_nothing_are_named() -> None:
+def test_constant_and_equal_columns_are_in_the_report() -> None:
     def render(features: np.ndarray) -> str:
         training = make_month("m", features, np.zeros(9, dtype=np.int64))
         return make_report(months=replace(MONTHS_OF_ALL, training=training)).render_page()

@@ -28,7 +28,7 @@ def test_both_exits_are_there_with_and_without_calibration_on_the_same_month(tmp
     assert numbers.missing == ["evaluations of two exits of MobileNetV2"]
 
 
-def test_the_month_is_the_first_after_calibration_of_which_there_are_most_kinds(tmp_path: Path) -> None:
+def test_the_month_is_the_first_after_calibration_with_most_kinds(tmp_path: Path) -> None:
     folder = fill(tmp_path)
     evaluations = folder / "evaluations"
     first = (evaluations / "alexnet_pi_2016_02.csv").read_text()

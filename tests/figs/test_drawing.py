@@ -22,7 +22,7 @@ def drawn(name: str, folder: Path, point: int = 1) -> tuple[Figure, str]:
 
 
 def heights(figure: Figure) -> list[float]:
-    """Return, sorted, the values that lines and bars of a figure stand for."""
+    """Return the sorted values of a figure's lines and bars."""
     values = [float(y) for ax in figure.axes for line in ax.lines for y in np.asarray(line.get_ydata())]
     values += [patch.get_height() for ax in figure.axes for patch in ax.patches]  # type: ignore[attr-defined]
     return sorted(values)
@@ -47,7 +47,7 @@ def test_a_figure_shows_exactly_the_numbers_of_its_table(
     assert heights(figure) == pytest.approx(sorted(scale * table[columns].to_numpy().ravel()))
 
 
-def test_the_front_is_drawn_with_the_operating_point_once_more(tmp_path: Path) -> None:
+def test_the_front_is_drawn_with_the_operating_point_marked(tmp_path: Path) -> None:
     figure, _ = drawn("pareto-front", fill(tmp_path), point=1)
     assert heights(figure) == pytest.approx([10, 10, 30])
 
@@ -68,7 +68,7 @@ def is_cut_off(figure: Figure) -> bool:
 
 
 @every_figure
-def test_nothing_is_cut_off_with_one_network(tmp_path: Path, name: str) -> None:
+def test_nothing_is_clipped_with_one_network(tmp_path: Path, name: str) -> None:
     figure, _ = drawn(name, fill(tmp_path))
     assert not is_cut_off(figure)
     assert len(figure.legends) == 1
@@ -76,12 +76,12 @@ def test_nothing_is_cut_off_with_one_network(tmp_path: Path, name: str) -> None:
 
 @needs_shared
 @every_figure
-def test_nothing_is_cut_off_with_the_published_data(name: str) -> None:
+def test_nothing_is_clipped_with_the_published_data(name: str) -> None:
     figure, _ = drawn(name, SHARED / "data", point=5)
     assert not is_cut_off(figure)
 
 
-def test_a_gap_between_months_is_seen_as_one(tmp_path: Path) -> None:
+def test_a_gap_between_months_is_visible(tmp_path: Path) -> None:
     evaluations = fill(tmp_path) / "evaluations"
     (evaluations / "alexnet_single_pi_2016_03.csv").rename(evaluations / "alexnet_single_pi_2016_06.csv")
     (ax,) = drawn("single-exit-by-month", tmp_path)[0].axes
@@ -98,7 +98,7 @@ def test_months_of_two_years_are_named_with_their_year(tmp_path: Path) -> None:
 
 
 @every_figure
-def test_synthetic_data_are_called_so_in_picture_and_caption(tmp_path: Path, name: str) -> None:
+def test_synthetic_data_are_called_synthetic_in_picture_and_caption(tmp_path: Path, name: str) -> None:
     figure, text = drawn(name, fill(tmp_path))
     assert "synthetic" not in f"{figure.get_suptitle()}{text}"
     assert "does not say on what data" in text

@@ -53,7 +53,7 @@ def test_the_papers_readings_stand_beside_them_and_are_never_scaled(tmp_path: Pa
         ),
     ],
 )
-def test_what_cannot_be_derived_is_left_out_and_named(tmp_path: Path, name: str, lost: set[str], missing: str) -> None:
+def test_systems_without_files_are_left_out_and_named(tmp_path: Path, name: str, lost: set[str], missing: str) -> None:
     everything = set(derived(fill(tmp_path)))
     (tmp_path / name).unlink()
     assert set(derived(tmp_path)) == everything - lost

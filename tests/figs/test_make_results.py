@@ -1,4 +1,4 @@
-"""Filling a results folder: the last steps of it and the timing; a training is run in ``test_plan.py``."""
+"""Filling a results folder: the last steps and the timing; ``test_results_plan.py`` runs a training."""
 
 import shutil
 from pathlib import Path
@@ -43,7 +43,7 @@ def almost_full(output: Path, data: Path, checkpoint: Path) -> Plan:
     return plan
 
 
-def test_what_is_missing_is_made_and_nothing_else_touched_and_the_folder_says_that_it_is_synthetic(
+def test_only_missing_files_are_made_and_the_folder_says_that_it_is_synthetic(
     capfd: pytest.CaptureFixture[str], data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "results"
@@ -70,7 +70,7 @@ def test_what_is_missing_is_made_and_nothing_else_touched_and_the_folder_says_th
     assert "holds results with epochs 8, not 3; choose another --output" in other.err
 
 
-def test_without_rabbitmq_the_timings_are_left_out_and_that_is_said(
+def test_without_rabbitmq_the_timings_are_left_out_with_a_note(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     data: Path,
@@ -101,14 +101,14 @@ def test_a_folder_without_the_months_to_train_and_calibrate_on_is_refused(
 
 
 @pytest.mark.parametrize("word", ["a_b", "single", ""])
-def test_a_device_whose_name_would_be_read_as_something_else_is_refused(
+def test_a_device_named_as_a_kind_of_evaluation_is_refused(
     capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, word: str
 ) -> None:
     ended = call(capsys, SCRIPT, "--dataset-folder", data, "--output", tmp_path / "r", "--device-name", word)
     assert (ended.code, f"--device-name {word!r} is no word" in ended.err) == (2, True)
 
 
-def test_data_that_are_not_the_samples_are_not_taken_for_it(data: Path) -> None:
+def test_other_data_are_not_recognised_as_the_sample(data: Path) -> None:
     is_sample = load_script(SCRIPT)._is_sample
     month = data / "2016_01.csv"
     assert is_sample(month)

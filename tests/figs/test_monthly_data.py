@@ -39,12 +39,12 @@ def test_rejected_and_offloaded_are_shares_of_all_events(tmp_path: Path) -> None
     assert table["offloaded_share"].tolist() == [0.6, 0.6]
 
 
-def test_another_operating_point_is_another_outcome(tmp_path: Path) -> None:
+def test_another_operating_point_gives_other_rates(tmp_path: Path) -> None:
     table = collect_rejection(make_inputs(fill(tmp_path), point=0)).table
     assert table[["rejected_share", "offloaded_share"]].to_numpy().tolist() == [[0, 0], [0, 0]]
 
 
-def test_the_caption_says_where_no_month_keeps_the_acceptance_that_the_fronts_name_promises(tmp_path: Path) -> None:
+def test_the_caption_remarks_if_no_month_reaches_the_acceptance_in_the_fronts_name(tmp_path: Path) -> None:
     fill(tmp_path)
     for figure in (collect_rejection, collect_operating_point):
         assert "promises (0.9 of AlexNet, at most 0.80 here)" in figure(make_inputs(tmp_path)).shows

@@ -8,13 +8,13 @@ from figs.results_folder import TIMING_COLUMNS
 
 
 def busy(seconds: float) -> None:
-    """Keep this process's processor busy for so long."""
+    """Keep the processor busy for this long."""
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
 
 
-def test_time_that_passes_and_time_of_the_processor_are_told_apart() -> None:
+def test_elapsed_and_processor_time_are_distinguished() -> None:
     batches = [np.zeros((1, 58), dtype=np.float32)] * 4
     wall, processor = measure_time(lambda _batch: time.sleep(0.02), batches)
     assert wall >= 20
@@ -23,14 +23,14 @@ def test_time_that_passes_and_time_of_the_processor_are_told_apart() -> None:
     assert 20 <= processor <= 1.05 * wall + 1
 
 
-def test_the_first_batch_is_worked_on_once_more_unmeasured() -> None:
+def test_the_first_batch_is_also_the_unmeasured_warm_up() -> None:
     seen: list[int] = []
     batches = [np.full((1, 58), number, dtype=np.float32) for number in range(3)]
     measure_time(lambda batch: seen.append(int(batch[0, 0])), batches)
     assert seen == [0, 0, 1, 2]
 
 
-def test_requests_take_the_rows_in_turn() -> None:
+def test_requests_use_the_rows_in_order() -> None:
     features = np.arange(5, dtype=np.float32)[:, np.newaxis]
     assert [batch.ravel().tolist() for batch in make_request_batches(features, 3, repeats=3)] == [
         [0, 1, 2], [3, 4, 0], [1, 2, 3]

@@ -9,7 +9,7 @@ from utils.errors import InputFileError
 ABOUT = Provenance("sample", True, "2026-01-02", "2016_01", "2016_02", 8, 64, 1, {"torch": "2"})
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_written_provenance_is_read(tmp_path: Path) -> None:
     assert read_provenance(tmp_path) is None
     write_provenance(ABOUT, tmp_path)
     assert read_provenance(tmp_path) == ABOUT
@@ -26,7 +26,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         ("", "is empty"),
     ],
 )
-def test_a_damaged_file_is_refused_rather_than_taken_for_none(tmp_path: Path, content: str, complaint: str) -> None:
+def test_a_damaged_file_is_refused_and_not_treated_as_missing(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "about.json").write_text(content)
     with pytest.raises(InputFileError, match=complaint):
         read_provenance(tmp_path)

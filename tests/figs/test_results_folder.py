@@ -47,13 +47,13 @@ def test_an_evaluation_is_found_by_the_name_it_was_given(tmp_path: Path, kind: s
         "nsga2/alexnet_x_f_0.9.pkl",
     ],
 )
-def test_a_file_of_another_name_is_told_and_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_file_with_another_name_is_reported_and_ignored(tmp_path: Path, name: str) -> None:
     results = find_results(touch(tmp_path, name))
     assert results.ignored == (tmp_path / name,)
     assert (results.evaluations, results.timings, results.fronts) == ((), {}, {})
 
 
-def test_of_several_fronts_of_a_network_the_last_by_name_counts(tmp_path: Path) -> None:
+def test_the_last_front_by_name_is_used(tmp_path: Path) -> None:
     names = ("nsga2/alexnet_x_f_0.7_a.sav", "nsga2/alexnet_x_f_0.9_a.sav", "nsga2/mobilenet_x_f_0.8.sav")
     assert find_results(touch(tmp_path, *names)).fronts == {
         "alexnet": tmp_path / names[1],
@@ -61,7 +61,7 @@ def test_of_several_fronts_of_a_network_the_last_by_name_counts(tmp_path: Path) 
     }
 
 
-def test_a_month_is_shown_from_the_device_with_most_evaluations_or_else_from_another(tmp_path: Path) -> None:
+def test_a_month_is_shown_from_the_main_device_or_if_missing_from_another(tmp_path: Path) -> None:
     names = ("alexnet_pc_2016_02", "alexnet_pi_2016_02", "alexnet_pi_2016_03", "alexnet_pc_2016_04")
     results = find_results(
         touch(tmp_path, *(f"evaluations/{name}.csv" for name in names), "evaluations/mobilenet_single_pi_2016_02.csv")
@@ -73,12 +73,12 @@ def test_a_month_is_shown_from_the_device_with_most_evaluations_or_else_from_ano
     assert results.networks == ["alexnet", "mobilenet"]
 
 
-def test_of_devices_with_as_many_evaluations_the_first_by_name_is_shown(tmp_path: Path) -> None:
+def test_if_devices_have_as_many_evaluations_the_first_by_name_is_shown(tmp_path: Path) -> None:
     names = ("evaluations/alexnet_pi_2016_02.csv", "evaluations/alexnet_pc_2016_02.csv")
     assert find_results(touch(tmp_path, *names)).main_device == "pc"
 
 
-def test_a_folder_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_without_results_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match=r"holds neither evaluations/ nor nsga2/; make such a folder with figs/"):
         find_results(tmp_path)
     with pytest.raises(InputFileError, match="no such folder"):
@@ -97,7 +97,7 @@ def test_the_published_data_are_a_results_folder_as_they_are() -> None:
     assert [file.month for file in results.list_by_month(SINGLE_EXIT, "alexnet")] == ["2016_02", "2016_03"]
 
 
-def test_timings_are_read_with_the_networks_name_in_small_letters(tmp_path: Path) -> None:
+def test_timings_are_read_with_the_networks_name_in_lower_case(tmp_path: Path) -> None:
     timings = read_timings(fill(tmp_path) / "evaluations" / name_timings("pi"))
     assert tuple(timings.columns) == TIMING_COLUMNS
     assert set(timings["network"]) == {"alexnet"}
@@ -114,7 +114,7 @@ def test_timings_are_read_with_the_networks_name_in_small_letters(tmp_path: Path
         (TIMINGS.partition("\n")[2], "", "has no rows"),
     ],
 )
-def test_what_is_no_table_of_timings_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+def test_a_file_that_is_not_a_table_of_timings_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:
     path = tmp_path / "t.tsv"
     path.write_text(TIMINGS.replace(old, new))
     with pytest.raises(ResultFileError, match=complaint):
@@ -134,14 +134,14 @@ def test_months_are_named_in_few_words(months: list[str], words: str) -> None:
     assert format_months(months) == words
 
 
-def test_sources_are_named_once_those_that_differ_in_the_month_together() -> None:
+def test_sources_that_differ_only_in_the_month_are_named_together() -> None:
     folder = Path("r")
     paths = [folder / f"evaluations/alexnet_pc_2016_{month:02}.csv" for month in (2, 3, 2)]
     named = format_sources([folder / "nsga2/a.sav", *paths, folder / "nsga2/a.sav"], folder)
     assert named == "nsga2/a.sav, evaluations/alexnet_pc_2016_{02,03}.csv"
 
 
-def test_a_device_is_any_word_but_those_that_mean_something_else() -> None:
+def test_a_device_is_any_word_except_a_kind_of_evaluation() -> None:
     assert [is_device(word) for word in ("pc", "lab-7", "single", "uncalibrated", "a_b", "")] == [True, True] + [
         False
     ] * 4

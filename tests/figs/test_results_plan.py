@@ -18,7 +18,7 @@ def plan(tmp_path: Path) -> Plan:
     return Plan({month: Path("data") / f"{month}.csv" for month in MONTHS}, tmp_path, "lab", 3, 50, 7)
 
 
-def test_every_month_is_evaluated_and_before_calibration_the_first_one_after_it(plan: Plan) -> None:
+def test_every_month_is_evaluated_and_the_uncalibrated_network_on_the_first_after_calibration(plan: Plan) -> None:
     pairs = list(plan.list_evaluations())
     assert [pair for pair in pairs if pair[0] == UNCALIBRATED] == [(UNCALIBRATED, "2016_05")]
     for kind in (TWO_EXITS, SINGLE_EXIT):
@@ -30,7 +30,7 @@ def test_without_a_month_after_calibration_there_is_nothing_to_evaluate_before_i
     assert {kind for kind, _ in plan.list_evaluations()} == {TWO_EXITS, SINGLE_EXIT}
 
 
-def test_a_step_needs_only_what_those_before_it_make(plan: Plan) -> None:
+def test_a_step_needs_only_files_of_earlier_steps(plan: Plan) -> None:
     steps = plan.list_steps("alexnet")
     made: set[str] = set()
     for step in steps:
@@ -48,7 +48,7 @@ def test_the_options_of_every_step_are_understood_by_its_script(plan: Plan) -> N
             load_script(step.script).make_parser().parse_args([str(option) for option in step.options])
 
 
-def test_what_is_there_is_not_made_again(plan: Plan) -> None:
+def test_existing_files_are_not_made_again(plan: Plan) -> None:
     steps = plan.list_steps("mobilenet")
     assert not any(step.is_done() for step in steps)
     steps[-1].output.parent.mkdir(parents=True)
@@ -63,7 +63,7 @@ def short_plan(tmp_path: Path, sample: Path) -> Plan:
     return Plan({month: tmp_path / f"{month}.csv" for month in MONTHS}, tmp_path / "results", "lab", 1, 50, 7)
 
 
-def test_a_checkpoint_that_names_itself_takes_the_name_of_the_step(short_plan: Plan) -> None:
+def test_a_training_checkpoint_is_renamed_to_the_output_of_its_step(short_plan: Plan) -> None:
     step = short_plan.list_steps("mobilenet")[1]
     step.run()
     assert step.is_done()

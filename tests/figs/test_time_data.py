@@ -30,7 +30,7 @@ def test_the_smallest_input_counts_and_local_times_are_means_over_the_data_centr
     ]  # fmt: skip
 
 
-def test_a_worker_on_the_same_machine_is_not_passed_off_as_a_cloud(tmp_path: Path) -> None:
+def test_a_worker_on_the_same_machine_is_said_to_be_without_a_network(tmp_path: Path) -> None:
     path = fill(tmp_path) / "evaluations" / "pi_offload_timings.tsv"
     assert "same machine" not in collect_offload_times(make_inputs(tmp_path)).shows
     path.write_text(path.read_text().replace("near", "loopback"))

@@ -1,4 +1,4 @@
-"""The exact front is what trying everything finds."""
+"""The exact front equals the front of all thresholds."""
 
 import itertools
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_it_is_the_front_of_every_quadruple_of_thresholds(
 
 @pytest.mark.parametrize("min_acceptance", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_is_so_where_no_two_certainties_are_equal(seed: int, min_acceptance: float) -> None:
+def test_it_is_also_that_front_if_no_two_certainties_are_equal(seed: int, min_acceptance: float) -> None:
     evaluation = random_evaluation(16, seed)
     objectives = Objectives(evaluation)
     found = find_exact_front(objectives, min_acceptance)
@@ -91,7 +91,7 @@ def test_on_the_published_evaluations_no_search_finds_better_and_the_plain_objec
 
 @needs_shared
 @pytest.mark.parametrize(("name", "least"), [("alexnet_pc_2016_02", 0.0711), ("mobilenet_pc_2016_03", 0.0593)])
-def test_its_least_error_is_what_was_measured(name: str, least: float) -> None:
+def test_the_least_error_of_the_published_front_is_as_measured(name: str, least: float) -> None:
     (path,) = (path for path in EVALUATIONS if path.stem == name)
     found = find_exact_front(Objectives(read_evaluation([path])), 0.9)
     assert round(float(found.front.objectives[:, 0].min()), 4) == least
@@ -110,7 +110,7 @@ def test_with_fewer_thresholds_it_stays_within_its_gap(most: int, cost_model: st
         assert bounded.front.objectives[as_soon, 0].min() <= error + bounded.gap + EXACT
 
 
-def test_what_cannot_be_accepted_is_infeasible() -> None:
+def test_an_unreachable_acceptance_is_infeasible() -> None:
     evaluation = random_evaluation(50)
     evaluation.certainty_1[:], evaluation.certainty_2[:] = 0.1, 0.6
     evaluation.certainty_2[0] = 0.2
@@ -126,7 +126,7 @@ def test_progress_counts_the_pairs_of_thresholds() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_certainty_that_is_rounded_otherwise_changes_no_decision(seed: int) -> None:
+def test_rounding_a_certainty_changes_no_decision(seed: int) -> None:
     evaluation = random_evaluation(300, seed)
     # Groups of equal certainties, as repeated vectors have.
     for certainties in (evaluation.certainty_1, evaluation.certainty_2):

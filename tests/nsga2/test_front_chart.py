@@ -44,7 +44,7 @@ def test_the_script_prints_the_command_of_the_point_it_names(
         assert format_client_command(FRONT.point(source)) in ended.out.splitlines()
 
 
-def test_without_an_operation_point_it_is_5_or_the_last_there_is(
+def test_the_default_operation_point_is_5_or_the_last(
     capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
 ) -> None:
     many = tmp_path / "many.sav"
@@ -54,7 +54,7 @@ def test_without_an_operation_point_it_is_5_or_the_last_there_is(
         assert f"operation point {point}:" in ended.out
 
 
-def test_the_knee_is_the_point_nearest_to_the_ideal(
+def test_the_knee_is_the_point_closest_to_the_ideal(
     capsys: pytest.CaptureFixture[str], datafile: Path, tmp_path: Path
 ) -> None:
     arguments = ("--datafile", datafile, "--savefile", tmp_path / "p.svg", "--operation-point", "knee")
@@ -166,5 +166,5 @@ def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
 
 
 @pytest.mark.parametrize("name", ["$", r"$\nothing$", "a_{$_{$", "50% $5_{"])
-def test_a_file_name_that_reads_as_a_formula_is_drawn_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_file_name_that_looks_like_a_formula_is_drawn_as_text(tmp_path: Path, name: str) -> None:
     save_figure(draw_front(front_table(FRONT), 0, name), tmp_path / "p.png")

@@ -106,7 +106,7 @@ def test_where_the_clipboard_is_refused_the_command_is_selected(page: Path, tmp_
     assert "copy it with Ctrl+C" in element(dom, "said")
 
 
-def test_the_page_names_no_other_place(page: Path) -> None:
+def test_the_page_refers_to_no_other_address(page: Path) -> None:
     named = re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)|https?://[^\s\"']+", page.read_text())
     assert {one for pair in named for one in pair} <= {"", "data:,"}
     assert re.findall(r"https?://[^\s\"']+", page.read_text()) == ["http://www.w3.org/2000/svg"]
@@ -123,7 +123,7 @@ def test_a_screenshot_shows_the_front(page: Path, tmp_path: Path) -> None:
     assert np.ptp(np.argwhere(blue)[:, 1]) > 700  # from the left of the picture to its right
 
 
-def test_what_the_point_does_on_other_months_stands_below() -> None:
+def test_the_rates_of_the_point_on_other_months_are_below() -> None:
     elsewhere = evaluate_point(["m_2016_03"], [random_evaluation(50)], [], thresholds_of(TABLE, 1), CostModel())
     text = render_front_page(TABLE, 1, "t", elsewhere)
     assert "<h2>Point 1 on other months</h2>" in text

@@ -1,4 +1,4 @@
-"""The script that chooses thresholds, as it is called from a shell."""
+"""The script that finds thresholds, called as from a shell."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_the_exact_solver_writes_the_true_front_and_says_so(
     np.testing.assert_array_equal(read_front(tmp_path / "front.sav").objectives, expected.objectives)
 
 
-def test_a_front_that_is_bounded_says_by_how_much_it_can_be_off(
+def test_a_bounded_front_is_printed_with_its_largest_gap(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path
 ) -> None:
     ended = choose(capsys, tmp_path, "--solver", "exact", "--choices", 10, "--eval-file", evaluations[0])
@@ -48,7 +48,7 @@ def test_a_front_that_is_bounded_says_by_how_much_it_can_be_off(
 
 
 @pytest.mark.parametrize("given", ["each", "pattern", "both ways"])
-def test_several_files_are_one_however_they_are_named(
+def test_several_files_are_pooled_however_they_are_named(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path, given: str
 ) -> None:
     arguments: dict[str, list[object]] = {
@@ -76,7 +76,7 @@ def test_a_pattern_that_matches_nothing_is_one_line(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("solver", ["exact", "nsga2"])
-def test_the_edges_bill_is_what_exit_1_and_the_sending_cost(
+def test_the_cost_of_the_edge_is_exit_1_and_sending(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path, solver: str
 ) -> None:
     timings = tmp_path / "timings.tsv"
@@ -101,7 +101,7 @@ def test_the_edges_bill_is_what_exit_1_and_the_sending_cost(
         (("--cost-per-offload", 1), "belong to --cost-model edge; add it"),
     ],
 )
-def test_costs_that_contradict_each_other_are_one_line(
+def test_contradicting_cost_options_are_one_line(
     capsys: pytest.CaptureFixture[str],
     evaluations: list[Path],
     tmp_path: Path,

@@ -94,7 +94,7 @@ def test_scores_equal_the_plain_ones_on_the_published_evaluations(path: Path, co
     np.testing.assert_allclose(normalised, plain, rtol=0, atol=EXACT)
 
 
-def test_a_certainty_exactly_at_its_threshold_is_accepted_and_one_just_under_it_is_not() -> None:
+def test_a_certainty_at_its_threshold_is_accepted_and_one_just_below_is_not() -> None:
     times = np.full(2, 0.001)
     labels = np.array([NORMAL, ATTACK])
     evaluation = Evaluation(
@@ -120,7 +120,7 @@ def test_normalised_time_is_exactly_0_for_all_at_exit_1_and_exactly_1_for_all_at
     assert objectives.normalise(time).tolist() == [0.0, 1.0]
 
 
-def test_where_exit_2_is_the_cheaper_path_the_ends_stay_at_0_and_1_and_0_has_no_minus() -> None:
+def test_the_ends_of_normalised_time_are_0_and_1_if_exit_2_is_the_cheaper_path() -> None:
     evaluation = Evaluation(*(np.array([value]) for value in (0, 0, 0.6, 0.001, 0.009, 0, 0.6, 0.001, 0.001)))
     objectives = Objectives(evaluation)
     assert objectives.max_time < objectives.min_time
@@ -146,7 +146,7 @@ def test_a_candidate_that_accepts_nothing_has_an_error_of_1() -> None:
     assert (scores.error.tolist(), scores.acceptance.tolist()) == ([1.0], [0.0])
 
 
-def test_a_candidate_scores_the_same_bits_wherever_it_stands_in_a_population() -> None:
+def test_the_score_of_a_candidate_does_not_depend_on_its_place_in_the_population() -> None:
     objectives = Objectives(random_evaluation(5000))
     candidate = np.array([0.71, 0.83, 0.62, 0.9])
     alone = objectives.score(candidate[np.newaxis])

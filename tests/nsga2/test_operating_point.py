@@ -54,7 +54,7 @@ FRONT = front_of((0.02, 0.9), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5))
 
 
 def single_exit(evaluation: Evaluation, seconds: float, *, right: bool = True) -> SingleExitEvaluation:
-    """Return a single-exit network that is always right, or never, on the same rows."""
+    """Return the answers of a single-exit network that is always or never right, on the same rows."""
     labels, count = evaluation.labels, len(evaluation)
     return SingleExitEvaluation(labels, labels if right else 1 - labels, np.full(count, 0.9), np.full(count, seconds))
 
@@ -68,7 +68,7 @@ def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -
     assert table[["n_1", "a_1", "n_2", "a_2"]].to_numpy().tolist() == FRONT.thresholds[order].tolist()
 
 
-def test_equal_points_are_one_row_and_none_of_them_is_lost() -> None:
+def test_equal_points_become_one_row() -> None:
     table = front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
     assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
 
@@ -88,7 +88,7 @@ def test_the_nearness_of_a_front_that_is_a_single_point_is_1() -> None:
 
 
 def plainly_has_number(objectives: NDArray[np.float64]) -> list[bool]:
-    """Return, pair by pair, which points neither share both objectives with another nor are dominated by one."""
+    """Return which points neither share both objectives with another nor are dominated, by comparing all pairs."""
     answers = []
     for at, one in enumerate(objectives):
         others = np.delete(objectives, at, axis=0)
@@ -136,7 +136,7 @@ def test_point_55_of_the_published_front_is_the_published_one() -> None:
         assert round(row[name], 6 if name != "quality" else 5) == float(text)
 
 
-def test_with_the_evaluation_it_was_found_on_the_table_tells_what_each_point_accepts_and_offloads() -> None:
+def test_with_its_evaluation_the_table_holds_acceptance_and_offloaded_share_of_each_point() -> None:
     evaluation = random_evaluation(200)
     table = front_table(find_exact_front(Objectives(evaluation), 0.5).front, evaluation)
     for point in range(len(table)):
@@ -269,10 +269,10 @@ def read_front_of(files: Files) -> Front:
     return read_front(files.front)
 
 
-def test_the_script_tells_and_writes_what_the_point_does_on_another_month(
+def test_the_script_prints_and_writes_the_rates_of_the_point_on_another_month(
     capsys: pytest.CaptureFixture[str], files: Files, tmp_path: Path
 ) -> None:
-    written = tmp_path / "judged.csv"
+    written = tmp_path / "other-months.csv"
     judging = ("--evaluate", files.other, "--single-exit", files.single, "--evaluation-savefile", written)
     ended = call(capsys, CHART, *files.arguments("--operation-point", "knee", *judging))
     assert (ended.code, ended.err) == (0, "")
@@ -301,7 +301,7 @@ def test_the_script_tells_and_writes_what_the_point_does_on_another_month(
         (["--evaluate", "{other}", "--cost-model", "edge"], "needs either --cost-per-offload or --offload-timings"),
     ],
 )
-def test_options_that_do_not_fit_are_one_line_and_no_picture(
+def test_contradicting_options_are_one_line_and_no_picture(
     capsys: pytest.CaptureFixture[str], files: Files, options: list[object], message: str
 ) -> None:
     given = [str(option).format(**{name: str(path) for name, path in vars(files).items()}) for option in options]
@@ -313,7 +313,7 @@ def test_options_that_do_not_fit_are_one_line_and_no_picture(
 
 
 @needs_shared
-def test_the_published_alexnet_is_judged_beside_its_published_single_exit() -> None:
+def test_the_published_alexnet_is_compared_with_its_published_single_exit() -> None:
     evaluation = read_evaluation([PUBLISHED / "alexnet_rpi_2016_02.csv"])
     single = read_single_exit_evaluation(PUBLISHED / "alexnet_single_rpi_2016_02.csv")
     front = find_exact_front(Objectives(evaluation), 0.9).front
