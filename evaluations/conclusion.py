@@ -92,7 +92,7 @@ def find_deciding_exit_1(findings: Findings) -> System:
 def state_conclusion(findings: Findings) -> str:
     """Return in one sentence whether exit 2 and offloading pay off."""
     exit_1, exit_2 = find_deciding_exit_1(findings), findings.exit_2
-    few = f" (with {_count(findings.networks)})" if findings.networks < ENOUGH_NETWORKS else ""
+    few = f" (with {_format_count(findings.networks)})" if findings.networks < ENOUGH_NETWORKS else ""
     cheaper = " and costs less" if exit_1.cost < findings.two_exits.cost else ""
     match find_direction(exit_1.difference):
         case Direction.UNKNOWN:
@@ -161,8 +161,8 @@ def list_cautions(findings: Findings) -> list[str]:
         found.append("The path to exit 2 costs no more than exit 1: deciding an event at exit 1 saves nothing here.")
     if findings.networks < ENOUGH_NETWORKS:
         found.append(
-            f"The spread from seed to seed is not covered by {_count(findings.networks)}; give {ENOUGH_NETWORKS} or "
-            "more, each trained with another seed."
+            f"The spread from seed to seed is not covered by {_format_count(findings.networks)}; give "
+            f"{ENOUGH_NETWORKS} or more, each trained with another seed."
         )
     return found
 
@@ -181,5 +181,5 @@ def format_difference(difference: Interval | None) -> str:
     return f"{100 * difference.estimate:+.2f} ({bounds if is_known else 'unknown'})"
 
 
-def _count(networks: int) -> str:
+def _format_count(networks: int) -> str:
     return f"{networks} network{'' if networks == 1 else 's'}"

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     folder = make_folder(args.output)
     table_file, page_file = (check_writable(folder / name) for name in ("year.csv", "report.html"))
-    single_files = _single_files(args)
+    single_files = _check_single_exits(args)
     cost_per_offload = find_cost_per_offload(args)
     origins = read_origins(args.trained_model, args.model)
     singles = [read_single_exit(path, origins) for path in single_files]
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _single_files(args: argparse.Namespace) -> list[Path]:
+def _check_single_exits(args: argparse.Namespace) -> list[Path]:
     if len(args.single_exit) not in {0, 1, len(args.trained_model)}:
         raise InputFileError(
             f"{len(args.single_exit)} --single-exit for {len(args.trained_model)} --trained-model; give one, or one "

@@ -15,29 +15,12 @@ CALIBRATED: Final = "calibrated"
 BEFORE: Final = "uncalibrated"
 
 RELIABILITY_COLUMNS: Final = (
-    "network",
-    "exit",
-    "certainties",
-    "month",
-    "least",
-    "most",
-    "events",
-    "mean_certainty",
-    "accuracy",
-    "ece",
-)
+    "network", "exit", "certainties", "month", "least", "most", "events", "mean_certainty", "accuracy", "ece",
+)  # fmt: skip
 FRONT_COLUMNS: Final = (
-    "network",
-    "point",
-    "error",
-    "time",
-    "quality",
-    "normal_exit_1",
-    "attack_exit_1",
-    "normal_exit_2",
-    "attack_exit_2",
+    "network", "point", "error", "time", "quality", "normal_exit_1", "attack_exit_1", "normal_exit_2", "attack_exit_2",
     "operating_point",
-)
+)  # fmt: skip
 
 
 def compute_reliability(evaluation: Evaluation) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def count_single_exit(evaluation: SingleExitEvaluation) -> Outcome:
 def collect_single_exit(inputs: Inputs) -> FigureData:
     """Return the single exits' rates; columns ``SINGLE_EXIT_COLUMNS``, rates within [0, 1]."""
     rows = []
-    files = list(_files(inputs.results, SINGLE_EXIT))
+    files = list(_iterate_files(inputs.results, SINGLE_EXIT))
     for file in files:
         found = count_single_exit(read_single_exit_evaluation(file.path))
         specificity = 1 - found.false_positive_rate
@@ -58,11 +58,11 @@ def collect_operating_point(inputs: Inputs) -> FigureData:
     """Return accuracy and F1 of two exits and of the single exit; columns ``AT_POINT_COLUMNS``."""
     rows, files = [], []
     acceptances: Acceptances = {}
-    for file, found in _at_point(inputs):
+    for file, found in _decide_at_point(inputs):
         rows.append((file.network, file.month, AT_POINT, found.rows, found.accepted, found.accuracy, found.f1))
         files.append(file.path)
         acceptances.setdefault(file.network, []).append(found.acceptance)
-    for file in _files(inputs.results, SINGLE_EXIT):
+    for file in _iterate_files(inputs.results, SINGLE_EXIT):
         if file.network in acceptances:
             found = count_single_exit(read_single_exit_evaluation(file.path))
             rows.append((file.network, file.month, SINGLE, found.rows, found.accepted, found.accuracy, found.f1))
@@ -71,7 +71,7 @@ def collect_operating_point(inputs: Inputs) -> FigureData:
         pd.DataFrame(rows, columns=list(AT_POINT_COLUMNS)),
         "Accuracy and F1 by month, of the events that two exits accept at the operating point "
         f"({describe_points(inputs)}) and of all events at the single exit{_remark_acceptance(inputs, acceptances)}",
-        [*_fronts(inputs), *files],
+        [*_list_fronts(inputs), *files],
         [
             *list_missing_fronts(inputs),
             *list_missing_months(inputs.results, TWO_EXITS),
@@ -84,7 +84,7 @@ def collect_rejection(inputs: Inputs) -> FigureData:
     """Return what is rejected and offloaded at the operating point; columns ``REJECTION_COLUMNS``, shares of all."""
     rows, files = [], []
     acceptances: Acceptances = {}
-    for file, found in _at_point(inputs):
+    for file, found in _decide_at_point(inputs):
         rows.append((file.network, file.month, found.rows, found.rejected_share, found.offloaded_share))
         files.append(file.path)
         acceptances.setdefault(file.network, []).append(found.acceptance)
@@ -92,7 +92,7 @@ def collect_rejection(inputs: Inputs) -> FigureData:
         pd.DataFrame(rows, columns=list(REJECTION_COLUMNS)),
         "Share of all events that is offloaded, and that is rejected, by month at the operating point "
         f"({describe_points(inputs)}){_remark_acceptance(inputs, acceptances)}",
-        [*_fronts(inputs), *files],
+        [*_list_fronts(inputs), *files],
         [*list_missing_fronts(inputs), *list_missing_months(inputs.results, TWO_EXITS)],
     )
 
@@ -109,17 +109,17 @@ def _remark_acceptance(inputs: Inputs, acceptances: Acceptances) -> str:
     )
 
 
-def _files(results: ResultsFolder, kind: str) -> Iterator[EvaluationFile]:
+def _iterate_files(results: ResultsFolder, kind: str) -> Iterator[EvaluationFile]:
     for network in models.FAMILIES:
         yield from results.list_by_month(kind, network)
 
 
-def _at_point(inputs: Inputs) -> Iterator[tuple[EvaluationFile, Outcome]]:
-    for file in _files(inputs.results, TWO_EXITS):
+def _decide_at_point(inputs: Inputs) -> Iterator[tuple[EvaluationFile, Outcome]]:
+    for file in _iterate_files(inputs.results, TWO_EXITS):
         point = inputs.operating_points.get(file.network)
         if point is not None:
             yield file, read_evaluation([file.path]).decide(point.thresholds).outcome()
 
 
-def _fronts(inputs: Inputs) -> list[Path]:
+def _list_fronts(inputs: Inputs) -> list[Path]:
     return [point.path for point in inputs.operating_points.values()]

@@ -26,15 +26,9 @@ if TYPE_CHECKING:
     from figs.figure_data import Inputs, OperatingPoint
 
 NAMES = (
-    "single-exit-by-month",
-    "inference-rate",
-    "reliability",
-    "pareto-front",
-    "operating-point-by-month",
-    "rejection-by-month",
-    "offload-time",
-    "energy",
-)
+    "single-exit-by-month", "inference-rate", "reliability", "pareto-front", "operating-point-by-month",
+    "rejection-by-month", "offload-time", "energy",
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:

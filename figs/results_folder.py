@@ -46,18 +46,9 @@ CALIBRATION_MONTH: Final = "2016_02"
 
 TIMING_TEXTS: Final = ("network", "datacenter")
 TIMING_NUMBERS: Final = (
-    "input_size",
-    "batch_size",
-    "e1_local_time",
-    "e1_process_time",
-    "e2_local_time",
-    "e2_process_time",
-    "request_local_time",
-    "request_process_time",
-    "e2_remote_time",
-    "network_time",
-    "data_size",
-)
+    "input_size", "batch_size", "e1_local_time", "e1_process_time", "e2_local_time", "e2_process_time",
+    "request_local_time", "request_process_time", "e2_remote_time", "network_time", "data_size",
+)  # fmt: skip
 TIMING_COLUMNS: Final = (*TIMING_TEXTS, *TIMING_NUMBERS)
 """Of a table of offload timings: events in a request, milliseconds for each request, bytes sent. ``local`` is elapsed
 time on the edge and ``process`` its processor time; e1 and e2 are the exits computed there, request is exit 2 asked of

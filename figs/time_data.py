@@ -22,14 +22,8 @@ OFFLOADED: Final = "offloaded"
 
 RATE_COLUMNS: Final = ("network", "device", "path", "events", "seconds_per_event", "events_per_second")
 OFFLOAD_COLUMNS: Final = (
-    "device",
-    "network",
-    "exit_2",
-    "datacenter",
-    "batch_size",
-    "wall_milliseconds",
-    "processor_milliseconds",
-)
+    "device", "network", "exit_2", "datacenter", "batch_size", "wall_milliseconds", "processor_milliseconds",
+)  # fmt: skip
 
 
 def collect_inference_rates(inputs: Inputs) -> FigureData:
@@ -37,7 +31,7 @@ def collect_inference_rates(inputs: Inputs) -> FigureData:
     rows, files, missing = [], [], []
     for network in models.FAMILIES:
         for device in inputs.results.list_devices(network):
-            times, used = _path_times(inputs, network, device)
+            times, used = _read_path_times(inputs, network, device)
             files += used
             for path, seconds in times.items():
                 mean = float(seconds.mean())
@@ -56,7 +50,7 @@ def collect_inference_rates(inputs: Inputs) -> FigureData:
     )
 
 
-def _path_times(inputs: Inputs, network: str, device: str) -> tuple[dict[str, NDArray[np.float64]], list[Path]]:
+def _read_path_times(inputs: Inputs, network: str, device: str) -> tuple[dict[str, NDArray[np.float64]], list[Path]]:
     """Return path -> seconds of each event (N,), and the files that were read."""
     single = [file.path for file in inputs.results.list_files(SINGLE_EXIT, network, device)]
     two = [file.path for file in inputs.results.list_files(TWO_EXITS, network, device)]

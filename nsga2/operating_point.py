@@ -188,7 +188,7 @@ class CostModel:
     name: str = COST_MODEL
     cost_per_offload: float | None = None
 
-    def mean(self, evaluation: Evaluation, thresholds: Thresholds) -> float:
+    def find_mean(self, evaluation: Evaluation, thresholds: Thresholds) -> float:
         """Return the mean cost of an event in seconds."""
         at_1, offloaded = event_costs(evaluation, self.name, self.cost_per_offload)
         return float(np.where(evaluation.decide(thresholds).at_1, at_1, offloaded).mean())
@@ -216,7 +216,7 @@ def evaluate_point(
     rows = []
     for number, (name, evaluation) in enumerate(zip(names, evaluations, strict=True)):
         outcome = evaluation.decide(thresholds).outcome()
-        cost = costs.mean(evaluation, thresholds)
+        cost = costs.find_mean(evaluation, thresholds)
         whole = float((evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2).mean())
         row = {
             "data": name,

@@ -88,7 +88,7 @@ function show(number) {
   const reading = document.getElementById("reading");
   reading.replaceChildren();
   reading.append(Object.assign(document.createElement("p"), { textContent: sentence(point) }));
-  const thresholds = `Least certainties: exit 1 normal ${point.n_1}, attack ${point.a_1}; exit 2 normal ${point.n_2}, attack ${point.a_2}.`;
+  const thresholds = `Thresholds: exit 1 normal ${point.n_1}, attack ${point.a_1}; exit 2 normal ${point.n_2}, attack ${point.a_2}.`;
   reading.append(Object.assign(document.createElement("p"), { textContent: thresholds }));
   const words = point.command.split(" ").map((word) => Object.assign(document.createElement("span"), { textContent: word }));
   document.getElementById("command").replaceChildren(...words.flatMap((word, at) => (at ? [" ", word] : [word])));
