@@ -161,36 +161,29 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
     differences = {
         str(row["system"]): Interval(row["estimate"], row["low"], row["high"]) for row in of_subset.to_dict("records")
     }
-    rows = []
-    for system in map(str, dict.fromkeys(overall["system"])):
-        rates = {
-            title: format_share(find_rate(overall, month, subset, system, rate)) for title, month, rate in _SUMMARY
-        }
-        rows.append({"system": system, **rates, "difference": format_difference(differences.get(system))})
-    return pd.DataFrame(rows)
+    table = _tabulate(overall, subset, _SUMMARY)
+    return table.assign(difference=[format_difference(differences.get(system)) for system in table["system"]])
 
 
 def tabulate_months(table: pd.DataFrame, months: Sequence[str], rate: str) -> pd.DataFrame:
     """Return a rate of all rows, a row for each system and a column for each month, mean and area, as text."""
-    rows = []
-    for system in map(str, dict.fromkeys(table["system"])):
-        rates = {
-            month: format_share(find_rate(table, month, ALL_ROWS, system, rate)) for month in (*months, MEAN, AREA)
-        }
-        rows.append({"system": system, **rates})
-    return pd.DataFrame(rows)
+    return _tabulate(table, ALL_ROWS, [(month, month, rate) for month in (*months, MEAN, AREA)])
 
 
 def tabulate_precisions(overall: pd.DataFrame) -> pd.DataFrame:
     """Return the share of alarms that are attacks, a row for each system and a column for each prevalence, as text."""
     columns = {"detected": "detection_rate", "false alarms": "false_alarm_rate"}
     columns |= {f"attacks {100 * share:g} %": f"precision_at_{share:g}" for share in PREVALENCES}
-    rows = []
-    for system in map(str, dict.fromkeys(overall["system"])):
-        rates = {
-            title: format_share(find_rate(overall, MEAN, ALL_ROWS, system, rate)) for title, rate in columns.items()
-        }
-        rows.append({"system": system, **rates})
+    return _tabulate(overall, ALL_ROWS, [(title, MEAN, rate) for title, rate in columns.items()])
+
+
+def _tabulate(table: pd.DataFrame, subset: str, columns: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """Return rates as text, a row for each system; columns are title, month and rate."""
+    rows = [
+        {"system": system}
+        | {title: format_share(find_rate(table, month, subset, system, rate)) for title, month, rate in columns}
+        for system in table["system"].unique()
+    ]
     return pd.DataFrame(rows)
 
 
