@@ -90,6 +90,11 @@ def test_the_report_leads_with_a_sentence_and_shows_the_papers_numbers_apart_as_
     assert f"- {AWAY}: reading less idle power, the client's share of it by processor time" in theirs
 
 
+def test_without_readings_of_the_paper_the_report_does_without_them() -> None:
+    text = render_report(build_energy_table(a_run(), METER, {}), METER.words, 3.0)
+    assert PAPER not in text and "Empty" not in text
+
+
 def test_the_sentence_calls_a_model_a_model_and_does_without_energy_where_it_is_unknown() -> None:
     assert state_saving(build_energy_table(a_run(), make_power_model(4.0), PAPERS)).endswith(
         "the single exit's modelled energy."
