@@ -1,11 +1,11 @@
-"""Whether exit 2 and offloading pay off, by rules that stand here: one sentence, a table and cautions.
+"""Conclude whether exit 2 and offloading pay off: one sentence, a table and cautions, by the rules below.
 
 One system errs less than another only where the interval of the difference lies wholly below zero, and more only where
 it lies wholly above. Where the interval holds zero or is unknown, no difference is shown.
 
-Exit 2 *pays off* only where the two exits err less than exit 1 alone rejecting in each of three ways: accepting as many
-events on the later months, and with thresholds for both classes or one threshold that accept as many on the month of
-the choice. *Offloading* pays off only where, besides, the two exits cost less than exit 2 alone, or err less.
+Exit 2 *pays off* only if the two exits err less than exit 1 alone in each of three ways of rejecting: with as many
+events accepted on the later months, and with one threshold or thresholds by class that accept as many on the month of
+the choice. *Offloading* pays off only if, besides, the two exits cost less than exit 2 alone or err less.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class System:
     """One of the systems that are compared: means over the later months and the networks, shares; NaN where unknown.
 
     Attributes:
-        name: for people.
+        name: as the report shows it.
         error: wrong / accepted.
         acceptance, offloaded: accepted, and sent to exit 2, / all.
         cost: of an event, as a share of the reference.
