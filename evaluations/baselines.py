@@ -1,4 +1,4 @@
-"""What a network must beat: the plainest classifiers, trained on the same months."""
+"""Simple classifiers that a network must beat, trained on the same months."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ RULE: Final = "one-line rule"
 TREE: Final = "tree of depth 3"
 BOOSTING: Final = "boosting"
 REJECT: Final = " + reject"
-"""Ends the name of a system that answers only where it is certain, by a threshold chosen before."""
+"""Suffix of a system that rejects below a threshold, which was chosen on an earlier month."""
 
 MATCHED: Final = " + matched reject"
-"""Ends the name of a system that answers as many events of a month as the two exits do there."""
+"""Suffix of a system that accepts as many events of a month as the two exits."""
 
 LEAST_FRAME: Final = 60.0
-"""Bytes of the least Ethernet frame."""
+"""Bytes of the smallest Ethernet frame."""
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one classifier says to N rows.
+    """The answers of one classifier to N rows.
 
     Attributes:
         predictions: (N,) int64.
-        certainties: (N,) float64, the probability of that class; None where it gives none.
+        certainties: (N,) float64, the probability of the predicted class; None: the classifier gives none.
     """
 
     predictions: NDArray[np.int64]
@@ -51,13 +51,13 @@ Classifier = Callable[[NDArray[np.float32]], Answers]
 
 
 def fit_baselines(training: Month, unscale: Callable[[FloatArray], FloatArray]) -> dict[str, Classifier]:
-    """Train the baselines; they know nothing but these rows, and not their order.
+    """Train the baselines on these rows; the order of the rows does not matter.
 
-    The boosting is regularised: with its defaults it learns January by heart and does worse on later months.
+    The boosting is regularised: with its defaults it overfits January and errs more on later months.
 
     Args:
         training: the rows.
-        unscale: scaled features (N, 58) to raw ones, for the rule that speaks of bytes and packets.
+        unscale: scaled features (N, 58) to raw ones, for the rule, which compares bytes and packets.
 
     Returns:
         name -> classifier.
@@ -67,15 +67,15 @@ def fit_baselines(training: Month, unscale: Callable[[FloatArray], FloatArray]) 
     )
     tree = DecisionTreeClassifier(max_depth=3, random_state=0)
     return {
-        MAJORITY: _majority(training.labels),
-        RULE: lambda features: one_line_rule(unscale(features.astype(np.float64))),
-        TREE: _fitted(tree, training),
-        BOOSTING: _fitted(boosting, training),
+        MAJORITY: _fit_majority(training.labels),
+        RULE: lambda features: apply_one_line_rule(unscale(features.astype(np.float64))),
+        TREE: _fit(tree, training),
+        BOOSTING: _fit(boosting, training),
     }
 
 
-def one_line_rule(raw: FloatArray) -> Answers:
-    """Answer to raw features (N, 58): normal if and only if every frame is 60 bytes and a sent neither SYN nor ACK."""
+def apply_one_line_rule(raw: FloatArray) -> Answers:
+    """Classify raw features (N, 58): normal if and only if every frame is 60 bytes and a sent neither SYN nor ACK."""
     values = dict(zip(FEATURES, np.round(raw).T, strict=True))
     smallest = (values["MOORE_minimumDataWire"] == LEAST_FRAME) & (values["MOORE_maximumDataWire"] == LEAST_FRAME)
     silent = (values["MOORE_syn_pkts_sent_a_b"] == 0) & (values["MOORE_ack_pkts_sent_a_b"] == 0)
@@ -83,15 +83,15 @@ def one_line_rule(raw: FloatArray) -> Answers:
 
 
 def least_certainty(certainties: FloatArray, accepted: int) -> float:
-    """Return the strictest threshold at which at least so many, one or more, of the certainties (N,) are accepted.
+    """Return the strictest threshold that accepts at least ``accepted`` (1 or more) of the certainties (N,).
 
-    Equal certainties are accepted or rejected together, so it can be more of them.
+    Equal certainties are accepted or rejected together, so it can accept more.
     """
     return float(np.sort(certainties)[-accepted])
 
 
 def decide(labels: NDArray[np.int64], answers: Answers, least: float | None = None) -> Decisions:
-    """Decide labelled rows (N,) by one classifier's answers, of a certainty of at least ``least``; None: by all."""
+    """Decide labelled rows (N,) by a classifier's answers; certainties below ``least`` are rejected (None: none)."""
     if least is None or answers.certainties is None:
         accepted = np.ones(len(labels), dtype=np.bool_)
     else:
@@ -100,11 +100,10 @@ def decide(labels: NDArray[np.int64], answers: Answers, least: float | None = No
 
 
 def decide_as_many(labels: NDArray[np.int64], answers: Answers, accepted: int) -> Decisions:
-    """Decide labelled rows (N,) by the most certain of one classifier's answers, exactly so many.
+    """Decide labelled rows (N,) by the ``accepted`` most certain of a classifier's answers.
 
-    Of rows at the limit that are equally certain, as many are accepted as are still needed, evenly spread over them.
-    Where rows are sorted by vector and label, as those of a ``Month``, each vector and label so has its share, as it
-    has on average by lot.
+    Of equally certain rows at the limit, as many as still needed are accepted, evenly spread. In rows sorted by vector
+    and label, as those of a ``Month``, each vector and label gets its share, as a random choice would give on average.
     """
     at_1 = np.zeros(len(labels), dtype=np.bool_)
     if accepted and answers.certainties is not None:
@@ -115,12 +114,12 @@ def decide_as_many(labels: NDArray[np.int64], answers: Answers, accepted: int) -
     return Decisions(labels, at_1, np.zeros_like(at_1), answers.predictions)
 
 
-def _majority(labels: NDArray[np.int64]) -> Classifier:
+def _fit_majority(labels: NDArray[np.int64]) -> Classifier:
     most = ATTACK if 2 * int(labels.sum()) >= len(labels) else NORMAL
     return lambda features: Answers(np.full(len(features), most, dtype=np.int64))
 
 
-def _fitted(model: HistGradientBoostingClassifier | DecisionTreeClassifier, training: Month) -> Classifier:
+def _fit(model: HistGradientBoostingClassifier | DecisionTreeClassifier, training: Month) -> Classifier:
     model.fit(training.features, training.labels)
     classes = np.asarray(model.classes_, dtype=np.int64)
 

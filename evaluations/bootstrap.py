@@ -1,8 +1,8 @@
-"""Paired bootstrap of errors: how far a difference between two systems could be due to the rows and seeds at hand.
+"""Paired bootstrap of errors: intervals for the difference of two systems, given the rows and seeds at hand.
 
-In each resample the same units of a month count as often for every system, and the same networks. Units are distinct
-vectors, as all rows of one vector get one answer and stand or fall together; or rows, as if each were evidence of its
-own, which makes intervals narrow where vectors repeat. A network stands for the seed it was trained with.
+A resample draws the same units of a month and the same networks for every system. Units are distinct vectors, because
+all rows of a vector get the same answer; or rows, as if they were independent, which makes intervals too narrow where
+vectors repeat. A network stands for its training seed.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 13 (percentile intervals); of
 clusters: Field and Welsh, "Bootstrapping clustered data", JRSS B 69(3), 2007.
@@ -19,14 +19,14 @@ from models.prediction import Progress, no_progress
 from utils.decision import Decisions
 
 LEVEL: Final = 0.95
-_CELLS: Final = 500_000  # weights drawn at once
+_CELLS: Final = 500_000  # weights drawn at once, to limit memory
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What K systems with S networks did to the U units of a month.
+    """The counts of K systems with S networks on the U units of a month.
 
     Attributes:
         accepted, wrong: (K, S, U) float64, rows of each unit.
@@ -38,7 +38,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate, and the bounds of its interval; NaN where unknown."""
+    """An estimate and the bounds of its interval; NaN: unknown."""
 
     estimate: float
     low: float
@@ -46,10 +46,10 @@ class Interval:
 
 
 def count(decided: Sequence[Sequence[Decisions]], units: NDArray[np.intp], of: int) -> Counts:
-    """Count the rows of a month, or some of them, by unit.
+    """Count rows of a month by unit.
 
     Args:
-        decided: of each system (K), of each network (S), what it decided about the rows (N).
+        decided: for each system (K) and network (S), its decisions about the rows (N).
         units: (N,) the unit of each row.
         of: U, all units of the month.
     """
@@ -63,25 +63,25 @@ def count(decided: Sequence[Sequence[Decisions]], units: NDArray[np.intp], of: i
     return counts
 
 
-def errors(counts: Counts) -> FloatArray:
-    """Return wrong / accepted of each system (K,), the mean over the networks; NaN where nothing is accepted."""
-    mean: FloatArray = _shares(counts.wrong.sum(axis=2), counts.accepted.sum(axis=2)).mean(axis=1)
+def compute_errors(counts: Counts) -> FloatArray:
+    """Return wrong / accepted of each system (K,), the mean over the networks; NaN if a network accepts nothing."""
+    mean: FloatArray = _divide(counts.wrong.sum(axis=2), counts.accepted.sum(axis=2)).mean(axis=1)
     return mean
 
 
-def resampled_errors(
+def resample_errors(
     months: Sequence[Counts], resamples: int, seed: int, progress: Progress = no_progress
 ) -> FloatArray:
     """Return the errors (B, M, K) of B resamples.
 
-    Units are drawn within each month with replacement, as many as there are; networks likewise, the same ones in all
-    months. Months are not drawn.
+    Units are drawn within each month with replacement, as many as there are; networks too, the same in all months.
+    Months are not drawn.
 
     Args:
         months: of the same K systems and S networks.
         resamples: B.
-        seed: repeats it.
-        progress: called with the resamples of a month that are done.
+        seed: the same seed repeats the result.
+        progress: called with the number of resamples of a month that are done.
     """
     generator = np.random.default_rng(seed)
     systems, networks = months[0].accepted.shape[:2]
@@ -95,14 +95,14 @@ def resampled_errors(
             stop = min(start + step, resamples)
             sums = (_draw(generator, stop - start, units) @ columns).reshape(-1, 2, systems, networks)
             weights = drawn[start:stop, np.newaxis]
-            share = np.where(weights > 0, _shares(sums[:, 0], sums[:, 1]), 0.0)
+            share = np.where(weights > 0, _divide(sums[:, 0], sums[:, 1]), 0.0)
             result[start:stop, number] = (share * weights).sum(axis=2) / networks
             progress(stop - start)
     return result
 
 
-def interval(estimate: float, resampled: FloatArray) -> Interval:
-    """Return the percentile interval of resampled values (B,); unknown if one of them is."""
+def find_interval(estimate: float, resampled: FloatArray) -> Interval:
+    """Return the percentile interval of resampled values (B,); unknown if one value is NaN."""
     if not np.isfinite(resampled).all():
         return Interval(estimate, float("nan"), float("nan"))
     low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
@@ -116,5 +116,5 @@ def _draw(generator: np.random.Generator, resamples: int, units: int) -> FloatAr
     return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units).astype(np.float64)
 
 
-def _shares(wrong: FloatArray, accepted: FloatArray) -> FloatArray:
+def _divide(wrong: FloatArray, accepted: FloatArray) -> FloatArray:
     return np.divide(wrong, accepted, out=np.full_like(wrong, np.nan), where=accepted > 0)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Download the published NSGA-II result files, from which nsga2/gen-op-point-chart.py draws the paper's fronts.
+"""Download the published NSGA-II result files for nsga2/gen-op-point-chart.py, which draws the paper's fronts.
 
     python evaluations/download-saved-results.py
     python evaluations/download-saved-results.py --output-folder saves/published
 
-A file that is there already and passes its check is not downloaded again. A file takes its name only after its
-content has been checked; an interrupted download leaves nothing behind.
+A file that exists and passes its check is not downloaded again. A file gets its name only after its content is
+checked; an interrupted download leaves nothing behind.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download the result files and print what became of them."""
+    """Download the result files and print the result."""
     from utils.download import Download, download_all
     from utils.results import read_front
 

@@ -1,4 +1,4 @@
-"""Work measured in intervals: when it began and ended, its processor time, and the energy if that is read at once."""
+"""Measure work in intervals: start, end, processor time, and the energy if the meter is read at once."""
 
 import json
 import math
@@ -22,28 +22,28 @@ from utils.errors import InputFileError
 from utils.files import check_readable, replacing
 
 IDLE: Final = "idle"
-"""The interval in which nothing is done."""
+"""Name of the interval in which the machine idles."""
 
 Work = Callable[[], Sized]
-"""Decides a whole dataset; what it returns is as long as that."""
+"""Decides a whole dataset; returns one value for each event."""
 
 _MOST: Final = 1e15
-"""Seconds, joules or events of an interval: beyond any, and sums of them are exact enough."""
+"""Limit of the seconds, joules or events of an interval in a file: above any real one, and exact in float64."""
 
 _STAT: Final = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Some work, and what it took.
+    """The measurement of some work.
 
     Attributes:
         method: its name.
         start, end: seconds since the epoch.
         cpu_seconds: processor time of this process.
-        busy_seconds: of all processes of this machine; NaN where it does not say.
-        events: how many were decided.
-        joules: of the whole machine, or NaN where the meter is read afterwards or there is none.
+        busy_seconds: processor time of all processes of this machine; NaN if unknown.
+        events: decided events.
+        joules: of the whole machine; NaN if the meter is read later or there is none.
     """
 
     method: str
@@ -57,12 +57,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the events by one method.
+    """The results of one method on the events.
 
     Attributes:
-        exit_2_share: share of the events that exit 2 was asked about.
-        rejected_share: of those rejected.
-        error: of those accepted; NaN where they have no labels.
+        exit_2_share: share of the events that went to exit 2.
+        rejected_share: share of the events that were rejected.
+        error: of the accepted events; NaN without labels.
     """
 
     exit_2_share: float
@@ -76,8 +76,8 @@ class Run:
 
     Attributes:
         family: of the networks.
-        shared: method that had its worker on the same machine, or the empty text.
-        outcomes: method -> what became of the events.
+        shared: method whose worker ran on the same machine; empty: none.
+        outcomes: method -> its results.
         intervals: in order of time.
     """
 
@@ -88,22 +88,22 @@ class Run:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """What was measured, in order, without idling."""
+        """Methods in order, without idling."""
         return tuple(dict.fromkeys(interval.method for interval in self.intervals if interval.method != IDLE))
 
 
 def measure(methods: Mapping[str, Work], rounds: int, seconds: float, begin: Begin) -> Iterator[Interval]:
-    """Yield intervals, of one method after the other in each round, so that a drift of the machine meets all alike.
+    """Yield the intervals of all methods in each round, so that a drift of the machine affects all alike.
 
     Args:
-        methods: name -> work, which was warmed up.
-        rounds: how often each is measured.
-        seconds: work is repeated within an interval until so many have passed; at least once.
-        begin: of the meter.
+        methods: name -> work, already warmed up.
+        rounds: intervals of each method.
+        seconds: least length of an interval, in which the work is repeated.
+        begin: starts the meter.
     """
     for _ in range(rounds):
         for name, work in methods.items():
-            yield measured(name, work, seconds, begin)
+            yield measure_work(name, work, seconds, begin)
 
 
 def measure_idle(seconds: float, begin: Begin) -> Interval:
@@ -113,22 +113,22 @@ def measure_idle(seconds: float, begin: Begin) -> Interval:
         time.sleep(seconds)
         return ()
 
-    return measured(IDLE, sleep, 0.0, begin)
+    return measure_work(IDLE, sleep, 0.0, begin)
 
 
-def measured(method: str, work: Work, seconds: float, begin: Begin) -> Interval:
-    """Do work until so many seconds have passed, at least once, and return what it took."""
-    joules, busy = begin(), busy_seconds()
+def measure_work(method: str, work: Work, seconds: float, begin: Begin) -> Interval:
+    """Repeat work for at least ``seconds``, at least once; return the measurement."""
+    joules, busy = begin(), read_busy_seconds()
     start, cpu, deadline = time.time(), time.process_time(), time.monotonic() + seconds
     events = len(work())
     while time.monotonic() < deadline:
         events += len(work())
     cpu, end = time.process_time() - cpu, time.time()
-    return Interval(method, start, end, cpu, busy_seconds() - busy, events, joules())
+    return Interval(method, start, end, cpu, read_busy_seconds() - busy, events, joules())
 
 
-def busy_seconds(stat: Path = _STAT) -> float:
-    """Return the processor time that all processes of this machine have used so far, or NaN where it does not say."""
+def read_busy_seconds(stat: Path = _STAT) -> float:
+    """Return the seconds of processor time that all processes of this machine have used; NaN if unknown."""
     try:
         user, nice, system, _idle, _waiting, hard, soft = map(int, stat.read_text().splitlines()[0].split()[1:8])
     except (OSError, ValueError, IndexError):
@@ -136,19 +136,19 @@ def busy_seconds(stat: Path = _STAT) -> float:
     return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
 
 
-def outcome(
+def summarise_outcome(
     predictions: NDArray[np.int64],
     asked: NDArray[np.bool_],
     rejected: NDArray[np.bool_],
     labels: NDArray[np.int64] | None,
 ) -> Outcome:
-    """Return what became of events.
+    """Return the results of a method.
 
     Args:
         predictions: (N,) final answers.
-        asked: (N,) whether exit 2 was asked.
-        rejected: (N,) whether no answer was accepted.
-        labels: (N,), or None where they are unknown.
+        asked: (N,) whether the event went to exit 2.
+        rejected: (N,) whether the event was rejected.
+        labels: (N,), or None.
     """
     error = float("nan") if labels is None else 1 - accuracy(predictions[~rejected], labels[~rejected])
     return Outcome(float(asked.mean()), float(rejected.mean()), error)
@@ -160,13 +160,13 @@ def decide_at_single_exit(
     batch_size: int,
     chunk: int,
 ) -> NDArray[np.int64]:
-    """Return the predictions (N,) of a single-exit network, computed as thriftily as the edge computes exit 1.
+    """Return the predictions (N,) of a single-exit network, which computes repeated vectors of a batch once.
 
     Args:
-        compute: returns the network's logits (n, 2) for features (n, 58), in one pass.
+        compute: returns the network's logits (n, 2) for features (n, 58).
         features: (N, 58) float32.
-        batch_size: events of which those that repeat are computed once.
-        chunk: events of one forward pass.
+        batch_size: events in a batch.
+        chunk: most events of one forward pass.
     """
     predictions = []
     for begin in range(0, len(features), batch_size):
@@ -181,14 +181,14 @@ def decide_at_single_exit(
 def decide_plainly_at_single_exit(
     network: nn.Module, features: NDArray[np.float32], batch_size: int
 ) -> NDArray[np.int64]:
-    """Return the predictions (N,) of a single-exit network on features (N, 58), every event of a batch in one pass."""
+    """Return the predictions (N,) of a single-exit network on features (N, 58), in one forward pass for each batch."""
     with torch.inference_mode():
         logits = torch.cat([network(images) for images in batches(features, batch_size)])
     return certainty(logits.numpy())[0]
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Write a measurement as JSON, without the joules, for a meter whose log comes later.
+    """Write a measurement without the joules as JSON, for a meter whose log comes later.
 
     Raises:
         InputFileError: the file cannot be written.
@@ -201,21 +201,21 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def read_run(path: Path) -> Run:
-    """Read what ``write_run`` wrote.
+    """Read a file of ``write_run``.
 
     Raises:
-        InputFileError: the file is missing, or no such file.
+        InputFileError: the file is missing or damaged.
     """
     try:
         content = json.loads(check_readable(path).read_bytes())
-        intervals = tuple(_interval(**entry) for entry in content["intervals"])
-        outcomes = {str(method): _outcome(**entry) for method, entry in content["outcomes"].items()}
+        intervals = tuple(_check_interval(**entry) for entry in content["intervals"])
+        outcomes = {str(method): _check_outcome(**entry) for method, entry in content["outcomes"].items()}
         run = Run(content["family"], content["shared"], outcomes, intervals)
         if not all(isinstance(text, str) for text in (run.family, run.shared)) or set(outcomes) != set(run.methods):
             raise ValueError
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as problem:
         raise InputFileError(
-            f"{path}: holds no measured intervals; measure-energy.py writes such a file beside --savefile with "
+            f"{path}: holds no measured intervals; give the file that measure-energy.py writes beside --savefile with "
             "--meter csv"
         ) from problem
     if not outcomes:
@@ -223,16 +223,16 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _outcome(**entry: float) -> Outcome:
-    """Return an outcome whose parts are shares, or raise ValueError or TypeError."""
+def _check_outcome(**entry: float) -> Outcome:
+    """Return an outcome of valid shares, or raise ValueError or TypeError."""
     outcome = Outcome(**entry)
     if not all(math.isnan(share) or 0 <= share <= 1 for share in vars(outcome).values()):
         raise ValueError
     return outcome
 
 
-def _interval(**entry: object) -> Interval:
-    """Return an interval whose parts are what they should be, or raise ValueError or TypeError."""
+def _check_interval(**entry: object) -> Interval:
+    """Return an interval of valid numbers, or raise ValueError or TypeError."""
     interval = Interval(**entry)  # type: ignore[arg-type]
     numbers = [getattr(interval, field.name) for field in fields(Interval) if field.name != "method"]
     if not isinstance(interval.method, str) or not all(type(number) in {int, float} for number in numbers):
@@ -246,6 +246,6 @@ def _interval(**entry: object) -> Interval:
     return interval
 
 
-def of_method(intervals: Iterable[Interval], method: str) -> list[Interval]:
+def select_method(intervals: Iterable[Interval], method: str) -> list[Interval]:
     """Return the intervals of one method."""
     return [interval for interval in intervals if interval.method == method]

@@ -1,8 +1,9 @@
-"""What reads energy: the processor's own counters, and the log of an external meter. Neither is ever estimated here."""
+"""Meters of energy: the processor's counters, and the log of an external meter; nothing here is an estimate."""
 
 import csv
 import io
 import re
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,56 +22,57 @@ from utils.table_formats import open_table
 POWERCAP: Final = Path("/sys/class/powercap")
 TIMESTAMP, WATTS, AMPERES, VOLTS = "timestamp", "watts", "amperes", "volts"
 
-_ZONE: Final = re.compile(r"intel-rapl:\d+")  # neither parts of a package, nor the same counter by way of MMIO
+_ZONE: Final = re.compile(r"intel-rapl:\d+")  # without the parts of a package and the same counters over MMIO
 _MICROJOULES: Final = 1e-6
 LATEST: Final = 253_402_300_799.0
-"""Seconds since the epoch at the end of the year 9999: milli- and nanoseconds of today lie beyond it."""
+"""Seconds since the epoch at the end of the year 9999; today in milli- or nanoseconds is beyond it."""
 
 _MOST: Final = 1e12
-"""Watts, amperes or volts: beyond any."""
+"""Limit of watts, amperes and volts: above any real reading."""
 
 _HEAD_LINES: Final = 10
 _LARGEST_GAP: Final = 5.0
 _LEAST_READINGS: Final = 2
+_LOG_LATENESS: Final = 15.0
 
 FloatArray = NDArray[np.float64]
 Begin = Callable[[], Callable[[], float]]
-"""Begins to measure; what it returns says how many joules were used since."""
+"""Starts a measurement; returns a function that returns the joules since then."""
 
 
-def begin_nothing() -> Callable[[], float]:
-    """Begin for a meter that is read afterwards, or for none."""
+def begin_without_meter() -> Callable[[], float]:
+    """Start a measurement whose joules are unknown, for a meter that is read later or for none."""
     return lambda: float("nan")
 
 
 class Rapl:
-    """The energy counters of the processor's packages (Running Average Power Limit), all of them summed.
+    """The sum of the energy counters of the processor's packages (Running Average Power Limit).
 
-    They count the packages alone: neither memory, nor disks, nor the network adapter; and all that runs on them.
+    They count everything that runs on the packages, but not memory, disks or the network adapter.
     Source: the Linux kernel's documentation of the power capping framework.
 
     Args:
-        folder: the framework's, in sysfs.
+        folder: of the framework, in sysfs.
 
     Raises:
-        InputFileError: there are none, or this user may not read them.
+        InputFileError: there are no counters, or this user may not read them.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._zones = [zone for zone in _zones(folder) if _text(zone / "name").startswith("package")]
+        self._zones = [zone for zone in _find_zones(folder) if _read_text(zone / "name").startswith("package")]
         if not self._zones:
             raise InputFileError(
-                f"{folder}: shows no RAPL counter of a processor package; give --meter-csv or a power model (--watts)"
+                f"{folder}: has no RAPL counter of a processor package; give --meter-csv or a power model (--watts)"
             )
-        self._ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
-        self.names = [_text(zone / "name") for zone in self._zones]
+        self._ranges = [_read_number(zone / "max_energy_range_uj") for zone in self._zones]
+        self.names = [_read_text(zone / "name") for zone in self._zones]
         self._read()
 
     def _read(self) -> list[int]:
-        return [_number(zone / "energy_uj") for zone in self._zones]
+        return [_read_number(zone / "energy_uj") for zone in self._zones]
 
     def begin(self) -> Callable[[], float]:
-        """Begin to measure; what it returns says the joules since, right if no counter has wrapped twice."""
+        """Start a measurement; the returned function gives the joules since, if no counter has wrapped twice."""
         before = self._read()
 
         def joules() -> float:
@@ -81,12 +83,12 @@ class Rapl:
 
 
 def has_rapl(folder: Path) -> bool:
-    """Return whether there are counters, be they readable or not."""
-    return bool(_zones(folder))
+    """Return whether there are counters, readable or not."""
+    return bool(_find_zones(folder))
 
 
 def choose_meter(name: str | None, folder: Path, *, log: bool, watts: bool) -> str:
-    """Return which meter is to be used, ``rapl``, ``csv`` or ``model``: the last only where a power was stated for it.
+    """Return the meter to use: ``rapl``, ``csv`` or, only if a power is stated, ``model``.
 
     Args:
         name: ``--meter``, if given.
@@ -95,53 +97,53 @@ def choose_meter(name: str | None, folder: Path, *, log: bool, watts: bool) -> s
         watts: whether a power was stated.
 
     Raises:
-        InputFileError: there is none, or the options contradict each other.
+        InputFileError: there is no meter, or the options contradict each other.
     """
     given = {"csv": log, "model": watts}
     chosen = name or next((meter for meter, is_given in given.items() if is_given), "rapl")
     if name is None and chosen == "rapl" and not has_rapl(folder):
         raise InputFileError(
-            f"no meter: this machine shows no RAPL counters in {folder}; give an external meter's log (--meter-csv, "
+            f"no meter: {folder} has no RAPL counters; give the log of an external meter (--meter-csv, "
             "or --meter csv to give it later), or state a power model (--watts)"
         )
     if chosen == "model" and not watts:
-        raise InputFileError("--meter model: needs the power that it multiplies processor time by; state it by --watts")
+        raise InputFileError("--meter model: needs a power to multiply processor time by; add --watts")
     for meter, option in (("csv", "--meter-csv"), ("model", "--watts")):
         if given[meter] and chosen != meter:
             raise InputFileError(f"{option} is for --meter {meter}, but the meter is {chosen}; leave one out")
     return chosen
 
 
-def _zones(folder: Path) -> list[Path]:
+def _find_zones(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("intel-rapl:*") if _ZONE.fullmatch(path.name))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text().strip()
     except PermissionError as problem:
         raise InputFileError(
-            f"{path}: may not be read by this user; run as root, or once: sudo chmod a+r {path.parent.parent}/"
+            f"{path}: this user may not read it; run as root, or once: sudo chmod a+r {path.parent.parent}/"
             f"intel-rapl:*/{path.name}"
         ) from problem
     except (OSError, UnicodeDecodeError) as problem:
         raise InputFileError(f"{path}: cannot be read: {problem}; use another --meter") from problem
 
 
-def _number(path: Path) -> int:
-    text = _text(path)
+def _read_number(path: Path) -> int:
+    text = _read_text(path)
     if not text.isdecimal():
-        raise InputFileError(f"{path}: holds {text[:40]!r}, no count of microjoules; use another --meter")
+        raise InputFileError(f"{path}: holds {text[:40]!r} instead of microjoules; use another --meter")
     return int(text)
 
 
 @dataclass(frozen=True)
 class PowerLog:
-    """Power as an external meter logged it.
+    """The log of an external meter.
 
     Attributes:
         path: for messages.
-        times: (N,) float64, seconds since the epoch, rising.
+        times: (N,) float64, seconds since the epoch, ascending.
         watts: (N,) float64.
     """
 
@@ -149,17 +151,17 @@ class PowerLog:
     times: FloatArray
     watts: FloatArray
 
-    def reaches(self, time: float) -> bool:
-        """Return whether the log goes on to that time."""
+    def has_reached(self, time: float) -> bool:
+        """Return whether the log reaches that time."""
         return len(self.times) > 0 and float(self.times[-1]) >= time
 
-    def joules(self, start: float, end: float) -> float:
-        """Return the energy from ``start`` to ``end``, seconds since the epoch, by the trapezoid rule.
+    def integrate(self, start: float, end: float) -> float:
+        """Return the joules from ``start`` to ``end``, seconds since the epoch, by the trapezoid rule.
 
         Power at the ends is interpolated between the readings on either side.
 
         Raises:
-            InputFileError: the log does not cover that time, or has a gap or too few readings in it.
+            InputFileError: the log does not cover that time, or has a gap or too few readings there.
         """
         self._check(start, end)
         inside = (self.times > start) & (self.times < end)
@@ -169,11 +171,13 @@ class PowerLog:
         return float((np.diff(times) * (watts[1:] + watts[:-1]) / 2).sum())
 
     def _check(self, start: float, end: float) -> None:
-        if not len(self.times) or start < self.times[0] or not self.reaches(end):
-            found = "nothing" if not len(self.times) else f"{_shown(self.times[0])} to {_shown(self.times[-1])}"
+        if not len(self.times) or start < self.times[0] or not self.has_reached(end):
+            found = (
+                "nothing" if not len(self.times) else f"{_format_time(self.times[0])} to {_format_time(self.times[-1])}"
+            )
             raise InputFileError(
-                f"{self.path}: covers {found}, but a measurement took place from {_shown(start)} to {_shown(end)} "
-                "(UTC); log the whole run, and set the meter's clock as this machine's"
+                f"{self.path}: covers {found}, but a measurement took place from {_format_time(start)} to "
+                f"{_format_time(end)} (UTC); log the whole run, and set the meter's clock to this machine's time"
             )
         before = int(np.searchsorted(self.times, start, side="right"))
         after = int(np.searchsorted(self.times, end, side="left"))
@@ -184,28 +188,28 @@ class PowerLog:
                 f"{_LEAST_READINGS} are needed; measure longer (--seconds, --idle-seconds), or log more often"
             )
         steps = np.diff(self.times)
-        of_this = steps[before - 1 : after]  # from the last reading before it to the first after it
-        if of_this.max() > _LARGEST_GAP * np.median(steps):
-            at = self.times[before - 1 + int(of_this.argmax())]
+        steps_inside = steps[before - 1 : after]  # from the last reading before it to the first after it
+        if steps_inside.max() > _LARGEST_GAP * np.median(steps):
+            at = self.times[before - 1 + int(steps_inside.argmax())]
             raise InputFileError(
-                f"{self.path}: has a gap of {of_this.max():.2f} s after {_shown(at)} (UTC), within a measurement, "
-                f"where readings are {np.median(steps):.2f} s apart; measure again"
+                f"{self.path}: has a gap of {steps_inside.max():.2f} s after {_format_time(at)} (UTC), within a "
+                f"measurement, where readings are {np.median(steps):.2f} s apart; measure again"
             )
 
 
-def _shown(time: float) -> str:
+def _format_time(time: float) -> str:
     return str(np.datetime64(int(1000 * time), "ms"))
 
 
 def read_power_log(path: Path) -> PowerLog:
-    """Read the CSV of an external meter, which may still be written to: a last line without its end is left out.
+    """Read the CSV of an external meter, which may still be growing: an incomplete last line is skipped.
 
     Args:
-        path: columns ``timestamp``, seconds since the epoch or ISO 8601 (local time where no offset stands), and
-            ``watts``, or ``amperes`` and ``volts``; others are passed over.
+        path: columns ``timestamp``, seconds since the epoch or ISO 8601 (local time without an offset), and ``watts``,
+            or ``amperes`` and ``volts``; others are ignored.
 
     Raises:
-        InputFileError: the file is missing or no such table, a cell is no number, or time does not rise.
+        InputFileError: the file is missing or no such table, a cell is no number, or time does not ascend.
     """
     try:
         with open_table(check_readable(path), InputFileError) as (_, stream):
@@ -220,24 +224,24 @@ def read_power_log(path: Path) -> PowerLog:
         if reason := explain_header(text.split("\n", _HEAD_LINES)[:_HEAD_LINES], known):
             raise InputFileError(f"{path}: {reason}")
         raise InputFileError(
-            f"{path}: is no meter's log, its columns must be {TIMESTAMP} and {WATTS}, or {TIMESTAMP}, {AMPERES} and "
+            f"{path}: is not a meter's log: its columns must be {TIMESTAMP} and {WATTS}, or {TIMESTAMP}, {AMPERES} and "
             f"{VOLTS}; it has {', '.join(sorted(columns)) or 'none'}"
         )
     try:
-        readings = [_reading(row, f"{path}: line {rows.line_num}") for row in rows]
+        readings = [_parse_reading(row, f"{path}: line {rows.line_num}") for row in rows]
     except csv.Error as problem:
-        raise InputFileError(f"{path}: line {rows.line_num} is no line of a CSV: {problem}; export it again") from None
+        raise InputFileError(f"{path}: line {rows.line_num} is not CSV: {problem}; export it again") from None
     times, watts = np.array(readings, dtype=np.float64).reshape(-1, 2).T
     if (np.diff(times) <= 0).any():
-        at = _shown(times[int(np.argmax(np.diff(times) <= 0)) + 1])
-        raise InputFileError(f"{path}: time does not rise at {at} (UTC); log with a clock that is never set back")
+        at = _format_time(times[int(np.argmax(np.diff(times) <= 0)) + 1])
+        raise InputFileError(f"{path}: time does not ascend at {at} (UTC); log with a clock that is never set back")
     return PowerLog(path, times, watts)
 
 
-def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> tuple[float, float]:
+def _parse_reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> tuple[float, float]:
     row = {name.strip().lower(): cell for name, cell in cells.items() if isinstance(name, str)}
 
-    def number(name: str) -> float:
+    def parse_number(name: str) -> float:
         try:
             value = float(str(row[name]))
         except ValueError:
@@ -248,8 +252,8 @@ def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> 
             raise InputFileError(f"{place} has {name} {str(row[name])[:40]!r}; no meter reads more than {_MOST:g}")
         return value
 
-    def time() -> float:
-        value = number(TIMESTAMP)
+    def parse_time() -> float:
+        value = parse_number(TIMESTAMP)
         if value > LATEST:
             raise InputFileError(
                 f"{place} has the time {text[:40]!r}, beyond the year 9999; write seconds since the epoch, not "
@@ -257,7 +261,7 @@ def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> 
             )
         return value
 
-    watts = number(WATTS) if WATTS in row else number(AMPERES) * number(VOLTS)
+    watts = parse_number(WATTS) if WATTS in row else parse_number(AMPERES) * parse_number(VOLTS)
     text = str(row[TIMESTAMP]).strip()
     if re.search(r"\d[-:T]\d", text):
         try:
@@ -266,4 +270,13 @@ def _reading(cells: Mapping[str | None, str | list[str] | None], place: str) -> 
             raise InputFileError(
                 f"{place} has the time {text[:40]!r}; write seconds since the epoch or ISO 8601"
             ) from None
-    return time(), watts
+    return parse_time(), watts
+
+
+def await_log(log: PowerLog, end: float) -> PowerLog:
+    """Wait until a growing log reaches ``end``, at most ``_LOG_LATENESS`` seconds; return it as it is then."""
+    deadline = time.monotonic() + _LOG_LATENESS
+    while not log.has_reached(end) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        log = read_power_log(log.path)
+    return log

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-r"""Judge trained networks honestly: thresholds chosen on one month, judged on all later ones.
+r"""Evaluate trained networks on the months after the one that their thresholds are chosen on.
 
 Run:
     python evaluations/evaluate-year.py --trained-model saves/M_seed_1.pth saves/M_seed_2.pth saves/M_seed_3.pth \
         --dataset-folder dataset/sample --output saves/year
 
-The networks are calibrated, of one architecture, trained alike but for the seed. Beside them stand baselines trained on
-the same months, and each exit alone with a reject option. Writes year.csv, every rate of every month, and report.html,
-whose first lines say in words whether the second exit and the offloading earn their place.
+The networks are calibrated, of one architecture, and differ only in their training seed. They are compared with
+baselines trained on the same months, and with each exit alone. Prints whether exit 2 and offloading pay off, and writes
+report.html, with pictures and tables, and year.csv, with every rate of every month.
 """
 
 import argparse
@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
-from nsga2 import options
+from evaluations.defaults import TRAIN_MONTH
+from nsga2.defaults import KNEE, LEAST_ERROR, NAMED_POINTS
+from nsga2.threshold_options import add_cost_model, find_cost_per_offload
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import check_writable, make_folder
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from evaluations.judgement import Judgement, Months
     from evaluations.later_months import Chooser
     from evaluations.networks import Origin
+    from evaluations.year_evaluation import Months, YearEvaluation
     from utils.results import Evaluation
     from utils.schema import Thresholds
 
@@ -53,31 +55,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="{" + ",".join(models.FAMILIES) + "}",
         help="network that the checkpoints must hold (default: what the first says)",
     )
-    add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of labelled CSVs, sorted by time")
-    add(
-        "--train-month",
-        metavar="GLOB",
-        help="months that the networks were trained on (default: what the checkpoints say, else 2016_01)",
-    )
-    add(
-        "--choose-month",
-        default="2016_02",
-        metavar="MONTH",
-        help="month that thresholds are chosen on; all months after it are judged (default: %(default)s)",
-    )
-    add(
-        "--min-acceptance",
-        type=cli.real_number(0, 1),
-        default=0.9,
-        metavar="SHARE",
-        help="least share of the events of that month that must be accepted (default: %(default)s)",
-    )
-    add(
-        "--operation-point",
-        choices=options.POINTS,
-        default=options.KNEE,
-        help="which point of the exact front (default: %(default)s)",
-    )
     add(
         "--single-exit",
         nargs="+",
@@ -86,6 +63,45 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="single-exit checkpoints of the same family to compare with: one, or one for each --trained-model",
     )
+    add("--output", required=True, type=Path, metavar="D", help="folder for year.csv and report.html")
+    _add_months(parser)
+    _add_intervals(parser)
+    add_cost_model(parser)
+    cli.add_seed(parser)
+    return parser
+
+
+def _add_months(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of labelled CSVs, sorted by time")
+    add(
+        "--train-month",
+        metavar="GLOB",
+        help=f"months that the networks were trained on (default: what the checkpoints say, else {TRAIN_MONTH})",
+    )
+    add(
+        "--choose-month",
+        default="2016_02",
+        metavar="MONTH",
+        help="month that thresholds are chosen on; all later months are evaluated (default: %(default)s)",
+    )
+    add(
+        "--min-acceptance",
+        type=cli.real_number(0, 1),
+        default=0.9,
+        metavar="SHARE",
+        help="least share of that month's events that the two exits must accept (default: %(default)s)",
+    )
+    add(
+        "--operation-point",
+        choices=NAMED_POINTS,
+        default=KNEE,
+        help="point of the exact front (default: %(default)s)",
+    )
+
+
+def _add_intervals(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--bootstrap",
         type=cli.whole_number(100, 1_000_000),
@@ -97,51 +113,48 @@ def make_parser() -> argparse.ArgumentParser:
         "--resample",
         choices=("vectors", "rows"),
         default="vectors",
-        help="vectors: all rows of one vector together, as they get one answer; rows: each for itself, which makes "
-        "intervals narrow (default: %(default)s)",
+        help="vectors: all rows of a vector together, because they get one answer; rows: each row alone, which makes "
+        "intervals too narrow (default: %(default)s)",
     )
-    add("--output", required=True, type=Path, metavar="D", help="folder for year.csv and report.html")
-    options.add_cost_model(parser)
-    cli.add_seed(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Judge as the arguments say."""
+    """Evaluate the networks, write the report and print its conclusion."""
     import pandas as pd
 
-    from evaluations.comparisons import year_table
+    from evaluations.comparisons import build_year_table
+    from evaluations.monthly_rates import average_months
     from evaluations.networks import read_origins, read_single_exit
-    from evaluations.year_report import printed, render
-    from evaluations.year_words import How, make_report
+    from evaluations.year_report import Method, Report
     from utils.page import write_page
     from utils.results import write_table
 
     start = time.perf_counter()
     folder = make_folder(args.output)
     table_file, page_file = (check_writable(folder / name) for name in ("year.csv", "report.html"))
-    single_files = _single_files(args)
-    cost_per_offload = options.cost_per_offload(args)
+    single_files = _check_single_exits(args)
+    cost_per_offload = find_cost_per_offload(args)
     origins = read_origins(args.trained_model, args.model)
     singles = [read_single_exit(path, origins) for path in single_files]
-    months = _months(args, origins)
-    judgement, comparisons = _judged(args, months, origins, singles, cost_per_offload)
-    reference = "the single-exit network's" if singles else "the path to exit 2"
-    how = How(args.min_acceptance, args.operation_point, args.bootstrap, args.resample == "vectors", reference)
-    report = make_report(origins, months, judgement, comparisons, how)
-    rates = pd.concat((judgement.on_choice, judgement.on_later, report.overall), ignore_index=True)
-    write_table(year_table(rates, comparisons), table_file)
-    write_page(render(report), page_file)
-    print(f"{report.title}: means over the later months, all rows, %\n{printed(report.overall, comparisons)}\n")
-    print("\n".join(report.verdict))
+    months = _read_months(args, origins)
+    evaluation, comparisons = _evaluate(args, months, origins, singles, cost_per_offload)
+    reference = "the single-exit network's" if singles else "the path to exit 2's"
+    method = Method(args.min_acceptance, args.operation_point, args.bootstrap, args.resample == "vectors", reference)
+    report = Report(origins, months, evaluation, comparisons, method)
+    rates = pd.concat(
+        (evaluation.on_choice, evaluation.on_later, average_months(evaluation.on_later)), ignore_index=True
+    )
+    write_table(build_year_table(rates, comparisons), table_file)
+    write_page(report.render_page(), page_file)
+    print(report.render_text())
     rows = sum(map(len, months.later))
     print(
-        f"\ntotal: networks {len(origins)}, later months {len(months.later)}, rows {rows}, resamples {args.bootstrap}, "
+        f"total: networks {len(origins)}, later months {len(months.later)}, rows {rows}, resamples {args.bootstrap}, "
         f"{time.perf_counter() - start:.0f} s -> {table_file}, {page_file}"
     )
 
 
-def _single_files(args: argparse.Namespace) -> list[Path]:
+def _check_single_exits(args: argparse.Namespace) -> list[Path]:
     if len(args.single_exit) not in {0, 1, len(args.trained_model)}:
         raise InputFileError(
             f"{len(args.single_exit)} --single-exit for {len(args.trained_model)} --trained-model; give one, or one "
@@ -150,14 +163,14 @@ def _single_files(args: argparse.Namespace) -> list[Path]:
     return list(args.single_exit)
 
 
-def _months(args: argparse.Namespace, origins: "list[Origin]") -> "Months":
-    from evaluations.judgement import Months
-    from evaluations.months import calendar, read_month, training_files
-    from evaluations.networks import trained_on
+def _read_months(args: argparse.Namespace, origins: "list[Origin]") -> "Months":
+    from evaluations.months import find_training_files, make_calendar, read_month
+    from evaluations.networks import find_training_months
+    from evaluations.year_evaluation import Months
 
-    files = training_files(args.dataset_folder, args.train_month, trained_on(origins))
+    files = find_training_files(args.dataset_folder, args.train_month, find_training_months(origins))
     training = read_month(files)
-    plan = calendar(args.dataset_folder, files, args.choose_month)
+    plan = make_calendar(args.dataset_folder, files, args.choose_month)
     for origin in origins:
         plan.check_unused(origin.trained, origin.calibrated)
         said = " ".join(origin.trained)
@@ -167,42 +180,44 @@ def _months(args: argparse.Namespace, origins: "list[Origin]") -> "Months":
     return Months(training, read_month([plan.choice], training), later)
 
 
-def _judged(
+def _evaluate(
     args: argparse.Namespace,
     months: "Months",
     origins: "list[Origin]",
     singles: "list[nn.Module]",
     cost_per_offload: float | None,
-) -> "tuple[Judgement, pd.DataFrame]":
+) -> "tuple[YearEvaluation, pd.DataFrame]":
     from tqdm import tqdm
 
     from dataset.records.scaling import PUBLISHED
     from evaluations.comparisons import compare
-    from evaluations.judgement import Terms, judge
+    from evaluations.year_evaluation import Settings, evaluate_year
 
     system, exit_1_alone = (
-        _chooser(point, args, cost_per_offload) for point in (args.operation_point, options.LEAST_ERROR)
+        _make_chooser(point, args, cost_per_offload) for point in (args.operation_point, LEAST_ERROR)
     )
-    terms = Terms(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, PUBLISHED.unscale)
+    settings = Settings(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, PUBLISHED.unscale)
     vectors = sum(len(month.first) for month in (months.choice, *months.later))
     with tqdm(total=vectors * (len(origins) + len(singles)), desc="answers", unit="vector", disable=None) as bar:
-        judgement = judge(months, origins, singles, terms, bar.update)
+        evaluation = evaluate_year(months, origins, singles, settings, bar.update)
     with tqdm(total=args.bootstrap * len(months.later), desc="bootstrap", unit="resample", disable=None) as bar:
         by_vector = args.resample == "vectors"
-        return judgement, compare(months.later, judgement.decided, by_vector, args.bootstrap, args.seed, bar.update)
+        return evaluation, compare(months.later, evaluation.decided, by_vector, args.bootstrap, args.seed, bar.update)
 
 
-def _chooser(point: str, args: argparse.Namespace, cost_per_offload: float | None) -> "Chooser":
-    """Return what takes a point of the exact front."""
-    from nsga2.exact import exact_front
+def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float | None) -> "Chooser":
+    """Return the function that chooses a point of the exact front."""
+    from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
     from nsga2.operating_point import front_table, marks, thresholds_of
 
     def choose(evaluation: "Evaluation", min_acceptance: float) -> "Thresholds":
         objectives = Objectives(evaluation, args.cost_model, cost_per_offload)
-        found = exact_front(objectives, min_acceptance)
+        found = find_exact_front(objectives, min_acceptance)
         if found.gap:
-            print(f"note: on so many rows the front is exact to {100 * found.gap:.3f} percentage points of error only")
+            print(
+                f"note: with so many rows, the front is only exact to {100 * found.gap:.3f} percentage points of error"
+            )
         table = front_table(found.front)
         return thresholds_of(table, marks(table)[point])
 

@@ -1,25 +1,24 @@
 #!/usr/bin/env python3
-r"""Measure what an event costs the edge: with a single exit, with two exits there, and with exit 2 asked of the cloud.
+r"""Measure what an event costs the edge: with a single exit, with two exits on the edge, and with exit 2 in the cloud.
 
 Run:
     python evaluations/measure-energy.py --trained-model saves/M_calibrated.pth --single-exit saves/S.pth \
         --dataset dataset/sample/2016_03.csv --watts 4 --savefile saves/energy.csv
 
-Energy is read by the processor's own counters (RAPL) where the machine has them, or by an external meter whose log is
-a CSV (--meter-csv: columns timestamp and watts, or amperes and volts). --watts states a power model instead: processor
-time times W, which is no reading. Let nothing else run. A meter's log that is written elsewhere is given later: measure
-with --meter csv alone, then run the command that is printed.
+Energy comes from the processor's counters (RAPL), or from an external meter whose log is a CSV (--meter-csv: columns
+timestamp and watts, or amperes and volts). --watts uses a power model instead, processor time times W, which is not a
+reading. Run nothing else meanwhile. If the meter writes its log elsewhere, measure with --meter csv, then run the
+command that is printed.
 
-Without --mq-hostname, the cloud is a worker on this machine, by a private RabbitMQ. A worker on another one (started
-with the same network and --cache-size 0, for the dataset is repeated) is the better measurement: then the meter sees
-the client alone. The edge remembers nothing here either.
+Without --mq-hostname, the cloud is a worker on this machine with a private RabbitMQ. A worker on another machine
+(started with the same network, and with --cache-size 0 because the dataset is repeated) is better: the meter then sees
+only the client. The edge's cache is off, too.
 """
 
 import argparse
 import contextlib
 import functools
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from evaluations.energy_measurement import Outcome, Run, Work
-    from evaluations.energy_meters import PowerLog
     from evaluations.energy_report import Meter
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.networks.exits import FirstExit, Network
@@ -46,9 +44,7 @@ if TYPE_CHECKING:
 
     SecondExits = dict[str, CloudSecondExit | LocalSecondExit]
 
-WINDOW: Final = 8  # requests under way at once, as the edge client's default
 _OF_A_MEASUREMENT: Final = ("--trained-model", "--single-exit", "--dataset")
-_LOG_LATENESS: Final = 15.0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,42 +56,64 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--plain-single-exit",
         action="store_true",
-        help="compute the single exit of every event in eager PyTorch, as the conventional system, not as thriftily "
-        "as the two exits",
+        help="compute the single exit in eager PyTorch and every event by itself, as the conventional system does",
     )
-    add("--edge-model", type=Path, metavar="ONNX", help="its exported first half, for the edge to run as a client does")
+    add(
+        "--edge-model",
+        type=Path,
+        metavar="ONNX",
+        help="exported first half of --trained-model, to measure an edge that runs it",
+    )
     cli.add_dataset(parser, required=False)
     cli.add_thresholds(parser)
     cli.add_batch_size(parser)
-    add("--meter", choices=("rapl", "csv", "model"), help="(default: what --meter-csv or --watts is for, else rapl)")
-    add("--meter-csv", type=Path, metavar="CSV", help="log of an external meter, which may still be written to")
-    add("--watts", type=cli.real_number(0, 1e4, open_ends=True), metavar="W", help="of the power model")
-    add("--intervals", type=Path, metavar="JSON", help="measured before with --meter csv; now give --meter-csv")
-    add("--rounds", type=cli.whole_number(1, 1000), default=5, metavar="N", help="(default: %(default)s)")
+    _add_measurement(parser)
+    add("--savefile", required=True, type=Path, metavar="CSV", help="table to write")
+    add("--picture", type=Path, metavar="FILE", help="picture of the shares beside the paper's (.png, .pdf, .svg)")
+    broker_options.add_broker(parser)
+    return parser
+
+
+def _add_measurement(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--meter",
+        choices=("rapl", "csv", "model"),
+        help="source of the energy (default: csv with --meter-csv, model with --watts, else rapl)",
+    )
+    add("--meter-csv", type=Path, metavar="CSV", help="log of an external meter, which may still be growing")
+    add("--watts", type=cli.real_number(0, 1e4, open_ends=True), metavar="W", help="power of the model")
+    add(
+        "--intervals", type=Path, metavar="JSON", help="measurement of an earlier run with --meter csv; add --meter-csv"
+    )
+    add(
+        "--rounds",
+        type=cli.whole_number(1, 1000),
+        default=5,
+        metavar="N",
+        help="measurements of each method (default: %(default)s)",
+    )
     add(
         "--seconds",
         type=cli.real_number(0, 3600),
         default=2.0,
         metavar="S",
-        help="least length of a measurement, in which the dataset is repeated (default: %(default)g)",
+        help="least length of a measurement; the dataset is repeated (default: %(default)g)",
     )
     add(
         "--idle-seconds",
         type=cli.real_number(0, 3600),
         default=5.0,
         metavar="S",
-        help="of idling, whose power is subtracted; 0 subtracts nothing (default: %(default)g)",
+        help="length of idling, whose power is subtracted; 0: subtract nothing (default: %(default)g)",
     )
-    add("--savefile", required=True, type=Path, metavar="CSV", help="table to write")
-    add("--picture", type=Path, metavar="FILE", help="bars of the ratios beside the paper's (.png, .pdf, .svg)")
-    broker_options.add_broker(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, or evaluate what was measured, as the arguments say."""
+    """Measure, or report an earlier measurement with its meter's log."""
     from evaluations.energy_measurement import read_run, write_run
-    from evaluations.energy_meters import POWERCAP, choose_meter, read_power_log
+    from evaluations.energy_meters import POWERCAP, await_log, choose_meter, read_power_log
+    from evaluations.energy_report import make_log_meter
     from utils.plotting import check_format
 
     inputs = [args.trained_model, args.single_exit, args.edge_model, args.dataset, args.meter_csv, args.intervals]
@@ -106,28 +124,31 @@ def run(args: argparse.Namespace) -> None:
     if args.intervals is not None:
         measurement = read_run(args.intervals)
         _check_later(args)
-        _report(args, measurement, _log_meter(log))
+        assert log is not None
+        _report(args, measurement, make_log_meter(log))
         return
     name = choose_meter(args.meter, POWERCAP, log=log is not None, watts=args.watts is not None)
     missing = [option for option in _OF_A_MEASUREMENT if getattr(args, option[2:].replace("-", "_")) is None]
     if missing:
-        raise InputFileError(f"no {missing[0]}: name it, or --intervals of what was measured before")
+        raise InputFileError(f"{missing[0]} is missing; add it, or --intervals of an earlier measurement")
     if name != "csv":
-        _report(args, *_measured(args, name))
+        _report(args, *_measure(args, name))
         return
-    measurement, _ = _measured(args, name)
+    measurement, _ = _measure(args, name)
     write_run(measurement, recorded)
     print(f"{len(measurement.intervals)} measured intervals -> {recorded}")
     if log is None:
-        print(f"when the meter's log is at hand: {_command(args, recorded)}")
+        print(f"with the meter's log, run: {_format_command(args, recorded)}")
         return
     try:
-        _report(args, measurement, _log_meter(_awaited(log, measurement.intervals[-1].end)))
+        _report(args, measurement, make_log_meter(await_log(log, measurement.intervals[-1].end)))
     except InputFileError as problem:
-        raise InputFileError(f"{problem}; nothing is lost, with a better log: {_command(args, recorded)}") from problem
+        raise InputFileError(
+            f"{problem}; the measurement is kept; with a better log, run: {_format_command(args, recorded)}"
+        ) from problem
 
 
-def _command(args: argparse.Namespace, recorded: Path) -> str:
+def _format_command(args: argparse.Namespace, recorded: Path) -> str:
     log = args.meter_csv or "METER.csv"
     return (
         f"python evaluations/measure-energy.py --intervals {recorded} --meter-csv {log} --savefile {args.savefile}"
@@ -139,51 +160,33 @@ def _check_later(args: argparse.Namespace) -> None:
     """Check the options that go with ``--intervals``.
 
     Raises:
-        InputFileError: one is missing, or is of a measurement.
+        InputFileError: one is missing, or belongs to a measurement.
     """
     if args.meter_csv is None or args.meter not in {None, "csv"} or args.watts is not None:
-        raise InputFileError(f"--intervals {args.intervals}: goes with --meter-csv and no other meter; give its log")
+        raise InputFileError(f"--intervals {args.intervals}: needs --meter-csv and no other meter; add the log")
     of_a_measurement = (args.trained_model, args.single_exit, args.edge_model, args.dataset)
     if args.plain_single_exit or any(path is not None for path in of_a_measurement):
         raise InputFileError(
-            f"--intervals {args.intervals}: was measured before, and nothing is measured now; leave out "
+            f"--intervals {args.intervals}: nothing is measured now; leave out "
             f"{', '.join((*_OF_A_MEASUREMENT, '--edge-model', '--plain-single-exit'))}"
         )
 
 
-def _log_meter(log: "PowerLog | None") -> "Meter":
-    from evaluations.energy_report import Meter
-
-    assert log is not None
-    return Meter("csv", f"external meter, {log.path.name}", lambda part: log.joules(part.start, part.end))
-
-
-def _awaited(log: "PowerLog", end: float) -> "PowerLog":
-    """Return the log as it is once it goes on to ``end``, or after a while."""
-    from evaluations.energy_meters import read_power_log
-
-    deadline = time.monotonic() + _LOG_LATENESS
-    while not log.reaches(end) and time.monotonic() < deadline:
-        time.sleep(0.5)
-        log = read_power_log(log.path)
-    return log
-
-
-def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
-    """Return what was measured, and the meter that it was measured by."""
+def _measure(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
+    """Measure, and return the measurement and its meter."""
     import torch
     from tqdm import tqdm
 
     from evaluations.energy_measurement import Run, measure, measure_idle
-    from evaluations.energy_meters import POWERCAP, Rapl, begin_nothing
-    from evaluations.energy_report import Meter, power_model
-    from figs.energy import TWO_EXITS_OFFLOADED
+    from evaluations.energy_meters import POWERCAP, Rapl, begin_without_meter
+    from evaluations.energy_report import Meter, make_power_model
+    from figs.energy_data import TWO_EXITS_OFFLOADED
     from models.checkpoint import read_checkpoint, read_two_exits
     from offload.networks.torch_exits import open_network
     from utils.dataset import read_dataset
 
-    begin = begin_nothing
-    meter = Meter("csv", "", lambda part: part.joules) if name == "csv" else power_model(args.watts or 0.0)
+    begin = begin_without_meter
+    meter = Meter("csv", "", lambda part: part.joules) if name == "csv" else make_power_model(args.watts or 0.0)
     if name == "rapl":
         rapl = Rapl(POWERCAP)
         begin, meter = rapl.begin, Meter("rapl", f"RAPL, {' + '.join(rapl.names)}", lambda part: part.joules)
@@ -193,28 +196,28 @@ def _measured(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     if one.family != family:
         raise InputFileError(
             f"{args.trained_model}: holds {two.name} ({family}), but {args.single_exit} holds {one.name} "
-            f"({one.family}); give two exits and a single exit of the same"
+            f"({one.family}); give two files of one family"
         )
     if one.exits != 1:
-        raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network of a single exit")
+        raise InputFileError(f"{args.single_exit}: holds {one.name}; name a network with a single exit")
     opened = open_network(network, torch.device("cpu"))
-    exit_1, thresholds = _edge_parts(args, opened, family)
+    exit_1, thresholds = _open_edge(args, opened, family)
     dataset = read_dataset(args.dataset)
     with contextlib.ExitStack() as stack:
-        second_exits = stack.enter_context(_second_exits(args, opened, family))
-        methods, outcomes = _warmed_up(args, dataset, exit_1, thresholds, single.network, second_exits)
+        second_exits = stack.enter_context(_open_second_exits(args, opened, family))
+        methods, outcomes = _warm_up(args, dataset, exit_1, thresholds, single.network, second_exits)
         idle = [] if name == "model" or args.idle_seconds == 0 else [measure_idle(args.idle_seconds, begin)]
         rounds = measure(methods, args.rounds, args.seconds, begin)
         intervals = (*idle, *tqdm(rounds, "measurements", args.rounds * len(methods), disable=None))
-    shared = TWO_EXITS_OFFLOADED if TWO_EXITS_OFFLOADED in methods and _worker_is_here(args) else ""
+    shared = TWO_EXITS_OFFLOADED if TWO_EXITS_OFFLOADED in methods and _is_worker_local(args) else ""
     return Run(family, shared, outcomes, intervals), meter
 
 
-def _edge_parts(args: argparse.Namespace, network: "Network", family: str) -> "tuple[FirstExit, Thresholds]":
-    """Return exit 1 as the edge is to compute it, and its thresholds: of the checkpoint, or of that exported.
+def _open_edge(args: argparse.Namespace, network: "Network", family: str) -> "tuple[FirstExit, Thresholds]":
+    """Return exit 1 and the thresholds of the edge: of the checkpoint, or of the exported network.
 
     Raises:
-        InputFileError: the exported network is another.
+        InputFileError: the exported network is not the checkpoint's.
     """
     from offload.networks.onnx_exits import open_exported
 
@@ -222,15 +225,17 @@ def _edge_parts(args: argparse.Namespace, network: "Network", family: str) -> "t
         return network.exit_1, cli.thresholds(args)
     exported = open_exported(args.edge_model, None, family)
     if exported.fingerprint != network.fingerprint:
-        raise InputFileError(f"{args.edge_model}: is of another network than {args.trained_model}; export it from that")
+        raise InputFileError(
+            f"{args.edge_model}: is exported from another network than {args.trained_model}; export it from this one"
+        )
     return exported.exit_1, cli.thresholds(args, exported.thresholds or DEFAULT_THRESHOLDS)
 
 
-def _worker_is_here(args: argparse.Namespace) -> bool:
+def _is_worker_local(args: argparse.Namespace) -> bool:
     return args.mq_hostname is None or args.mq_hostname.startswith(("localhost", "127.", "::1", "[::1]"))
 
 
-def _warmed_up(
+def _warm_up(
     args: argparse.Namespace,
     dataset: "Dataset",
     exit_1: "FirstExit",
@@ -238,13 +243,13 @@ def _warmed_up(
     single: "nn.Module",
     second_exits: "SecondExits",
 ) -> "tuple[dict[str, Work], dict[str, Outcome]]":
-    """Return the methods and what becomes of the events by each; all were run once."""
+    """Run each method once; return the methods and their outcomes."""
     import numpy as np
 
-    from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, outcome
-    from figs.material import SINGLE
+    from evaluations.energy_measurement import decide_at_single_exit, decide_plainly_at_single_exit, summarise_outcome
+    from figs.figure_data import SINGLE
     from models.cpu_network import open_single_exit
-    from offload.defaults import MAX_BATCH
+    from offload.defaults import MAX_BATCH, WINDOW
     from offload.edge.batch import Batch
     from offload.edge.edge import Edge
     from utils.stopping import Stop
@@ -257,9 +262,9 @@ def _warmed_up(
         at_single_exit = functools.partial(decide_at_single_exit, open_single_exit(single), features, size, MAX_BATCH)
     nothing = np.zeros(len(features), dtype=np.bool_)
     methods: dict[str, Work] = {SINGLE: at_single_exit}
-    outcomes = {SINGLE: outcome(at_single_exit(), nothing, nothing, dataset.labels)}
+    outcomes = {SINGLE: summarise_outcome(at_single_exit(), nothing, nothing, dataset.labels)}
 
-    def decide(edge: Edge) -> "list[Batch]":
+    def decide(edge: Edge) -> list[Batch]:
         return list(edge.decide_all(map(Batch, batches), WINDOW, Stop()))
 
     def predict(edge: Edge) -> "Sized":
@@ -270,15 +275,15 @@ def _warmed_up(
         decided = decide(edge)
         columns = ("prediction", "uncertain", "rejected")
         prediction, uncertain, rejected = (np.concatenate([getattr(b, name) for b in decided]) for name in columns)
-        outcomes[name] = outcome(prediction, uncertain, rejected, dataset.labels)
+        outcomes[name] = summarise_outcome(prediction, uncertain, rejected, dataset.labels)
         methods[name] = functools.partial(predict, edge)
     return methods, outcomes
 
 
 @contextlib.contextmanager
-def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[SecondExits]":
-    """Yield who answers for exit 2: this process, and the cloud where it can be had."""
-    from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+def _open_second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[SecondExits]":
+    """Yield the second exits: this process, and the cloud if it is available."""
+    from figs.energy_data import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.broker import Broker, Host
     from offload.link.client import Client
@@ -298,14 +303,14 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
             try:
                 node = stack.enter_context(PrivateBroker())
             except CloudUnavailableError as problem:
-                print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name one by --mq-hostname")
+                print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name a broker with --mq-hostname")
             else:
                 where = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
                 args.mq_queue = args.mq_queue or broker_options.DEFAULTS["queue"]
                 of_worker = (
                     "--mq-hostname", "127.0.0.1", "--mq-port", node.port, "--mq-username", node.username,
                     "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
-                    "--quiet", "--cache-size", 0,  # the dataset is repeated, and each time to be computed
+                    "--quiet", "--cache-size", 0,  # the dataset repeats, and each event must be computed
                 )  # fmt: skip
                 password = {broker_options.PASSWORD_VARIABLE: node.password}
                 stack.enter_context(serving("offload/ee-processor-server.py", of_worker, password))
@@ -313,31 +318,27 @@ def _second_exits(args: argparse.Namespace, network: "Network", family: str) -> 
             yield {TWO_EXITS_LOCAL: local}
             return
         digest = network.fingerprint
-        # Persistent: that no answer comes is an error here, and never made up for by exit 2 on the edge.
+        # An answer that does not come is an error here; exit 2 on the edge must not replace it.
         patience = Patience.of(request_timeout=15.0, retries=1, wait_timeout=20.0)
         client = stack.enter_context(Client(where, args.mq_queue, patience, ClientMetrics(family, digest)))
-        cloud = CloudSecondExit(
-            client, RequestForm(digest, shared_options.own_name(), FEATURES), local, on_failure="wait"
-        )
+        form = RequestForm(digest, shared_options.own_name(), FEATURES)
+        cloud = CloudSecondExit(client, form, local, on_failure="wait")
         yield {TWO_EXITS_LOCAL: local, TWO_EXITS_OFFLOADED: cloud}
 
 
 def _report(args: argparse.Namespace, measurement: "Run", meter: "Meter") -> None:
-    """Print the table, and write it and its picture."""
-    from evaluations.energy_report import energy_figure, energy_table, idle_watts, notes, words
-    from figs.energy import PAPER_MICROAMPERE_HOURS
+    """Print the report, and write its table and picture."""
+    from evaluations.energy_report import build_energy_table, draw_energy, find_idle_watts, render_report
+    from figs.energy_data import PAPER_MICROAMPERE_HOURS
     from utils.plotting import save_figure
     from utils.results import write_table
 
-    paper = PAPER_MICROAMPERE_HOURS.get(measurement.family, {})
-    table = energy_table(measurement, meter, paper)
-    idle = idle_watts(measurement, meter)
-    print(f"\nenergy by {meter.words}{f'; idle power {idle:.2f} W is subtracted' if idle else ''}\n")
-    print(words(table), *(f"- {note}" for note in notes(table)), sep="\n")
+    table = build_energy_table(measurement, meter, PAPER_MICROAMPERE_HOURS.get(measurement.family, {}))
+    print(f"\n{render_report(table, meter.words, find_idle_watts(measurement, meter))}")
     write_table(table, args.savefile)
     print(f"{len(table)} rows -> {args.savefile}")
     if args.picture is not None:
-        print(f"picture -> {save_figure(energy_figure(table), args.picture)}")
+        print(f"picture -> {save_figure(draw_energy(table), args.picture)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The months of a judgement: which to train on, to choose on and to judge on, and their vectors that repeat."""
+"""The months of an evaluation (training, choice of thresholds, later ones) and their repeated vectors."""
 
 import glob
 from collections.abc import Iterable, Sequence
@@ -24,14 +24,14 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Month:
-    """Labelled rows, sorted by vector and label, so that nothing depends on their order in the file.
+    """Labelled rows, sorted by vector and label, so that results do not depend on their order in the file.
 
     Attributes:
         name: of the file, without its ending.
         features: (N, 58) float32.
         labels: (N,) int64.
         first: (D,) a row of each distinct vector.
-        place: (N,) which of those each row equals.
+        place: (N,) the index in ``first`` of each row's vector.
         seen: (N,) bool, whether the row's vector is among the training rows.
     """
 
@@ -47,7 +47,7 @@ class Month:
 
     @property
     def majority(self) -> IntArray:
-        """The label that most rows of each distinct vector have (D,); of as many of both, attack."""
+        """The label that most rows of each distinct vector have (D,); in a tie, attack."""
         attacks = np.bincount(self.place, self.labels)
         return (2 * attacks >= np.bincount(self.place)).astype(np.int64)
 
@@ -58,8 +58,8 @@ class Subset:
 
     Attributes:
         name: one of ``SUBSETS``.
-        rows: (K,) which.
-        labels: (K,) int64, what counts as right for them.
+        rows: (K,) their indices.
+        labels: (K,) int64, the labels to compare with.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Subset:
 
 
 def subsets(month: Month) -> tuple[Subset, ...]:
-    """Return the month by ``SUBSETS``; of each distinct vector the last has one row, with its majority's label."""
+    """Return the month's ``SUBSETS``; the last has one row for each distinct vector, with its majority's label."""
     every, unseen = np.arange(len(month)), np.flatnonzero(~month.seen)
     return (
         Subset(ALL_ROWS, every, month.labels),
@@ -116,16 +116,16 @@ def read_month(paths: Sequence[Path], training: Month | None = None) -> Month:
 
 @dataclass(frozen=True)
 class Calendar:
-    """The files of a judgement: that of the choice, and the later ones, in order."""
+    """The files of an evaluation: the month of the choice, and the later ones in order."""
 
     choice: Path
     later: tuple[Path, ...]
 
     def check_unused(self, trained: Iterable[str], calibrated: Iterable[str]) -> None:
-        """Check that a network has not met what it is judged on, nor was trained on the month of the choice.
+        """Check that a network was neither trained on the month of the choice nor trained or calibrated on a later one.
 
         Raises:
-            DatasetError: it has, or was.
+            DatasetError: it was.
         """
         choice, later = strip_ending(self.choice.name), {strip_ending(path.name) for path in self.later}
         for use, met in (
@@ -135,18 +135,18 @@ class Calendar:
             if met:
                 after = "after" if use == "trained" else "not before"
                 raise DatasetError(
-                    f"a network was {use} on {met[-1]}, so it cannot be judged with --choose-month {choice}; name one "
-                    f"{after} {met[-1]}"
+                    f"a network was {use} on {met[-1]}, so it cannot be evaluated with --choose-month {choice}; name a "
+                    f"month {after} {met[-1]}"
                 )
 
 
-def training_files(folder: Path, pattern: str | None, said: Sequence[str]) -> list[Path]:
+def find_training_files(folder: Path, pattern: str | None, said: Sequence[str]) -> list[Path]:
     """Return the files of a folder that the networks were trained on.
 
     Args:
         folder: with labelled CSVs.
-        pattern: a glob of them; None: by what the networks say.
-        said: the months that they say they were trained on.
+        pattern: a glob of the files; None: the months that the networks name.
+        said: the training months that the networks name.
 
     Raises:
         DatasetError: there is no such file.
@@ -157,20 +157,20 @@ def training_files(folder: Path, pattern: str | None, said: Sequence[str]) -> li
         return [path for name in said for path in find_datasets(folder, glob.escape(name))]
     except DatasetError as problem:
         raise DatasetError(
-            f"{problem}; the networks were trained on {' '.join(said)}, or say so with --train-month"
+            f"{problem}; the networks were trained on {' '.join(said)}: add it, or name another with --train-month"
         ) from (problem)
 
 
-def calendar(folder: Path, training: Sequence[Path], choose_month: str) -> Calendar:
-    """Return the files of a folder by their part in a judgement.
+def make_calendar(folder: Path, training: Sequence[Path], choose_month: str) -> Calendar:
+    """Return the files of a folder that thresholds are chosen and evaluated on.
 
     Args:
-        folder: with labelled CSVs, whose names sort as time passes.
-        training: those that the networks were trained on.
+        folder: with labelled CSVs, whose names sort by time.
+        training: files that the networks were trained on.
         choose_month: the month that thresholds are chosen on.
 
     Raises:
-        DatasetError: a month is missing, or stands in the wrong order.
+        DatasetError: a month is missing or in the wrong order.
     """
     chosen = find_datasets(folder, choose_month)
     if len(chosen) > 1:
@@ -189,19 +189,19 @@ def calendar(folder: Path, training: Sequence[Path], choose_month: str) -> Calen
         raise DatasetError(f"{folder}: holds {' and '.join(twice[:2])}, the same month twice; move one away")
     if not later:
         raise DatasetError(
-            f"{folder}: holds no month after --choose-month {choice} to judge on; add one, or choose an earlier month"
+            f"{folder}: holds no month after --choose-month {choice} to evaluate on; add one, or choose another month"
         )
     return Calendar(chosen[0], tuple(later))
 
 
-def constant_columns(features: NDArray[np.float32]) -> list[str]:
+def find_constant_columns(features: NDArray[np.float32]) -> list[str]:
     """Return the columns that hold one value in all rows (N, 58)."""
     return [name for name, same in zip(FEATURES, (features == features[0]).all(axis=0), strict=True) if same]
 
 
-def equal_columns(features: NDArray[np.float32]) -> list[list[str]]:
+def find_equal_columns(features: NDArray[np.float32]) -> list[list[str]]:
     """Return the groups of columns that are equal in all rows (N, 58) and not constant."""
-    constant = set(constant_columns(features))
+    constant = set(find_constant_columns(features))
     _, group = np.unique(features.T, axis=0, return_inverse=True)
     members = ([name for name, at in zip(FEATURES, group, strict=True) if at == number] for number in range(58))
     return sorted(names for names in members if len(names) > 1 and not constant & set(names))

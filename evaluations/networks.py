@@ -1,24 +1,23 @@
-"""The networks of a judgement: one for each training seed, and the months that they have met."""
+"""The networks of an evaluation: one for each training seed, and the months that they were trained on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
 import models
+from evaluations.defaults import TRAIN_MONTH
 from models.checkpoint import fingerprint, read_checkpoint, read_two_exits
 from models.early_exit import TwoExits
 from utils.dataset import strip_ending
 from utils.errors import CheckpointError, DatasetError
 
-DEFAULT_TRAIN_MONTH: Final = "2016_01"
-
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network comes from, by its own file; empty where that does not say.
+    """The origin of a network, as its file says it; empty where it does not.
 
     Attributes:
         path: its file.
@@ -35,37 +34,35 @@ class Origin:
 
 
 def read_origins(paths: Sequence[Path], family: str | None = None) -> list[Origin]:
-    """Read where networks with two exits come from, and check that they can be judged together.
+    """Read the origins of networks with two exits, and check that they can be evaluated together.
 
     Args:
         paths: their files.
-        family: that all must be of; None: that of the first.
+        family: of all networks; None: that of the first.
 
     Raises:
-        CheckpointError: a file is no calibrated network with two exits, of another architecture than the first, or the
-            same network as another.
+        CheckpointError: a file is not a calibrated network with two exits, has another architecture than the first, or
+            holds the same network as another.
     """
     origins: list[Origin] = []
     known: dict[str, Path] = {}
     for path in paths:
-        network, checkpoint = read_two_exits(path, family or _family(origins))
+        network, checkpoint = read_two_exits(path, family or _get_family(origins))
         if not checkpoint.calibrated:
             raise CheckpointError(f"{path}: is not calibrated; calibrate it with calibration/Calibrate2exits.py")
         twin = known.setdefault(fingerprint(network), path)
         if twin is not path:
-            raise CheckpointError(
-                f"{path}: holds the same network as {twin}; name each once, for twice the same seed tells nothing more"
-            )
+            raise CheckpointError(f"{path}: holds the same network as {twin}; name each network once")
         facts = checkpoint.training
         calibration = facts.get("calibration")
-        calibrated = _months(calibration) if isinstance(calibration, Mapping) else ()
+        calibrated = _read_months(calibration) if isinstance(calibration, Mapping) else ()
         seed = str(facts.get("seed", ""))
-        origins.append(Origin(path, checkpoint.architecture.name, seed, _months(facts), calibrated))
+        origins.append(Origin(path, checkpoint.architecture.name, seed, _read_months(facts), calibrated))
     return origins
 
 
-def trained_on(origins: Sequence[Origin]) -> tuple[str, ...]:
-    """Return the months that all networks were trained on, by their files; where none says, the default.
+def find_training_months(origins: Sequence[Origin]) -> tuple[str, ...]:
+    """Return the months that all networks were trained on, by their files; if none says, the default.
 
     Raises:
         DatasetError: they were not trained on the same months.
@@ -74,13 +71,13 @@ def trained_on(origins: Sequence[Origin]) -> tuple[str, ...]:
     if len(found) > 1:
         first, second = (" ".join(months) for months in list(found)[:2])
         raise DatasetError(
-            f"the networks were trained on different months, {first} and {second}; judge each kind in a run of its own"
+            f"the networks were trained on different months, {first} and {second}; evaluate each kind in its own run"
         )
-    return next(iter(found), (DEFAULT_TRAIN_MONTH,))
+    return next(iter(found), (TRAIN_MONTH,))
 
 
 def read_network(origin: Origin) -> TwoExits:
-    """Read a network again; of many, all at once would fill the memory."""
+    """Read a network again, because many networks at once would fill the memory."""
     return read_two_exits(origin.path)[0]
 
 
@@ -88,18 +85,18 @@ def read_single_exit(path: Path, origins: Sequence[Origin]) -> nn.Module:
     """Read a single-exit network of the same family.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: the file holds something else.
     """
-    checkpoint = read_checkpoint(path, _family(origins))
+    checkpoint = read_checkpoint(path, _get_family(origins))
     if isinstance(checkpoint.network, TwoExits):
         raise CheckpointError(f"{path}: has two exits; --single-exit takes networks with one, or leave it out")
     return checkpoint.network
 
 
-def _family(origins: Sequence[Origin]) -> str | None:
+def _get_family(origins: Sequence[Origin]) -> str | None:
     return models.ARCHITECTURES[origins[0].architecture].family if origins else None
 
 
-def _months(facts: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_months(facts: Mapping[str, Any]) -> tuple[str, ...]:
     data = facts.get("data")
     return tuple(map(strip_ending, data.split())) if isinstance(data, str) else ()

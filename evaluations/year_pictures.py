@@ -1,4 +1,4 @@
-"""The pictures of a judgement's report. The same system has the same colour in all of them."""
+"""The pictures of the report on a year; a system has the same colour in all of them."""
 
 from typing import Final, Literal
 
@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from evaluations.baselines import BOOSTING, MAJORITY, REJECT, RULE
 from evaluations.later_months import BOUND, EXIT_1, EXIT_2, SYSTEM
+from evaluations.monthly_rates import MEAN
 from evaluations.months import ALL_ROWS, SUBSETS
-from evaluations.rates import MEAN
 from utils.plotting import new_figure
 
-# Okabe and Ito's colours, which people tell apart whatever colours they see.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS: Final = {
     SYSTEM: "#0072B2",
     EXIT_1 + REJECT: "#D55E00",
@@ -25,37 +25,37 @@ COLOURS: Final = {
 _MARKERS: Final = dict(zip(COLOURS, "osDv^x", strict=True))
 
 
-def pictures(table: pd.DataFrame, comparisons: pd.DataFrame, months: list[str]) -> list[tuple[Figure, str]]:
+def draw_pictures(table: pd.DataFrame, comparisons: pd.DataFrame, months: list[str]) -> list[tuple[Figure, str]]:
     """Return figures with their captions.
 
     Args:
-        table: records of ``rates.rates_by_subset`` of the later months.
+        table: records of ``monthly_rates.list_rates`` of the later months.
         comparisons: see ``comparisons.compare``.
         months: names of the later ones, in order.
     """
     return [
         (
-            error_figure(table, months),
-            "Error of accepted events by month, all rows; means over the networks, the band from the least to the most "
-            f"of them. “{REJECT.strip()}”: at the acceptance of the two exits on the month of the choice. “{BOUND}” "
-            "knows the month's labels: no classifier that answers every row by its vector alone errs less.",
+            draw_errors(table, months),
+            "Error of accepted events by month, all rows: means over the networks, with a band from the lowest to the "
+            f"highest. “{REJECT.strip()}”: at the acceptance of the two exits on the month of the choice. “{BOUND}” "
+            "uses the month's labels: no classifier that sees only the vectors has a lower error on all rows.",
         ),
         (
-            difference_figure(comparisons),
-            "Error of the two exits less that of another system, mean over the later months, with 95 % intervals. Left "
-            "of zero the two exits err less. Only an interval that does not hold zero shows a difference. The "
-            f"{MAJORITY} is left out, it is off the scale.",
+            draw_differences(comparisons),
+            "Error of the two exits minus that of another system, mean over the later months, with 95 % intervals. "
+            "Left of zero, the two exits err less. An interval that holds zero shows no difference. The "
+            f"{MAJORITY} is left out because it is off the scale.",
         ),
         (
-            offloaded_figure(table, months),
-            "What becomes of the events that exit 1 is not certain of and offloads, all rows; means over the networks. "
-            "All other events are accepted at exit 1.",
+            draw_offloaded(table, months),
+            "Offloaded events, all rows, by whether exit 2 accepts them: means over the networks. All other events are "
+            "accepted at exit 1.",
         ),
     ]
 
 
-def error_figure(table: pd.DataFrame, months: list[str]) -> Figure:
-    """Return the error of accepted events by month, of the systems in ``COLOURS``."""
+def draw_errors(table: pd.DataFrame, months: list[str]) -> Figure:
+    """Draw the error of accepted events by month, for the systems in ``COLOURS``."""
     figure, (ax,) = new_figure(width=8.6, height=4.4)
     rows = table[table["subset"] == ALL_ROWS]
     for system, colour in COLOURS.items():
@@ -71,8 +71,8 @@ def error_figure(table: pd.DataFrame, months: list[str]) -> Figure:
     return figure
 
 
-def difference_figure(comparisons: pd.DataFrame) -> Figure:
-    """Return the differences of errors with their intervals, an axis for each subset."""
+def draw_differences(comparisons: pd.DataFrame) -> Figure:
+    """Draw the differences of errors with their intervals, an axes for each subset."""
     rows = comparisons[(comparisons["month"] == MEAN) & (comparisons["system"] != MAJORITY)]
     systems = list(dict.fromkeys(rows["system"]))[::-1]
     figure, axes = new_figure(columns=len(SUBSETS), width=3.8, height=0.9 + 0.32 * len(systems))
@@ -85,7 +85,7 @@ def difference_figure(comparisons: pd.DataFrame) -> Figure:
                 estimate[place],
                 place,
                 xerr=np.nan_to_num(np.maximum(reach[:, [place]], 0)),
-                color=_colour(system),
+                color=_find_colour(system),
                 marker="o",
                 markersize=5,
                 capsize=3,
@@ -97,8 +97,8 @@ def difference_figure(comparisons: pd.DataFrame) -> Figure:
     return figure
 
 
-def offloaded_figure(table: pd.DataFrame, months: list[str]) -> Figure:
-    """Return the shares of events that are offloaded, by what becomes of them, by month."""
+def draw_offloaded(table: pd.DataFrame, months: list[str]) -> Figure:
+    """Draw the shares of offloaded events by month: accepted at exit 2, and rejected."""
     figure, (ax,) = new_figure(width=8.6, height=3.2)
     rows = table[(table["subset"] == ALL_ROWS) & (table["system"] == SYSTEM)]
     mean = 100 * rows.groupby("month")[["acceptance", "offloaded"]].mean().reindex(months)
@@ -112,8 +112,8 @@ def offloaded_figure(table: pd.DataFrame, months: list[str]) -> Figure:
     return figure
 
 
-def _colour(system: str) -> str:
-    """Return the colour of a system, whichever way it rejects."""
+def _find_colour(system: str) -> str:
+    """Return the colour of a system, regardless of how it rejects."""
     plain = system.partition(" + ")[0]
     return COLOURS.get(plain, COLOURS.get(plain + REJECT, "#333333"))
 

@@ -1,154 +1,197 @@
-"""The report of a judgement: one page, the verdict first."""
+"""The report of a year's evaluation: the conclusion in one sentence, a table of four systems, then all the rest."""
 
-import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
-from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, UNSEEN
-from evaluations.rates import AREA, MEAN, PREVALENCES, mean_rate
-from evaluations.year_pictures import pictures
-from utils import page
+from evaluations.baselines import MATCHED, REJECT
+from evaluations.bootstrap import LEVEL, Interval
+from evaluations.comparisons import collect_findings
+from evaluations.conclusion import build_overview, format_difference, format_share, list_cautions, state_conclusion
+from evaluations.later_months import BOUND, BY_CLASS, SYSTEM
+from evaluations.monthly_rates import AREA, MEAN, PREVALENCES, average_months, find_rate
+from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, UNSEEN, Month, find_constant_columns, find_equal_columns
+from evaluations.networks import Origin
+from evaluations.year_evaluation import Months, YearEvaluation
+from evaluations.year_pictures import draw_pictures
+from utils.page import fill_template
 
-_PREVALENCE_WORDS: Final = {share: f"{100 * share:g} %" for share in PREVALENCES}
+_PAGE: Final = Path(__file__).parent / "templates" / "year_report.html.j2"
+_TEXT: Final = _PAGE.with_name("year_report.txt.j2")
 _ABOUT: Final = {
     ALL_ROWS: "Every row of each later month.",
-    UNSEEN: "Only rows whose feature vector is not among the training rows: no network can know them by heart.",
-    DISTINCT: "Each vector of a month once, however many rows it has. Where its rows have different labels, that of "
-    "the majority counts; of as many of both, attack.",
+    UNSEEN: "Only rows whose feature vector is not among the training rows, so that no network can have memorised it.",
+    DISTINCT: "Each vector of a month once, however many rows it has. If its rows have different labels, the label of "
+    "the majority counts; in a tie, attack.",
 }
+_SUMMARY: Final = (
+    ("accepted", MEAN, "acceptance"), ("error", MEAN, "error"), ("AUT error", AREA, "error"),
+    ("of bound", MEAN, "share_of_bound"), ("F1", MEAN, "f1"), ("offloaded", MEAN, "offloaded"),
+    ("cost", MEAN, "cost_share"),
+)  # fmt: skip
+_THRESHOLDS: Final = ("n 1", "a 1", "n 2", "a 2")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the networks were evaluated.
+
+    Attributes:
+        min_acceptance: that was asked for.
+        point: of the front.
+        resamples: for the intervals.
+        by_vector: whether distinct vectors were resampled; else rows.
+        reference: what costs are shares of.
+    """
+
+    min_acceptance: float
+    point: str
+    resamples: int
+    by_vector: bool
+    reference: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """The evaluation of some networks, ready to be shown.
 
     Attributes:
-        title: names the networks and the months.
-        verdict: sentences, the headline first.
-        networks: a row for each.
-        on_later: rates of the later months, by network.
-        overall: the same over the months, see ``rates.over_time``.
-        comparisons: differences of errors.
-        columns: sentences about the columns of the training months.
-        method: sentences about how it was done.
+        origins: of the networks.
+        months: the rows.
+        evaluation: of the networks.
+        comparisons: see ``comparisons.compare``.
+        method: how they were evaluated.
     """
 
-    title: str
-    verdict: Sequence[str]
-    networks: pd.DataFrame
-    on_later: pd.DataFrame
-    overall: pd.DataFrame
+    origins: Sequence[Origin]
+    months: Months
+    evaluation: YearEvaluation
     comparisons: pd.DataFrame
-    columns: Sequence[str]
-    method: Sequence[str]
+    method: Method
+
+    def render_text(self) -> str:
+        """Return the conclusion and its table for the shell."""
+        return fill_template(_TEXT, **self._summarise())
+
+    def render_page(self) -> str:
+        """Return the whole report as a page."""
+        on_later, overall = self.evaluation.on_later, average_months(self.evaluation.on_later)
+        names = [month.name for month in self.months.later]
+        everything = pd.concat((on_later, overall), ignore_index=True)
+        training = self.months.training.features
+        return fill_template(
+            _PAGE,
+            **self._summarise(),
+            months=self.months,
+            method=self.method,
+            pictures=draw_pictures(on_later, self.comparisons, names),
+            networks=tabulate_networks(self.origins, self.evaluation),
+            subsets=[(name, _ABOUT[name], tabulate_systems(overall, self.comparisons, name)) for name in SUBSETS],
+            by_month=[
+                (words, tabulate_months(everything, names, rate))
+                for rate, words in (("error", "Error"), ("accuracy", "Accuracy"), ("f1", "F1"))
+            ],
+            precisions=tabulate_precisions(overall),
+            constant=find_constant_columns(training),
+            equal=find_equal_columns(training),
+            bound=BOUND,
+            reject=REJECT.strip(),
+            matched=MATCHED.strip(),
+            by_class=BY_CLASS,
+            repeated=format_share(find_repeated_share(self.months.later)),
+            largest=format_share(find_largest_share(self.months.later)),
+        )
+
+    def _summarise(self) -> dict[str, object]:
+        overall = average_months(self.evaluation.on_later)
+        findings = collect_findings(overall, self.comparisons, len(self.origins))
+        return {
+            "title": make_title(self.origins, self.months),
+            "conclusion": state_conclusion(findings),
+            "overview": build_overview(findings),
+            "cautions": list_cautions(findings),
+            "level": f"{100 * LEVEL:g} %",
+            "reference": self.method.reference,
+        }
 
 
-def render(report: Report) -> str:
-    """Return the page."""
-    headline, *rest = report.verdict
-    months = [str(month) for month in dict.fromkeys(report.on_later["month"])]
-    everything = pd.concat((report.on_later, report.overall), ignore_index=True)
-    parts = [f"<p><strong>{escape(headline)}</strong></p>", *map(page.paragraph, rest), page.heading("In pictures")]
-    figures = pictures(report.on_later, report.comparisons, months)
-    parts += [page.picture(figure, caption) for figure, caption in figures]
-    parts.append(page.heading("The networks, and what was chosen for them"))
-    parts += [page.paragraph(_NETWORKS), page.table(report.networks)]
-    parts.append(page.paragraph(_COLUMNS))
-    for subset in SUBSETS:
-        parts += [page.heading(f"Means over the later months: {subset}, %"), page.paragraph(_ABOUT[subset])]
-        parts.append(page.table(summary(report.overall, report.comparisons, subset)))
-    for rate, words in (("error", "Error"), ("accuracy", "Accuracy"), ("f1", "F1")):
-        parts += [
-            page.heading(f"{words} of accepted events by month, all rows, %"),
-            page.table(by_month(everything, months, rate)),
-        ]
-    parts += [page.heading("Precision where attacks are rare, %"), page.paragraph(_PRECISION)]
-    parts.append(page.table(precisions(report.overall)))
-    parts += [page.heading("Columns of the training rows"), *map(page.paragraph, report.columns)]
-    parts += [page.heading("How this was done"), *map(page.paragraph, report.method)]
-    return page.page(report.title, *parts)
+def make_title(origins: Sequence[Origin], months: Months) -> str:
+    """Return the report's title."""
+    first, last = months.later[0].name, months.later[-1].name
+    return f"{origins[0].architecture}, evaluated on {first if first == last else f'{first} to {last}'}"
 
 
-_NETWORKS: Final = (
-    "n and a are the least certainties for the classes normal and attack at exits 1 and 2. Shares are percentages on "
-    "the month of the choice; error is of accepted events. The last columns are CPU time an event."
-)
-_COLUMNS: Final = (
-    "In the three tables that follow, error and F1 are of accepted events, “of bound” is the accuracy as a share of "
-    "the best by exact match, and cost is that of an event, as a share of what is named below. The last column is the "
-    "error of the two exits less that of the system, in points, with its 95 % interval."
-)
-_PRECISION: Final = (
-    "Where attacks are rarer than in these months, more of the alarms are false. What share of them would be attacks "
-    "follows from the share of attacks that raise an alarm and that of normal events that do. A rejected event raises "
-    "none. Means over the later months, all rows."
-)
+def tabulate_networks(origins: Sequence[Origin], evaluation: YearEvaluation) -> pd.DataFrame:
+    """Return a row for each network: its origin, its thresholds and what they do on the month of the choice."""
+    is_system = (evaluation.on_choice["system"] == SYSTEM) & (evaluation.on_choice["subset"] == ALL_ROWS)
+    of_system = evaluation.on_choice[is_system].dropna(subset=["error"]).to_dict("records")
+    rows = []
+    for number, (origin, choice, costs, rates) in enumerate(
+        zip(origins, evaluation.choices, evaluation.costs, of_system, strict=True), 1
+    ):
+        rows.append(
+            {
+                "network": f"{number}: {origin.path.name}",
+                "seed": origin.seed,
+                "calibrated on": " ".join(origin.calibrated),
+                **dict(zip(_THRESHOLDS, (f"{value:.4f}" for value in vars(choice.thresholds).values()), strict=True)),
+                "accepted": format_share(rates["acceptance"]),
+                "error": format_share(rates["error"]),
+                "offloaded": format_share(rates["offloaded"]),
+                "µs exit 1": f"{1e6 * costs.exit_1:.1f}",
+                "µs offloaded": f"{1e6 * costs.offloaded:.1f}",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
-def summary(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: str) -> pd.DataFrame:
+def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: str) -> pd.DataFrame:
     """Return a row for each system: its mean rates over the later months and networks, as text.
 
     Args:
-        overall: see ``rates.over_time``.
+        overall: see ``monthly_rates.average_months``.
         comparisons: see ``comparisons.compare``.
         subset: of the rows.
     """
-    rows = []
     of_subset = comparisons[(comparisons["month"] == MEAN) & (comparisons["subset"] == subset)]
-    intervals = {str(row["system"]): row for row in of_subset.to_dict("records")}
-    for system in dict.fromkeys(overall["system"]):
-        row: dict[str, str] = {"system": str(system)}
-        for title, month, rate in (
-            ("accepted", MEAN, "acceptance"),
-            ("error", MEAN, "error"),
-            ("AUT error", AREA, "error"),
-            ("of bound", MEAN, "share_of_bound"),
-            ("F1", MEAN, "f1"),
-            ("offloaded", MEAN, "offloaded"),
-            ("cost", MEAN, "cost_share"),
-        ):
-            row[title] = _cell(mean_rate(overall, month, subset, str(system), rate))
-        row["two exits less it"] = _interval(intervals.get(str(system)))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    differences = {
+        str(row["system"]): Interval(row["estimate"], row["low"], row["high"]) for row in of_subset.to_dict("records")
+    }
+    table = _tabulate(overall, subset, _SUMMARY)
+    return table.assign(difference=[format_difference(differences.get(system)) for system in table["system"]])
 
 
-def by_month(table: pd.DataFrame, months: Sequence[str], rate: str) -> pd.DataFrame:
+def tabulate_months(table: pd.DataFrame, months: Sequence[str], rate: str) -> pd.DataFrame:
     """Return a rate of all rows, a row for each system and a column for each month, mean and area, as text."""
-    rows = []
-    for system in dict.fromkeys(table["system"]):
-        cells = {month: _cell(mean_rate(table, month, ALL_ROWS, str(system), rate)) for month in (*months, MEAN, AREA)}
-        rows.append({"system": str(system), **cells})
-    return pd.DataFrame(rows)
+    return _tabulate(table, ALL_ROWS, [(month, month, rate) for month in (*months, MEAN, AREA)])
 
 
-def precisions(overall: pd.DataFrame) -> pd.DataFrame:
-    """Return what share of alarms would be attacks, a row for each system and a column for each prevalence, as text."""
+def tabulate_precisions(overall: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of alarms that are attacks, a row for each system and a column for each prevalence, as text."""
     columns = {"detected": "detection_rate", "false alarms": "false_alarm_rate"}
-    columns |= {f"attacks {words}": f"precision_at_{share:g}" for share, words in _PREVALENCE_WORDS.items()}
-    rows = []
-    for system in dict.fromkeys(overall["system"]):
-        cells = {title: _cell(mean_rate(overall, MEAN, ALL_ROWS, str(system), rate)) for title, rate in columns.items()}
-        rows.append({"system": str(system), **cells})
+    columns |= {f"attacks {100 * share:g} %": f"precision_at_{share:g}" for share in PREVALENCES}
+    return _tabulate(overall, ALL_ROWS, [(title, MEAN, rate) for title, rate in columns.items()])
+
+
+def _tabulate(table: pd.DataFrame, subset: str, columns: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
+    """Return rates as text, a row for each system; columns are title, month and rate."""
+    rows = [
+        {"system": system}
+        | {title: format_share(find_rate(table, month, subset, system, rate)) for title, month, rate in columns}
+        for system in table["system"].unique()
+    ]
     return pd.DataFrame(rows)
 
 
-def printed(overall: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """Return the means of all rows for the shell."""
-    return summary(overall, comparisons, ALL_ROWS).drop(columns=["AUT error"]).to_string(index=False)
+def find_repeated_share(months: Sequence[Month]) -> float:
+    """Return the share of rows that repeat a vector of the same month, the mean over months."""
+    return float(np.mean([1 - len(month.first) / len(month) for month in months]))
 
 
-def _cell(share: float) -> str:
-    return "" if math.isnan(share) else f"{100 * share:.2f}"
-
-
-def _interval(row: Mapping[Hashable, float] | None) -> str:
-    if row is None:
-        return ""
-    low, high = row["low"], row["high"]
-    bounds = f" ({100 * low:+.2f} to {100 * high:+.2f})" if low <= high else " (unknown)"
-    return f"{100 * row['estimate']:+.2f}{bounds}"
+def find_largest_share(months: Sequence[Month]) -> float:
+    """Return the share of rows that have the most frequent vector, the mean over months."""
+    return float(np.mean([np.bincount(month.place).max() / len(month) for month in months]))

@@ -1,4 +1,4 @@
-"""Draws the numbers of each figure. What is the same has the same colour in all of them."""
+"""Draw the data of each figure; a system has the same colour in all of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -9,14 +9,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figs.certainties import BEFORE, CALIBRATED
-from figs.costs import EXIT_1, EXIT_2, LOCAL, OFFLOADED
-from figs.energy import DERIVED, STATED, TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-from figs.material import SINGLE, display_name
-from figs.monthly import AT_POINT
+from figs.certainty_data import BEFORE, CALIBRATED
+from figs.energy_data import DERIVED, STATED, TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+from figs.figure_data import SINGLE, get_display_name
+from figs.monthly_data import AT_POINT
+from figs.time_data import EXIT_1, EXIT_2, LOCAL, OFFLOADED
 from utils.plotting import new_figure, use_log_scale
 
-# Mostly of Okabe and Ito, whose colours the colour-blind tell apart.
+# Mostly Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS: Final = {
     SINGLE: "#595959",
     EXIT_1: "#0072B2",
@@ -38,52 +38,54 @@ _PATHS: Final = {SINGLE: "single exit", EXIT_1: "segment 1, exit 1", EXIT_2: "se
 
 def draw_single_exit_by_month(table: pd.DataFrame) -> Figure:
     """Draw rates and error of the single exits, an axes for each network."""
-    figure, axes, parts = _by_network(table)
+    figure, axes, parts = _make_axes(table)
     for ax, part in zip(axes, parts, strict=True):
         for name, label, style in (
             ("true_positive_rate", "true positive rate", "o-"),
             ("true_negative_rate", "true negative rate", "s--"),
             ("error", "error", "^:"),
         ):
-            ax.plot(_months(part), 100 * part[name], style, color=COLOURS[label], label=label)
+            ax.plot(_count_months(part), 100 * part[name], style, color=COLOURS[label], label=label)
         _label_months(ax, table["month"])
         ax.set(ylabel="%", ylim=(0, 102))
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def draw_operating_point_by_month(table: pd.DataFrame) -> Figure:
     """Draw accuracy and F1 of two exits and the single exit, an axes for each network."""
-    figure, axes, parts = _by_network(table)
+    figure, axes, parts = _make_axes(table)
     rates = 100 * table[["accuracy", "f1"]].to_numpy()
     rates = rates[np.isfinite(rates)]
     for ax, part in zip(axes, parts, strict=True):
         for system, rows in part.groupby("system", sort=False):
             for name, label, style in (("accuracy", "accuracy", "o-"), ("f1", "F1", "s--")):
                 shown = f"{label}, {system}"
-                ax.plot(_months(rows), 100 * rows[name], style, color=COLOURS[str(system)], label=shown, alpha=0.9)
+                ax.plot(
+                    _count_months(rows), 100 * rows[name], style, color=COLOURS[str(system)], label=shown, alpha=0.9
+                )
         _label_months(ax, table["month"])
         ax.set(ylabel="%", ylim=(rates.min(initial=100) - 1, min(rates.max(initial=0) + 1, 100.5)))
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def draw_rejection_by_month(table: pd.DataFrame) -> Figure:
     """Draw the offloaded and rejected shares, an axes for each network."""
-    figure, axes, parts = _by_network(table)
+    figure, axes, parts = _make_axes(table)
     highest = 100 * float(table[["offloaded_share", "rejected_share"]].to_numpy().max())
     for ax, part in zip(axes, parts, strict=True):
         for name, label, style in (
             ("offloaded_share", OFFLOADED, "o-"),
             ("rejected_share", "rejected", "s--"),
         ):
-            ax.plot(_months(part), 100 * part[name], style, color=COLOURS[label], label=label)
+            ax.plot(_count_months(part), 100 * part[name], style, color=COLOURS[label], label=label)
         _label_months(ax, table["month"])
         ax.set(ylabel="% of all events", ylim=(-0.03 * highest, max(1.08 * highest, 1)))
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def draw_inference_rate(table: pd.DataFrame) -> Figure:
-    """Draw events a second, a group of bars for each device, an axes for each network."""
-    figure, axes, parts = _by_network(table)
+    """Draw events per second, a group of bars for each device, an axes for each network."""
+    figure, axes, parts = _make_axes(table)
     slowest, fastest = (float(table["events_per_second"].agg(name)) for name in ("min", "max"))
     for ax, part in zip(axes, parts, strict=True):
         devices = list(dict.fromkeys(part["device"]))
@@ -96,7 +98,7 @@ def draw_inference_rate(table: pd.DataFrame) -> Figure:
             bars = ax.bar(
                 at, rows["events_per_second"], 1 / (len(paths) + 0.6), color=COLOURS[path], label=_PATHS[path]
             )
-            ax.bar_label(bars, labels=[_number(value) for value in rows["events_per_second"]], fontsize=8)
+            ax.bar_label(bars, labels=[_format_number(value) for value in rows["events_per_second"]], fontsize=8)
         ax.set_xticks(range(len(devices)), devices)
         ax.set(ylabel="events a second", xlim=(-0.6, len(devices) - 0.4))
         if fastest > _MOST_ON_LINEAR_AXIS * slowest:
@@ -104,7 +106,7 @@ def draw_inference_rate(table: pd.DataFrame) -> Figure:
             ax.set_ylim(10 ** np.floor(np.log10(0.9 * slowest)), 2 * fastest)
         else:
             ax.margins(y=0.1)
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def draw_reliability(table: pd.DataFrame) -> Figure:
@@ -115,17 +117,17 @@ def draw_reliability(table: pd.DataFrame) -> Figure:
         part = table[(table["network"] == network) & (table["exit"] == number)]
         ax.plot([0, 1], [0, 1], color=COLOURS["guide"], linestyle=":", label="perfect calibration")
         _draw_exit_reliability(ax, part, COLOURS[EXIT_1 if number == 1 else EXIT_2], f"exit {number}")
-        ax.set_title(f"{display_name(network)}, exit {number}, {_month_name(part['month'].iloc[0])}", fontsize=10)
+        ax.set_title(f"{get_display_name(network)}, exit {number}, {_format_month(part['month'].iloc[0])}", fontsize=10)
         ax.set(
             xlabel="certainty", ylabel="accuracy, share of events", xlim=(table["least"].min(), 1.01), ylim=(0, 1.19)
         )
         ax.set_yticks(np.linspace(0, 1, 6))
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def _draw_exit_reliability(ax: Axes, part: pd.DataFrame, colour: str, name: str) -> None:
     texts = []
-    # Where both coincide, the smaller markers on top leave the larger ones to be seen.
+    # Where both coincide, the larger markers stay visible around the smaller ones.
     for certainties, style, size, filling in ((BEFORE, "s--", 8, "white"), (CALIBRATED, "o-", 5, colour)):
         rows = part[part["certainties"] == certainties]
         if rows.empty:
@@ -147,7 +149,7 @@ def _draw_exit_reliability(ax: Axes, part: pd.DataFrame, colour: str, name: str)
 
 def draw_pareto_front(table: pd.DataFrame) -> Figure:
     """Draw error against normalised time, with the operating point, an axes for each network."""
-    figure, axes, parts = _by_network(table)
+    figure, axes, parts = _make_axes(table)
     for ax, part in zip(axes, parts, strict=True):
         ax.plot(
             part["time"], 100 * part["error"], "o-", color=COLOURS["error"], markersize=3, linewidth=1,
@@ -164,7 +166,7 @@ def draw_pareto_front(table: pd.DataFrame) -> Figure:
         ax.set(xlabel="normalised time (0: all at exit 1, 1: all at exit 2)", ylabel="error of accepted events, %")
         ax.margins(0.06, 0.1)
         ax.grid(alpha=0.3)
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def draw_offload_time(table: pd.DataFrame) -> Figure:
@@ -176,18 +178,18 @@ def draw_offload_time(table: pd.DataFrame) -> Figure:
     times = table[[name for name, _ in columns]].to_numpy()
     for ax, (network, column, title) in zip(axes, places, strict=True):
         _draw_requests(ax, table, network, column)
-        ax.set_title(f"{display_name(network)}, {title}", fontsize=10)
+        ax.set_title(f"{get_display_name(network)}, {title}", fontsize=10)
         ax.set_xticks(sorted(table["batch_size"].unique()))
         use_log_scale(ax.yaxis)
         ax.set(xlabel="events in a request", ylabel="ms a request")
         if times.max() > 0:
             ax.set_ylim(0.7 * times[times > 0].min(), 1.5 * times.max())
         ax.grid(alpha=0.3)
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
 def _draw_requests(ax: Axes, table: pd.DataFrame, network: str, column: str) -> None:
-    """Draw one line for each device and place of exit 2; where lines coincide, the larger markers frame the smaller."""
+    """Draw a line for each device and place of exit 2; the larger markers show lines below others."""
     centres = sorted(set(table["datacenter"]) - {""})
     several = table["device"].nunique() > 1
     for keys, rows in table[table["network"] == network].groupby(["device", "exit_2", "datacenter"], sort=False):
@@ -218,29 +220,29 @@ def draw_energy(table: pd.DataFrame) -> Figure:
                 edgecolor="white",
             )  # fmt: skip
             share = f"\n({100 * row['share_of_single_exit']:.1f} %)" if pd.notna(row["share_of_single_exit"]) else ""
-            ax.bar_label(bars, labels=[f"{_number(row['value'])}{share}"], fontsize=9)
-        ax.set_title(f"{display_name(network)} on {part['device'].iloc[0]},\n{source}", fontsize=10)
+            ax.bar_label(bars, labels=[f"{_format_number(row['value'])}{share}"], fontsize=9)
+        ax.set_title(f"{get_display_name(network)} on {part['device'].iloc[0]},\n{source}", fontsize=10)
         ax.set_xticks([])
         ax.set(ylabel=part["unit"].iloc[0], xlim=(-0.6, len(systems) - 0.4))
         ax.margins(y=0.18)
-    return _with_legend(figure, axes)
+    return _add_legend(figure, axes)
 
 
-def _by_network(table: pd.DataFrame) -> tuple[Figure, list[Axes], list[pd.DataFrame]]:
+def _make_axes(table: pd.DataFrame) -> tuple[Figure, list[Axes], list[pd.DataFrame]]:
     networks = list(dict.fromkeys(table["network"]))
     figure, axes = new_figure(len(networks), width=4.6 if len(networks) > 1 else 5.6)
     for ax, network in zip(axes, networks, strict=True):
-        ax.set_title(display_name(network))
+        ax.set_title(get_display_name(network))
     return figure, axes, [table[table["network"] == network] for network in networks]
 
 
-def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
+def _add_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     """Put one legend under all axes, with each label once."""
     entries: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    # So many columns that the widest label fits into each, in inches.
+    # As many columns as fit the widest label, in inches.
     columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, entries))))
     figure.legend(
         list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), max(columns, 1)),
@@ -249,21 +251,21 @@ def _with_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
     return figure
 
 
-def _month_number(month: str) -> int:
+def _count_month(month: str) -> int:
     return 12 * int(month[:4]) + int(month[5:]) - 1
 
 
-def _month_name(month: str) -> str:
+def _format_month(month: str) -> str:
     return month.replace("_", "-")
 
 
-def _months(table: pd.DataFrame) -> list[int]:
-    return [_month_number(month) for month in table["month"]]
+def _count_months(table: pd.DataFrame) -> list[int]:
+    return [_count_month(month) for month in table["month"]]
 
 
 def _label_months(ax: Axes, months: Iterable[str]) -> None:
-    """Label every month from the first to the last, so that a gap shows as one."""
-    numbers = sorted({_month_number(month) for month in months})
+    """Label every month from the first to the last, so that gaps are visible."""
+    numbers = sorted({_count_month(month) for month in months})
     ticks = range(numbers[0], numbers[-1] + 1)
     years = {number // 12 for number in ticks}
     one_year = len(years) == 1
@@ -273,5 +275,5 @@ def _label_months(ax: Axes, months: Iterable[str]) -> None:
     ax.grid(alpha=0.3)
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

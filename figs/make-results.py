@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-r"""Fill a results folder, from which figs/reproduce-figures.py draws, by running the scripts of the stages.
+r"""Fill a results folder for figs/reproduce-figures.py by running the scripts of the stages.
 
 Run:
     python figs/make-results.py --dataset-folder dataset/sample --output results
 
 For each network: train two exits and a single exit on 2016_01, calibrate on 2016_02, evaluate every month, find the
 front of thresholds on 2016_02, and time exit 2, computed here and asked of a worker over a private RabbitMQ on this
-machine. What is there already is left as it is, so an interrupted run goes on. Take a new folder for other data.
+machine. Files that exist are kept, so an interrupted run can be started again. Use a new folder for other data.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from utils.files import make_folder
 
 if TYPE_CHECKING:
     from figs.offload_timing import Edge
-    from figs.plan import Plan
+    from figs.results_plan import Plan
     from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of months, 2016_01.csv and so on")
     add("--output", required=True, type=Path, metavar="DIR", help="results folder")
-    add("--glob", default="*", help="which months are evaluated, a name or pattern (default: all)")
-    add("--epochs", type=cli.whole_number(1), default=8, metavar="N", help="of training (default: %(default)s)")
-    add("--device-name", default="pc", metavar="WORD", help="what this machine is called (default: %(default)s)")
+    add("--glob", default="*", help="months to evaluate, a name or pattern (default: all)")
+    add("--epochs", type=cli.whole_number(1), default=8, metavar="N", help="epochs of training (default: %(default)s)")
+    add("--device-name", default="pc", metavar="WORD", help="name of this machine (default: %(default)s)")
     add(
         "--networks",
         nargs="+",
@@ -54,27 +54,28 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--synthetic",
         action="store_true",
-        help="the records are simulated: captions will say so (needs not be said of the bundled sample)",
+        help="the records are simulated, so captions say so (the bundled sample is recognised)",
     )
     cli.add_seed(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fill the folder as the arguments say."""
-    from figs.plan import Plan
+    """Fill the folder."""
     from figs.results_folder import is_device
+    from figs.results_plan import Plan
 
     start = time.monotonic()
     if not is_device(args.device_name):
         raise InputFileError(
-            f"--device-name {args.device_name!r} is no word of letters, digits and hyphens, or is taken"
+            f"--device-name {args.device_name!r} is no word of letters, digits and hyphens, or a kind of evaluation; "
+            "choose another"
         )
     output = make_folder(args.output)
-    datasets = _months(args.dataset_folder, args.glob)
+    datasets = _find_months(args.dataset_folder, args.glob)
     plan = Plan(datasets, output, args.device_name, args.epochs, args.batch_size, args.seed)
-    _label(args, plan)
-    steps = [step for network in dict.fromkeys(args.networks) for step in plan.steps(network)]
+    _write_provenance(args, plan)
+    steps = [step for network in dict.fromkeys(args.networks) for step in plan.list_steps(network)]
     done = sum(step.is_done() for step in steps)
     if done:
         print(f"{done} of {len(steps)} steps are done already")
@@ -86,10 +87,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{len(steps) - done} steps in {time.monotonic() - start:.0f} s; results -> {output}")
 
 
-def _months(folder: Path, pattern: str) -> dict[str, Path]:
-    """Return month -> dataset CSV: those asked for, and the two that everything else needs."""
-    from figs.about import is_month
-    from figs.plan import CALIBRATION_MONTH, TRAINING_MONTH
+def _find_months(folder: Path, pattern: str) -> dict[str, Path]:
+    """Return month -> dataset CSV: the months asked for, and those of training and calibration."""
+    from figs.provenance import is_month
+    from figs.results_folder import CALIBRATION_MONTH, TRAINING_MONTH
     from utils.dataset import find_datasets
 
     needed = [find_datasets(folder, month)[0] for month in (TRAINING_MONTH, CALIBRATION_MONTH)]
@@ -97,30 +98,34 @@ def _months(folder: Path, pattern: str) -> dict[str, Path]:
     return {month: found[month] for month in sorted(found) if is_month(month)}
 
 
-def _label(args: argparse.Namespace, plan: "Plan") -> None:
-    """Note where the data come from, and refuse to mix them with others."""
-    from figs.about import About, read_about, write_about
-    from figs.plan import CALIBRATION_MONTH, TRAINING_MONTH
+def _write_provenance(args: argparse.Namespace, plan: "Plan") -> None:
+    """Write the origin of the data, and refuse to mix them with others.
+
+    Raises:
+        InputFileError: the folder holds results of other data or settings.
+    """
+    from figs.provenance import Provenance, read_provenance, write_provenance
+    from figs.results_folder import CALIBRATION_MONTH, TRAINING_MONTH
 
     synthetic = args.synthetic or _is_sample(plan.datasets[TRAINING_MONTH])
     name = args.dataset_folder.resolve().name
     now = time.strftime("%Y-%m-%d", time.gmtime())
     facts = (TRAINING_MONTH, CALIBRATION_MONTH, args.epochs, args.batch_size, args.seed)
-    about = About(name, synthetic, now, *facts, _toolkit())
-    former = read_about(plan.output)
+    provenance = Provenance(name, synthetic, now, *facts, _describe_toolkit())
+    former = read_provenance(plan.output)
     if former is None:
-        write_about(about, plan.output)
+        write_provenance(provenance, plan.output)
         return
     for key in ("dataset", "synthetic", "epochs", "batch_size", "seed"):
-        if getattr(former, key) != getattr(about, key):
+        if getattr(former, key) != getattr(provenance, key):
             raise InputFileError(
-                f"{plan.output}: holds results with {key} {getattr(former, key)}, not {getattr(about, key)}; "
+                f"{plan.output}: holds results with {key} {getattr(former, key)}, not {getattr(provenance, key)}; "
                 "choose another --output"
             )
 
 
 def _is_sample(training: Path) -> bool:
-    """Return whether a training month begins as that of the bundled sample does, which is then what it comes from."""
+    """Return whether a training month is from the bundled sample: it has the same first lines."""
     bundled = SAMPLE / training.name
     if not bundled.is_file():
         return False
@@ -128,7 +133,7 @@ def _is_sample(training: Path) -> bool:
         return [ours.readline() for _ in range(4)] == [theirs.readline() for _ in range(4)]
 
 
-def _toolkit() -> dict[str, str]:
+def _describe_toolkit() -> dict[str, str]:
     import os
     import platform
 
@@ -145,14 +150,14 @@ def _toolkit() -> dict[str, str]:
 
 
 def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
-    """Time exit 2 of the networks that the table lacks, where RabbitMQ can be had."""
+    """Time exit 2 of the networks that the table lacks, if RabbitMQ is available."""
     import pandas as pd
 
-    from figs.results_folder import EVALUATIONS, read_timings, timings_name
+    from figs.results_folder import EVALUATIONS, name_timings, read_timings
     from offload.link.private_broker import PrivateBroker
     from utils.results import write_table
 
-    path = plan.output / EVALUATIONS / timings_name(plan.device)
+    path = plan.output / EVALUATIONS / name_timings(plan.device)
     tables = [read_timings(path)] if path.exists() else []
     missing = [network for network in networks if not tables or network not in set(tables[0]["network"])]
     if not missing:
@@ -165,41 +170,40 @@ def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
     with broker:
         for network in missing:
             print(f"\n== time exit 2 of {models.find(network, exits=2).name}, here and at a worker", flush=True)
-            tables.append(pd.DataFrame(_timings(plan, network, broker)))
+            tables.append(pd.DataFrame(_measure_timings(plan, network, broker)))
     write_table(pd.concat(tables), path, "\t")
     print(f"timings over the loopback interface of this machine -> {path}")
 
 
-def _timings(
+def _measure_timings(
     plan: "Plan", network: str, broker: "PrivateBroker", repeats: int | None = None
 ) -> list[dict[str, object]]:
-    """Return the rows of one network, with a worker started for it."""
-    from figs.offload_timing import BATCH_SIZES, REPEATS, request_batches, timing_row
-    from figs.plan import CALIBRATION_MONTH
-    from figs.results_folder import TWO_EXITS
+    """Return the rows of one network, measured with a worker that runs meanwhile."""
+    from figs.offload_timing import BATCH_SIZES, REPEATS, make_request_batches, measure_requests
+    from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS
     from offload.broker_options import PASSWORD_VARIABLE
     from utils.dataset import read_dataset
     from utils.script_runner import serving
 
-    checkpoint = plan.checkpoint(network, TWO_EXITS)
+    checkpoint = plan.get_checkpoint(network, TWO_EXITS)
     queue = f"figures-{network}"
     options = (
         "--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username, "--mq-queue", queue,
         "--trained-network-file", checkpoint, "--network", network, "--quiet",
-        "--cache-size", 0,  # or the same rows would be looked up, not computed
+        "--cache-size", 0,  # the rows repeat, and each must be computed
     )  # fmt: skip
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
     with (
         serving("offload/ee-processor-server.py", options, {PASSWORD_VARIABLE: broker.password}),
-        _edge(checkpoint, broker, queue) as edge,
+        _open_edge(checkpoint, broker, queue) as edge,
     ):
-        batches = [request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
-        return [timing_row(network, edge, of_size) for of_size in batches]
+        batches = [make_request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
+        return [measure_requests(network, edge, of_size) for of_size in batches]
 
 
 @contextlib.contextmanager
-def _edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
-    """Yield what the edge client does with events: exit 1, exit 2 itself, and exit 2 asked of the worker."""
+def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
+    """Yield the work of an edge client: exit 1, exit 2 on the edge, and exit 2 asked of the worker."""
     import numpy as np
 
     from figs.offload_timing import Edge

@@ -1,8 +1,8 @@
-"""Times exit 2 for requests of a few events, on the edge and asked of a worker: a row of the table of offload timings.
+"""Measure exit 2 for requests of a few events, on the edge and at a worker: a row of the table of offload timings.
 
-Where the worker runs on the same machine, these columns are measurements of the loopback interface and of a worker
-that shares its processor: ``request_local_time``, ``e2_remote_time`` and ``network_time``. ``request_process_time`` is
-the client's processor alone, on whatever network. None of them says how long a real network takes.
+If the worker runs on the same machine, the columns ``request_local_time``, ``e2_remote_time`` and ``network_time``
+measure the loopback interface and a worker that shares the processor, so they do not tell how long a real network
+takes. ``request_process_time`` is only the client's processor time, on any network.
 """
 
 import time
@@ -26,13 +26,13 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Edge:
-    """What the edge can do with events.
+    """The work of the edge.
 
     Attributes:
-        exit_1: features (n, 58) to what exit 2 reads (n, C, H, W), exit 1 being computed too.
-        exit_2: computes exit 2 of that, here.
-        ask: has a worker compute exit 2 of features (n, 58); returns the worker's milliseconds.
-        bytes_sent: returns how many were sent so far.
+        exit_1: computes exit 1 of features (n, 58); returns the activations that exit 2 reads (n, C, H, W).
+        exit_2: computes exit 2 of activations on the edge.
+        ask: asks a worker for exit 2 of features (n, 58); returns the worker's milliseconds.
+        bytes_sent: returns the number of bytes sent so far.
     """
 
     exit_1: Callable[[FloatArray], FloatArray]
@@ -41,10 +41,10 @@ class Edge:
     bytes_sent: Callable[[], int]
 
 
-def timed(work: Callable[[FloatArray], object], batches: Sequence[FloatArray]) -> tuple[float, float]:
-    """Return the mean milliseconds that pass for a batch, and those of this process's processor time.
+def measure_time(work: Callable[[FloatArray], object], batches: Sequence[FloatArray]) -> tuple[float, float]:
+    """Return the mean milliseconds per batch: elapsed, and of this process's processor time.
 
-    The first batch is worked on once more before, unmeasured.
+    The first batch is computed once before, unmeasured, to warm up.
     """
     work(batches[0])
     wall, processor = time.perf_counter(), time.process_time()
@@ -54,13 +54,13 @@ def timed(work: Callable[[FloatArray], object], batches: Sequence[FloatArray]) -
     return _MILLISECONDS * wall / len(batches), _MILLISECONDS * processor / len(batches)
 
 
-def request_batches(features: FloatArray, batch_size: int, repeats: int = REPEATS) -> list[FloatArray]:
-    """Return batches of the rows of features (N, 58) in turn, from the first again after the last."""
+def make_request_batches(features: FloatArray, batch_size: int, repeats: int = REPEATS) -> list[FloatArray]:
+    """Return batches of the rows of features (N, 58) in order, starting over after the last row."""
     rows = np.arange(repeats * batch_size).reshape(repeats, batch_size) % len(features)
     return [features[chosen] for chosen in rows]
 
 
-def timing_row(network: str, edge: Edge, batches: Sequence[FloatArray]) -> dict[str, object]:
+def measure_requests(network: str, edge: Edge, batches: Sequence[FloatArray]) -> dict[str, object]:
     """Return a row of the table of offload timings, by ``results_folder.TIMING_COLUMNS``.
 
     Args:
@@ -68,14 +68,14 @@ def timing_row(network: str, edge: Edge, batches: Sequence[FloatArray]) -> dict[
         edge: does the work.
         batches: features (n, 58) of each request, all of the same n.
     """
-    exit_1 = timed(edge.exit_1, batches)
+    exit_1 = measure_time(edge.exit_1, batches)
     activations = [edge.exit_1(batch) for batch in batches]
-    exit_2 = timed(edge.exit_2, activations)
+    exit_2 = measure_time(edge.exit_2, activations)
     remote: list[float] = []
     before = edge.bytes_sent()
-    request = timed(lambda batch: remote.append(edge.ask(batch)), batches)
+    request = measure_time(lambda batch: remote.append(edge.ask(batch)), batches)
     sent = (edge.bytes_sent() - before) / len(remote)
-    seconds_there = float(np.mean(remote[1:]))  # the first is the unmeasured one
+    worker_milliseconds = float(np.mean(remote[1:]))  # the first one was the warm-up
     return {
         "network": network,
         "datacenter": LOOPBACK,
@@ -87,7 +87,7 @@ def timing_row(network: str, edge: Edge, batches: Sequence[FloatArray]) -> dict[
         "e2_process_time": exit_2[1],
         "request_local_time": request[0],
         "request_process_time": request[1],
-        "e2_remote_time": seconds_there,
-        "network_time": max(request[0] - seconds_there, 0.0),
+        "e2_remote_time": worker_milliseconds,
+        "network_time": max(request[0] - worker_milliseconds, 0.0),
         "data_size": sent,
     }

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draw the paper's figures from a folder of results: each a picture, its numbers as CSV, and its caption.
+"""Draw the paper's figures from a folder of results: for each, a picture, its data as CSV and its caption.
 
 Run:
     python figs/reproduce-figures.py --results results --output figures
 
 The paper is "An Energy-efficient Intrusion Detection Offloading Based on an Early-Exit DNN for Edge-Cloud Computing".
-A folder of results is what figs/make-results.py makes, or the published evaluations/ and nsga2/. What is not there is
-left out, and named.
+figs/make-results.py makes a folder of results; the published evaluations/ and nsga2/ are one, too. Figures without
+files are left out and named.
 """
 
 import argparse
@@ -16,24 +16,19 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from nsga2 import options
+from nsga2.defaults import KNEE, NAMED_POINTS
+from nsga2.threshold_options import parse_point
 from utils import cli
 from utils.errors import InputFileError
 from utils.files import make_folder, replacing
 
 if TYPE_CHECKING:
-    from figs.material import Material, OperatingPoint
+    from figs.figure_data import Inputs, OperatingPoint
 
 NAMES = (
-    "single-exit-by-month",
-    "inference-rate",
-    "reliability",
-    "pareto-front",
-    "operating-point-by-month",
-    "rejection-by-month",
-    "offload-time",
-    "energy",
-)
+    "single-exit-by-month", "inference-rate", "reliability", "pareto-front", "operating-point-by-month",
+    "rejection-by-month", "offload-time", "energy",
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,65 +36,65 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--results", required=True, type=Path, metavar="DIR", help="folder of results")
-    add("--output", required=True, type=Path, metavar="DIR", help="where the figures go")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder for the figures")
     add(
         "--only",
         nargs="+",
         type=cli.one_of(NAMES),
         default=[],
         metavar="NAME",
-        help=f"draw these alone: {', '.join(NAMES)}",
+        help=f"draw only these: {', '.join(NAMES)} (default: all)",
     )
-    add("--format", choices=("png", "pdf", "svg"), default="png", help="of the pictures (default: %(default)s)")
+    add("--format", choices=("png", "pdf", "svg"), default="png", help="format of the pictures (default: %(default)s)")
     add(
         "--operation-point",
-        type=options.point,
-        default=options.KNEE,
+        type=parse_point,
+        default=KNEE,
         metavar="N",
-        help="number of the front's point at which the networks are shown (nsga2/gen-op-point-chart.py prints it), "
-        f"or one of {', '.join(options.POINTS)} (default: %(default)s)",
+        help="operating point of the networks: its number, which nsga2/gen-op-point-chart.py prints, or one of "
+        f"{', '.join(NAMED_POINTS)} (default: %(default)s)",
     )
     add(
         "--watts",
         type=cli.real_number(0, 1e6, open_ends=True),
         metavar="W",
-        help="power of the edge's processor when busy, with which its time is turned into energy in the figure energy "
-        "(default: none is assumed, processor time stands for energy)",
+        help="power of the edge's busy processor, for the figure energy (default: none; processor time stands for "
+        "energy)",
     )
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw as the arguments say."""
+    """Draw the figures that the arguments name."""
     from tqdm import tqdm
 
-    from figs.catalog import RECIPES
-    from figs.material import Material
+    from figs.figure_data import Inputs
+    from figs.recipes import RECIPES
     from figs.results_folder import find_results
 
     results = find_results(args.results)
     output = make_folder(args.output)
     for path in results.ignored:
-        print(f"ignored: {path} is not named as a file of a results folder is")
-    points = {network: _operating_point(path, args) for network, path in results.fronts.items()}
-    material = Material(results, {name: points[name] for name in results.networks if name in points}, args.watts)
+        print(f"ignored: {path} does not have the name of a file in a results folder")
+    points = {network: _choose_point(path, args) for network, path in results.fronts.items()}
+    inputs = Inputs(results, {name: points[name] for name in results.networks if name in points}, args.watts)
     asked = list(dict.fromkeys(args.only)) or list(NAMES)
     absent = []
     with tqdm(asked, desc="figures", unit="figure", disable=None) as bar:
         for name in bar:
-            caption = _make(name, material, output, args.format)
+            caption = _write_figure(name, inputs, output, args.format)
             if caption is None:
                 absent.append(name)
-                caption = f"not drawn, nothing is there to draw: {RECIPES[name].looks_for} in {results.folder}"
+                caption = f"not drawn: there is no {RECIPES[name].looks_for} in {results.folder}"
             with tqdm.external_write_mode(sys.stdout):
                 print(f"{name}: {caption}", flush=True)
     print(f"{len(asked) - len(absent)} of {len(asked)} figures -> {output}")
     if absent and (args.only or len(absent) == len(asked)):
-        raise InputFileError(f"{args.results}: has nothing to draw {', '.join(absent)} from; the files are named above")
+        raise InputFileError(f"{args.results}: lacks the files for {', '.join(absent)}; add the files named above")
 
 
-def _operating_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
-    from figs.material import OperatingPoint
+def _choose_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
+    from figs.figure_data import OperatingPoint
     from nsga2.operating_point import find_point, front_table, label_point, thresholds_of
     from utils.results import read_front
 
@@ -108,19 +103,19 @@ def _operating_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
     return OperatingPoint(path, table, row, label_point(table, row), thresholds_of(table, row))
 
 
-def _make(name: str, material: "Material", output: Path, ending: str) -> str | None:
-    """Write a figure's three files; return its caption and path, or None where there is nothing to draw."""
-    from figs.catalog import RECIPES, caption, figure_of
+def _write_figure(name: str, inputs: "Inputs", output: Path, ending: str) -> str | None:
+    """Write a figure's three files; return its caption and path, or None if there is nothing to draw."""
+    from figs.recipes import RECIPES, draw_figure, format_caption
     from utils.plotting import save_figure
     from utils.results import write_table
 
     recipe = RECIPES[name]
-    numbers = recipe.numbers(material)
-    if numbers.table.empty:
+    data = recipe.collect(inputs)
+    if data.table.empty:
         return None
-    text = caption(numbers, material.results)
-    picture = save_figure(figure_of(recipe, numbers, material.results), output / f"{name}.{ending}")
-    write_table(numbers.table, output / f"{name}.csv")
+    text = format_caption(data, inputs.results)
+    picture = save_figure(draw_figure(recipe, data, inputs.results), output / f"{name}.{ending}")
+    write_table(data.table, output / f"{name}.csv")
     with replacing(output / f"{name}.txt") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     return f"{text} -> {picture}"

@@ -1,4 +1,4 @@
-"""A folder of results: its layout, what is in it, and reading it.
+"""A folder of results: its layout and contents.
 
 =============================================================  =======================================================
 file                                                           what it holds
@@ -6,13 +6,13 @@ file                                                           what it holds
 ``evaluations/{network}_{device}_{YYYY_MM}.csv``               evaluation of two exits, calibrated
 ``evaluations/{network}_single_{device}_{YYYY_MM}.csv``        evaluation of the single exit
 ``evaluations/{network}_uncalibrated_{device}_{YYYY_MM}.csv``  evaluation of two exits before calibration
-``evaluations/{device}_offload_timings.tsv``                   what requests cost, a row for each kind
+``evaluations/{device}_offload_timings.tsv``                   time of requests, a row for each kind
 ``nsga2/{network}_x_f_*.sav``                                  front of thresholds; of several, the last by name
-``about.json``                                                 where the data come from; see ``figs.about``
+``about.json``                                                 origin of the data; see ``figs.provenance``
 ``networks/``                                                  checkpoints, which no figure reads
 =============================================================  =======================================================
 
-network is a family of ``models``; device is any word of letters, digits and hyphens. Nothing needs to be there. The
+network is a family of ``models``; device is any word of letters, digits and hyphens. Every file is optional. The
 published data have this layout, without ``about.json`` and the uncalibrated evaluations.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 import models
-from figs.about import MONTH, About, read_about
+from figs.provenance import MONTH, Provenance, read_provenance
 from utils.csv_tables import read_csv
 from utils.errors import InputFileError, ResultFileError
 from utils.files import check_folder, check_readable
@@ -38,26 +38,21 @@ FRONTS: Final = "nsga2"
 TWO_EXITS: Final = ""
 SINGLE_EXIT: Final = "single"
 UNCALIBRATED: Final = "uncalibrated"
-"""Kinds of evaluation: the word in a file's name behind the network's."""
+"""Kinds of evaluation: the word that follows the network in a file's name."""
+
+TRAINING_MONTH: Final = "2016_01"
+CALIBRATION_MONTH: Final = "2016_02"
+"""Months of the published networks, and of ours if a folder does not say."""
 
 TIMING_TEXTS: Final = ("network", "datacenter")
 TIMING_NUMBERS: Final = (
-    "input_size",
-    "batch_size",
-    "e1_local_time",
-    "e1_process_time",
-    "e2_local_time",
-    "e2_process_time",
-    "request_local_time",
-    "request_process_time",
-    "e2_remote_time",
-    "network_time",
-    "data_size",
-)
+    "input_size", "batch_size", "e1_local_time", "e1_process_time", "e2_local_time", "e2_process_time",
+    "request_local_time", "request_process_time", "e2_remote_time", "network_time", "data_size",
+)  # fmt: skip
 TIMING_COLUMNS: Final = (*TIMING_TEXTS, *TIMING_NUMBERS)
-"""Of a table of offload timings: events in a request, milliseconds for each request, bytes sent. ``local`` is time that
-passes on the edge, ``process`` is its processor's; e1 and e2 are the exits computed there, request is exit 2 asked of
-the cloud; ``e2_remote_time`` is the worker's, ``network_time`` the rest of the request's."""
+"""Of a table of offload timings: events in a request, milliseconds for each request, bytes sent. ``local`` is elapsed
+time on the edge and ``process`` its processor time; e1 and e2 are the exits computed there, request is exit 2 asked of
+the cloud; ``e2_remote_time`` is the worker's time, ``network_time`` the rest of the request's."""
 
 _DEVICE: Final = rf"(?!{SINGLE_EXIT}_|{UNCALIBRATED}_)[A-Za-z0-9-]+"
 _EVALUATION: Final = re.compile(
@@ -80,11 +75,11 @@ class EvaluationFile:
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """What is in a folder of results.
+    """The contents of a folder of results.
 
     Attributes:
         folder: the folder.
-        about: where the data come from; None where it does not say.
+        provenance: origin of the data; None if the folder does not say.
         evaluations: sorted by network, month and device.
         timings: device -> table of offload timings.
         fronts: network -> result file.
@@ -92,7 +87,7 @@ class ResultsFolder:
     """
 
     folder: Path
-    about: About | None
+    provenance: Provenance | None
     evaluations: tuple[EvaluationFile, ...]
     timings: dict[str, Path]
     fronts: dict[str, Path]
@@ -100,44 +95,44 @@ class ResultsFolder:
 
     @property
     def networks(self) -> list[str]:
-        """Networks of which there is anything, in the order of ``models.FAMILIES``."""
+        """Networks with any file, in the order of ``models.FAMILIES``."""
         found = {file.network for file in self.evaluations} | set(self.fronts)
         return [name for name in models.FAMILIES if name in found]
 
     @property
     def main_device(self) -> str | None:
-        """The device with the most evaluations, of which the figures by month are drawn; of equals the first by name.
+        """The device with the most evaluations, for the figures by month; in a tie, the first by name.
 
-        On whichever device, a network answers the same but for rounding.
+        A network gives the same answers on every device, except for rounding.
         """
         counts = Counter(file.device for file in self.evaluations)
         return min(counts, key=lambda device: (-counts[device], device), default=None)
 
-    def files(self, kind: str, network: str, device: str | None = None) -> list[EvaluationFile]:
-        """Return the evaluations of a kind and network, earliest month first; of all devices where none is named."""
+    def list_files(self, kind: str, network: str, device: str | None = None) -> list[EvaluationFile]:
+        """Return the evaluations of a kind and network in order of time; of all devices if none is named."""
         return [
             file
             for file in self.evaluations
             if (file.kind, file.network) == (kind, network) and device in {None, file.device}
         ]
 
-    def by_month(self, kind: str, network: str) -> list[EvaluationFile]:
-        """Return one evaluation a month, the main device's where it has one."""
-        files = sorted(self.files(kind, network), key=lambda file: file.device != self.main_device)
+    def list_by_month(self, kind: str, network: str) -> list[EvaluationFile]:
+        """Return one evaluation for each month, if possible of the main device."""
+        files = sorted(self.list_files(kind, network), key=lambda file: file.device != self.main_device)
         first = {file.month: file for file in reversed(files)}
         return [first[month] for month in sorted(first)]
 
-    def devices(self, network: str) -> list[str]:
+    def list_devices(self, network: str) -> list[str]:
         """Return the devices on which a network was evaluated, calibrated or with a single exit."""
-        return sorted({f.device for kind in (TWO_EXITS, SINGLE_EXIT) for f in self.files(kind, network)})
+        return sorted({f.device for kind in (TWO_EXITS, SINGLE_EXIT) for f in self.list_files(kind, network)})
 
 
-def evaluation_name(kind: str, network: str, device: str, month: str) -> str:
+def name_evaluation(kind: str, network: str, device: str, month: str) -> str:
     """Return the name of an evaluation CSV."""
     return "_".join(part for part in (network, kind, device, month) if part) + ".csv"
 
 
-def timings_name(device: str) -> str:
+def name_timings(device: str) -> str:
     """Return the name of a table of offload timings."""
     return f"{device}_offload_timings.tsv"
 
@@ -148,7 +143,7 @@ def is_device(word: str) -> bool:
 
 
 def find_results(folder: Path) -> ResultsFolder:
-    """Look through a folder of results; no result is read yet.
+    """Return the contents of a folder of results, without reading the results.
 
     Raises:
         InputFileError: the folder is missing, or has neither of the two sub-folders, or its ``about.json`` is damaged.
@@ -159,7 +154,7 @@ def find_results(folder: Path) -> ResultsFolder:
             f"{folder}: holds neither {EVALUATIONS}/ nor {FRONTS}/; make such a folder with figs/make-results.py"
         )
     evaluations, timings, fronts, ignored = [], {}, {}, []
-    for path in _files_in(folder / EVALUATIONS):
+    for path in _list_folder(folder / EVALUATIONS):
         if (name := _EVALUATION.fullmatch(path.name)) is not None:
             kind = name["kind"] or TWO_EXITS
             evaluations.append(EvaluationFile(kind, name["network"], name["device"], name["month"], path))
@@ -167,17 +162,17 @@ def find_results(folder: Path) -> ResultsFolder:
             timings[name["device"]] = path
         else:
             ignored.append(path)
-    for path in _files_in(folder / FRONTS):
+    for path in _list_folder(folder / FRONTS):
         network = path.name.partition("_x_f_")[0]
         if network in models.FAMILIES and path.suffix == ".sav":
             fronts[network] = path
         else:
             ignored.append(path)
     evaluations.sort(key=lambda file: (models.FAMILIES.index(file.network), file.month, file.device))
-    return ResultsFolder(folder, read_about(folder), tuple(evaluations), timings, fronts, tuple(ignored))
+    return ResultsFolder(folder, read_provenance(folder), tuple(evaluations), timings, fronts, tuple(ignored))
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
@@ -194,12 +189,12 @@ def read_timings(path: Path) -> pd.DataFrame:
     missing = [name for name in TIMING_COLUMNS if name not in table]
     if missing or table.empty:
         wrong = f"lacks {missing[0]!r}" if missing else "has no rows"
-        raise ResultFileError(f"{path}: is no table of offload timings, it {wrong}")
+        raise ResultFileError(f"{path}: is no table of offload timings: it {wrong}")
     table = table[list(TIMING_COLUMNS)].copy()
     for name in TIMING_NUMBERS:
         table[name] = pd.to_numeric(table[name], errors="coerce")
         if not (np.isfinite(table[name]) & (table[name] >= 0)).all():
-            raise ResultFileError(f"{path}: column {name!r} holds a cell that is no number of at least 0")
+            raise ResultFileError(f"{path}: column {name!r} holds a cell that is not a number of at least 0")
     if not (table["batch_size"] >= 1).all():
         raise ResultFileError(f"{path}: column 'batch_size' holds a request of no events")
     for name in TIMING_TEXTS:
@@ -208,26 +203,28 @@ def read_timings(path: Path) -> pd.DataFrame:
     return table
 
 
-def sources(paths: Iterable[Path], folder: Path) -> str:
-    """Return the names of files in a folder, those that differ in the month alone as one: ``x_2016_{02,03}.csv``."""
+def format_sources(paths: Iterable[Path], folder: Path) -> str:
+    """Return the names of files in a folder; files that differ only in the month become one: ``x_2016_{02,03}.csv``."""
     months: dict[str, list[str]] = {}
     for path in paths:
         name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
         found = re.search(rf"{MONTH.pattern}(?=\.csv$)", name)
         stem = name if found is None else f"{name[: found.start() + 5]}*{name[found.end() :]}"
         months.setdefault(stem, []).append("" if found is None else found[0][5:])
-    return ", ".join(stem.replace("*", _spans(numbers)) if "*" in stem else stem for stem, numbers in months.items())
+    return ", ".join(
+        stem.replace("*", _format_ranges(found)) if "*" in stem else stem for stem, found in months.items()
+    )
 
 
-def month_spans(months: Iterable[str]) -> str:
-    """Return months (YYYY_MM) in few words: ``2016_{01,04..12}``; of several years, separated by commas."""
+def format_months(months: Iterable[str]) -> str:
+    """Return months (YYYY_MM) in short: ``2016_{01,04..12}``; several years are separated by commas."""
     years: dict[str, list[str]] = {}
     for month in sorted(set(months)):
         years.setdefault(month[:4], []).append(month[5:])
-    return ", ".join(f"{year}_{_spans(numbers)}" for year, numbers in years.items())
+    return ", ".join(f"{year}_{_format_ranges(numbers)}" for year, numbers in years.items())
 
 
-def _spans(numbers: Iterable[str]) -> str:
+def _format_ranges(numbers: Iterable[str]) -> str:
     runs: list[list[str]] = []
     for number in sorted(set(numbers)):
         if runs and int(number) == int(runs[-1][-1]) + 1:

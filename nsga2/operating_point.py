@@ -1,4 +1,4 @@
-"""The points of a front as a table, the choice of one, and what it does on other months."""
+"""The points of a front as a table, the choice of one, and its rates on other months."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nsga2.options import KNEE, POINTS
+from nsga2.defaults import COST_MODEL, KNEE, NAMED_POINTS, NUMBERED_POINT
 from utils.classification_metrics import accuracy, ratio
 from utils.cost_models import event_costs
 from utils.errors import InfeasibleError, InputFileError
@@ -21,10 +21,9 @@ FloatArray = NDArray[np.float64]
 THRESHOLD_COLUMNS: Final = ("n_1", "a_1", "n_2", "a_2")
 COLUMNS: Final = ("point", "quality", "error", "time", *THRESHOLD_COLUMNS)
 EVALUATED_COLUMNS: Final = ("acceptance", "offloaded")
-DEFAULT_POINT: Final = 5
 
 
-def quality(objectives: FloatArray) -> FloatArray:
+def compute_quality(objectives: FloatArray) -> FloatArray:
     """Return the published quality of points: 100 * (1 - (error + time) / 2).
 
     Args:
@@ -37,8 +36,8 @@ def quality(objectives: FloatArray) -> FloatArray:
     return result
 
 
-def nearness(objectives: FloatArray) -> FloatArray:
-    """Return how near points come to the ideal, the least error and the least time of the front; the knee is nearest.
+def compute_nearness(objectives: FloatArray) -> FloatArray:
+    """Return how close points are to the ideal, the least error and least time of the front; the knee is closest.
 
     Args:
         objectives: (k, 2) error of accepted events and normalised time; each is scaled by its range over the front.
@@ -55,7 +54,7 @@ def nearness(objectives: FloatArray) -> FloatArray:
 def has_number(objectives: FloatArray) -> NDArray[np.bool_]:
     """Return which points the published chart script numbers.
 
-    It leaves out a point that another one dominates, and every point that shares both objectives with another.
+    It skips points that another one dominates, and all points that share both objectives with another.
 
     Args:
         objectives: (k, 2) error of accepted events and normalised time.
@@ -65,7 +64,7 @@ def has_number(objectives: FloatArray) -> NDArray[np.bool_]:
     """
     error, time = objectives.T
     order = np.lexsort((error, time))
-    # Fastest first, a point is dominated unless its error is below that of all before it.
+    # In order of time, a point is dominated unless its error is below that of all points before it.
     least_before = np.minimum.accumulate(np.concatenate(([np.inf], error[order][:-1])))
     numbered = np.empty(len(objectives), dtype=np.bool_)
     numbered[order] = error[order] < least_before
@@ -82,12 +81,12 @@ def front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFr
 
     Args:
         front: the points.
-        evaluation: what the front was found on; adds the columns ``EVALUATED_COLUMNS``, shares of its events.
+        evaluation: that the front was found on; adds the columns ``EVALUATED_COLUMNS``, shares of its events.
     """
-    values = np.column_stack((quality(front.objectives), front.objectives, front.thresholds))
+    values = np.column_stack((compute_quality(front.objectives), front.objectives, front.thresholds))
     table = pd.DataFrame(values, columns=list(COLUMNS[1:]))
     table.insert(0, "point", has_number(front.objectives))
-    # Points of equal objectives are one operating point; the first stands for them.
+    # Points of equal objectives are one operating point; the first is kept.
     table = table.drop_duplicates(subset=["error", "time"]).sort_values(["time", "error"], ignore_index=True)
     table["point"] = table["point"].cumsum().sub(1).astype("Int64").where(table["point"])
     if evaluation is not None:
@@ -102,7 +101,7 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
 
     Args:
         table: of ``front_table``.
-        asked: a number, one of ``POINTS``, or None: point ``DEFAULT_POINT``, or the last there is.
+        asked: a number, one of ``NAMED_POINTS``, or None: point ``NUMBERED_POINT``, or the last one.
         path: the file of the front, for the message.
 
     Raises:
@@ -114,7 +113,7 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
     if asked is None:
         if last < 0:
             return named[KNEE]
-        asked = min(DEFAULT_POINT, last)
+        asked = min(NUMBERED_POINT, last)
     if asked > last:
         there = f"its front has the points 0 to {last}" if last >= 0 else "no point of its front has a number"
         raise InputFileError(f"{path}: has no operation point {asked}; {there}")
@@ -122,7 +121,7 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
 
 
 def label_point(table: pd.DataFrame, row: int) -> str:
-    """Return the number of a row of ``front_table``, or where it has none, its name or "without a number"."""
+    """Return the number of a row of ``front_table``; if it has none, its name or "without a number"."""
     number = table["point"][row]
     if not pd.isna(number):
         return str(number)
@@ -135,76 +134,74 @@ def thresholds_of(table: pd.DataFrame, row: int) -> Thresholds:
 
 
 def marks(table: pd.DataFrame) -> dict[str, int]:
-    """Return the rows of ``front_table`` that people ask for by name: those of ``POINTS``."""
+    """Return the rows of ``front_table`` of the ``NAMED_POINTS``."""
     objectives = table[["error", "time"]].to_numpy()
-    found = (int(nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)
-    return dict(zip(POINTS, found, strict=True))
+    found = (int(compute_nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)
+    return dict(zip(NAMED_POINTS, found, strict=True))
 
 
 @dataclass(frozen=True)
-class Need:
-    """What an operating point must keep to; None: anything.
+class Limits:
+    """The limits of an operating point; None: no limit.
 
     Attributes:
-        error: most wrong / accepted.
-        time: most normalised time.
-        offloaded: most events offloaded / all.
+        error: wrong / accepted.
+        time: normalised.
+        offloaded: offloaded / all.
     """
 
     error: float | None = None
     time: float | None = None
     offloaded: float | None = None
 
-    def limits(self) -> dict[str, float]:
-        """Return column -> limit, of those that were given."""
+    def list_given(self) -> dict[str, float]:
+        """Return column -> limit, without those that are None."""
         return {field.name: limit for field in fields(self) if (limit := getattr(self, field.name)) is not None}
 
 
-def choose_by_need(table: pd.DataFrame, need: Need) -> int:
-    """Return the row of ``front_table`` that keeps to a need: the cheapest if the error is limited, else the best.
+def choose_within(table: pd.DataFrame, limits: Limits) -> int:
+    """Return the row of ``front_table`` within limits: the fastest if the error is limited, else that of least error.
 
     Raises:
-        InfeasibleError: no point does.
-        InputFileError: the need speaks of offloaded events, and the table does not.
+        InfeasibleError: no point is.
+        InputFileError: the offloaded share is limited, but the table does not hold it.
     """
-    limits = need.limits()
-    if missing := limits.keys() - set(table):
+    given = limits.list_given()
+    if given.keys() - set(table):
         raise InputFileError(
-            f"the front does not say how many events are {missing.pop()}; give the evaluation CSV it was found on "
-            "with --eval-file"
+            "the front does not hold the offloaded share; give the evaluation CSV that it was found on with --eval-file"
         )
-    values = table[list(limits)].to_numpy()
-    # A share typed with two digits is meant to admit the point that prints as it.
-    kept = np.flatnonzero((values <= np.array(list(limits.values())) + 1e-9).all(axis=1))
+    values = table[list(given)].to_numpy()
+    # A limit typed with a few digits includes the point that prints as these digits.
+    kept = np.flatnonzero((values <= np.array(list(given.values())) + 1e-9).all(axis=1))
     if len(kept):
-        return int(kept[0] if need.error is not None else kept[table["error"].to_numpy()[kept].argmin()])
-    asked = " and ".join(f"{name} of at most {limit:g}" for name, limit in limits.items())
-    least = ", ".join(f"{name} {least:.4f}" for name, least in zip(limits, values.min(axis=0), strict=True))
-    alone = "the least that a point has" if len(limits) == 1 else "the least that points have, each for itself"
-    raise InfeasibleError(f"no point of the front has an {asked}; {alone}: {least}")
+        return int(kept[0] if limits.error is not None else kept[table["error"].to_numpy()[kept].argmin()])
+    asked = " and ".join(f"{name} of at most {limit:g}" for name, limit in given.items())
+    least = ", ".join(f"{name} {least:.4f}" for name, least in zip(given, values.min(axis=0), strict=True))
+    raise InfeasibleError(f"no point of the front has an {asked}; the lowest values of any point: {least}")
 
 
 @dataclass(frozen=True)
 class CostModel:
     """How events are charged; see ``utils.cost_models.event_costs``."""
 
-    name: str = "paper"
+    name: str = COST_MODEL
     cost_per_offload: float | None = None
 
-    def mean(self, evaluation: Evaluation, thresholds: Thresholds) -> float:
+    def find_mean(self, evaluation: Evaluation, thresholds: Thresholds) -> float:
         """Return the mean cost of an event in seconds."""
         at_1, offloaded = event_costs(evaluation, self.name, self.cost_per_offload)
         return float(np.where(evaluation.decide(thresholds).at_1, at_1, offloaded).mean())
 
 
-def judged(
+def evaluate_point(
     names: Sequence[str],
     evaluations: Sequence[Evaluation],
     singles: Sequence[SingleExitEvaluation],
     thresholds: Thresholds,
     costs: CostModel,
 ) -> pd.DataFrame:
-    """Return what an operating point does on evaluations, a row for each.
+    """Return the rates of an operating point on evaluations, a row for each.
 
     Rates are of accepted events; ``cost`` is in µs per event; ``of_whole_path`` and ``of_single_exit`` are its share of
     the cost of the whole path through exit 2, and of the single-exit network's.
@@ -212,14 +209,14 @@ def judged(
     Args:
         names: of the rows.
         evaluations: of the network on other months.
-        singles: of the single-exit network on the same months, or none at all; adds ``single_exit_error``.
+        singles: of the single-exit network on the same months, or empty; adds ``single_exit_error``.
         thresholds: the operating point.
         costs: how events are charged.
     """
     rows = []
     for number, (name, evaluation) in enumerate(zip(names, evaluations, strict=True)):
         outcome = evaluation.decide(thresholds).outcome()
-        cost = costs.mean(evaluation, thresholds)
+        cost = costs.find_mean(evaluation, thresholds)
         whole = float((evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2).mean())
         row = {
             "data": name,
@@ -242,8 +239,8 @@ def judged(
     return pd.DataFrame(rows)
 
 
-def client_command(thresholds: Thresholds) -> str:
-    """Return the edge client's command line for the thresholds; capitals stand for what the user fills in."""
+def format_client_command(thresholds: Thresholds) -> str:
+    """Return the edge client's command line for the thresholds; the user replaces the words in capitals."""
     return (
         "python offload/ee-processor-client.py --mq-hostname HOST --trained-network-file M.pth --network NETWORK "
         "--dataset D.csv"

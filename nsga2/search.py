@@ -1,4 +1,4 @@
-"""Search the thresholds with NSGA-II."""
+"""Search for the front with NSGA-II."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,17 +12,17 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.optimize import minimize
 
-from nsga2.exact import exact_front, front_of
+from nsga2.exact_front import find_exact_front, find_front
 from nsga2.problem import ThresholdsProblem
 from utils.results import Front
 
-_COARSE: Final = 16  # thresholds of a class at an exit
-_LATEST: Final = 1.05  # normalised time up to which a front's area counts
-_MATING_ROUNDS: Final = 10  # a generation
-_NOTICEABLE: Final = 1e-6  # share by which the area must grow
+_COARSE: Final = 16  # thresholds of a class at an exit of the front that the search starts from
+_LATEST: Final = 1.05  # normalised time up to which the hypervolume counts
+_MATING_ROUNDS: Final = 10  # attempts to fill a generation with new candidates
+_NOTICEABLE: Final = 1e-6  # share by which the hypervolume must grow
 
 
-def hypervolume(points: NDArray[np.float64], error: float, time: float = _LATEST) -> float:
+def compute_hypervolume(points: NDArray[np.float64], error: float, time: float = _LATEST) -> float:
     """Return the area that points (k, 2) of error and normalised time dominate, up to an error and a time.
 
     Source: Zitzler and Thiele, "Multiobjective optimization using evolutionary algorithms", PPSN V, 1998.
@@ -35,7 +35,7 @@ def hypervolume(points: NDArray[np.float64], error: float, time: float = _LATEST
 
 
 class _EachGeneration(Callback):  # type: ignore[misc]
-    """Tells of each generation, and ends the search when it stalls."""
+    """Reports each generation, and ends the search when it stalls."""
 
     def __init__(self, reference: float, stall: int | None, progress: Callable[[float], object]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _EachGeneration(Callback):  # type: ignore[misc]
         self._since = 0
 
     def notify(self, algorithm: NSGA2) -> None:
-        area = hypervolume(np.atleast_2d(algorithm.opt.get("F")), self._reference)
+        area = compute_hypervolume(np.atleast_2d(algorithm.opt.get("F")), self._reference)
         self._since = 0 if area > self._best * (1 + _NOTICEABLE) else self._since + 1
         self._best = max(self._best, area)
         self._progress(area)
@@ -54,7 +54,7 @@ class _EachGeneration(Callback):  # type: ignore[misc]
             algorithm.termination.terminate()
 
 
-def search(
+def search_front(
     problem: ThresholdsProblem,
     population: int,
     offspring: int,
@@ -63,27 +63,27 @@ def search(
     stall: int | None = None,
     progress: Callable[[float], object] = lambda _area: None,
 ) -> Front:
-    """Return the front that NSGA-II finds, sorted by time; a seed repeats it.
+    """Return the front that NSGA-II finds, sorted by time; the same seed repeats it.
 
     Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", IEEE TEC 6(2), 2002.
 
     Args:
         problem: the thresholds problem.
-        population: sets of thresholds kept from one generation to the next.
-        offspring: new ones a generation.
-        generations: how many at most, the first included.
+        population: candidates kept from one generation to the next.
+        offspring: new candidates in each generation.
+        generations: at most, including the first.
         seed: of all random choices.
-        stall: generations without a larger hypervolume after which to stop; None: never.
-        progress: called with the hypervolume so far after each generation, up to the error of exit 1 alone.
+        stall: generations without a larger hypervolume after which the search ends; None: it does not.
+        progress: called with the hypervolume after each generation, up to the error of exit 1 alone.
     """
     algorithm = NSGA2(
         pop_size=population,
         n_offsprings=offspring,
-        sampling=_beginning(problem, population, seed),
+        sampling=_sample_first_generation(problem, population, seed),
         crossover=SBX(vtype=float, repair=RoundingRepair()),
         mutation=PM(vtype=float, repair=RoundingRepair()),
     )
-    # Where the data has few thresholds, most offspring repeat what is there, and pymoo tries 100 times to have enough.
+    # With few thresholds, most offspring repeat earlier candidates, and pymoo would try 100 times to find new ones.
     algorithm.mating.n_max_iterations = _MATING_ROUNDS
     result = minimize(
         problem,
@@ -93,13 +93,13 @@ def search(
         callback=_EachGeneration(1 - problem.objectives.accuracies[0], stall, progress),
         copy_algorithm=False,
     )
-    return front_of(problem.objectives, problem.thresholds(np.atleast_2d(result.X)))
+    return find_front(problem.objectives, problem.get_thresholds(np.atleast_2d(result.X)))
 
 
-def _beginning(problem: ThresholdsProblem, population: int, seed: int) -> NDArray[np.int64]:
-    """Return places (population, 4): a coarse front, and the rest at random."""
-    # From random places alone, the search now and then settles on a part of the front.
-    coarse = problem.places(exact_front(problem.objectives, problem.min_acceptance, _COARSE).front.thresholds)
+def _sample_first_generation(problem: ThresholdsProblem, population: int, seed: int) -> NDArray[np.int64]:
+    """Return candidates (population, 4): a coarse exact front, and the rest at random."""
+    # From random candidates alone, the search sometimes converges to a part of the front.
+    coarse = problem.find_places(find_exact_front(problem.objectives, problem.min_acceptance, _COARSE).front.thresholds)
     chosen = np.linspace(0, len(coarse) - 1, min(len(coarse), population // 2)).round().astype(int)
     generator = np.random.default_rng(seed)
     return np.vstack((coarse[chosen], generator.integers(0, problem.xu + 1, (population - len(chosen), 4))))

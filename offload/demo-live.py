@@ -156,8 +156,8 @@ def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
 
 
 def _thresholds(front_file: Path) -> "Thresholds":
+    from nsga2.defaults import KNEE
     from nsga2.operating_point import front_table, marks, thresholds_of
-    from nsga2.options import KNEE
     from utils.results import read_front
 
     table = front_table(read_front(front_file))

@@ -47,8 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the pipeline as the arguments say."""
+    from nsga2.defaults import KNEE
     from nsga2.operating_point import front_table, marks, thresholds_of
-    from nsga2.options import KNEE
     from utils.dataset import find_datasets
     from utils.results import read_front
 

@@ -251,7 +251,7 @@ def objectives(data: Path, _output: Path) -> Iterator[Figure]:
         ratios, ours = [], []
         for turn in range(15):
             start = time.perf_counter()
-            judge.scores(population)
+            judge.score(population)
             fast = (time.perf_counter() - start) / len(population)
             some = population[4 * turn : 4 * turn + 4]
             start = time.perf_counter()

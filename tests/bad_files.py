@@ -275,12 +275,12 @@ def _text(name: str, content: str, *says: str) -> Fault:
 METER_LOGS: dict[str, Fault] = {
     **unreadable(".csv"),
     "not text": _binary("meter.csv"),
-    "another table": _text("meter.csv", "time,power\n1,2\n", "is no meter's log", "timestamp", "it has power, time"),
-    "amperes alone": _text("meter.csv", "timestamp,amperes\n1,2\n", "is no meter's log"),
+    "another table": _text("meter.csv", "time,power\n1,2\n", "is not a meter's log", "timestamp", "it has power, time"),
+    "amperes alone": _text("meter.csv", "timestamp,amperes\n1,2\n", "is not a meter's log"),
     "text in a number": _text("meter.csv", "timestamp,watts\n1,2\n2,lots\n", "line 3", "'lots'"),
     "a power below nothing": _text("meter.csv", "timestamp,watts\n1,-2\n", "line 2", "'-2'"),
     "no time": _text("meter.csv", "timestamp,watts\nnoon,2\n", "line 2", "'noon'"),
-    "a clock that is set back": _text("meter.csv", "timestamp,watts\n2,2\n1,2\n", "time does not rise"),
+    "a clock that is set back": _text("meter.csv", "timestamp,watts\n2,2\n1,2\n", "time does not ascend"),
 }
 INTERVALS: dict[str, Fault] = {
     **unreadable(".json"),

@@ -47,7 +47,9 @@ from utils.schema import (
 )
 
 MOST_TIMES_PLAIN = 8
-HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pika", "requests", "pymoo", "safetensors", "sklearn", "tqdm")
+HEAVY = (
+    "torch", "pandas", "numpy", "matplotlib", "pika", "requests", "pymoo", "safetensors", "sklearn", "tqdm", "jinja2",
+)  # fmt: skip
 PNG = b"\x89PNG\r\n\x1a\n"
 
 # The options that were asked for, each with the default that was: None where none was.

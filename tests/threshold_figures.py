@@ -23,10 +23,10 @@ TIMINGS = {"network": "AlexNet", "datacenter": "ibm-sp", "input_size": "8"}
 
 def fronts(data: Path, output: Path) -> Iterator[Figure]:
     """The exact front's time, memory and error on few rows and many, and NSGA-II's hypervolume beside it."""
-    from nsga2.exact import exact_front
+    from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
     from nsga2.problem import ThresholdsProblem
-    from nsga2.search import hypervolume, search
+    from nsga2.search import compute_hypervolume, search_front
     from utils.results import read_evaluation, read_front
 
     mobilenet = data / "evaluations" / "mobilenet_pc_2016_03.csv"
@@ -48,9 +48,9 @@ def fronts(data: Path, output: Path) -> Iterator[Figure]:
         if "single" in path.name:
             continue
         problem = ThresholdsProblem(Objectives(read_evaluation([path])), LEAST)
-        best = hypervolume(exact_front(problem.objectives, LEAST).front.objectives, *REFERENCE)
-        found = [search(problem, 100, 80, 1000, seed).objectives for seed in SEEDS]
-        shares[path.stem] = min(hypervolume(points, *REFERENCE) / best for points in found)
+        best = compute_hypervolume(find_exact_front(problem.objectives, LEAST).front.objectives, *REFERENCE)
+        found = [search_front(problem, 100, 80, 1000, seed).objectives for seed in SEEDS]
+        shares[path.stem] = min(compute_hypervolume(points, *REFERENCE) / best for points in found)
     worst = min(shares, key=lambda name: shares[name])
     yield Figure(
         f"hypervolume of NSGA-II, the worst of {len(SEEDS)} seeds on {len(shares)} evaluations ({worst})",
@@ -62,7 +62,7 @@ def search_times(data: Path, output: Path) -> Iterator[Figure]:
     """How long NSGA-II takes on 5,000 rows, and on a million beside it, in turns."""
     from nsga2.objectives import Objectives
     from nsga2.problem import ThresholdsProblem
-    from nsga2.search import search
+    from nsga2.search import search_front
     from utils.results import read_evaluation
 
     alexnet = data / "evaluations" / "alexnet_pc_2016_02.csv"
@@ -81,7 +81,7 @@ def search_times(data: Path, output: Path) -> Iterator[Figure]:
         times = []
         for problem in (few, many):
             start = time.perf_counter()
-            search(problem, 100, 80, 1000, seed)
+            search_front(problem, 100, 80, 1000, seed)
             times.append(time.perf_counter() - start)
         ratios.append((times[1] + sorting) / times[0])
     yield Figure(
@@ -93,18 +93,18 @@ def search_times(data: Path, output: Path) -> Iterator[Figure]:
 
 def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
     """What the published AlexNet is worth at acceptance 0.9 on February and March, beside the paper's claim."""
-    from nsga2.exact import exact_front
+    from nsga2.defaults import LEAST_COST
+    from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
     from nsga2.operating_point import (
         CostModel,
-        Need,
-        choose_by_need,
+        Limits,
+        choose_within,
+        evaluate_point,
         front_table,
-        judged,
         marks,
         thresholds_of,
     )
-    from nsga2.options import LEAST_COST
     from utils.classification_metrics import accuracy
     from utils.cost_models import read_cost_per_offload
     from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation
@@ -113,7 +113,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
     both = read_evaluation([folder / f"alexnet_rpi_{month}.csv" for month in months])
     parts = [vars(read_single_exit_evaluation(folder / f"alexnet_single_rpi_{month}.csv")) for month in months]
     single = SingleExitEvaluation(*(np.concatenate([part[name] for part in parts]) for name in parts[0]))
-    as_good = Need(error=1 - accuracy(single.prediction, single.labels))
+    as_good = Limits(error=1 - accuracy(single.prediction, single.labels))
     one_by_one, by_ten = (
         read_cost_per_offload(folder / "rpi_offload_timings.tsv", {**TIMINGS, "batch_size": size})
         for size in ("1", "10")
@@ -124,11 +124,11 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         "the edge alone, offloading by ten": CostModel("edge", by_ten),
     }
     for title, model in models.items():
-        table = front_table(exact_front(Objectives(both, model.name, model.cost_per_offload), LEAST).front, both)
-        points = {"as good as the single exit": choose_by_need(table, as_good), **marks(table)}
+        table = front_table(find_exact_front(Objectives(both, model.name, model.cost_per_offload), LEAST).front, both)
+        points = {"as good as the single exit": choose_within(table, as_good), **marks(table)}
         del points[LEAST_COST]  # all at exit 1: it offloads nothing
         for name, point in points.items():
-            row = judged(["Feb+Mar"], [both], [single], thresholds_of(table, point), model).iloc[0]
+            row = evaluate_point(["Feb+Mar"], [both], [single], thresholds_of(table, point), model).iloc[0]
             yield Figure(
                 f"published AlexNet, Raspberry Pi, Feb+Mar, acceptance ≥ 0.9, cost of {title}: {name}",
                 "beside the paper's claim: 1 % of the cost, 10 % offloaded, equal accuracy",

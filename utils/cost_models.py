@@ -12,7 +12,6 @@ from utils.errors import InputFileError
 from utils.files import check_readable
 from utils.results import Evaluation
 
-COST_MODELS: Final = ("paper", "full", "edge")
 MILLISECONDS: Final = 1e-3
 TIMING_COLUMNS: Final = ("batch_size", "request_process_time")
 

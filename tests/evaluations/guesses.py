@@ -1,4 +1,4 @@
-"""Months that are decided by chance, for what only counts and shows."""
+"""Months with random decisions, for tests of counts and reports."""
 
 from typing import Final
 
@@ -7,8 +7,8 @@ import pandas as pd
 
 from evaluations.baselines import MATCHED, REJECT, RULE
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Costs, Decided
+from evaluations.monthly_rates import list_rates
 from evaluations.months import Month, make_month, subsets
-from evaluations.rates import rates_by_subset
 from tests.evaluations.small_months import month, rows_of
 from utils.decision import Decisions
 
@@ -29,7 +29,7 @@ MONTHS = [repeated(3), repeated(4), repeated(5)]
 
 
 def guessed(of: Month, seed: int) -> Decided:
-    """Return decisions by chance, the same for all rows of a vector."""
+    """Return random decisions, the same for all rows of a vector."""
     generator = np.random.default_rng(seed)
     vectors = len(of.first)
     decided: dict[str, dict[str, Decisions]] = {subset.name: {} for subset in subsets(of)}
@@ -52,6 +52,6 @@ def later_rates() -> pd.DataFrame:
         record
         for of, by_network in zip(MONTHS, DECIDED, strict=True)
         for network, decided in enumerate(by_network, 1)
-        for record in rates_by_subset(of.name, network, decided, Costs(1.0, 5.0, 4.0, 4.0))
+        for record in list_rates(of.name, network, decided, Costs(1.0, 5.0, 4.0, 4.0))
     ]
     return pd.DataFrame(records)

@@ -1,4 +1,4 @@
-"""Small months and networks to judge."""
+"""Small months and networks to evaluate."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ def rows_of(number: int, rows: int = 120) -> tuple[NDArray[np.float32], NDArray[
 
 
 def month(number: int, training: Month | None = None, rows: int = 120) -> Month:
-    """Return the same as a month."""
+    """Return these rows as a month."""
     seen = None if training is None else training.features
     return make_month(f"2016_{number:02}", *rows_of(number, rows), seen)
 

@@ -9,11 +9,11 @@ from evaluations.baselines import (
     RULE,
     TREE,
     Answers,
+    apply_one_line_rule,
     decide,
     decide_as_many,
     fit_baselines,
     least_certainty,
-    one_line_rule,
 )
 from evaluations.months import make_month, read_month
 from tests.captures import SHARED, needs_shared
@@ -46,28 +46,28 @@ def test_the_rule_says_normal_only_where_all_frames_are_60_bytes_and_a_sent_neit
     changed: dict[str, float], attack: int
 ) -> None:
     raw = raw_row(**changed)
-    assert one_line_rule(raw).predictions.tolist() == [attack]
-    assert one_line_rule(
+    assert apply_one_line_rule(raw).predictions.tolist() == [attack]
+    assert apply_one_line_rule(
         PUBLISHED.unscale(PUBLISHED.scale(raw).astype(np.float32).astype(np.float64))
     ).predictions.tolist() == [attack]
 
 
 @needs_shared
-def test_the_rule_is_worth_what_was_measured() -> None:
+def test_the_rule_has_the_measured_error() -> None:
     months = [read_month([SHARED / "data" / "dataset" / f"2016_{number:02}.csv"]) for number in range(3, 9)]
     rule = fit_baselines(month(1), PUBLISHED.unscale)[RULE]
     accuracies = [(rule(of.features).predictions == of.labels).mean() for of in months]
     assert np.mean(accuracies) == pytest.approx(0.912, abs=0.001)
 
 
-def test_the_majority_class_is_that_of_the_training_rows_and_of_a_tie_attack() -> None:
+def test_the_majority_class_is_that_of_the_training_rows_and_in_a_tie_attack() -> None:
     features, _ = rows_of(1, 4)
     for labels, expected in (([0, 0, 0, 1], 0), ([1, 1, 0, 1], 1), ([0, 1, 0, 1], 1)):
         fitted = fit_baselines(make_month("m", features, np.array(labels)), PUBLISHED.unscale)
         assert fitted[MAJORITY](PROBES).predictions.tolist() == [expected] * 300
 
 
-def test_what_a_baseline_learns_does_not_depend_on_the_order_of_its_rows() -> None:
+def test_a_baseline_does_not_depend_on_the_order_of_its_training_rows() -> None:
     features, labels = rows_of(1, 500)
     order = np.random.default_rng(0).permutation(500)
     one = fit_baselines(make_month("m", features, labels), PUBLISHED.unscale)
@@ -99,7 +99,7 @@ def test_the_threshold_is_the_strictest_that_accepts_enough() -> None:
         assert least_certainty(certainties, accepted) == max(enough)
 
 
-def test_exactly_as_many_of_the_most_certain_are_accepted_and_of_equal_ones_a_part() -> None:
+def test_exactly_as_many_of_the_most_certain_are_accepted_and_a_part_of_equal_ones() -> None:
     generator = np.random.default_rng(0)
     labels = np.zeros(40, dtype=np.int64)
     for accepted in range(41):
@@ -111,13 +111,13 @@ def test_exactly_as_many_of_the_most_certain_are_accepted_and_of_equal_ones_a_pa
     assert decide_as_many(nobody, Answers(nobody, np.zeros(0)), 0).outcome().rows == 0
 
 
-def test_of_equally_certain_rows_sorted_by_label_either_label_has_its_share() -> None:
+def test_each_label_has_its_share_among_equally_certain_rows() -> None:
     labels = np.repeat([0, 1], (60, 30))
     outcome = decide_as_many(labels, Answers(np.ones_like(labels), np.full(90, 0.7)), 45).outcome()
     assert (outcome.accepted, outcome.attacks) == (45, 15)
 
 
-def test_a_classifier_rejects_what_it_is_not_certain_enough_of() -> None:
+def test_a_classifier_rejects_answers_below_its_threshold() -> None:
     labels, answers = np.array([0, 1, 1]), Answers(np.array([0, 0, 1]), np.array([0.9, 0.6, 0.7]))
     assert decide(labels, answers).at_1.tolist() == [True] * 3
     decided = decide(labels, answers, 0.7)

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 
 from evaluations.baselines import MATCHED, REJECT, RULE
-from evaluations.comparisons import COLUMNS, compare, find, findings, year_table
+from evaluations.comparisons import COLUMNS, build_year_table, collect_findings, compare, find_difference
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM
+from evaluations.monthly_rates import AREA, MEAN, average_months, find_rate
 from evaluations.months import ALL_ROWS, SUBSETS
-from evaluations.rates import AREA, MEAN, mean_rate, over_time
 from tests.evaluations.guesses import DECIDED, MONTHS, SYSTEMS, later_rates
 
 
@@ -22,10 +22,10 @@ def later() -> pd.DataFrame:
 
 
 def test_every_difference_is_that_of_the_rates_themselves(comparisons: pd.DataFrame, later: pd.DataFrame) -> None:
-    everything = pd.concat((later, over_time(later)))
+    everything = pd.concat((later, average_months(later)))
     for row in comparisons.to_dict("records"):
         place = (str(row["month"]), str(row["subset"]))
-        expected = mean_rate(everything, *place, SYSTEM, "error") - mean_rate(
+        expected = find_rate(everything, *place, SYSTEM, "error") - find_rate(
             everything, *place, row["system"], "error"
         )
         assert row["estimate"] == pytest.approx(expected)
@@ -40,7 +40,7 @@ def test_every_other_system_is_compared_in_each_subset_and_month_and_over_all(co
     assert list(comparisons[list(COLUMNS[:3])].itertuples(index=False, name=None)) == expected
 
 
-def test_rows_taken_for_themselves_make_intervals_narrow(comparisons: pd.DataFrame) -> None:
+def test_resampling_rows_makes_intervals_narrow(comparisons: pd.DataFrame) -> None:
     by_row = compare(MONTHS, DECIDED, by_vector=False, resamples=400, seed=1)
     of_all = comparisons["subset"] == ALL_ROWS
     assert by_row["estimate"].tolist() == pytest.approx(comparisons["estimate"].tolist())
@@ -50,39 +50,32 @@ def test_rows_taken_for_themselves_make_intervals_narrow(comparisons: pd.DataFra
 
 def test_one_month_alone_is_its_own_mean_and_area() -> None:
     found = compare(MONTHS[:1], DECIDED[:1], by_vector=True, resamples=100, seed=1)
-    one = [find(found, name, ALL_ROWS, RULE) for name in (MONTHS[0].name, MEAN, AREA)]
+    one = [find_difference(found, name, ALL_ROWS, RULE) for name in (MONTHS[0].name, MEAN, AREA)]
     assert one[0] == one[1] == one[2]
 
 
 def test_the_findings_are_means_over_the_later_months_of_all_rows(
     comparisons: pd.DataFrame, later: pd.DataFrame
 ) -> None:
-    found = findings(over_time(later), comparisons, 3, 2, "the path")
-    all_rows = later[later["subset"] == ALL_ROWS].groupby("system")[["error", "acceptance", "cost_share"]].mean()
-    assert (found.error, found.acceptance) == pytest.approx(tuple(all_rows.loc[SYSTEM, ["error", "acceptance"]]))
-    assert (found.cost_exit_1, found.cost_exit_2) == (0.25, 1.0)
-    for alternative, system in (
-        (found.exit_1, EXIT_1 + REJECT),
-        (found.exit_1_by_class, BY_CLASS),
-        (found.exit_1_matched, EXIT_1 + MATCHED),
-        (found.exit_2, EXIT_2 + MATCHED),
-    ):
-        assert alternative.error == pytest.approx(float(all_rows["error"][system]))
-        assert alternative.difference == find(comparisons, MEAN, ALL_ROWS, system)
-    assert list(found.others) == [RULE, "boosting" + MATCHED]
-    assert {subset: list(others) for subset, others in found.elsewhere.items()} == {
-        subset: [RULE, "boosting" + MATCHED] for subset in SUBSETS[1:]
+    found = collect_findings(average_months(later), comparisons, 2)
+    rates = later[later["subset"] == ALL_ROWS].groupby("system")[["error", "acceptance", "offloaded"]].mean()
+    two_exits = (found.two_exits.error, found.two_exits.acceptance, found.two_exits.offloaded)
+    assert two_exits == pytest.approx(tuple(rates.loc[SYSTEM]))
+    assert (found.exit_1[0].cost, found.exit_2.cost, found.networks) == (0.25, 1.0, 2)
+    systems = (EXIT_1 + MATCHED, BY_CLASS, EXIT_1 + REJECT, EXIT_2 + MATCHED, RULE, "boosting" + MATCHED)
+    for rival, system in zip((*found.exit_1, found.exit_2, *found.baselines), systems, strict=True):
+        assert (rival.error, rival.acceptance) == pytest.approx(tuple(rates.loc[system, ["error", "acceptance"]]))
+        assert rival.difference == find_difference(comparisons, MEAN, ALL_ROWS, system)
+    assert [rival.name for rival in found.baselines] == [RULE, "boosting"]
+    assert found.exit_1_elsewhere == {
+        subset: find_difference(comparisons, MEAN, subset, EXIT_1 + MATCHED) for subset in SUBSETS[1:]
     }
-    for subset in SUBSETS[1:]:
-        of_exit_1 = find(comparisons, MEAN, subset, EXIT_1 + MATCHED)
-        assert found.exit_1_elsewhere[subset].difference == of_exit_1
-        assert found.elsewhere[subset][RULE].difference == find(comparisons, MEAN, subset, RULE)
 
 
 def test_the_table_of_everything_holds_the_rates_and_the_differences(
     comparisons: pd.DataFrame, later: pd.DataFrame
 ) -> None:
-    table = year_table(later, comparisons)
+    table = build_year_table(later, comparisons)
     assert list(table) == [
         "month", "subset", "system", "metric", "mean", "low", "high", "network_1", "network_2",
     ]  # fmt: skip

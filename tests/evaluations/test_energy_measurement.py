@@ -17,16 +17,16 @@ from evaluations.energy_measurement import (
     Interval,
     Outcome,
     Run,
-    busy_seconds,
     decide_at_single_exit,
     decide_plainly_at_single_exit,
     measure,
     measure_idle,
-    outcome,
+    read_busy_seconds,
     read_run,
+    summarise_outcome,
     write_run,
 )
-from evaluations.energy_meters import begin_nothing
+from evaluations.energy_meters import begin_without_meter
 from evaluations.measurement import measure_single_exit
 from models.cpu_network import open_single_exit
 from tests.evaluations.small_months import rows_of
@@ -44,7 +44,7 @@ def burn() -> range:
 
 def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enough() -> None:
     methods = {"first": burn, "second": burn}
-    intervals = list(measure(methods, 2, 0.25, begin_nothing))
+    intervals = list(measure(methods, 2, 0.25, begin_without_meter))
     assert [interval.method for interval in intervals] == ["first", "second", "first", "second"]
     for interval in intervals:
         assert interval.events % 5 == 0
@@ -54,26 +54,26 @@ def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enou
     assert all(earlier.end <= later.start for earlier, later in itertools.pairwise(intervals))
 
 
-def test_work_is_done_once_where_no_time_is_asked_for() -> None:
-    assert [interval.events for interval in measure({"once": burn}, 3, 0.0, begin_nothing)] == [5, 5, 5]
+def test_work_is_done_once_if_no_time_is_given() -> None:
+    assert [interval.events for interval in measure({"once": burn}, 3, 0.0, begin_without_meter)] == [5, 5, 5]
 
 
 def test_idling_takes_time_but_hardly_the_processor() -> None:
-    idle = measure_idle(0.3, begin_nothing)
+    idle = measure_idle(0.3, begin_without_meter)
     assert (idle.method, idle.events) == (IDLE, 0)
     assert idle.end - idle.start >= 0.3
     assert idle.cpu_seconds < 0.1
 
 
-def test_the_machines_processor_time_is_read_where_it_says_it(tmp_path: Path) -> None:
+def test_the_machines_processor_time_is_read_if_it_is_known(tmp_path: Path) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 20 30 9999 999 4 6 50 0 0\ncpu0 1 2 3\n")
-    assert busy_seconds(stat) == pytest.approx(160 / 100)
-    assert np.isnan(busy_seconds(tmp_path / "none"))
-    before = busy_seconds()
+    assert read_busy_seconds(stat) == pytest.approx(160 / 100)
+    assert np.isnan(read_busy_seconds(tmp_path / "none"))
+    before = read_busy_seconds()
     for _ in range(5):
         burn()
-    assert busy_seconds() - before > 0.3
+    assert read_busy_seconds() - before > 0.3
 
 
 def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
@@ -85,11 +85,11 @@ def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
     assert decide_plainly_at_single_exit(network, features, batch_size=50).tolist() == found.tolist()
 
 
-def test_an_outcome_counts_the_errors_of_the_accepted_alone() -> None:
+def test_an_outcome_counts_only_the_errors_of_accepted_events() -> None:
     predictions, labels = np.array([0, 1, 1, 0, 1]), np.array([0, 0, 1, 1, 0])
     asked, rejected = np.array([True, True, False, True, False]), np.array([False, True, False, False, False])
-    assert outcome(predictions, asked, rejected, labels) == Outcome(3 / 5, 1 / 5, 2 / 4)
-    assert np.isnan(outcome(predictions, asked, rejected, None).error)
+    assert summarise_outcome(predictions, asked, rejected, labels) == Outcome(3 / 5, 1 / 5, 2 / 4)
+    assert np.isnan(summarise_outcome(predictions, asked, rejected, None).error)
 
 
 SHARES = Outcome(0.25, 0.125, 0.5)
@@ -105,7 +105,7 @@ RUN = Run(
 )
 
 
-def test_a_measurement_is_read_as_it_was_written_but_for_the_joules(tmp_path: Path) -> None:
+def test_a_measurement_is_read_as_it_was_written_without_the_joules(tmp_path: Path) -> None:
     with_joules = replace(RUN, intervals=tuple(replace(interval, joules=5.0) for interval in RUN.intervals))
     write_run(with_joules, tmp_path / "run.json")
     assert repr(read_run(tmp_path / "run.json")) == repr(RUN)  # as NaN is unequal to itself
@@ -145,7 +145,7 @@ def of_interval(**changed: object) -> Callable[[dict[str, Any]], None]:
         lambda content: content.update(intervals=[], outcomes={}),
     ],
 )
-def test_a_file_of_intervals_that_is_none_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
+def test_a_file_without_intervals_is_refused(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
     path = tmp_path / "run.json"
     write_run(RUN, path)
     content = json.loads(path.read_text())
@@ -156,7 +156,7 @@ def test_a_file_of_intervals_that_is_none_is_refused(tmp_path: Path, spoil: Call
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no", "[" * 100_000, "\udcff"])
-def test_what_is_no_json_of_ours_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_recorded_run_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputFileError, match="holds no measured intervals"):
         read_run(tmp_path / "run.json")

@@ -27,7 +27,7 @@ def write_zone(folder: Path, zone: str, name: str, microjoules: int) -> Path:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that any user may look into."""
+    """Yield a folder that any user may read."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -35,7 +35,7 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def as_anyone() -> Iterator[Callable[[], None]]:
-    """What gives up root's rights until the test ends."""
+    """Return a function that gives up root's rights until the test ends."""
     user = os.geteuid()
     yield lambda: os.seteuid(65534 if user == 0 else user)
     os.seteuid(user)
@@ -58,7 +58,7 @@ def test_the_packages_are_summed_and_nothing_is_counted_twice(tmp_path: Path) ->
     assert joules() == pytest.approx(2 + 3.5)
 
 
-def test_a_counter_that_wraps_goes_on_from_its_range(tmp_path: Path) -> None:
+def test_a_counter_that_wraps_is_corrected_by_its_range(tmp_path: Path) -> None:
     wraps = write_zone(tmp_path, "intel-rapl:0", "package-0", RANGE - 3 * JOULE)
     write_zone(tmp_path, "intel-rapl:1", "package-1", JOULE)
     joules = Rapl(tmp_path).begin()
@@ -66,7 +66,7 @@ def test_a_counter_that_wraps_goes_on_from_its_range(tmp_path: Path) -> None:
     assert joules() == pytest.approx(3 + 4)
 
 
-def test_each_measured_interval_holds_what_the_counters_rose_by_in_it(tmp_path: Path) -> None:
+def test_each_interval_holds_the_increase_of_the_counters(tmp_path: Path) -> None:
     counter = write_zone(tmp_path, "intel-rapl:0", "package-0", 0)
 
     def work(joules: int) -> list[int]:
@@ -79,24 +79,22 @@ def test_each_measured_interval_holds_what_the_counters_rose_by_in_it(tmp_path: 
     assert found == [("three", 3, 3.0), ("seven", 3, 7.0)] * 2
 
 
-def test_a_counter_that_may_not_be_read_is_one_line_with_the_command_that_helps(
+def test_an_unreadable_counter_is_one_line_with_the_command_that_helps(
     open_folder: Path, as_anyone: Callable[[], None]
 ) -> None:
     write_zone(open_folder, "intel-rapl:0", "package-0", 0).chmod(0)
     as_anyone()
     assert has_rapl(open_folder)
-    with pytest.raises(
-        InputFileError, match=r"energy_uj: may not be read by this user; .*sudo chmod a\+r .*:\*/energy"
-    ):
+    with pytest.raises(InputFileError, match=r"energy_uj: this user may not read it; .*sudo chmod a\+r .*:\*/energy"):
         Rapl(open_folder)
 
 
-def test_a_machine_without_counters_is_refused_and_so_are_counters_that_are_no_numbers(tmp_path: Path) -> None:
+def test_missing_counters_and_counters_without_numbers_are_refused(tmp_path: Path) -> None:
     assert not has_rapl(tmp_path / "nothing")
-    with pytest.raises(InputFileError, match="shows no RAPL counter"):
+    with pytest.raises(InputFileError, match="has no RAPL counter"):
         Rapl(tmp_path)
     write_zone(tmp_path, "intel-rapl:0", "package-0", 0).write_text("-5")
-    with pytest.raises(InputFileError, match="holds '-5', no count of microjoules"):
+    with pytest.raises(InputFileError, match="holds '-5' instead of microjoules"):
         Rapl(tmp_path)
 
 
@@ -109,20 +107,20 @@ def log_of(tmp_path: Path, text: str) -> PowerLog:
 def test_power_is_integrated_by_the_trapezoid_rule_with_interpolated_ends(tmp_path: Path) -> None:
     log = log_of(tmp_path, "timestamp,watts\n100,2\n101,4\n102,4\n103,0\n104,2\n")
     # 3 W at 100.5 and 2 W at 102.5: half a second of 3.5 W, one of 4 W, half a second of 3 W.
-    assert log.joules(100.5, 102.5) == pytest.approx(0.5 * 3.5 + 4 + 0.5 * 3)
-    assert log.joules(100, 104) == pytest.approx(3 + 4 + 2 + 1)
-    assert log.joules(100, 102.5) + log.joules(102.5 - 2.5, 104) == pytest.approx(3 + 4 + 0.5 * 3 + 10)
+    assert log.integrate(100.5, 102.5) == pytest.approx(0.5 * 3.5 + 4 + 0.5 * 3)
+    assert log.integrate(100, 104) == pytest.approx(3 + 4 + 2 + 1)
+    assert log.integrate(100, 102.5) + log.integrate(102.5 - 2.5, 104) == pytest.approx(3 + 4 + 0.5 * 3 + 10)
 
 
-def test_readings_that_come_at_uneven_times_count_as_long_as_they_last(tmp_path: Path) -> None:
+def test_uneven_readings_are_weighted_by_their_duration(tmp_path: Path) -> None:
     log = log_of(tmp_path, "timestamp,watts\n0,2\n1,2\n1.5,6\n4,6\n5,2\n")
-    assert log.joules(0, 5) == pytest.approx(2 + 0.5 * 4 + 2.5 * 6 + 4)
+    assert log.integrate(0, 5) == pytest.approx(2 + 0.5 * 4 + 2.5 * 6 + 4)
 
 
 def test_amperes_times_volts_are_watts_and_names_and_further_columns_do_not_matter(tmp_path: Path) -> None:
     log = log_of(tmp_path, "Volts, Amperes ,note,TIMESTAMP\n5,0.5,a,1\n5,0.5,b,2\n4,1,c,3\n5,0.5,d,4\n")
     assert log.watts.tolist() == [2.5, 2.5, 4, 2.5]
-    assert log.joules(1, 4) == pytest.approx(2.5 + 3.25 + 3.25)
+    assert log.integrate(1, 4) == pytest.approx(2.5 + 3.25 + 3.25)
 
 
 @pytest.mark.parametrize("text", ["2026-03-01T12:00:00+02:00", "2026-03-01 10:00:00Z", "1772359200", "1772359200.0"])
@@ -135,29 +133,29 @@ def test_a_time_without_an_offset_is_local(tmp_path: Path) -> None:
     assert log_of(tmp_path, f"timestamp,watts\n{local},1\n").times.tolist() == [1772359200.0]
 
 
-def test_a_last_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
     log = log_of(tmp_path, "timestamp,watts\n1,2.5\n2,2")
-    assert (log.times.tolist(), log.reaches(1), log.reaches(2)) == ([1.0], True, False)
+    assert (log.times.tolist(), log.has_reached(1), log.has_reached(2)) == ([1.0], True, False)
 
 
 @pytest.mark.parametrize(
     ("start", "end", "says"),
     [
         (99.5, 103, "covers 1970-01-01T00:01:40.000 to 1970-01-01T00:01:59.000, but a measurement took place from"),
-        (110, 119.5, "set the meter's clock as this machine's"),
+        (110, 119.5, "set the meter's clock to this machine's time"),
         (101.2, 102.4, "has 1 readings in a measurement of 1.20 s, at least 2 are needed; measure longer"),
         (104, 113, "has a gap of 7.00 s after 1970-01-01T00:01:45.000"),
         (103, 105.5, "has a gap of 7.00 s"),
         (111.5, 114, "has a gap of 7.00 s"),
     ],
 )
-def test_what_the_log_cannot_tell_is_refused(tmp_path: Path, start: float, end: float, says: str) -> None:
+def test_a_time_that_the_log_does_not_cover_is_refused(tmp_path: Path, start: float, end: float, says: str) -> None:
     times = [*range(100, 106), *range(112, 120)]
     log = log_of(tmp_path, "timestamp,watts\n" + "".join(f"{time},1\n" for time in times))
-    assert log.joules(100, 105) == pytest.approx(5)
-    assert log.joules(112, 119) == pytest.approx(7)
+    assert log.integrate(100, 105) == pytest.approx(5)
+    assert log.integrate(112, 119) == pytest.approx(7)
     with pytest.raises(InputFileError) as raised:
-        log.joules(start, end)
+        log.integrate(start, end)
     assert says in str(raised.value)
 
 
@@ -179,19 +177,19 @@ def test_what_the_log_cannot_tell_is_refused(tmp_path: Path, start: float, end: 
         ("timestamp,watts\n1,1e308\n", "line 2 has watts '1e308'; no meter reads more than"),
         ("timestamp,amperes,volts\n1,1e200,1e200\n", "line 2 has amperes '1e200'; no meter reads more than"),
         ("timestamp;watts\n1;2,5\n", "its columns are separated by semicolons and its numbers have decimal commas"),
-        ("# a meter\ntimestamp,watts\n1,2\n", "the header is in line 2, below a comment"),
-        ("timestamp,watts\n1,2\n1,2\n", "time does not rise at 1970-01-01T00:00:01.000"),
-        ("timestamp,watts\n5,2\n4,2\n", "time does not rise"),
+        ("# a meter\ntimestamp,watts\n1,2\n", "the header stands in line 2, below a comment"),
+        ("timestamp,watts\n1,2\n1,2\n", "time does not ascend at 1970-01-01T00:00:01.000"),
+        ("timestamp,watts\n5,2\n4,2\n", "time does not ascend"),
     ],
 )
-def test_a_log_that_is_none_is_refused(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(InputFileError) as raised:
         log_of(tmp_path, text)
     assert says in str(raised.value)
 
 
-def test_a_log_that_has_only_begun_covers_nothing(tmp_path: Path) -> None:
+def test_an_empty_log_covers_nothing(tmp_path: Path) -> None:
     log = log_of(tmp_path, "timestamp,watts\n")
-    assert not log.reaches(0)
+    assert not log.has_reached(0)
     with pytest.raises(InputFileError, match="covers nothing, but a measurement took place"):
-        log.joules(1, 2)
+        log.integrate(1, 2)

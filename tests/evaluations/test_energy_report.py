@@ -1,4 +1,4 @@
-"""The table of intervals whose times and joules are given, against values computed by hand."""
+"""The table of given intervals, against values computed by hand."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from evaluations.energy_report import (
     COLUMNS,
     PAPER,
     Meter,
-    energy_figure,
-    energy_table,
-    idle_watts,
-    notes,
-    power_model,
-    words,
+    build_energy_table,
+    draw_energy,
+    find_idle_watts,
+    make_power_model,
+    render_report,
+    state_saving,
 )
 from utils.plotting import save_figure
 
@@ -27,7 +27,7 @@ METER = Meter("rapl", "RAPL, package-0", lambda interval: interval.joules)
 
 
 def a_run(shared: str = AWAY) -> Run:
-    """Return ten seconds of idling at 3 W, then intervals of 2 s and 10 events, of which 6 J are the idle machine's."""
+    """Return 10 s of idling at 3 W, then intervals of 2 s and 10 events, of which idling takes 6 J."""
 
     def interval(method: str, joules: float, cpu: float) -> Interval:
         return Interval(method, 100.0, 102.0, cpu, 2.0, 10, joules)
@@ -42,10 +42,10 @@ def spread(table: pd.DataFrame, method: str, column: str) -> list[float]:
     return [float(table[name][method]) for name in (column, f"{column}_least", f"{column}_most")]
 
 
-def test_readings_are_taken_less_the_idle_power_and_the_clients_share_of_a_shared_machine() -> None:
+def test_the_idle_power_is_subtracted_and_only_the_clients_share_of_a_shared_machine_counts() -> None:
     run = a_run()
-    table = energy_table(run, METER, PAPERS).set_index("method")
-    assert idle_watts(run, METER) == pytest.approx(3)
+    table = build_energy_table(run, METER, PAPERS).set_index("method")
+    assert find_idle_watts(run, METER) == pytest.approx(3)
     assert tuple(table.reset_index()[list(COLUMNS)]) == COLUMNS
     assert spread(table, ONE, "joules") == pytest.approx([2, 1, 4])
     assert spread(table, ONE, "cpu_ms") == pytest.approx([180, 160, 200])
@@ -59,43 +59,61 @@ def test_readings_are_taken_less_the_idle_power_and_the_clients_share_of_a_share
     assert table.loc[AWAY, "basis"] == "reading less idle power, the client's share of it by processor time"
 
 
-def test_with_the_worker_elsewhere_the_whole_reading_is_the_clients() -> None:
-    table = energy_table(a_run(shared=""), METER, PAPERS).set_index("method")
+def test_with_a_remote_worker_the_whole_reading_is_the_clients() -> None:
+    table = build_energy_table(a_run(shared=""), METER, PAPERS).set_index("method")
     assert table.loc[AWAY, "joules"] == pytest.approx(0.6)
     assert table["basis"].tolist() == ["reading less idle power"] * 3
 
 
 def test_a_model_is_the_processor_time_times_the_power_and_is_called_a_model() -> None:
-    table = energy_table(a_run(), power_model(4.0), PAPERS)
+    table = build_energy_table(a_run(), make_power_model(4.0), PAPERS)
     assert table["joules"].tolist() == pytest.approx([4 * milliseconds / 1e3 for milliseconds in table["cpu_ms"]])
     assert set(table["meter"]) == {"model"}
     assert set(table["basis"]) == {"MODEL, no reading: processor time times the stated 4 W"}
-    assert idle_watts(a_run(), power_model(4.0)) == 0
-    assert "modelled, no reading" in energy_figure(table).axes[0].get_title()
-    assert "measured by rapl" in energy_figure(energy_table(a_run(), METER, PAPERS)).axes[0].get_title()
+    assert find_idle_watts(a_run(), make_power_model(4.0)) == 0
+    assert "modelled, no reading" in draw_energy(table).axes[0].get_title()
+    assert "measured by rapl" in draw_energy(build_energy_table(a_run(), METER, PAPERS)).axes[0].get_title()
 
 
-def test_the_screen_shows_the_papers_numbers_apart_and_as_its_own() -> None:
-    table = energy_table(a_run(), METER, PAPERS)
-    heading, _, *lines = words(table).splitlines()
-    assert heading.endswith(PAPER)
-    assert lines[0].split("   ")[-1].split() == ["100.00", "%"]
-    assert "94.3" in lines[0] and "0.83" in lines[2] and "0.88 %" in lines[2]
-    assert "2e+03 (1e+03 to 4e+03)" in lines[0] and "5.00 %" in lines[2]
-    assert "the paper's numbers are of other hardware and another meter; only the ratios compare" in notes(table)
-    assert f"{AWAY}: exit 2 asked about 20.00 %, rejected 10.00 %, error of the accepted 5.00 %" in notes(table)
+def test_the_report_leads_with_a_sentence_and_shows_the_papers_numbers_apart_as_its_own() -> None:
+    table = build_energy_table(a_run(), METER, PAPERS)
+    text = render_report(table, METER.words, 3.0)
+    ours, theirs = text.split(f"{PAPER}:\n")
+    lines = ours.splitlines()
+    assert lines[0] == f"With {AWAY}, an event costs the edge 5.00 % of the single exit's energy."
+    assert "energy by RAPL, package-0; idle power 3.00 W is subtracted" in lines
+    (row,) = [line for line in lines if line.strip().startswith(ONE)]
+    assert "2e+03 (1e+03 to 4e+03)" in row and "94.3" not in row
+    (row,) = [line for line in lines if line.strip().startswith(AWAY) and "%" in line]
+    assert row.endswith("20.00 %  10.00 %  5.00 %") and "27.78 %" in row
+    assert "94.3" in theirs and "0.88 %" in theirs and LOCAL not in theirs.partition("different")[0]
+    assert f"- {AWAY}: reading less idle power, the client's share of it by processor time" in theirs
 
 
-def test_readings_that_do_not_stand_out_from_idling_have_no_ratio_and_that_is_said() -> None:
+def test_without_readings_of_the_paper_the_report_does_without_them() -> None:
+    text = render_report(build_energy_table(a_run(), METER, {}), METER.words, 3.0)
+    assert PAPER not in text and "Empty" not in text
+
+
+def test_the_sentence_calls_a_model_a_model_and_does_without_energy_where_it_is_unknown() -> None:
+    assert state_saving(build_energy_table(a_run(), make_power_model(4.0), PAPERS)).endswith(
+        "the single exit's modelled energy."
+    )
     weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
-    table = energy_table(a_run(), weak, PAPERS)
+    sentence = state_saving(build_energy_table(a_run(), weak, PAPERS))
+    assert "27.78 % of the single exit's processor time; the share of energy is unknown." in sentence
+
+
+def test_readings_that_do_not_exceed_idling_have_no_ratio_and_a_note() -> None:
+    weak = Meter("rapl", "RAPL", lambda interval: 3.0 * (interval.end - interval.start))
+    table = build_energy_table(a_run(), weak, PAPERS)
     assert table["joules_share_of_single_exit"].isna().all()
-    assert any("do not stand out from idling" in note for note in notes(table))
-    assert not any("do not stand out" in note for note in notes(energy_table(a_run(), METER, PAPERS)))
+    assert "do not stand out from idling" in render_report(table, "RAPL", 3.0)
+    assert "do not stand out" not in render_report(build_energy_table(a_run(), METER, PAPERS), "RAPL", 3.0)
 
 
 def test_the_bars_are_the_ratios_in_percent_and_the_papers_are_hatched(tmp_path: Path) -> None:
-    figure = energy_figure(energy_table(a_run(), METER, PAPERS))
+    figure = draw_energy(build_energy_table(a_run(), METER, PAPERS))
     heights = [[bar.get_height() for bar in ax.patches if isinstance(bar, Rectangle)] for ax in figure.axes]
     assert heights[0] == pytest.approx([100, 50, 5])
     assert heights[1] == pytest.approx([100, 80 / 1.8, 50 / 1.8])

@@ -1,4 +1,4 @@
-"""The script as a whole: what it writes, that nothing leaks from later months, that the order of rows is nothing."""
+"""The script: what it writes, that nothing leaks from later months, and that the order of rows changes nothing."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def in_another_order(_month: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_other_later_months(month: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Give the first later month the opposite labels, the other the rows of both in part, and other values."""
+    """Give the first later month the opposite labels, and the other one fewer rows with other values."""
     if month == LATER[0]:
         return rows.assign(**{"class": 1 - rows["class"]})
     if month == LATER[1]:
@@ -64,7 +64,7 @@ def write_months(sample: Path, folder: Path, change: Change) -> Path:
     return folder
 
 
-def judge(
+def evaluate(
     capsys: pytest.CaptureFixture[str], networks: Sequence[Path], data: Path, output: Path, *more: object
 ) -> Ended:
     common = ("--dataset-folder", data, "--output", output, "--bootstrap", 100)
@@ -72,7 +72,7 @@ def judge(
 
 
 def without_costs(output: Path) -> pd.DataFrame:
-    """Return the table but for what a clock measured."""
+    """Return the table without the columns that depend on a clock."""
     table = pd.read_csv(output / "year.csv")
     return table[~table["metric"].isin(["cost", "cost_share"])].reset_index(drop=True)
 
@@ -81,13 +81,13 @@ def without_costs(output: Path) -> pd.DataFrame:
 def plain(
     networks: list[Path], sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[pytest.CaptureFixture[str]], tuple[Path, Ended]]:
-    """Judge one network on the months as they are, once for all tests."""
+    """Evaluate one network on the unchanged months, once for all tests."""
     folder = tmp_path_factory.mktemp("plain")
     done: list[Ended] = []
 
     def run(capsys: pytest.CaptureFixture[str]) -> tuple[Path, Ended]:
         if not done:
-            done.append(judge(capsys, networks[:1], write_months(sample, folder / "data", as_it_is), folder / "out"))
+            done.append(evaluate(capsys, networks[:1], write_months(sample, folder / "data", as_it_is), folder / "out"))
         return folder / "out", done[0]
 
     return run
@@ -96,7 +96,7 @@ def plain(
 Plain = Callable[[pytest.CaptureFixture[str]], tuple[Path, Ended]]
 
 
-def test_it_writes_the_table_and_the_page_and_prints_the_verdict(
+def test_it_writes_the_table_and_the_page_and_prints_the_conclusion_first(
     capsys: pytest.CaptureFixture[str], plain: Plain
 ) -> None:
     output, ended = plain(capsys)
@@ -107,9 +107,10 @@ def test_it_writes_the_table_and_the_page_and_prints_the_verdict(
     assert list(dict.fromkeys(table["month"])) == [CHOICE, *LATER, "mean", "AUT"]
     assert not table.duplicated(KEYS).any()
     page = (output / "report.html").read_text()
-    headline = next(line for line in ended.out.splitlines() if line.startswith(("The second exit", "Whether the")))
-    assert page.index(f"<strong>{headline}</strong>") < page.index("<figure>") < page.index("<table>")
-    assert "the spread from seed to seed is not covered" in ended.out and "not covered" in page
+    sentence = ended.out.splitlines()[0]
+    assert "xit 2" in sentence and sentence.endswith(".")
+    assert page.index(f"<strong>{sentence}</strong>") < page.index("<table>") < page.index("<figure>")
+    assert "spread from seed to seed is not covered" in ended.out and "not covered" in page
     assert "http" not in page.replace("http-equiv", "").partition("</style>")[2].replace("http://www.w3.org", "")
     assert ended.out.splitlines()[-1].startswith("total: networks 1, later months 2, rows 170, resamples 100, ")
 
@@ -131,9 +132,7 @@ def test_every_system_stands_in_the_table_for_every_subset_and_month(
     assert error[ALL_ROWS, BY_CLASS] <= error[ALL_ROWS, EXIT_1 + REJECT] < error[ALL_ROWS, EXIT_1]
 
 
-def test_the_mean_and_the_area_are_those_of_the_later_months_alone(
-    capsys: pytest.CaptureFixture[str], plain: Plain
-) -> None:
+def test_the_mean_and_the_area_are_of_the_later_months_only(capsys: pytest.CaptureFixture[str], plain: Plain) -> None:
     table = pd.read_csv(plain(capsys)[0] / "year.csv")
     is_error = (table["metric"] == "error") & (table["system"] == SYSTEM) & (table["subset"] == ALL_ROWS)
     error = table[is_error].set_index("month")["mean"]
@@ -141,12 +140,12 @@ def test_the_mean_and_the_area_are_those_of_the_later_months_alone(
     assert error["AUT"] == pytest.approx((error[LATER[0]] + error[LATER[1]]) / 2)
 
 
-def test_later_months_have_no_say_in_a_threshold_or_a_baseline(
+def test_no_threshold_and_no_baseline_depends_on_later_months(
     capsys: pytest.CaptureFixture[str], plain: Plain, networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     output, _ = plain(capsys)
     data = write_months(sample, tmp_path / "data", with_other_later_months)
-    assert judge(capsys, networks[:1], data, tmp_path / "out").code == 0
+    assert evaluate(capsys, networks[:1], data, tmp_path / "out").code == 0
     ours, theirs = (table[table["month"] == CHOICE] for table in map(without_costs, (output, tmp_path / "out")))
     # All thresholds stand there, and the rates of every baseline on rows that it was not trained on.
     thresholds = ours[ours["metric"].str.startswith("threshold")]
@@ -157,16 +156,16 @@ def test_later_months_have_no_say_in_a_threshold_or_a_baseline(
     assert later["mean"].tolist() != others["mean"].tolist()
 
 
-def test_the_order_of_rows_is_nothing(
+def test_the_order_of_rows_changes_nothing(
     capsys: pytest.CaptureFixture[str], plain: Plain, networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     output, _ = plain(capsys)
     data = write_months(sample, tmp_path / "data", in_another_order)
-    assert judge(capsys, networks[:1], data, tmp_path / "out").code == 0
+    assert evaluate(capsys, networks[:1], data, tmp_path / "out").code == 0
     pd.testing.assert_frame_equal(without_costs(output), without_costs(tmp_path / "out"), check_exact=True)
 
 
-def test_a_single_exit_network_is_another_system_and_what_costs_are_shares_of(
+def test_a_single_exit_network_is_another_system_and_the_reference_of_costs(
     capsys: pytest.CaptureFixture[str], networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     data = write_months(sample, tmp_path / "data", as_it_is)
@@ -180,13 +179,13 @@ def test_a_single_exit_network_is_another_system_and_what_costs_are_shares_of(
         "--resample",
         "rows",
     )
-    ended = judge(capsys, networks[:2], data, tmp_path / "out", *more)
+    ended = evaluate(capsys, networks[:2], data, tmp_path / "out", *more)
     assert (ended.code, ended.err) == (0, "")
     table = pd.read_csv(tmp_path / "out" / "year.csv").set_index(KEYS)["mean"]
     cost = {name: table["mean", ALL_ROWS, name, "cost"] for name in (SINGLE_EXIT, EXIT_1)}
     assert table["mean", ALL_ROWS, EXIT_1, "cost_share"] == pytest.approx(cost[EXIT_1] / cost[SINGLE_EXIT])
     assert np.isfinite(table["mean", ALL_ROWS, f"{SYSTEM} - {SINGLE_EXIT + MATCHED}", "error_difference"])
-    assert "of the single-exit network's" in ended.out
+    assert "a share of the single-exit network's" in ended.out
     assert "note: " not in ended.out
 
 
@@ -194,13 +193,13 @@ def test_a_single_exit_network_is_another_system_and_what_costs_are_shares_of(
     ("more", "says"),
     [
         (("--choose-month", "2016_01"), "--choose-month 2016_01 is not after 2016_01.csv"),
-        (("--choose-month", "2016_04"), "no month after --choose-month 2016_04 to judge on"),
+        (("--choose-month", "2016_04"), "no month after --choose-month 2016_04 to evaluate on"),
         (("--train-month", "2015_*"), "no dataset matches '2015_*'"),
         (("--train-month", "2016_0[12]", "--choose-month", "2016_02"), "is not after 2016_02.csv"),
         (("--min-acceptance", "1", "--cost-per-offload", "3"), "belong to --cost-model edge; add it"),
     ],
 )
-def test_what_cannot_be_judged_is_one_line_with_the_remedy(
+def test_an_evaluation_that_is_impossible_is_one_line_with_the_remedy(
     capsys: pytest.CaptureFixture[str],
     networks: list[Path],
     sample: Path,
@@ -209,7 +208,7 @@ def test_what_cannot_be_judged_is_one_line_with_the_remedy(
     says: str,
 ) -> None:
     data = write_months(sample, tmp_path / "data", as_it_is)
-    ended = judge(capsys, networks[:1], data, tmp_path / "out", *more)
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", *more)
     (line,) = ended.err.splitlines()
     assert (ended.code, says in line) == (2, True), line
     assert list((tmp_path / "out").iterdir()) == []
@@ -221,8 +220,8 @@ def test_a_network_that_was_calibrated_on_a_later_month_is_refused(
     data = write_months(sample, tmp_path / "data", as_it_is)
     (data / "2016_02.csv").rename(data / "2016_01b.csv")
     (data / "2016_03.csv").rename(data / "2016_02.csv")
-    ended = judge(capsys, networks[:1], data, tmp_path / "out", "--choose-month", "2016_01b")
-    assert (ended.code, "calibrated on 2016_02, so it cannot be judged" in ended.err) == (2, True)
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", "--choose-month", "2016_01b")
+    assert (ended.code, "calibrated on 2016_02, so it cannot be evaluated" in ended.err) == (2, True)
 
 
 def test_months_that_a_network_does_not_say_it_was_trained_on_are_taken_with_a_note(
@@ -230,9 +229,9 @@ def test_months_that_a_network_does_not_say_it_was_trained_on_are_taken_with_a_n
 ) -> None:
     data = write_months(sample, tmp_path / "data", as_it_is)
     (data / "2016_01.csv").rename(data / "2015_12.csv")
-    refused = judge(capsys, networks[:1], data, tmp_path / "out")
-    assert "the networks were trained on 2016_01, or say so with --train-month" in refused.err
-    ended = judge(capsys, networks[:1], data, tmp_path / "out", "--train-month", "2015_12")
+    refused = evaluate(capsys, networks[:1], data, tmp_path / "out")
+    assert "the networks were trained on 2016_01: add it" in refused.err
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", "--train-month", "2015_12")
     assert (ended.code, "says that it was trained on 2016_01, not on 2015_12" in ended.out) == (0, True)
 
 
@@ -240,5 +239,5 @@ def test_too_few_or_too_many_single_exit_networks_are_refused(
     capsys: pytest.CaptureFixture[str], networks: list[Path], sample: Path, tmp_path: Path
 ) -> None:
     more = ("--single-exit", *[networks[2]] * 3)
-    ended = judge(capsys, networks[:2], sample, tmp_path / "out", *more)
+    ended = evaluate(capsys, networks[:2], sample, tmp_path / "out", *more)
     assert (ended.code, "3 --single-exit for 2 --trained-model; give one" in ended.err) == (2, True)

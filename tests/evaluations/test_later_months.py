@@ -24,7 +24,7 @@ from evaluations.later_months import (
 )
 from evaluations.measurement import measure_two_exits
 from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, Month, make_month
-from nsga2.exact import exact_front
+from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from tests.evaluations.small_months import month, network, rows_of
 from tests.models import small
@@ -47,7 +47,7 @@ CHOICE, LATER = repeated(2), repeated(3)
 
 
 def least_error(evaluation: Evaluation, min_acceptance: float) -> Thresholds:
-    front = exact_front(Objectives(evaluation), min_acceptance).front
+    front = find_exact_front(Objectives(evaluation), min_acceptance).front
     return front.point(int(front.objectives[:, 0].argmin()))
 
 

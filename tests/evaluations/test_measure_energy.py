@@ -1,4 +1,4 @@
-"""The script as a whole: real networks on a small dataset, each kind of meter, and a worker asked for real."""
+"""The whole script: real networks on a small dataset, each kind of meter, and a real worker."""
 
 import contextlib
 import json
@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from evaluations import energy_meters
-from figs.energy import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
-from figs.material import SINGLE
+from figs.energy_data import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
+from figs.figure_data import SINGLE
 from models.checkpoint import write_checkpoint
 from offload.link.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared
@@ -48,13 +48,13 @@ def measuring(checkpoint: Path, single: Path, sample: Path, tmp_path: Path) -> t
 
 @pytest.fixture
 def no_rabbitmq(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine where it is not installed."""
+    """Hide RabbitMQ, as on a machine without it."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 @pytest.fixture(autouse=True)
 def powercap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder that stands for the kernel's, empty at first, whatever this machine has."""
+    """Return an empty folder in place of the kernel's."""
     monkeypatch.setattr(energy_meters, "POWERCAP", tmp_path / "powercap")
     return tmp_path / "powercap"
 
@@ -85,7 +85,7 @@ def refusal(ended: Ended, code: int = 2) -> str:
 
 
 @pytest.mark.usefixtures("no_rabbitmq")
-def test_a_stated_power_makes_joules_of_processor_time_and_is_called_a_model(
+def test_a_stated_power_turns_processor_time_into_joules_and_is_called_a_model(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], tmp_path: Path
 ) -> None:
     picture = tmp_path / "energy.png"
@@ -128,13 +128,13 @@ def test_the_processors_counters_are_read_in_each_interval_less_the_idle_power(
     powercap: Path,
     tmp_path: Path,
 ) -> None:
-    counter, read = write_zone(powercap, "intel-rapl:0", "package-0", 0), energy_meters._number
+    counter, read = write_zone(powercap, "intel-rapl:0", "package-0", 0), energy_meters._read_number
 
     def ten_watts(path: Path) -> int:
-        """Return what the counter shows at this moment; a file that a thread writes is late where it has to wait."""
+        """Return the counter's value at this moment; a file written by a thread could be late."""
         return int(10 * JOULE * time.time()) % (100_000 * JOULE) if path == counter else read(path)
 
-    monkeypatch.setattr(energy_meters, "_number", ten_watts)
+    monkeypatch.setattr(energy_meters, "_read_number", ten_watts)
     ended = call(capsys, SCRIPT, *measuring, "--seconds", 0.6, "--idle-seconds", 0.6)
     assert (ended.code, ended.err) == (0, "")
     table = pd.read_csv(tmp_path / "energy.csv")
@@ -192,21 +192,20 @@ def test_a_log_that_grows_while_it_measures_needs_no_second_run(
 def test_a_log_that_does_not_reach_far_enough_costs_no_measurement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, measuring: tuple[object, ...], tmp_path: Path
 ) -> None:
-    from tests.scripts import load_script
-
-    monkeypatch.setattr(load_script(SCRIPT), "_LOG_LATENESS", 0.0)
+    monkeypatch.setattr(energy_meters, "_LOG_LATENESS", 0.0)
     (tmp_path / "meter.csv").write_text("timestamp,watts\n1,1\n2,1\n3,1\n")
     line = refusal(call(capsys, SCRIPT, *measuring, "--meter-csv", tmp_path / "meter.csv"))
     assert "meter.csv: covers 1970-01-01T00:00:01.000 to" in line
-    assert f"nothing is lost, with a better log: python evaluations/measure-energy.py --intervals {tmp_path}" in line
+    kept = "the measurement is kept; with a better log, run: python evaluations/measure-energy.py"
+    assert f"{kept} --intervals {tmp_path}" in line
     assert (tmp_path / "energy.intervals.json").exists() and not (tmp_path / "energy.csv").exists()
 
 
-def test_without_any_meter_it_ends_and_says_what_there_is(
+def test_without_any_meter_the_script_ends_and_names_the_choices(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], powercap: Path, tmp_path: Path
 ) -> None:
     line = refusal(call(capsys, SCRIPT, *measuring))
-    assert f"no meter: this machine shows no RAPL counters in {powercap}; give" in line
+    assert f"no meter: {powercap} has no RAPL counters; give" in line
     assert "--meter-csv" in line and "--watts" in line
     assert not (tmp_path / "energy.csv").exists()
 
@@ -214,20 +213,20 @@ def test_without_any_meter_it_ends_and_says_what_there_is(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--meter", "model"), "--meter model: needs the power"),
-        (("--meter", "rapl"), "shows no RAPL counter of a processor package"),
+        (("--meter", "model"), "--meter model: needs a power"),
+        (("--meter", "rapl"), "has no RAPL counter of a processor package"),
         (("--meter", "rapl", "--watts", 3), "--watts is for --meter model, but the meter is rapl"),
         (("--meter", "csv", "--watts", 3), "--watts is for --meter model, but the meter is csv"),
         (("--watts", 3, "--meter-csv", "{log}"), "--watts is for --meter model, but the meter is csv"),
         (("--meter", "model", "--watts", 3, "--meter-csv", "{log}"), "--meter-csv is for --meter csv, but"),
-        (("--watts", 3, "--single-exit", "{two}"), "holds MobileNetV2WithExits; name a network of a single exit"),
+        (("--watts", 3, "--single-exit", "{two}"), "holds MobileNetV2WithExits; name a network with a single exit"),
         (("--watts", 3, "--trained-model", "{one}"), "which has one exit; this stage needs a network with two"),
         (("--watts", 3, "--single-exit", "{alexnet}"), "calibrated.pth: holds MobileNetV2WithExits (mobilenet), but "),
         (("--watts", 3, "--savefile", "{data}"), "is an input, too, and would be lost"),
         (("--watts", 3, "--picture", "{data}"), "the ending must say the picture's format"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line_before_anything_is_measured(
+def test_an_impossible_measurement_is_one_line_before_anything_is_measured(
     capsys: pytest.CaptureFixture[str],
     measuring: tuple[object, ...],
     checkpoint: Path,
@@ -251,7 +250,7 @@ def test_what_cannot_be_measured_is_one_line_before_anything_is_measured(
     assert ended.out == ""
 
 
-def test_what_does_not_go_with_intervals_or_is_missing_is_said(
+def test_missing_options_and_those_that_contradict_intervals_are_refused(
     capsys: pytest.CaptureFixture[str], measuring: tuple[object, ...], tmp_path: Path
 ) -> None:
     recorded = tmp_path / "run.json"
@@ -261,16 +260,16 @@ def test_what_does_not_go_with_intervals_or_is_missing_is_said(
         '[{"method": "a", "start": 1, "end": 2, "cpu_seconds": 1, "busy_seconds": 1, "events": 1}]}'
     )
     later = ("--intervals", recorded, "--savefile", tmp_path / "energy.csv")
-    assert "goes with --meter-csv and no other meter; give its log" in refusal(call(capsys, SCRIPT, *later))
+    assert "needs --meter-csv and no other meter; add the log" in refusal(call(capsys, SCRIPT, *later))
     (tmp_path / "meter.csv").write_text("timestamp,watts\n1,1\n2,1\n")
     log = ("--meter-csv", tmp_path / "meter.csv")
     assert "nothing is measured now; leave out" in refusal(call(capsys, SCRIPT, *measuring, *later, *log))
     assert "has 0 readings in a measurement of 1.00 s" in refusal(call(capsys, SCRIPT, *later, *log))
     missing = refusal(call(capsys, SCRIPT, "--watts", 2, "--savefile", tmp_path / "energy.csv"))
-    assert "no --trained-model: name it, or --intervals" in missing
+    assert "--trained-model is missing; add it, or --intervals" in missing
 
 
-def test_a_broker_that_is_named_is_the_one_that_is_asked(
+def test_a_named_broker_is_used(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     broker: PrivateBroker,
@@ -293,13 +292,13 @@ def test_a_broker_that_is_named_is_the_one_that_is_asked(
 
 
 def exit_2_share(path: Path) -> float:
-    """Return the share of the events that exit 2 was asked about."""
+    """Return the share of the events that went to exit 2."""
     table = pd.read_csv(path)
     return float(table.loc[table["method"] == TWO_EXITS_LOCAL, "exit_2_share"].to_numpy()[0])
 
 
 @pytest.mark.usefixtures("no_rabbitmq")
-def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
+def test_the_edge_can_run_the_exported_network_if_it_is_the_same(
     checkpoint: Path,
     measuring: tuple[object, ...],
     capsys: pytest.CaptureFixture[str],
@@ -322,7 +321,9 @@ def test_the_edge_may_run_the_exported_network_if_it_is_the_same(
         call(capsys, SCRIPT, *measuring[:named], *measuring[named + 4 :], "--watts", 3, "--edge-model", edge).code == 0
     )
     assert exit_2_share(tmp_path / "energy.csv") == 1 > some
-    assert "is of another network" in refusal(call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other))
+    assert "exported from another network" in refusal(
+        call(capsys, SCRIPT, *measuring, "--watts", 3, "--edge-model", other)
+    )
 
 
 @needs_shared

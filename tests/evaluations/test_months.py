@@ -8,13 +8,13 @@ from evaluations.months import (
     ALL_ROWS,
     DISTINCT,
     UNSEEN,
-    calendar,
-    constant_columns,
-    equal_columns,
+    find_constant_columns,
+    find_equal_columns,
+    find_training_files,
+    make_calendar,
     make_month,
     read_month,
     subsets,
-    training_files,
 )
 from tests.captures import SHARED, needs_shared
 from tests.evaluations.small_months import month, rows_of
@@ -37,7 +37,7 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_month_is_the_same_in_whatever_order_its_rows_come() -> None:
+def test_a_month_does_not_depend_on_the_order_of_its_rows() -> None:
     generator = np.random.default_rng(0)
     features, labels = FEATURE_ROWS[generator.integers(30, size=200)], generator.integers(2, size=200)
     order = generator.permutation(200)
@@ -50,10 +50,10 @@ def test_a_month_is_the_same_in_whatever_order_its_rows_come() -> None:
 
 
 def test_a_row_is_seen_if_its_vector_stands_among_the_training_rows() -> None:
-    training, judged = month(1, rows=400), month(2, month(1, rows=400), rows=400)
+    training, evaluated = month(1, rows=400), month(2, month(1, rows=400), rows=400)
     known = {bytes(row) for row in training.features}
-    assert judged.seen.tolist() == [bytes(row) in known for row in judged.features]
-    assert 0 < judged.seen.sum() < len(judged)
+    assert evaluated.seen.tolist() == [bytes(row) in known for row in evaluated.features]
+    assert 0 < evaluated.seen.sum() < len(evaluated)
     assert month(1).seen.all()
 
 
@@ -93,9 +93,9 @@ def test_a_month_has_the_name_of_its_file_without_the_ending(file: str, name: st
     assert strip_ending(file) == name
 
 
-def test_all_months_after_the_choice_are_judged_and_no_other(tmp_path: Path) -> None:
+def test_only_months_after_the_choice_are_evaluated(tmp_path: Path) -> None:
     touch(tmp_path, "2016_01.csv", "2016_03.csv", "2016_02.csv.gz", "2015_12.csv", "2016_10.csv", "notes.txt")
-    plan = calendar(tmp_path, [tmp_path / "2016_01.csv"], "2016_02")
+    plan = make_calendar(tmp_path, [tmp_path / "2016_01.csv"], "2016_02")
     assert plan.choice.name == "2016_02.csv.gz"
     assert [path.name for path in plan.later] == ["2016_03.csv", "2016_10.csv"]
 
@@ -105,7 +105,7 @@ def test_all_months_after_the_choice_are_judged_and_no_other(tmp_path: Path) -> 
     [
         (("01", "02", "03"), ("01",), "2016_01", "--choose-month 2016_01 is not after 2016_01.csv"),
         (("01", "02", "03"), ("01", "03"), "2016_02", "after 2016_03.csv, which the networks were trained on; name a"),
-        (("01", "02"), ("01",), "2016_02", "no month after --choose-month 2016_02 to judge on; add one"),
+        (("01", "02"), ("01",), "2016_02", "no month after --choose-month 2016_02 to evaluate on; add one"),
         (("01", "02", "03"), ("01",), "2016_0[23]", "matches 2016_02.csv, 2016_03.csv; name one"),
         (("01", "03"), ("01",), "2016_02", "no dataset matches '2016_02'"),
     ],
@@ -115,22 +115,22 @@ def test_months_in_the_wrong_order_are_refused_with_the_remedy(
 ) -> None:
     touch(tmp_path, *(f"2016_{number}.csv" for number in files))
     with pytest.raises(DatasetError) as refused:
-        calendar(tmp_path, [tmp_path / f"2016_{number}.csv" for number in training], choose)
+        make_calendar(tmp_path, [tmp_path / f"2016_{number}.csv" for number in training], choose)
     assert says in str(refused.value)
 
 
 def test_one_month_in_two_files_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "2016_01.csv", "2016_02.csv", "2016_03.csv", "2016_03.csv.gz")
     with pytest.raises(DatasetError, match=r"2016_03\.csv and 2016_03\.csv\.gz, the same month twice"):
-        calendar(tmp_path, [tmp_path / "2016_01.csv"], "2016_02")
+        make_calendar(tmp_path, [tmp_path / "2016_01.csv"], "2016_02")
 
 
-def test_a_network_that_has_met_what_it_is_judged_on_is_refused(tmp_path: Path) -> None:
-    plan = calendar(touch(tmp_path, "2016_01.csv", "2016_02.csv", "2016_03.csv"), [], "2016_02")
+def test_a_network_that_was_trained_or_calibrated_on_what_it_is_evaluated_on_is_refused(tmp_path: Path) -> None:
+    plan = make_calendar(touch(tmp_path, "2016_01.csv", "2016_02.csv", "2016_03.csv"), [], "2016_02")
     plan.check_unused(("2016_01",), ("2016_02",))
     for trained, calibrated, says in (
-        (("2016_01", "2016_03"), (), "trained on 2016_03, so it cannot be judged with --choose-month 2016_02"),
-        (("2016_02",), (), "name one after 2016_02"),
+        (("2016_01", "2016_03"), (), "trained on 2016_03, so it cannot be evaluated with --choose-month 2016_02"),
+        (("2016_02",), (), "name a month after 2016_02"),
         (("2016_01",), ("2016_03",), "calibrated on 2016_03"),
     ):
         with pytest.raises(DatasetError) as refused:
@@ -138,13 +138,13 @@ def test_a_network_that_has_met_what_it_is_judged_on_is_refused(tmp_path: Path) 
         assert says in str(refused.value)
 
 
-def test_the_training_months_are_those_given_or_those_that_the_networks_say(tmp_path: Path) -> None:
+def test_the_training_months_are_given_or_named_by_the_networks(tmp_path: Path) -> None:
     touch(tmp_path, "2016_01.csv", "2016_02.csv", "2016_03.csv")
-    given = training_files(tmp_path, "2016_0[12]", ("2016_03",))
+    given = find_training_files(tmp_path, "2016_0[12]", ("2016_03",))
     assert [path.name for path in given] == ["2016_01.csv", "2016_02.csv"]
-    assert [path.name for path in training_files(tmp_path, None, ("2016_03",))] == ["2016_03.csv"]
+    assert [path.name for path in find_training_files(tmp_path, None, ("2016_03",))] == ["2016_03.csv"]
     with pytest.raises(DatasetError, match=r"trained on none.*--train-month"):
-        training_files(tmp_path, None, ("none",))
+        find_training_files(tmp_path, None, ("none",))
 
 
 def test_several_files_are_one_month_of_all_their_rows(sample: Path) -> None:
@@ -154,22 +154,22 @@ def test_several_files_are_one_month_of_all_their_rows(sample: Path) -> None:
 
 def test_constant_and_equal_columns_are_named() -> None:
     features = np.random.default_rng(0).random((9, 58)).astype(np.float32)
-    assert (constant_columns(features), equal_columns(features)) == ([], [])
+    assert (find_constant_columns(features), find_equal_columns(features)) == ([], [])
     features[:, [4, 9]] = 0.5
     features[:, 20] = features[:, 3] = features[:, 40]
     features[:, 7] = features[:, 6]
-    assert constant_columns(features) == [FEATURES[4], FEATURES[9]]
-    assert equal_columns(features) == [[FEATURES[at] for at in (3, 20, 40)], [FEATURES[6], FEATURES[7]]]
+    assert find_constant_columns(features) == [FEATURES[4], FEATURES[9]]
+    assert find_equal_columns(features) == [[FEATURES[at] for at in (3, 20, 40)], [FEATURES[6], FEATURES[7]]]
 
 
 @needs_shared
-def test_of_januarys_columns_four_are_constant_and_two_pairs_equal() -> None:
+def test_four_columns_of_january_are_constant_and_two_pairs_equal() -> None:
     features = read_month([SHARED / "data" / "dataset" / "2016_01.csv"]).features
     directions = ("a_b", "b_a")
-    assert constant_columns(features) == [
+    assert find_constant_columns(features) == [
         f"MOORE_{counter}_{way}" for counter in ("pure_acks_sent", "urgent_pkts_sent") for way in directions
     ]
-    assert equal_columns(features) == [
+    assert find_equal_columns(features) == [
         ["MOORE_quartileFirstDataWire_b_a", "MOORE_quartileThirdDataWire_b_a"],
         ["MOORE_throughput_a_b", "MOORE_throughput_b_a"],
     ]

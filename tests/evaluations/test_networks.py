@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from evaluations.networks import Origin, read_network, read_origins, read_single_exit, trained_on
+from evaluations.networks import Origin, find_training_months, read_network, read_origins, read_single_exit
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import fingerprint, write_checkpoint
 from models.early_exit import EarlyExitNetwork
@@ -33,9 +33,7 @@ def origin(*trained: str) -> Origin:
     return Origin(Path("m.pth"), NAME, "1", trained, ())
 
 
-def test_a_network_says_its_seed_and_the_months_that_it_has_met(
-    networks: list[CalibratedNetwork], tmp_path: Path
-) -> None:
+def test_the_origin_of_a_network_holds_its_seed_and_months(networks: list[CalibratedNetwork], tmp_path: Path) -> None:
     facts = {"data": "2016_01.csv 2016_02.csv.bz2", "seed": 7, "calibration": {"data": "2016_03.csv"}}
     paths = [save(tmp_path / "a.pth", networks[0], **facts), save(tmp_path / "b.pth", networks[1])]
     assert read_origins(paths) == [
@@ -45,7 +43,7 @@ def test_a_network_says_its_seed_and_the_months_that_it_has_met(
     assert fingerprint(read_network(read_origins(paths)[1])) == fingerprint(networks[1])
 
 
-def test_a_network_that_is_not_calibrated_or_stands_there_twice_is_refused(
+def test_a_network_that_is_not_calibrated_or_named_twice_is_refused(
     networks: list[CalibratedNetwork], tmp_path: Path
 ) -> None:
     raw = save(tmp_path / "raw.pth", new_network(NAME))
@@ -69,10 +67,8 @@ def test_networks_of_two_kinds_are_refused(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_all_networks_must_have_been_trained_on_the_same_months() -> None:
-    assert trained_on([origin("2016_01"), origin(), origin("2016_01")]) == ("2016_01",)
-    assert trained_on([origin()]) == ("2016_01",)
-    assert trained_on([origin("2015_12", "2016_01")]) == ("2015_12", "2016_01")
-    with pytest.raises(
-        DatasetError, match="different months, 2016_01 and 2016_02; judge each kind in a run of its own"
-    ):
-        trained_on([origin("2016_01"), origin("2016_02")])
+    assert find_training_months([origin("2016_01"), origin(), origin("2016_01")]) == ("2016_01",)
+    assert find_training_months([origin()]) == ("2016_01",)
+    assert find_training_months([origin("2015_12", "2016_01")]) == ("2015_12", "2016_01")
+    with pytest.raises(DatasetError, match="different months, 2016_01 and 2016_02; evaluate each kind in its own run"):
+        find_training_months([origin("2016_01"), origin("2016_02")])

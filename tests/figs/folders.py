@@ -1,11 +1,11 @@
-"""Small results folders for tests: evaluations of a few events that can be judged by hand."""
+"""Small results folders for tests: evaluations of a few events that can be checked by hand."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from figs.material import Material, OperatingPoint
+from figs.figure_data import Inputs, OperatingPoint
 from figs.results_folder import find_results
 from nsga2.operating_point import front_table, thresholds_of
 from utils.results import Front, read_front, write_front, write_table
@@ -22,10 +22,10 @@ TWO_EXITS = (
 )
 SINGLE_EXIT = ((1, 1, 0.9), (1, 0, 0.8), (1, 1, 0.7), (0, 0, 0.9), (0, 1, 0.6))
 SEGMENT_1, HEAD_1, SEGMENT_2, HEAD_2, WHOLE = 0.001, 0.0005, 0.004, 0.002, 0.01
-"""Seconds of an event."""
+"""Seconds per event."""
 
 FRONT = Front(np.array([[0.8] * 4, [0.5] * 4]), np.array([[0.1, 0.4], [0.3, 0.0]]), 1500.0, 7500.0, 0.6, 1.0, 0.6, 1.0)
-"""Its point 1 is the one with all thresholds at 0.8; both are equally near to the ideal, so the knee is point 0."""
+"""Its point 1 is the one with all thresholds at 0.8; both are equally close to the ideal, so the knee is point 0."""
 
 TIMINGS = """\
 network	datacenter	input_size	batch_size	e1_local_time	e1_process_time	e2_local_time	e2_process_time	\
@@ -66,11 +66,11 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-def material(folder: Path, point: int = 1, watts: float | None = None) -> Material:
-    """Return what figures are made from, as the script does."""
+def make_inputs(folder: Path, point: int = 1, watts: float | None = None) -> Inputs:
+    """Return the inputs of figures, as the script does."""
     results = find_results(folder)
     points = {}
     for network, path in results.fronts.items():
         table = front_table(read_front(path))
         points[network] = OperatingPoint(path, table, point, str(point), thresholds_of(table, point))
-    return Material(results, points, watts)
+    return Inputs(results, points, watts)

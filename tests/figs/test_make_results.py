@@ -1,13 +1,13 @@
-"""Filling a results folder: the last steps of it and the timing; a training is run in ``test_plan.py``."""
+"""Filling a results folder: the last steps and the timing; ``test_results_plan.py`` runs a training."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from figs.about import read_about
-from figs.plan import Plan
+from figs.provenance import read_provenance
 from figs.results_folder import TIMING_COLUMNS, find_results
+from figs.results_plan import Plan
 from offload.link.private_broker import PrivateBroker
 from tests.figs.folders import TIMINGS, write_single_exit, write_two_exits
 from tests.scripts import call, load_script
@@ -34,16 +34,16 @@ def almost_full(output: Path, data: Path, checkpoint: Path) -> Plan:
     plan = Plan({month: data / f"{month}.csv" for month in MONTHS}, output, "lab", 8, 64, 1)
     (output / "networks").mkdir(parents=True)
     for kind in ("", "single", "uncalibrated"):
-        shutil.copy(checkpoint, plan.checkpoint("mobilenet", kind))
-    for kind, month in plan.evaluations():
+        shutil.copy(checkpoint, plan.get_checkpoint("mobilenet", kind))
+    for kind, month in plan.list_evaluations():
         write = write_single_exit if kind == "single" else write_two_exits
-        write(plan.evaluation("mobilenet", kind, month))
-    plan.evaluation("mobilenet", "", "2016_02").unlink()
+        write(plan.get_evaluation("mobilenet", kind, month))
+    plan.get_evaluation("mobilenet", "", "2016_02").unlink()
     (output / "evaluations" / "lab_offload_timings.tsv").write_text(TIMINGS.replace("AlexNet", "MobileNet"))
     return plan
 
 
-def test_what_is_missing_is_made_and_nothing_else_touched_and_the_folder_says_that_it_is_synthetic(
+def test_only_missing_files_are_made_and_the_folder_says_that_it_is_synthetic(
     capfd: pytest.CaptureFixture[str], data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "results"
@@ -57,8 +57,8 @@ def test_what_is_missing_is_made_and_nothing_else_touched_and_the_folder_says_th
     assert {path.relative_to(output).as_posix() for path in after.keys() - before.keys()} == {
         "about.json", "evaluations/mobilenet_lab_2016_02.csv", "nsga2/mobilenet_x_f_0.9_2016_02.sav",
     }  # fmt: skip
-    about = read_about(output)
-    assert about is not None and about.synthetic and about.dataset == "short"
+    provenance = read_provenance(output)
+    assert provenance is not None and provenance.synthetic and provenance.dataset == "short"
     results = find_results(output)
     assert results.ignored == ()
     assert set(results.fronts) == {"mobilenet"} and set(results.timings) == {"lab"}
@@ -70,7 +70,7 @@ def test_what_is_missing_is_made_and_nothing_else_touched_and_the_folder_says_th
     assert "holds results with epochs 8, not 3; choose another --output" in other.err
 
 
-def test_without_rabbitmq_the_timings_are_left_out_and_that_is_said(
+def test_without_rabbitmq_the_timings_are_left_out_with_a_note(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     data: Path,
@@ -79,7 +79,7 @@ def test_without_rabbitmq_the_timings_are_left_out_and_that_is_said(
 ) -> None:
     output = tmp_path / "results"
     plan = almost_full(output, data, checkpoint)
-    for path in (plan.evaluation("mobilenet", "", "2016_02"), plan.front("mobilenet")):
+    for path in (plan.get_evaluation("mobilenet", "", "2016_02"), plan.get_front("mobilenet")):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     (output / "evaluations" / "lab_offload_timings.tsv").unlink()
@@ -101,14 +101,14 @@ def test_a_folder_without_the_months_to_train_and_calibrate_on_is_refused(
 
 
 @pytest.mark.parametrize("word", ["a_b", "single", ""])
-def test_a_device_whose_name_would_be_read_as_something_else_is_refused(
+def test_a_device_named_as_a_kind_of_evaluation_is_refused(
     capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path, word: str
 ) -> None:
     ended = call(capsys, SCRIPT, "--dataset-folder", data, "--output", tmp_path / "r", "--device-name", word)
     assert (ended.code, f"--device-name {word!r} is no word" in ended.err) == (2, True)
 
 
-def test_data_that_are_not_the_samples_are_not_taken_for_it(data: Path) -> None:
+def test_other_data_are_not_recognised_as_the_sample(data: Path) -> None:
     is_sample = load_script(SCRIPT)._is_sample
     month = data / "2016_01.csv"
     assert is_sample(month)
@@ -121,7 +121,7 @@ def test_exit_2_is_timed_here_and_at_a_worker(
     broker: PrivateBroker, data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     plan = almost_full(tmp_path / "results", data, checkpoint)
-    rows = load_script(SCRIPT)._timings(plan, "mobilenet", broker, repeats=3)
+    rows = load_script(SCRIPT)._measure_timings(plan, "mobilenet", broker, repeats=3)
     assert [row["batch_size"] for row in rows] == [1, 5, 10]
     for row in rows:
         assert tuple(row) == TIMING_COLUMNS

@@ -3,36 +3,36 @@ import time
 import numpy as np
 import pytest
 
-from figs.offload_timing import Edge, FloatArray, request_batches, timed, timing_row
+from figs.offload_timing import Edge, FloatArray, make_request_batches, measure_requests, measure_time
 from figs.results_folder import TIMING_COLUMNS
 
 
 def busy(seconds: float) -> None:
-    """Keep this process's processor busy for so long."""
+    """Keep the processor busy for this long."""
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
 
 
-def test_time_that_passes_and_time_of_the_processor_are_told_apart() -> None:
+def test_elapsed_and_processor_time_are_distinguished() -> None:
     batches = [np.zeros((1, 58), dtype=np.float32)] * 4
-    wall, processor = timed(lambda _batch: time.sleep(0.02), batches)
+    wall, processor = measure_time(lambda _batch: time.sleep(0.02), batches)
     assert wall >= 20
     assert processor < 10
-    wall, processor = timed(lambda _batch: busy(0.02), batches)
+    wall, processor = measure_time(lambda _batch: busy(0.02), batches)
     assert 20 <= processor <= 1.05 * wall + 1
 
 
-def test_the_first_batch_is_worked_on_once_more_unmeasured() -> None:
+def test_the_first_batch_is_also_the_unmeasured_warm_up() -> None:
     seen: list[int] = []
     batches = [np.full((1, 58), number, dtype=np.float32) for number in range(3)]
-    timed(lambda batch: seen.append(int(batch[0, 0])), batches)
+    measure_time(lambda batch: seen.append(int(batch[0, 0])), batches)
     assert seen == [0, 0, 1, 2]
 
 
-def test_requests_take_the_rows_in_turn() -> None:
+def test_requests_use_the_rows_in_order() -> None:
     features = np.arange(5, dtype=np.float32)[:, np.newaxis]
-    assert [batch.ravel().tolist() for batch in request_batches(features, 3, repeats=3)] == [
+    assert [batch.ravel().tolist() for batch in make_request_batches(features, 3, repeats=3)] == [
         [0, 1, 2], [3, 4, 0], [1, 2, 3]
     ]  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_a_row_tells_which_part_took_what() -> None:
         return 7.0
 
     batches = [np.zeros((2, 58), dtype=np.float32)] * 3
-    row = timing_row("alexnet", Edge(exit_1, exit_2, ask, lambda: sent), batches)
+    row = measure_requests("alexnet", Edge(exit_1, exit_2, ask, lambda: sent), batches)
     assert tuple(row) == TIMING_COLUMNS
     assert (row["network"], row["datacenter"], row["batch_size"], row["data_size"]) == ("alexnet", "loopback", 2, 300)
     numbers = {name: float(str(row[name])) for name in TIMING_COLUMNS[2:]}

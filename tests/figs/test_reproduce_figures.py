@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from figs.catalog import RECIPES
+from figs.recipes import RECIPES
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import fill
 from tests.scripts import call, load_script
@@ -47,20 +47,18 @@ def test_a_picture_has_the_format_asked_for(capsys: pytest.CaptureFixture[str], 
     assert {path.suffix for path in figures.iterdir()} == {f".{ending}", ".csv", ".txt"}
 
 
-def test_what_has_no_files_is_named_with_what_is_looked_for_and_the_rest_is_drawn(
+def test_a_figure_without_files_is_named_with_the_missing_files_and_the_rest_is_drawn(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (fill(tmp_path) / "evaluations" / "pi_offload_timings.tsv").unlink()
     ended = call(capsys, SCRIPT, "--results", tmp_path, "--output", tmp_path / "figures")
     assert (ended.code, ended.err) == (0, "")
     (line,) = [line for line in ended.out.splitlines() if "not drawn" in line]
-    assert line == (
-        f"offload-time: not drawn, nothing is there to draw: evaluations/{{device}}_offload_timings.tsv in {tmp_path}"
-    )
+    assert line == (f"offload-time: not drawn: there is no evaluations/{{device}}_offload_timings.tsv in {tmp_path}")
     assert f"7 of 8 figures -> {tmp_path / 'figures'}" in ended.out
 
 
-def test_what_was_asked_for_and_has_no_files_is_an_error_after_the_rest_is_drawn(
+def test_a_requested_figure_without_files_is_an_error_after_the_rest_is_drawn(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (fill(tmp_path) / "evaluations" / "pi_offload_timings.tsv").unlink()
@@ -68,7 +66,7 @@ def test_what_was_asked_for_and_has_no_files_is_an_error_after_the_rest_is_drawn
     arguments = ("--results", tmp_path, "--output", figures, "--only", "offload-time", "pareto-front")
     ended = call(capsys, SCRIPT, *arguments)
     assert ended.code == 2
-    assert "has nothing to draw offload-time from" in ended.err
+    assert "lacks the files for offload-time" in ended.err
     assert {path.stem for path in figures.iterdir()} == {"pareto-front"}
 
 
@@ -90,13 +88,13 @@ def test_the_operating_point_is_the_knee_or_the_one_named(capsys: pytest.Capture
     assert "has no operation point 2; its front has the points 0 to 1" in ended.err
 
 
-def test_watts_stand_on_the_axis_of_the_energy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_axis_of_the_energy_names_the_watts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     arguments = ("--results", fill(tmp_path), "--output", tmp_path / "f", "--only", "energy", "--watts", 3.7)
     assert call(capsys, SCRIPT, *arguments).code == 0
     assert "mJ an event at 3.7 W" in set(pd.read_csv(tmp_path / "f" / "energy.csv")["unit"])
 
 
-def test_a_file_that_is_not_what_its_name_says_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_file_that_does_not_match_its_name_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = fill(tmp_path) / "evaluations" / "alexnet_single_pi_2016_03.csv"
     path.write_text("a,b\n1,2\n")
     ended = call(capsys, SCRIPT, "--results", tmp_path, "--output", tmp_path / "f")
@@ -105,7 +103,7 @@ def test_a_file_that_is_not_what_its_name_says_is_one_line(capsys: pytest.Captur
     assert f"{path}: is not an evaluation CSV of a single exit" in line
 
 
-def test_a_file_of_an_unknown_name_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_file_with_an_unknown_name_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (fill(tmp_path) / "evaluations" / "alexnet-pi-2016-03.csv").touch()
     ended = call(capsys, SCRIPT, "--results", tmp_path, "--output", tmp_path / "f", "--only", "energy")
-    assert f"ignored: {tmp_path / 'evaluations' / 'alexnet-pi-2016-03.csv'} is not named as" in ended.out
+    assert f"ignored: {tmp_path / 'evaluations' / 'alexnet-pi-2016-03.csv'} does not have the name" in ended.out

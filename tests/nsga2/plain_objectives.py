@@ -1,4 +1,4 @@
-"""The objectives of the search written the plain way: one candidate at a time, a DataFrame filtered step by step.
+"""The objectives of the search in plain code: one candidate at a time, a DataFrame filtered step by step.
 
 The yardstick of ``nsga2.objectives``, for its results and for its speed.
 """
@@ -17,7 +17,7 @@ MICROSECONDS = 1e6
 
 
 class PlainScores(NamedTuple):
-    """What one candidate leads to: wrong / accepted (1 where nothing is accepted), µs per event, accepted / all."""
+    """The results of one candidate: wrong / accepted (1 if nothing is accepted), µs per event, accepted / all."""
 
     error: float
     time: float
@@ -32,7 +32,7 @@ def plain_table(evaluation: Evaluation) -> pd.DataFrame:
 def plain_scores(
     table: pd.DataFrame, thresholds: Sequence[float] | NDArray[np.float64], cost_model: str = "paper"
 ) -> PlainScores:
-    """Judge one candidate on an evaluation table: normal and attack at exit 1, normal and attack at exit 2."""
+    """Evaluate one candidate on an evaluation table: normal and attack at exit 1, normal and attack at exit 2."""
     normal_1, attack_1, normal_2, attack_2 = thresholds
 
     normal_at_1 = table[(table["y_exit_1"] == NORMAL) & (table["cnf_exit_1"] >= normal_1)]
@@ -55,7 +55,7 @@ def plain_scores(
 
 
 def plain_normalised(table: pd.DataFrame, time: float, cost_model: str = "paper") -> float:
-    """Return a time in µs as a share of the way from all at exit 1 (0) to all at exit 2 (1)."""
+    """Return a time in µs, scaled so that all events at exit 1 take 0 and all at exit 2 take 1."""
     least = float(MICROSECONDS * exit_1_times(table).mean())
     most = float(MICROSECONDS * exit_2_times(table, cost_model).mean())
     return (time - least) / (most - least)
@@ -67,6 +67,6 @@ def exit_1_times(events: pd.DataFrame) -> "pd.Series[float]":
 
 
 def exit_2_times(events: pd.DataFrame, cost_model: str = "paper") -> "pd.Series[float]":
-    """Return the seconds of events that are offloaded; only the full cost model counts exit 1's head, which ran too."""
+    """Return the seconds of offloaded events; only the full cost model counts head 1, which ran, too."""
     times = events["bb_time_exit_1"] + events["bb_time_exit_2"] + events["exit_time_exit_2"]
     return times + events["exit_time_exit_1"] if cost_model == "full" else times

@@ -8,8 +8,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from nsga2.front_page import front_page
-from nsga2.operating_point import CostModel, client_command, front_table, judged, thresholds_of
+from nsga2.front_page import render_front_page
+from nsga2.operating_point import CostModel, evaluate_point, format_client_command, front_table, thresholds_of
 from tests.chromium import dom_after, find_chromium, screenshot
 from tests.nsga2.test_objectives import random_evaluation
 from tests.nsga2.test_operating_point import FRONT
@@ -34,7 +34,7 @@ Object.defineProperty(navigator, "clipboard", {value: {writeText: async (text) =
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    return write_page(front_page(TABLE, 1, "A <front> & more"), tmp_path / "front.html")
+    return write_page(render_front_page(TABLE, 1, "A <front> & more"), tmp_path / "front.html")
 
 
 def element(dom: str, name: str) -> str:
@@ -60,7 +60,7 @@ def test_the_page_opens_with_the_chosen_point_and_its_command(page: Path, tmp_pa
     assert reading.startswith("Point 1")
     assert f"error {100 * TABLE['error'][1]:.2f} %" in reading
     assert all(repr(value) in reading for value in vars(thresholds).values())
-    assert element(dom, "command") == client_command(thresholds)
+    assert element(dom, "command") == format_client_command(thresholds)
 
 
 @pytest.mark.parametrize("number", range(len(TABLE)))
@@ -81,7 +81,7 @@ def test_far_from_every_point_nothing_changes(page: Path, tmp_path: Path) -> Non
 @pytest.mark.system
 def test_a_click_copies_the_clients_command(page: Path, tmp_path: Path) -> None:
     dom = dom_after(page, f'{CLIPBOARD} {POINT_AT} front.dispatchEvent(new MouseEvent("click", at(2)));', tmp_path)
-    assert copied(dom) == [client_command(thresholds_of(TABLE, 2))]
+    assert copied(dom) == [format_client_command(thresholds_of(TABLE, 2))]
     assert element(dom, "said") == "The command of point 2 is copied."
 
 
@@ -92,7 +92,7 @@ def test_a_row_of_the_table_and_the_keyboard_do_the_same(page: Path, tmp_path: P
     for (const key of ["ArrowLeft", "ArrowLeft", "Enter"]) front.dispatchEvent(new KeyboardEvent("keydown", {key}));
     """
     dom = dom_after(page, CLIPBOARD + act, tmp_path)
-    assert copied(dom) == [client_command(thresholds_of(TABLE, number)) for number in (3, 1)]
+    assert copied(dom) == [format_client_command(thresholds_of(TABLE, number)) for number in (3, 1)]
 
 
 @pytest.mark.system
@@ -102,11 +102,11 @@ def test_where_the_clipboard_is_refused_the_command_is_selected(page: Path, tmp_
     copy(0).then(() => { document.body.dataset.selected = getSelection().toString(); });
     """
     dom = dom_after(page, act, tmp_path)
-    assert f'data-selected="{client_command(thresholds_of(TABLE, 0))}"' in dom
+    assert f'data-selected="{format_client_command(thresholds_of(TABLE, 0))}"' in dom
     assert "copy it with Ctrl+C" in element(dom, "said")
 
 
-def test_the_page_names_no_other_place(page: Path) -> None:
+def test_the_page_refers_to_no_other_address(page: Path) -> None:
     named = re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)|https?://[^\s\"']+", page.read_text())
     assert {one for pair in named for one in pair} <= {"", "data:,"}
     assert re.findall(r"https?://[^\s\"']+", page.read_text()) == ["http://www.w3.org/2000/svg"]
@@ -123,9 +123,9 @@ def test_a_screenshot_shows_the_front(page: Path, tmp_path: Path) -> None:
     assert np.ptp(np.argwhere(blue)[:, 1]) > 700  # from the left of the picture to its right
 
 
-def test_what_the_point_does_on_other_months_stands_below() -> None:
-    elsewhere = judged(["m_2016_03"], [random_evaluation(50)], [], thresholds_of(TABLE, 1), CostModel())
-    text = front_page(TABLE, 1, "t", elsewhere)
+def test_the_rates_of_the_point_on_other_months_are_below() -> None:
+    elsewhere = evaluate_point(["m_2016_03"], [random_evaluation(50)], [], thresholds_of(TABLE, 1), CostModel())
+    text = render_front_page(TABLE, 1, "t", elsewhere)
     assert "<h2>Point 1 on other months</h2>" in text
     assert "<td>m_2016_03</td><td>50</td>" in text
     assert f"<td>{100 * elsewhere['error'][0]:.2f}</td>" in text

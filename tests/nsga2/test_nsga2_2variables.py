@@ -1,11 +1,11 @@
-"""The script that chooses thresholds, as it is called from a shell."""
+"""The script that finds thresholds, called as from a shell."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nsga2.exact import exact_front
+from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from tests.nsga2.plain_objectives import plain_table
 from tests.nsga2.test_objectives import random_evaluation
@@ -34,21 +34,21 @@ def test_the_exact_solver_writes_the_true_front_and_says_so(
     ended = choose(capsys, tmp_path, "--solver", "exact", "--eval-file", evaluations[0])
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("exact: no thresholds are better than these")
-    expected = exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8).front
+    expected = find_exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8).front
     np.testing.assert_array_equal(read_front(tmp_path / "front.sav").objectives, expected.objectives)
 
 
-def test_a_front_that_is_bounded_says_by_how_much_it_can_be_off(
+def test_a_bounded_front_is_printed_with_its_largest_gap(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path
 ) -> None:
     ended = choose(capsys, tmp_path, "--solver", "exact", "--choices", 10, "--eval-file", evaluations[0])
-    bounded = exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8, 10)
+    bounded = find_exact_front(Objectives(read_evaluation(evaluations[:1])), 0.8, 10)
     assert f"bounded: no thresholds have an error lower by more than {100 * bounded.gap:.3f} percentage" in ended.out
-    assert "a greater --choices than 10 narrows that" in ended.out
+    assert "increase --choices (now 10) to narrow that" in ended.out
 
 
 @pytest.mark.parametrize("given", ["each", "pattern", "both ways"])
-def test_several_files_are_one_however_they_are_named(
+def test_several_files_are_pooled_however_they_are_named(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path, given: str
 ) -> None:
     arguments: dict[str, list[object]] = {
@@ -58,7 +58,7 @@ def test_several_files_are_one_however_they_are_named(
     }
     ended = choose(capsys, tmp_path, "--solver", "exact", *arguments[given])
     assert "from 600 rows of 2 files" in ended.out
-    expected = exact_front(Objectives(read_evaluation(evaluations)), 0.8).front
+    expected = find_exact_front(Objectives(read_evaluation(evaluations)), 0.8).front
     np.testing.assert_array_equal(read_front(tmp_path / "front.sav").objectives, expected.objectives)
 
 
@@ -76,7 +76,7 @@ def test_a_pattern_that_matches_nothing_is_one_line(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("solver", ["exact", "nsga2"])
-def test_the_edges_bill_is_what_exit_1_and_the_sending_cost(
+def test_the_cost_of_the_edge_is_exit_1_and_sending(
     capsys: pytest.CaptureFixture[str], evaluations: list[Path], tmp_path: Path, solver: str
 ) -> None:
     timings = tmp_path / "timings.tsv"
@@ -101,7 +101,7 @@ def test_the_edges_bill_is_what_exit_1_and_the_sending_cost(
         (("--cost-per-offload", 1), "belong to --cost-model edge; add it"),
     ],
 )
-def test_costs_that_contradict_each_other_are_one_line(
+def test_contradicting_cost_options_are_one_line(
     capsys: pytest.CaptureFixture[str],
     evaluations: list[Path],
     tmp_path: Path,

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nsga2.defaults import COST_MODELS
 from nsga2.objectives import Objectives
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_normalised, plain_scores, plain_table
-from utils.cost_models import COST_MODELS
 from utils.results import Evaluation, read_evaluation
 from utils.schema import ATTACK, NORMAL
 
@@ -55,7 +55,7 @@ def random_evaluation(rows: int, seed: int = 0) -> Evaluation:
 def assert_scores_are_the_plain_ones(
     objectives: Objectives, table: pd.DataFrame, candidates: NDArray[np.float64], cost_model: str
 ) -> None:
-    scores = objectives.scores(candidates)
+    scores = objectives.score(candidates)
     plain = np.array([plain_scores(table, candidate, cost_model) for candidate in candidates])
     np.testing.assert_allclose(scores.error, plain[:, 0], rtol=0, atol=EXACT)
     # A mean is exact to the digits of what it was added up from: the costs of exits that may cancel out.
@@ -89,18 +89,18 @@ def test_scores_equal_the_plain_ones_on_the_published_evaluations(path: Path, co
     candidates[::2, :2] = table["cnf_exit_1"].to_numpy()[:30].reshape(15, 2)
     candidates[::2, 2:] = table["cnf_exit_2"].to_numpy()[:30].reshape(15, 2)
     assert_scores_are_the_plain_ones(objectives, table, candidates, cost_model)
-    normalised = objectives.normalise(objectives.scores(candidates).time)
+    normalised = objectives.normalise(objectives.score(candidates).time)
     plain = [plain_normalised(table, plain_scores(table, row, cost_model).time, cost_model) for row in candidates]
     np.testing.assert_allclose(normalised, plain, rtol=0, atol=EXACT)
 
 
-def test_a_certainty_exactly_at_its_threshold_is_accepted_and_one_just_under_it_is_not() -> None:
+def test_a_certainty_at_its_threshold_is_accepted_and_one_just_below_is_not() -> None:
     times = np.full(2, 0.001)
     labels = np.array([NORMAL, ATTACK])
     evaluation = Evaluation(
         labels, labels, np.array([0.8, 0.7]), times, times, labels, np.array([0.6, 0.6]), times, times
     )
-    scores = Objectives(evaluation).scores(
+    scores = Objectives(evaluation).score(
         np.array([[0.8, 0.7, 1, 1], [np.nextafter(0.8, 1), 0.7, 1, 1], [0.8, np.nextafter(0.7, 1), 1, 0.6]])
     )
     assert scores.acceptance.tolist() == [1.0, 0.5, 1.0]
@@ -116,15 +116,15 @@ def test_the_paper_leaves_head_1_out_of_an_offloaded_events_cost_and_full_counts
 @pytest.mark.parametrize("cost_model", COST_MODELS[:2])
 def test_normalised_time_is_exactly_0_for_all_at_exit_1_and_exactly_1_for_all_at_exit_2(cost_model: str) -> None:
     objectives = Objectives(random_evaluation(4999), cost_model)
-    time = objectives.scores(np.array([ALL_AT_EXIT_1, ALL_AT_EXIT_2])).time
+    time = objectives.score(np.array([ALL_AT_EXIT_1, ALL_AT_EXIT_2])).time
     assert objectives.normalise(time).tolist() == [0.0, 1.0]
 
 
-def test_where_exit_2_is_the_cheaper_path_the_ends_stay_at_0_and_1_and_0_has_no_minus() -> None:
+def test_the_ends_of_normalised_time_are_0_and_1_if_exit_2_is_the_cheaper_path() -> None:
     evaluation = Evaluation(*(np.array([value]) for value in (0, 0, 0.6, 0.001, 0.009, 0, 0.6, 0.001, 0.001)))
     objectives = Objectives(evaluation)
     assert objectives.max_time < objectives.min_time
-    normalised = objectives.normalise(objectives.scores(np.array([ALL_AT_EXIT_1, ALL_AT_EXIT_2])).time)
+    normalised = objectives.normalise(objectives.score(np.array([ALL_AT_EXIT_1, ALL_AT_EXIT_2])).time)
     assert normalised.tolist() == [0.0, 1.0]
     assert not np.signbit(normalised).any()
 
@@ -136,24 +136,24 @@ def test_where_both_exits_cost_the_same_the_normalised_time_is_0_everywhere() ->
     labels = np.zeros(rows, dtype=np.int64)
     certainties = np.linspace(0.5, 1, rows)
     objectives = Objectives(Evaluation(labels, labels, certainties, same, same, labels, certainties, free, same))
-    time = objectives.scores(np.array([ALL_AT_EXIT_1, ALL_AT_EXIT_2, [0.7, 0.7, 0.7, 0.7]])).time
+    time = objectives.score(np.array([ALL_AT_EXIT_1, ALL_AT_EXIT_2, [0.7, 0.7, 0.7, 0.7]])).time
     assert objectives.normalise(time).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_candidate_that_accepts_nothing_has_an_error_of_1() -> None:
     objectives = Objectives(random_evaluation(50))
-    scores = objectives.scores(np.full((1, 4), 1.0))
+    scores = objectives.score(np.full((1, 4), 1.0))
     assert (scores.error.tolist(), scores.acceptance.tolist()) == ([1.0], [0.0])
 
 
-def test_a_candidate_scores_the_same_bits_wherever_it_stands_in_a_population() -> None:
+def test_the_score_of_a_candidate_does_not_depend_on_its_place_in_the_population() -> None:
     objectives = Objectives(random_evaluation(5000))
     candidate = np.array([0.71, 0.83, 0.62, 0.9])
-    alone = objectives.scores(candidate[np.newaxis])
+    alone = objectives.score(candidate[np.newaxis])
     population = np.random.default_rng(1).uniform(0.5, 1.0, (131, 4))
     places = np.arange(0, 131, 3)
     population[places] = candidate
-    scores = objectives.scores(population)
+    scores = objectives.score(population)
     assert set(scores.time[places]) == set(alone.time)
     assert set(scores.error[places]) == set(alone.error)
 
@@ -165,7 +165,7 @@ def test_acceptance_never_grows_with_a_threshold(
 ) -> None:
     raised = np.array([candidate, candidate])
     raised[1, which] = max(raised[0, which], other)
-    acceptance = Objectives(evaluation).scores(raised).acceptance
+    acceptance = Objectives(evaluation).score(raised).acceptance
     assert acceptance[1] <= acceptance[0]
 
 

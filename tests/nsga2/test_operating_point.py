@@ -6,22 +6,22 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from nsga2.exact import exact_front
+from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from nsga2.operating_point import (
     COLUMNS,
     CostModel,
-    Need,
-    choose_by_need,
-    client_command,
+    Limits,
+    choose_within,
+    compute_nearness,
+    compute_quality,
+    evaluate_point,
     find_point,
+    format_client_command,
     front_table,
     has_number,
-    judged,
     label_point,
     marks,
-    nearness,
-    quality,
     thresholds_of,
 )
 from tests.captures import SHARED, needs_shared
@@ -54,7 +54,7 @@ FRONT = front_of((0.02, 0.9), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5))
 
 
 def single_exit(evaluation: Evaluation, seconds: float, *, right: bool = True) -> SingleExitEvaluation:
-    """Return a single-exit network that is always right, or never, on the same rows."""
+    """Return the answers of a single-exit network that is always or never right, on the same rows."""
     labels, count = evaluation.labels, len(evaluation)
     return SingleExitEvaluation(labels, labels if right else 1 - labels, np.full(count, 0.9), np.full(count, seconds))
 
@@ -68,27 +68,27 @@ def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -
     assert table[["n_1", "a_1", "n_2", "a_2"]].to_numpy().tolist() == FRONT.thresholds[order].tolist()
 
 
-def test_equal_points_are_one_row_and_none_of_them_is_lost() -> None:
+def test_equal_points_become_one_row() -> None:
     table = front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
     assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
 
 
 def test_quality_is_the_published_one() -> None:
     objectives = np.array([[0.0, 0.0], [0.074244, 0.074349], [1.0, 1.0]])
-    assert quality(objectives).tolist() == pytest.approx([100, 92.57035, 0])
+    assert compute_quality(objectives).tolist() == pytest.approx([100, 92.57035, 0])
 
 
 def test_nearness_is_1_at_the_ideal_and_0_at_its_opposite() -> None:
-    assert nearness(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
-    assert nearness(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
+    assert compute_nearness(np.array([[0.1, 0.0], [0.3, 0.8]])).tolist() == pytest.approx([1.0, 0.0])
+    assert compute_nearness(np.array([[0.1, 0.8], [0.3, 0.0]])).tolist() == pytest.approx([1 - np.sqrt(0.5)] * 2)
 
 
 def test_the_nearness_of_a_front_that_is_a_single_point_is_1() -> None:
-    assert nearness(np.array([[0.1, 0.4]])).tolist() == [1.0]
+    assert compute_nearness(np.array([[0.1, 0.4]])).tolist() == [1.0]
 
 
 def plainly_has_number(objectives: NDArray[np.float64]) -> list[bool]:
-    """Return, pair by pair, which points neither share both objectives with another nor are dominated by one."""
+    """Return which points neither share both objectives with another nor are dominated, by comparing all pairs."""
     answers = []
     for at, one in enumerate(objectives):
         others = np.delete(objectives, at, axis=0)
@@ -136,9 +136,9 @@ def test_point_55_of_the_published_front_is_the_published_one() -> None:
         assert round(row[name], 6 if name != "quality" else 5) == float(text)
 
 
-def test_with_the_evaluation_it_was_found_on_the_table_tells_what_each_point_accepts_and_offloads() -> None:
+def test_with_its_evaluation_the_table_holds_acceptance_and_offloaded_share_of_each_point() -> None:
     evaluation = random_evaluation(200)
-    table = front_table(exact_front(Objectives(evaluation), 0.5).front, evaluation)
+    table = front_table(find_exact_front(Objectives(evaluation), 0.5).front, evaluation)
     for point in range(len(table)):
         outcome = evaluation.decide(thresholds_of(table, point)).outcome()
         assert table["acceptance"][point] == outcome.acceptance >= 0.5
@@ -148,49 +148,52 @@ def test_with_the_evaluation_it_was_found_on_the_table_tells_what_each_point_acc
 
 def test_the_marks_are_the_knee_and_the_ends() -> None:
     table = front_table(FRONT)
-    best = int(nearness(table[["error", "time"]].to_numpy()).argmax())
+    best = int(compute_nearness(table[["error", "time"]].to_numpy()).argmax())
     assert marks(table) == {"knee": best, "least-error": 3, "least-cost": 0}
 
 
 @pytest.mark.parametrize(
-    ("need", "point"),
+    ("limits", "point"),
     [
-        (Need(error=0.05), 1),  # the cheapest that keeps to it
-        (Need(error=0.049), 2),
-        (Need(error=1.0), 0),
-        (Need(time=0.5), 2),  # the best that keeps to it
-        (Need(time=0.49), 1),
-        (Need(error=0.06, time=0.9), 1),
-        (Need(offloaded=0.3), 2),
-        (Need(offloaded=0.25, time=0.4), 1),
+        (Limits(error=0.05), 1),  # the fastest within it
+        (Limits(error=0.049), 2),
+        (Limits(error=1.0), 0),
+        (Limits(time=0.5), 2),  # the one of least error within it
+        (Limits(time=0.49), 1),
+        (Limits(error=0.06, time=0.9), 1),
+        (Limits(offloaded=0.3), 2),
+        (Limits(offloaded=0.25, time=0.4), 1),
     ],
 )
-def test_a_need_chooses_the_cheapest_point_if_it_limits_the_error_else_the_best(need: Need, point: int) -> None:
+def test_limits_choose_the_fastest_point_if_they_limit_the_error_else_the_best(limits: Limits, point: int) -> None:
     table = front_table(FRONT).assign(offloaded=[0.0, 0.1, 0.3, 0.6])
-    assert choose_by_need(table, need) == point
+    assert choose_within(table, limits) == point
 
 
 @pytest.mark.parametrize(
-    ("need", "message"),
+    ("limits", "message"),
     [
-        (Need(error=0.01), "has an error of at most 0.01; the least that a point has: error 0.0200"),
-        (Need(error=0.03, time=0.1), "error of at most 0.03 and time of at most 0.1; the least that points have, each"),
+        (Limits(error=0.01), "has an error of at most 0.01; the lowest values of any point: error 0.0200"),
+        (
+            Limits(error=0.03, time=0.1),
+            "error of at most 0.03 and time of at most 0.1; the lowest values of any",
+        ),
     ],
 )
-def test_a_need_that_no_point_keeps_to_is_told_what_there_is(need: Need, message: str) -> None:
+def test_limits_that_no_point_meets_are_refused_with_the_lowest_values(limits: Limits, message: str) -> None:
     with pytest.raises(InfeasibleError, match=message):
-        choose_by_need(front_table(FRONT), need)
+        choose_within(front_table(FRONT), limits)
 
 
 def test_a_limit_on_offloaded_events_needs_the_evaluation() -> None:
     with pytest.raises(InputFileError, match="--eval-file"):
-        choose_by_need(front_table(FRONT), Need(offloaded=0.3))
+        choose_within(front_table(FRONT), Limits(offloaded=0.3))
 
 
-def test_the_judgement_counts_rates_and_cost_on_other_rows() -> None:
+def test_a_point_is_evaluated_by_rates_and_cost_on_other_rows() -> None:
     evaluation, thresholds = random_evaluation(300, 7), Thresholds(0.8, 0.7, 0.6, 0.75)
     outcome = evaluation.decide(thresholds).outcome()
-    (row,) = judged(["x"], [evaluation], [], thresholds, CostModel("full")).to_dict("records")
+    (row,) = evaluate_point(["x"], [evaluation], [], thresholds, CostModel("full")).to_dict("records")
     path_1 = evaluation.time_segment_1 + evaluation.time_exit_1
     path_2 = evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2
     offloaded = ~evaluation.decide(thresholds).at_1
@@ -202,10 +205,10 @@ def test_the_judgement_counts_rates_and_cost_on_other_rows() -> None:
     assert "of_single_exit" not in row
 
 
-def test_the_judgement_stands_beside_the_single_exit_network() -> None:
+def test_a_point_is_evaluated_beside_the_single_exit_network() -> None:
     evaluation, thresholds = random_evaluation(300, 7), Thresholds(0.8, 0.7, 0.6, 0.75)
     single = single_exit(evaluation, 0.5, right=False)
-    (row,) = judged(["x"], [evaluation], [single], thresholds, CostModel()).to_dict("records")
+    (row,) = evaluate_point(["x"], [evaluation], [single], thresholds, CostModel()).to_dict("records")
     assert row["single_exit_error"] == 1.0
     assert row["of_single_exit"] == pytest.approx(1e-6 * row["cost"] / 0.5)
 
@@ -219,7 +222,7 @@ def test_the_judgement_stands_beside_the_single_exit_network() -> None:
     ],
 )
 def test_the_client_reads_exactly_the_thresholds_of_the_printed_command(thresholds: Thresholds) -> None:
-    python, script, *arguments = shlex.split(client_command(thresholds).replace("NETWORK", "mobilenet"))
+    python, script, *arguments = shlex.split(format_client_command(thresholds).replace("NETWORK", "mobilenet"))
     assert (python, script) == ("python", CLIENT)
     args = load_script(script).make_parser().parse_args(arguments)
     exits = (args.normal_exit1_min_certainty, args.attack_exit1_min_certainty)
@@ -235,7 +238,7 @@ class Files:
         evaluations = random_evaluation(300, 1), random_evaluation(300, 2)
         for path, evaluation in zip((self.found, self.other), evaluations, strict=True):
             plain_table(evaluation).to_csv(path, index=False)
-        write_front(exact_front(Objectives(evaluations[0]), 0.8).front, self.front)
+        write_front(find_exact_front(Objectives(evaluations[0]), 0.8).front, self.front)
         single = single_exit(evaluations[1], 0.01)
         columns = dict(zip(SINGLE_EXIT_EVALUATION_COLUMNS, vars(single).values(), strict=True))
         pd.DataFrame(columns).to_csv(self.single, index=False)
@@ -249,34 +252,34 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def test_the_script_chooses_by_need(capsys: pytest.CaptureFixture[str], files: Files) -> None:
+def test_the_script_chooses_within_limits(capsys: pytest.CaptureFixture[str], files: Files) -> None:
     table = front_table(read_front_of(files), read_evaluation([files.found]))
-    for option, need in (
-        ("--max-error", Need(error=float(table["error"].iloc[-2]) + 1e-6)),
-        ("--max-time", Need(time=float(table["time"].iloc[2]) + 1e-6)),
-        ("--max-offload", Need(offloaded=float(table["offloaded"].iloc[2]) + 1e-6)),
+    for option, limits in (
+        ("--max-error", Limits(error=float(table["error"].iloc[-2]) + 1e-6)),
+        ("--max-time", Limits(time=float(table["time"].iloc[2]) + 1e-6)),
+        ("--max-offload", Limits(offloaded=float(table["offloaded"].iloc[2]) + 1e-6)),
     ):
-        (limit,) = need.limits().values()
+        (limit,) = limits.list_given().values()
         ended = call(capsys, CHART, *files.arguments(option, limit, "--eval-file", files.found))
         assert (ended.code, ended.err) == (0, "")
-        assert f"operation point {choose_by_need(table, need)}:" in ended.out
+        assert f"operation point {choose_within(table, limits)}:" in ended.out
 
 
 def read_front_of(files: Files) -> Front:
     return read_front(files.front)
 
 
-def test_the_script_tells_and_writes_what_the_point_does_on_another_month(
+def test_the_script_prints_and_writes_the_rates_of_the_point_on_another_month(
     capsys: pytest.CaptureFixture[str], files: Files, tmp_path: Path
 ) -> None:
-    written = tmp_path / "judged.csv"
+    written = tmp_path / "other-months.csv"
     judging = ("--evaluate", files.other, "--single-exit", files.single, "--evaluation-savefile", written)
     ended = call(capsys, CHART, *files.arguments("--operation-point", "knee", *judging))
     assert (ended.code, ended.err) == (0, "")
     table = front_table(read_front_of(files))
     other, single = read_evaluation([files.other]), read_single_exit_evaluation(files.single)
     thresholds = thresholds_of(table, marks(table)["knee"])
-    expected = judged(["other"], [other], [single], thresholds, CostModel())
+    expected = evaluate_point(["other"], [other], [single], thresholds, CostModel())
     pd.testing.assert_frame_equal(pd.read_csv(written), expected)
     (line,) = [line for line in ended.out.splitlines() if line.startswith("  other: 300 rows, ")]
     assert f"error {100 * expected['error'][0]:.2f} %" in line
@@ -286,19 +289,19 @@ def test_the_script_tells_and_writes_what_the_point_does_on_another_month(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--operation-point", 1, "--max-error", 0.5], "leave out --max-error and the like"),
+        (["--operation-point", 1, "--max-error", 0.5], "leave it out, or leave out the --max"),
         (["--max-offload", 0.5], "--eval-file"),
         (["--max-error", 0], "no point of the front has an error of at most 0"),
         (["--evaluation-savefile", "x.csv"], "needs --evaluate"),
         (["--evaluate", "{other}", "--single-exit", "{single}", "--single-exit", "{single}"], "2 --single-exit for 1"),
-        (["--evaluate", "{found}", "--single-exit", "{single}"], "is not of the same rows"),
+        (["--evaluate", "{found}", "--single-exit", "{single}"], "holds other rows than its --evaluate"),
         (["--evaluate", "{other}", "--evaluation-savefile", "{other}"], "is an input, too"),
         (["--evaluate", "{single}"], "is not an evaluation CSV of two exits"),
         (["--evaluate", "{other}", "--single-exit", "{other}"], "is not an evaluation CSV of a single exit"),
         (["--evaluate", "{other}", "--cost-model", "edge"], "needs either --cost-per-offload or --offload-timings"),
     ],
 )
-def test_options_that_do_not_fit_are_one_line_and_no_picture(
+def test_contradicting_options_are_one_line_and_no_picture(
     capsys: pytest.CaptureFixture[str], files: Files, options: list[object], message: str
 ) -> None:
     given = [str(option).format(**{name: str(path) for name, path in vars(files).items()}) for option in options]
@@ -310,13 +313,13 @@ def test_options_that_do_not_fit_are_one_line_and_no_picture(
 
 
 @needs_shared
-def test_the_published_alexnet_is_judged_beside_its_published_single_exit() -> None:
+def test_the_published_alexnet_is_compared_with_its_published_single_exit() -> None:
     evaluation = read_evaluation([PUBLISHED / "alexnet_rpi_2016_02.csv"])
     single = read_single_exit_evaluation(PUBLISHED / "alexnet_single_rpi_2016_02.csv")
-    front = exact_front(Objectives(evaluation), 0.9).front
+    front = find_exact_front(Objectives(evaluation), 0.9).front
     table = front_table(front)
     least = marks(table)["least-error"]
-    (row,) = judged(["02"], [evaluation], [single], thresholds_of(table, least), CostModel()).to_dict("records")
+    (row,) = evaluate_point(["02"], [evaluation], [single], thresholds_of(table, least), CostModel()).to_dict("records")
     assert row["error"] == pytest.approx(table["error"][least])
     assert 0.9 <= row["acceptance"] < 1
     assert 0 < row["of_single_exit"] < 1

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pymoo.core.mating import Mating
 from pymoo.indicators.hv import HV
 
-from nsga2.exact import exact_front
+from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from nsga2.problem import ThresholdsProblem
-from nsga2.search import hypervolume, search
+from nsga2.search import compute_hypervolume, search_front
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_normalised, plain_scores, plain_table
 from tests.nsga2.test_objectives import EVALUATIONS, EXACT, random_evaluation
@@ -26,17 +26,17 @@ PUBLISHED = SHARED / "data" / "evaluations" / "mobilenet_pc_2016_02.csv"
 
 
 def dominated(points: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether each point (k, 2) is beaten by one of the others (m, 2): no worse in both, better in one."""
+    """Return whether each point (k, 2) is dominated by one of the others (m, 2): no worse in both, better in one."""
     return np.array([bool(((by <= point).all(axis=1) & (by < point).any(axis=1)).any()) for point in points])
 
 
 def found(evaluation: Evaluation, cost_model: str = "paper", least: float = LEAST, generations: int = 15) -> Front:
     problem = ThresholdsProblem(Objectives(evaluation, cost_model), least)
-    return search(problem, population=40, offspring=30, generations=generations, seed=4)
+    return search_front(problem, population=40, offspring=30, generations=generations, seed=4)
 
 
 def assert_front_holds(front: Front, table: pd.DataFrame, cost_model: str) -> None:
-    """Check each point by the plain objectives: feasible, and of the error and time that the front says."""
+    """Check by the plain objectives that each point is feasible and has the front's error and time."""
     for thresholds, (error, time) in zip(front.thresholds, front.objectives, strict=True):
         plain = plain_scores(table, thresholds, cost_model)
         assert plain.acceptance >= LEAST - EXACT
@@ -71,17 +71,17 @@ def test_a_front_is_sorted_by_time_and_carries_both_ends() -> None:
 
 
 @pytest.mark.slow
-def test_on_few_rows_the_search_finds_the_exact_front() -> None:
+def test_the_search_finds_the_exact_front_on_few_rows() -> None:
     evaluation = random_evaluation(8, seed=5)
     objectives = Objectives(evaluation)
     problem = ThresholdsProblem(objectives, LEAST)
     # Only thresholds at a certainty, or above all of them, can make a difference.
     exit_1, exit_2 = ([0.5, *column, 1.0] for column in (evaluation.certainty_1, evaluation.certainty_2))
     every = np.array(list(itertools.product(exit_1, exit_1, exit_2, exit_2)))
-    scores = objectives.scores(every)
+    scores = objectives.score(every)
     points = np.column_stack((scores.error, objectives.normalise(scores.time)))[scores.acceptance >= LEAST - EXACT]
     exact = points[~dominated(points, points)]
-    front = search(problem, population=100, offspring=80, generations=60, seed=1)
+    front = search_front(problem, population=100, offspring=80, generations=60, seed=1)
     assert len(np.unique(exact, axis=0)) > 2
     assert {tuple(point) for point in front.objectives} == {tuple(point) for point in exact}
 
@@ -90,38 +90,40 @@ def test_a_seed_repeats_a_front_to_the_bit_and_another_seed_gives_another() -> N
     problem = ThresholdsProblem(Objectives(random_evaluation(200)), LEAST)
 
     def front(seed: int) -> tuple[bytes, bytes]:
-        result = search(problem, population=20, offspring=20, generations=5, seed=seed)
+        result = search_front(problem, population=20, offspring=20, generations=5, seed=seed)
         return result.thresholds.tobytes(), result.objectives.tobytes()
 
     assert front(7) == front(7)
     assert front(7) != front(8)
 
 
-def test_of_equal_points_one_stays() -> None:
-    front = search(
+def test_one_of_equal_points_is_kept() -> None:
+    front = search_front(
         ThresholdsProblem(with_certainties(0.9, 0.9), 1.0), population=20, offspring=20, generations=5, seed=1
     )
     assert front.objectives.tolist() == [[1.0, 0.0]]
 
 
-def test_progress_is_told_each_generation() -> None:
+def test_progress_is_called_for_each_generation() -> None:
     told: list[float] = []
-    search(ThresholdsProblem(Objectives(random_evaluation(50)), 0.5), 10, 10, 6, 1, progress=told.append)
+    search_front(ThresholdsProblem(Objectives(random_evaluation(50)), 0.5), 10, 10, 6, 1, progress=told.append)
     assert len(told) == 6
     assert (np.diff(told) >= -EXACT).all()
 
 
-def test_where_thresholds_are_few_a_generation_ends_without_all_its_offspring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_few_thresholds_a_generation_ends_with_fewer_offspring(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds, mate = itertools.count(), Mating._do
     monkeypatch.setattr(Mating, "_do", lambda *given, **more: (next(rounds), mate(*given, **more))[1])
     problem = ThresholdsProblem(with_certainties(0.6, 0.7, 0.8), LEAST)
-    search(problem, population=40, offspring=30, generations=15, seed=4)
+    search_front(problem, population=40, offspring=30, generations=15, seed=4)
     assert 14 <= next(rounds) <= 14 * 10
 
 
-def test_a_search_that_finds_nothing_better_any_more_stops_if_asked_to() -> None:
+def test_a_search_with_stall_stops_when_it_finds_nothing_better() -> None:
     told: list[float] = []
-    search(ThresholdsProblem(Objectives(random_evaluation(30)), 0.5), 40, 40, 500, 1, stall=5, progress=told.append)
+    search_front(
+        ThresholdsProblem(Objectives(random_evaluation(30)), 0.5), 40, 40, 500, 1, stall=5, progress=told.append
+    )
     assert 6 <= len(told) < 500
     assert told[-6] == told[-1]
 
@@ -129,13 +131,13 @@ def test_a_search_that_finds_nothing_better_any_more_stops_if_asked_to() -> None
 @given(arrays(np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=st.floats(-0.5, 1.5)))
 def test_the_hypervolume_is_pymoos(points: NDArray[np.float64]) -> None:
     expected = HV(ref_point=np.array([0.9, 1.05]))(points)
-    assert hypervolume(points, 0.9) == pytest.approx(expected, abs=1e-12)
+    assert compute_hypervolume(points, 0.9) == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_shortest_search_meets_the_constraint_where_it_can_be_met() -> None:
+def test_the_shortest_search_meets_a_feasible_constraint() -> None:
     problem = ThresholdsProblem(Objectives(random_evaluation(200)), 1.0)
     for population in (2, 3, 5):
-        assert len(search(problem, population, offspring=1, generations=1, seed=1)) >= 1
+        assert len(search_front(problem, population, offspring=1, generations=1, seed=1)) >= 1
 
 
 HYPERVOLUME = HV(ref_point=np.array([0.2, 1.05]))
@@ -143,8 +145,8 @@ HYPERVOLUME = HV(ref_point=np.array([0.2, 1.05]))
 
 @needs_shared
 @pytest.mark.parametrize("path", EVALUATIONS, ids=[path.stem for path in EVALUATIONS])
-def test_a_search_covers_nearly_all_that_the_exact_front_does(path: Path) -> None:
+def test_a_search_covers_nearly_the_hypervolume_of_the_exact_front(path: Path) -> None:
     objectives = Objectives(read_evaluation([path]))
-    exact = HYPERVOLUME(exact_front(objectives, 0.9).front.objectives)
-    searched = HYPERVOLUME(search(ThresholdsProblem(objectives, 0.9), 100, 80, 200, seed=1).objectives)
+    exact = HYPERVOLUME(find_exact_front(objectives, 0.9).front.objectives)
+    searched = HYPERVOLUME(search_front(ThresholdsProblem(objectives, 0.9), 100, 80, 200, seed=1).objectives)
     assert 0.995 * exact <= searched <= exact + EXACT

@@ -1,0 +1,213 @@
+"""The true Pareto front of the thresholds, without a search.
+
+Thresholds at exit 1 determine the time. It remains to find the thresholds at exit 2 with the lowest error: wrong /
+accepted. Dinkelbach's method minimises such a fraction: starting from some fraction, it looks for thresholds with fewer
+wrong answers than that fraction of what they accept, takes their fraction, and repeats until there are none. Accepted
+and wrong answers add up over the classes at exit 2, so each step scans the thresholds of one class and then those of
+the other.
+
+Source: W. Dinkelbach, "On nonlinear fractional programming", Management Science 13(7), 1967.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsga2.defaults import GRID_SIZE
+from nsga2.objectives import Objectives
+from nsga2.threshold_grid import Grid, make_grids
+from utils.results import Front
+from utils.schema import ATTACK, NORMAL
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+# Errors are fractions of rows: two different ones, times the number of rows, differ by more than this.
+_EQUAL: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class ExactFront:
+    """A front, and how exact it is.
+
+    Attributes:
+        front: its points, fastest first.
+        gap: by how much, at most, any thresholds can have a lower error than a point of the front that is no slower;
+            0: the front is the true one.
+        time_gap: by how much that point may be slower; only above 0 where offloading makes some events cheaper.
+    """
+
+    front: Front
+    gap: float
+    time_gap: float
+
+
+@dataclass(frozen=True)
+class _Class:
+    """The results of the thresholds (m,) of one class at exit 1.
+
+    Attributes:
+        accepted, wrong: (m,) answers at exit 1.
+        time: (m,) normalised time that offloading adds.
+        accepted_2, wrong_2: by class at exit 2, of the offloaded events: (m, n), for n thresholds there.
+    """
+
+    accepted: IntArray
+    wrong: IntArray
+    time: FloatArray
+    accepted_2: tuple[IntArray, IntArray]
+    wrong_2: tuple[IntArray, IntArray]
+
+
+def find_exact_front(
+    objectives: Objectives,
+    min_acceptance: float,
+    grid_size: int = GRID_SIZE,
+    progress: Callable[[int, int], object] = lambda _done, _all: None,
+) -> ExactFront:
+    """Return the true front over thresholds within [0.5, 1].
+
+    Args:
+        objectives: evaluate thresholds.
+        min_acceptance: least share of events that must be accepted.
+        grid_size: most thresholds of a class at an exit that are tried; see ``threshold_grid.make_grid``.
+        progress: called with the number of pairs of exit-1 thresholds that are done, and of all pairs.
+
+    Raises:
+        InfeasibleError: no thresholds reach that acceptance.
+    """
+    least = objectives.find_least_accepted(min_acceptance)
+    sides = make_grids(objectives, grid_size)
+    normal, attack = (_sum_class(objectives, sides, kind) for kind in (NORMAL, ATTACK))
+    fraction, places = _find_best_fractions(normal, attack, least, progress)
+    time = normal.time[:, np.newaxis] + attack.time
+    first, second = _find_undominated(fraction, time)
+    chosen = (first, second, *(place[first, second] for place in places))
+    thresholds = np.column_stack(
+        [sides[side].thresholds[place] for side, place in zip(product((1, 2), (NORMAL, ATTACK)), chosen, strict=True)]
+    )
+    wrong, dearer = (sum(side.slack[harm] for side in sides.values()) for harm in range(2))
+    return ExactFront(find_front(objectives, thresholds), wrong / least, dearer)
+
+
+def find_front(objectives: Objectives, thresholds: FloatArray) -> Front:
+    """Return the front of some thresholds (k, 4), fastest first."""
+    scores = objectives.score(thresholds)
+    time = objectives.normalise(scores.time)
+    (kept,) = _find_undominated(scores.error, time)
+    points = np.column_stack((scores.error, time))[kept]
+    return Front(
+        thresholds[kept], points, objectives.min_time, objectives.max_time, objectives.accuracies[0], 1.0,
+        objectives.accuracies[1], 1.0,
+    )  # fmt: skip
+
+
+def _sum_class(objectives: Objectives, sides: dict[tuple[int, int], Grid], kind: int) -> _Class:
+    rows = objectives.evaluation
+    of_class = rows.prediction_1 == kind
+    labels, prediction_2 = rows.labels[of_class], rows.prediction_2[of_class]
+    level_1 = sides[1, kind].find_levels(rows.certainty_1[of_class])
+    count = len(sides[1, kind])
+
+    def sum_below(amounts: FloatArray) -> FloatArray:
+        """Sum the amounts below each threshold."""
+        sums: FloatArray = np.cumsum(np.bincount(level_1 + 1, amounts, count + 1).astype(np.float64))[:-1]
+        return sums
+
+    def count_offloaded(kind_2: int, counted: NDArray[np.bool_]) -> IntArray:
+        """Count, for each threshold at either exit, the accepted answers of a class at exit 2."""
+        width = len(sides[2, kind_2])
+        chosen = (prediction_2 == kind_2) & counted
+        level_2 = sides[2, kind_2].find_levels(rows.certainty_2[of_class][chosen])
+        flat = (level_1[chosen] + 1) * (width + 1) + level_2 + 1
+        table = np.bincount(flat, minlength=(count + 1) * (width + 1)).reshape(count + 1, width + 1)
+        sums: IntArray = table.cumsum(axis=0)[:-1, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
+        return sums
+
+    all_rows, wrong_2 = np.ones(len(labels), dtype=np.bool_), prediction_2 != labels
+    wrong_1 = (labels != kind).astype(np.float64)
+    return _Class(
+        accepted=(len(labels) - sum_below(np.ones(len(labels)))).astype(np.int64),
+        wrong=(wrong_1.sum() - sum_below(wrong_1)).astype(np.int64),
+        time=sum_below(objectives.shares[of_class]),
+        accepted_2=(count_offloaded(NORMAL, all_rows), count_offloaded(ATTACK, all_rows)),
+        wrong_2=(count_offloaded(NORMAL, wrong_2), count_offloaded(ATTACK, wrong_2)),
+    )
+
+
+def _find_best_fractions(
+    normal: _Class, attack: _Class, least: int, progress: Callable[[int, int], object]
+) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
+    """Return the least error for each pair of exit-1 thresholds (m, n), and the thresholds at exit 2 that reach it.
+
+    The error is infinite where too few events can be accepted.
+    """
+    shape = len(normal.time), len(attack.time)
+    fraction = np.full(shape, np.inf)
+    places = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for row in range(shape[0]):
+        accepted = tuple(normal.accepted_2[kind][row] + attack.accepted_2[kind] for kind in (NORMAL, ATTACK))
+        wrong = tuple(normal.wrong_2[kind][row] + attack.wrong_2[kind] for kind in (NORMAL, ATTACK))
+        fraction[row], places[0][row], places[1][row] = _find_best_fraction(
+            normal.accepted[row] + attack.accepted, normal.wrong[row] + attack.wrong, accepted, wrong, least
+        )
+        progress((row + 1) * shape[1], shape[0] * shape[1])
+    return fraction, places
+
+
+def _find_best_fraction(
+    accepted_1: IntArray, wrong_1: IntArray, accepted_2: tuple[IntArray, ...], wrong_2: tuple[IntArray, ...], least: int
+) -> tuple[FloatArray, IntArray, IntArray]:
+    """Solve J problems at once: counts (J,) at exit 1, and (J, m) and (J, n) by thresholds of each class at exit 2."""
+    problems = np.arange(len(accepted_1))
+    # For each threshold of the first class, the strictest of the second that accepts enough; -1: none does.
+    needed = least - accepted_1[:, np.newaxis] - accepted_2[0]
+    strictest = _count_at_least(accepted_2[1], needed) - 1
+    feasible = strictest >= 0
+    place = np.zeros_like(problems), np.zeros_like(problems)
+    fraction = np.where(feasible.any(axis=1), 1.0 + _EQUAL, np.inf)
+    improving = np.asarray(feasible.any(axis=1))
+    while improving.any():
+        now = problems[improving]
+        first, second = (w[now] - fraction[now, np.newaxis] * a[now] for w, a in zip(wrong_2, accepted_2, strict=True))
+        least_so_far = np.minimum.accumulate(second, axis=1)
+        together = first + np.take_along_axis(least_so_far, np.maximum(strictest[now], 0), axis=1)
+        together[~feasible[now]] = np.inf
+        best = together.argmin(axis=1)
+        value = together[np.arange(len(now)), best] + wrong_1[now] - fraction[now] * accepted_1[now]
+        better = value < -_EQUAL
+        improving[now[~better]] = False
+        now, best = now[better], best[better]
+        bound = strictest[now, best]
+        within = np.arange(second.shape[1]) <= bound[:, np.newaxis]
+        place[0][now] = best
+        place[1][now] = np.where(within, second[better], np.inf).argmin(axis=1)
+        taken = [(table[now, at[now]]) for table, at in zip(accepted_2, place, strict=True)]
+        wrong = [(table[now, at[now]]) for table, at in zip(wrong_2, place, strict=True)]
+        fraction[now] = (wrong_1[now] + sum(wrong)) / (accepted_1[now] + sum(taken))
+    return fraction, *place
+
+
+def _count_at_least(falling: IntArray, limits: IntArray) -> IntArray:
+    """Return how many numbers of each row (J, n), sorted in descending order, reach each of its limits (J, m)."""
+    highest = int(falling.max(initial=0)) + 1
+    rows = np.arange(len(falling))[:, np.newaxis] * (highest + 1)
+    # Reversed and shifted apart, all rows are one sorted list.
+    ascending = (rows + falling[:, ::-1]).ravel()
+    under = np.searchsorted(ascending, rows + np.clip(limits, 0, highest))
+    ends = (np.arange(len(falling)) + 1)[:, np.newaxis] * falling.shape[1]
+    count: IntArray = ends - under
+    return count
+
+
+def _find_undominated(errors: FloatArray, times: FloatArray) -> tuple[NDArray[np.intp], ...]:
+    """Return the places of the points that no other dominates, fastest first; of equal points, one."""
+    # Sums of the same amounts in another order differ in their last digits.
+    order = np.lexsort((errors.ravel(), np.round(times, 12).ravel()))
+    falling = errors.ravel()[order]
+    best_before = np.concatenate(((np.inf,), np.minimum.accumulate(falling)[:-1]))
+    return np.unravel_index(order[falling < best_before], errors.shape)
