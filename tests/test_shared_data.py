@@ -12,7 +12,7 @@ from tests.shared_data import ROOT
 
 pytestmark = pytest.mark.slow
 
-GLOB, FILE = "tests/nsga2/test_chart.py", "tests/utils/test_costs.py"
+GLOB, FILE = "tests/nsga2/test_front_chart.py", "tests/utils/test_cost_models.py"
 
 
 @pytest.mark.parametrize(("name", "words"), [("absent", "absent: no such folder"), ("", "holds no file for this test")])

@@ -215,7 +215,8 @@ def test_requests_of_several_clients_are_computed_together(decided: dict[str, De
 def test_debug_shows_the_requests_and_rabbitmq_but_not_the_password(
     decided: dict[str, Decided], link: Broker, workers: list[Program]
 ) -> None:
-    assert re.search(r"offload\.client: debug: [0-9a-f]{32}: \d+ bytes, answered by \S+ in", decided["features"].out)
+    line = r"offload\.link\.client: debug: [0-9a-f]{32}: \d+ bytes, answered by \S+ in"
+    assert re.search(line, decided["features"].out)
     assert "pika.adapters" in decided["features"].out
     assert decided["activations"].err == ""
     for text in (*(run.out + run.err for run in decided.values()), *(worker.out + worker.err for worker in workers)):
