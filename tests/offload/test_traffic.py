@@ -49,7 +49,7 @@ def options(checkpoint: Path) -> tuple[object, ...]:
 
 
 def events_in(path: Path) -> list[Event]:
-    """Return the events of the whole lines of a file; while the disk is full, half a line may stand there for a moment."""
+    """Return the events of the whole lines of a file: while the disk is full, half a line may stand there."""
     whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")
     return [json.loads(line) for line in whole.splitlines()]
 
