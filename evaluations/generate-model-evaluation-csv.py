@@ -33,6 +33,13 @@ def make_parser() -> argparse.ArgumentParser:
         default="cpu",
         help="cpu: the process's CPU time, the paper's proxy for energy; wall: time that passes (default: %(default)s)",
     )
+    parser.add_argument(
+        "--runtime",
+        type=cli.one_of(("onnx", "torch")),
+        metavar="{onnx,torch}",
+        help="what computes and is timed: ONNX Runtime, as on the edge and at the worker, or PyTorch (default: onnx on "
+        "the CPU, torch on a GPU)",
+    )
     cli.add_device(parser)
     return parser
 
@@ -41,25 +48,21 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate as the arguments say."""
     from tqdm import tqdm
 
-    from evaluations.measurement import measure_single_exit, measure_two_exits
+    from evaluations.measurement import measure_parts, open_network
     from models.checkpoint import read_checkpoint
-    from models.early_exit import TwoExits
-    from models.prediction import describe_device, select_device
+    from models.prediction import choose_runtime, describe_device, select_device
     from utils.dataset import read_labelled
     from utils.results import write_table
 
     device = select_device(args.device)
-    print(f"device: {describe_device(device)}")
+    runtime = choose_runtime(args.runtime, device)
+    print(f"device: {describe_device(device, runtime)}")
     savefile = check_table(args.savefile)
     checkpoint = read_checkpoint(args.trained_model, args.model)
     dataset, labels = read_labelled(args.dataset)
-    network = checkpoint.network.to(device)
+    parts = open_network(checkpoint.network.to(device), device, runtime)
     with tqdm(total=len(dataset), desc="evaluation", unit="row", disable=None) as bar:
-        common = (dataset.features, labels, args.batch_size, device, args.clock, bar.update)
-        if isinstance(network, TwoExits):
-            table = measure_two_exits(network, *common)
-        else:
-            table = measure_single_exit(network, *common)
+        table = measure_parts(parts, dataset.features, labels, args.batch_size, args.clock, bar.update)
     write_table(table, savefile)
     columns = [str(name) for name in table]
     times = [name for name in columns if "time" in name]

@@ -12,18 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from evaluations.baselines import MATCHED, REJECT, Answers, decide, decide_as_many, least_certainty
-from evaluations.measurement import measure_single_exit, measure_two_exits
+from evaluations.measurement import Parts, measure_parts
 from evaluations.months import Month, subsets
-from models.early_exit import TwoExits
-from models.prediction import Progress, no_progress, predict
+from models.prediction import Progress, no_progress
 from utils.costs import event_costs
 from utils.decision import Decisions
-from utils.metrics import certainty
 from utils.results import Evaluation
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
 
@@ -36,7 +32,6 @@ BOUND: Final = "best by exact match"
 
 BATCH_SIZE: Final = 1000
 _TIMES: Final = ("time_segment_1", "time_exit_1", "time_segment_2", "time_exit_2")
-_CPU: Final = torch.device("cpu")
 
 Decided = Mapping[str, Mapping[str, Decisions]]
 """Subset -> system -> what it decided about the subset's rows."""
@@ -77,35 +72,29 @@ class Choice:
     least: Mapping[str, float]
 
 
-def measure(network: TwoExits, month: Month, progress: Progress = no_progress) -> Evaluation:
+def measure(parts: Parts, month: Month, progress: Progress = no_progress) -> Evaluation:
     """Return what both exits answer to a month's rows, and the mean cost of each part in CPU time.
 
     Vectors that repeat are computed once. Each event has the mean cost: what thresholds are then chosen follows from
     the answers alone, and not from the noise of a clock.
     """
     first = month.first
-    table = measure_two_exits(network, month.features[first], month.labels[first], BATCH_SIZE, _CPU, progress=progress)
+    table = measure_parts(parts, month.features[first], month.labels[first], BATCH_SIZE, progress=progress)
     each = Evaluation(*(table[name].to_numpy() for name in EVALUATION_COLUMNS))
     mean = replace(each, **{name: np.full(len(each), getattr(each, name).mean()) for name in _TIMES})
     return _of_rows(mean, month)
 
 
-def answer(network: TwoExits, month: Month, measured: Evaluation, progress: Progress = no_progress) -> Evaluation:
+def answer(parts: Parts, month: Month, measured: Evaluation, progress: Progress = no_progress) -> Evaluation:
     """Return what both exits answer to a month's rows, at the cost that was measured on another month."""
-    logits = predict(network, month.features[month.first], BATCH_SIZE, progress=progress)
-    (prediction_1, certainty_1), (prediction_2, certainty_2) = map(certainty, logits)
-    segment_1, exit_1, segment_2, exit_2 = (np.full(len(month.first), getattr(measured, name)[0]) for name in _TIMES)
-    first = (prediction_1, certainty_1, segment_1, exit_1)
-    second = (prediction_2, certainty_2, segment_2, exit_2)
-    return _of_rows(Evaluation(month.labels[month.first], *first, *second), month)
+    costs = {name: np.full(len(month), getattr(measured, name)[0]) for name in _TIMES}
+    return replace(measure(parts, month, progress), **costs)
 
 
-def answer_single(network: nn.Module, month: Month, progress: Progress = no_progress) -> tuple[Answers, float]:
+def answer_single(parts: Parts, month: Month, progress: Progress = no_progress) -> tuple[Answers, float]:
     """Return what a single-exit network answers to a month's rows, and the seconds of CPU time an event."""
     first = month.first
-    table = measure_single_exit(
-        network, month.features[first], month.labels[first], BATCH_SIZE, _CPU, progress=progress
-    )
+    table = measure_parts(parts, month.features[first], month.labels[first], BATCH_SIZE, progress=progress)
     _, prediction, certain, time = (table[name].to_numpy() for name in SINGLE_EXIT_EVALUATION_COLUMNS)
     return Answers(prediction[month.place], certain[month.place]), float(time.mean())
 

@@ -40,6 +40,7 @@ from utils.schema import FEATURE_COUNT
 
 NO_INT8: Final = "8-bit products are computed on the CPU alone; leave out --quantize, or choose --device cpu"
 
+Compute = Callable[[FloatArray], FloatArray]
 Metadata = dict[str, str]
 
 
@@ -99,7 +100,28 @@ def compute_logits(
     return logits_of_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
 
 
-def open_single_exit(network: nn.Module, threads: int | None = None) -> Callable[[FloatArray], FloatArray]:
+def open_parts(network: TwoExits, threads: int | None = None) -> tuple[Compute, Compute, Compute, Compute]:
+    """Return what computes segment 1 with the input transform, exit 1, segment 2 and exit 2, so that each can be timed.
+
+    The layers are those of ``open_halves``, but each part has a session of its own and copies its input and output.
+    Arguments as there.
+    """
+    model, (temperature_1, temperature_2) = _parts(network)
+    shape = network.activation_shape()
+    segment_1, exit_1, segment_2, exit_2 = (Graph() for _ in range(4))
+    activations = append_first_segment(segment_1, model.backbone[0], _append_transform(segment_1, model.transform))
+    logits_1 = append_first_exit(exit_1, model.exits[0], ACTIVATIONS, temperature_1)
+    deeper = append(segment_2, model.backbone[1], ACTIVATIONS)
+    logits_2 = append(exit_2, model.exits[1], "deeper", temperature_2)
+    return (
+        _open_part(segment_1, FEATURES, (FEATURE_COUNT,), (activations, 4), threads),
+        _open_part(exit_1, ACTIVATIONS, shape, (logits_1, 2), threads),
+        _open_part(segment_2, ACTIVATIONS, shape, (deeper, 4), threads),
+        _open_part(exit_2, "deeper", (None,) * 3, (logits_2, 2), threads),
+    )
+
+
+def open_single_exit(network: nn.Module, threads: int | None = None) -> Compute:
     """Return what computes the logits (N, 2) of a network with a single exit from features (N, 58), in one pass.
 
     Args:
@@ -118,11 +140,18 @@ def open_single_exit(network: nn.Module, threads: int | None = None) -> Callable
     graph = Graph()
     activations = append_first_segment(graph, first, _append_transform(graph, model.transform))
     logits = append(graph, nn.Sequential(rest, model.exit), activations, temperature)
-    content = graph.to_bytes({FEATURES: (FEATURE_COUNT,)}, {"logits": (logits, 2)}, {})
+    return _open_part(graph, FEATURES, (FEATURE_COUNT,), (logits, 2), threads)
+
+
+def _open_part(
+    graph: Graph, name: str, shape: tuple[int | None, ...], output: tuple[str, int], threads: int | None
+) -> Compute:
+    """Return what computes a graph of one input and one output; see ``Graph.to_bytes``."""
+    content = graph.to_bytes({name: shape}, {"output": output}, {})
     session = start_session(content, torch.get_num_threads() if threads is None else threads)
 
-    def compute(features: FloatArray) -> FloatArray:
-        (found,) = session.run(None, {FEATURES: features})
+    def compute(batch: FloatArray) -> FloatArray:
+        (found,) = session.run(None, {name: batch})
         return np.asarray(found)
 
     return compute

@@ -44,12 +44,15 @@ class Graph:
         return name
 
     def to_bytes(
-        self, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[str, int]], metadata: Mapping[str, str]
+        self,
+        inputs: Mapping[str, tuple[int | None, ...]],
+        outputs: Mapping[str, tuple[str, int]],
+        metadata: Mapping[str, str],
     ) -> bytes:
         """Return the graph as an ONNX file. ONNX Runtime checks it when it loads it.
 
         Args:
-            inputs: name to shape of one event.
+            inputs: name to shape of one event, None where ONNX Runtime may find it out.
             outputs: name to the node output it shows, and its number of dimensions.
             metadata: text by name.
         """

@@ -1,6 +1,7 @@
 """Run a whole dataset through a network in batches, with PyTorch; see ``models.cpu_network`` for the CPU."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from models.repeats import logits_of_each_once
 from utils.dataset import to_images
 from utils.errors import DeviceError
 from utils.schema import AUTO
+
+ONNX, TORCH = "onnx", "torch"
+RUNTIMES: Final = {ONNX: "ONNX Runtime", TORCH: "PyTorch"}
 
 
 def no_progress(_rows: int) -> None:
@@ -39,11 +43,28 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def describe_device(device: torch.device) -> str:
-    """Return a device with its name or its threads, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} (threads: {torch.get_num_threads()})"
+def choose_runtime(name: str | None, device: torch.device) -> str:
+    """Return the runtime of that name; None is ONNX Runtime on the CPU, and PyTorch on a GPU.
+
+    Raises:
+        DeviceError: ONNX Runtime is named for a GPU.
+    """
+    if device.type != "cpu" and name == ONNX:
+        raise DeviceError(
+            f"--runtime onnx: computes on the CPU only, not on {device}. Use --runtime torch, or --device cpu."
+        )
+    return name or (ONNX if device.type == "cpu" else TORCH)
+
+
+def describe_device(device: torch.device, runtime: str | None = None) -> str:
+    """Return a device with its name or its threads, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``.
+
+    Args:
+        device: to describe.
+        runtime: a key of ``RUNTIMES`` to name, too, as in ``cpu (ONNX Runtime, threads: 4)``.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"threads: {torch.get_num_threads()}"
+    return f"{device} ({name if runtime is None else f'{RUNTIMES[runtime]}, {name}'})"
 
 
 def batches(features: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.calibrated import CalibratedNetwork
-from models.prediction import batches, predict, select_device
+from models.prediction import ONNX, TORCH, batches, choose_runtime, describe_device, predict, select_device
 from tests.networks import SAMPLE, calibrated_network
 from utils.dataset import read_dataset, to_images
 from utils.errors import DeviceError
@@ -65,3 +65,20 @@ def test_an_unknown_device_is_refused_by_its_name(name: str) -> None:
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(DeviceError, match=r"--device cuda:99: this machine shows .* use --device cpu"):
         select_device("cuda:99")
+
+
+def test_onnx_runtime_computes_on_the_cpu_and_pytorch_on_gpus_unless_the_other_is_named() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
+    assert [choose_runtime(name, cpu) for name in (None, ONNX, TORCH)] == [ONNX, ONNX, TORCH]
+    assert [choose_runtime(name, gpu) for name in (None, TORCH)] == [TORCH, TORCH]
+    with pytest.raises(
+        DeviceError, match=r"^--runtime onnx: .*not on cuda:1\. Use --runtime torch, or --device cpu\.$"
+    ):
+        choose_runtime(ONNX, gpu)
+
+
+def test_a_device_is_described_with_the_runtime_and_its_threads() -> None:
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    assert describe_device(cpu) == f"cpu (threads: {threads})"
+    assert describe_device(cpu, ONNX) == f"cpu (ONNX Runtime, threads: {threads})"
+    assert describe_device(cpu, TORCH) == f"cpu (PyTorch, threads: {threads})"
