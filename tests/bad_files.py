@@ -244,7 +244,7 @@ SCALERS: dict[str, Fault] = {
 
 EXPORTED: dict[str, Fault] = {
     **unreadable(".onnx"),
-    "no ONNX": Fault(lambda folder: _copy(folder / "second.onnx", b"segment 2"), ("export it again",)),
+    "no ONNX": Fault(lambda folder: _copy(folder / "second.onnx", b"segment 2"), ("no ONNX file", "Export it again")),
 }
 LABELS: dict[str, Fault] = {
     **unreadable(".csv"),
