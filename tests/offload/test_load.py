@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 
 from models.checkpoint import read_two_exits
+from models.onnx_export import write_edge_model
 from offload.broker import Broker
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.cloud import Cloud
@@ -17,9 +20,11 @@ from offload.private_broker import free_port
 from offload.second_exit import Sending
 from offload.service import Service
 from offload.worker import Worker
+from tests.networks import SAMPLE
 from tests.offload.exits import served
 from tests.offload.link import FINGERPRINT, Sleeper, make_client, make_worker, serving
-from tests.scripts import GENERATOR, Ended, call
+from tests.scripts import GENERATOR, ROOT, Ended, call
+from utils.dataset import read_dataset
 from utils.plotting import save_figure
 from utils.stopping import Stop
 
@@ -128,6 +133,23 @@ def test_the_generator_reports_and_writes_every_request(
     assert tuple(table.columns) == COLUMNS
     assert table["client"].value_counts().to_dict() == {0: 4, 1: 4, 2: 4}
     assert (tmp_path / "load.svg").read_text().startswith("<?xml")
+
+
+def test_the_generator_takes_an_exported_file_without_importing_torch(checkpoint: Path, tmp_path: Path) -> None:
+    edge = tmp_path / "edge.onnx"
+    write_edge_model(edge, read_two_exits(checkpoint)[0], read_dataset(SAMPLE).features[:5])
+    program = (
+        "import runpy, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\ndel sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = (
+        GENERATOR, "--trained-network-file", edge, "--dataset", SAMPLE, "--payload", "activations", "--count", 1,
+        "--mq-hostname", "127.0.0.1", "--mq-port", free_port(),
+    )  # fmt: skip
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "cpu (ONNX Runtime, threads: 1)" in done.stdout + done.stderr
+    assert (done.returncode, "no RabbitMQ at" in done.stderr) == (3, True), done.stderr
 
 
 def test_the_generator_ends_with_exit_code_3_where_requests_stay_unanswered(
