@@ -13,7 +13,7 @@ from torch import nn
 from evaluations import later_months
 from evaluations.baselines import REJECT, Answers, fit_baselines
 from evaluations.later_months import SINGLE_EXIT, SYSTEM, Choice, Chooser, Costs, Decided
-from evaluations.measurement import Parts, open_network
+from evaluations.measurement import Parts, split_network
 from evaluations.months import ALL_ROWS, Month
 from evaluations.networks import Origin, read_network
 from evaluations.rates import KEYS, Record, rates_by_subset
@@ -92,7 +92,7 @@ def judge(
     every = (months.choice, *months.later)
     baselines = fit_baselines(months.training, terms.unscale)
     answers = [{name: classifier(month.features) for name, classifier in baselines.items()} for month in every]
-    opened = (open_network(single, _CPU) for single in single_exits)
+    opened = (split_network(single, _CPU) for single in single_exits)
     singles = [[later_months.answer_single(parts, month, progress) for month in every] for parts in opened]
     judged = []
     for number, origin in enumerate(origins, 1):
@@ -101,7 +101,7 @@ def judge(
             of_single = singles[(number - 1) % len(singles)]
             others = [{**known, SINGLE_EXIT: single} for known, (single, _) in zip(answers, of_single, strict=True)]
             single_cost = of_single[0][1]
-        parts = open_network(read_network(origin), _CPU)
+        parts = split_network(read_network(origin), _CPU)
         judged.append(_judge_one(number, parts, every, others, single_cost, terms, progress))
     # Month by month, as time passes.
     later = [record for of_month in zip(*(one.on_later for one in judged), strict=True) for record in chain(*of_month)]
@@ -137,16 +137,16 @@ def _judge_one(
     """Judge one network; ``months`` begin with that of the choice, ``others`` are what other classifiers say there."""
     first, *later = months
     measured = later_months.measure(parts, first, progress)
-    costs = later_months.mean_costs(measured, terms.cost_model, terms.cost_per_offload, single_cost)
-    known = later_months.with_exits(measured, others[0])
+    costs = later_months.compute_mean_costs(measured, terms.cost_model, terms.cost_per_offload, single_cost)
+    known = later_months.add_exits(measured, others[0])
     choice = later_months.choose(measured, known, terms.min_acceptance, terms.system, terms.exit_1_alone)
-    on_choice = rates_by_subset(first.name, number, later_months.decisions(measured, known, choice, first), costs)
+    on_choice = rates_by_subset(first.name, number, later_months.decide_month(measured, known, choice, first), costs)
     on_later: list[list[Record]] = []
     decided: list[Decided] = []
     for month, of_others in zip(later, others[1:], strict=True):
         evaluation = later_months.answer(parts, month, measured, progress)
-        known = later_months.with_exits(evaluation, of_others)
-        decided.append(later_months.decisions(evaluation, known, choice, month))
+        known = later_months.add_exits(evaluation, of_others)
+        decided.append(later_months.decide_month(evaluation, known, choice, month))
         on_later.append(rates_by_subset(month.name, number, decided[-1], costs))
     return _OfOne(choice, costs, [*on_choice, *_chosen(first.name, number, choice)], on_later, decided)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.cpu_network import open_parts, open_single_exit
 from models.early_exit import TwoExits
-from models.onnx_runtime import pass_size
+from models.onnx_runtime import choose_pass_size
 from models.prediction import ONNX, Progress, choose_runtime, no_progress
 from utils.dataset import to_images
 from utils.metrics import certainty
@@ -21,18 +21,18 @@ from utils.timing import Stopwatch
 
 FloatArray = NDArray[np.float32]
 Measured = tuple[Any, *tuple[float, ...]]
-"""The logits (n, 2) of an exit, and the seconds of the parts that were computed for it."""
+"""The logits (n, 2) of an exit, and the seconds of each part that was computed for it."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a network, as one runtime computes them.
+    """The parts of a network, in the runtime that computes them.
 
     Attributes:
-        compute: segment 1, exit 1, segment 2 and exit 2; or a network with a single exit as a whole.
+        compute: segment 1, exit 1, segment 2 and exit 2; or a whole network with a single exit.
         device: where they run.
         runtime: a key of ``prediction.RUNTIMES``.
-        pass_size: events computed at once at most; None: a whole batch.
+        pass_size: most events in a pass; None: a whole batch.
     """
 
     compute: tuple[Callable[[Any], Any], ...]
@@ -41,11 +41,11 @@ class Parts:
     pass_size: int | None
 
 
-def open_network(network: nn.Module, device: torch.device, runtime: str | None = None) -> Parts:
+def split_network(network: nn.Module, device: torch.device, runtime: str | None = None) -> Parts:
     """Return the parts of a network.
 
-    ONNX Runtime computes each in a session of its own. Elsewhere, segment and exit share one: that takes as long as the
-    two parts, within 5 % (CPU time of one core).
+    In ONNX Runtime, each part has its own session. Client and worker have one session for a segment and its exit, which
+    takes as long as the two parts, within 5 % (CPU time of one core).
 
     Args:
         network: of ``models.ARCHITECTURES``, on the device, in evaluation mode.
@@ -63,7 +63,7 @@ def open_network(network: nn.Module, device: torch.device, runtime: str | None =
         compute = open_parts(network) if on_onnx else eager
     elif on_onnx:
         compute = (open_single_exit(network),)
-    most = pass_size(type(getattr(network, "model", network)).__name__) if on_onnx else None
+    most = choose_pass_size(type(getattr(network, "model", network)).__name__) if on_onnx else None
     return Parts(compute, device, runtime, most)
 
 
@@ -77,8 +77,7 @@ def measure_parts(
 ) -> pd.DataFrame:
     """Return the evaluation table of a network, a row per dataset row, in order.
 
-    Of two exits, segment 1 is computed once; its time, and that of segment 2 alone, stand apart from those of the
-    exits. A batch's time is shared equally by its rows.
+    Segment 1 is computed once. Each part's time is measured for itself, and a batch's time is divided by its rows.
 
     Args:
         parts: of the network.
@@ -111,7 +110,7 @@ def measure_parts(
 
 
 def _time(parts: Parts, features: FloatArray, clock: str) -> tuple[Measured, ...]:
-    """Compute one pass, part after part."""
+    """Compute a pass, and measure the time of each part."""
     on_torch = parts.runtime != ONNX
     events = torch.from_numpy(to_images(features)).to(parts.device) if on_torch else features
     watch = Stopwatch(clock, parts.device)

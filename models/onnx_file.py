@@ -43,11 +43,13 @@ def check_layers(content: bytes, path: Path) -> None:
 
 def _find_odd(model: memoryview) -> str | None:
     """Return what no exported network holds, in words; None where there is nothing."""
-    for number, part in _fields(model):
+    for number, part in _read_fields(model):
         if number == _MODEL_GRAPH:
-            for kind, item in _fields(_message(part)):
-                odd = _find_odd_layer(_message(item)) if kind == _GRAPH_NODE else None
-                if kind == _GRAPH_SPARSE_INITIALIZER or (kind == _GRAPH_INITIALIZER and _is_external(_message(item))):
+            for kind, item in _read_fields(_to_message(part)):
+                odd = _find_odd_layer(_to_message(item)) if kind == _GRAPH_NODE else None
+                if kind == _GRAPH_SPARSE_INITIALIZER or (
+                    kind == _GRAPH_INITIALIZER and _is_external(_to_message(item))
+                ):
                     odd = "weights outside the file"
                 if odd:
                     return odd
@@ -55,25 +57,25 @@ def _find_odd(model: memoryview) -> str | None:
 
 
 def _find_odd_layer(node: memoryview) -> str | None:
-    for number, value in _fields(node):
-        if number == _NODE_KIND and bytes(_message(value)).decode() not in LAYERS:
-            return f"the layer {bytes(_message(value)[:40]).decode()!r}"
-        if number == _NODE_DOMAIN and len(_message(value)):
+    for number, value in _read_fields(node):
+        if number == _NODE_KIND and bytes(_to_message(value)).decode() not in LAYERS:
+            return f"the layer {bytes(_to_message(value)[:40]).decode()!r}"
+        if number == _NODE_DOMAIN and len(_to_message(value)):
             return "layers that are not ONNX's own"
     return None
 
 
 def _is_external(tensor: memoryview) -> bool:
-    return any(number == _TENSOR_LOCATION and value for number, value in _fields(tensor))
+    return any(number == _TENSOR_LOCATION and value for number, value in _read_fields(tensor))
 
 
-def _message(value: memoryview | int) -> memoryview:
+def _to_message(value: memoryview | int) -> memoryview:
     if isinstance(value, int):
         raise ValueError("a number where a message is needed")
     return value
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+def _read_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Yield number and value of each field of a protocol-buffer message."""
     position = 0
     while position < len(message):

@@ -1,4 +1,4 @@
-"""Run a whole dataset through a network in batches, with PyTorch; see ``models.cpu_network`` for the CPU."""
+"""Run a whole dataset through a network with PyTorch; ``models.cpu_network`` does so with ONNX Runtime."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.early_exit import TwoExits
 from models.repeats import Progress as Progress
-from models.repeats import logits_of_each_once
+from models.repeats import compute_each_once
 from utils.dataset import to_images
 from utils.errors import DeviceError
 from utils.schema import AUTO
@@ -24,7 +24,7 @@ def no_progress(_rows: int) -> None:
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where PyTorch sees a GPU, else the CPU.
+    """Return the device of that name; ``auto`` is CUDA if PyTorch finds a GPU, else the CPU.
 
     Raises:
         DeviceError: the name is not auto, cpu, cuda or cuda:N, or this machine has no such device.
@@ -36,10 +36,10 @@ def select_device(name: str) -> torch.device:
         if device.type not in {"cpu", "cuda"} or (device.type == "cpu" and device.index):
             raise RuntimeError
     except RuntimeError as problem:
-        raise DeviceError(f"--device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from problem
+        raise DeviceError(f"--device {name!r} is unknown. Use auto, cpu, cuda or cuda:N.") from problem
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DeviceError(f"--device {name}: this machine shows {count} CUDA devices to torch; use --device cpu")
+        raise DeviceError(f"--device {name}: this machine shows {count} CUDA devices to PyTorch. Use --device cpu.")
     return device
 
 
@@ -80,12 +80,12 @@ def predict(
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); of rows that repeat, one is computed.
+    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); compute repeated rows once.
 
     Args:
         network: in evaluation mode, on the device.
-        features: (N, 58) float32; copied a part at a time, so that they may be mapped from a file.
-        batch_size: different rows of one forward pass.
+        features: (N, 58) float32; copied in parts, so they may be mapped from a file.
+        batch_size: distinct rows in a forward pass.
         device: where it runs.
         progress: called with the number of rows that each pass was for.
     """
@@ -95,4 +95,4 @@ def predict(
         return logits_1.float().cpu().numpy(), logits_2.float().cpu().numpy()
 
     with torch.inference_mode():
-        return logits_of_each_once(features, batch_size, compute, progress)
+        return compute_each_once(features, batch_size, compute, progress)

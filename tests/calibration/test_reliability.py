@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from calibration.reliability import draw_reliability, reliability_figure
+from calibration.reliability import draw_reliability, make_reliability_figure
 from utils.errors import InputFileError
 from utils.metrics import ECE_BINS, certainty, expected_calibration_error, reliability_bins
 from utils.plotting import new_figure, save_figure
@@ -61,7 +61,7 @@ def test_all_that_is_drawn_lies_within_the_axes() -> None:
 def test_the_figure_shows_both_errors_and_the_temperature() -> None:
     logits = DRAW.normal(scale=5, size=(300, 2))
     labels = DRAW.integers(0, 2, 300)
-    figure = reliability_figure("AlexNetWithExits, exit 1", logits, labels, 2.5)
+    figure = make_reliability_figure("AlexNetWithExits, exit 1", logits, labels, 2.5)
     assert figure.get_suptitle() == "AlexNetWithExits, exit 1"
     assert [ax.get_title() for ax in figure.axes] == [
         "before calibration (temperature 1.000)",
@@ -75,7 +75,7 @@ def test_the_figure_shows_both_errors_and_the_temperature() -> None:
 
 @pytest.mark.parametrize(("ending", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_a_figure_is_saved_in_the_format_of_its_ending(tmp_path: Path, ending: str, start: bytes) -> None:
-    figure = reliability_figure("one row", np.array([[1.0, 0.0]]), np.array([0]), 1.0)
+    figure = make_reliability_figure("one row", np.array([[1.0, 0.0]]), np.array([0]), 1.0)
     path = save_figure(figure, tmp_path / f"picture{ending}")
     assert path.read_bytes().startswith(start)
     assert list(tmp_path.iterdir()) == [path]

@@ -54,7 +54,7 @@ def test_without_its_second_half_or_with_a_checkpoints_one_line_says_what_is_mis
     both = call(capsys, INFER, "--trained-model", checkpoint, *halves[2:], *rest)
     on_gpu = call(capsys, INFER, *halves, *rest, "--device", "cuda")
     assert [ended.code for ended in (alone, both, on_gpu)] == [2, 2, 2]
-    assert "name it with --second-exit-file" in alone.err
+    assert "Name the second with --second-exit-file" in alone.err
     assert "a checkpoint holds its second half" in both.err
     assert "--device is for PyTorch" in on_gpu.err
     assert not (tmp_path / "out.csv").exists()
@@ -78,6 +78,6 @@ def test_8_bit_products_are_refused_where_they_gain_nothing(
     rest = ["--quantize", "int8", "--dataset", sample / "2016_03.csv", "--savefile", tmp_path / "out.csv"]
     small, exported = call(capsys, INFER, "--trained-model", checkpoint, *rest), call(capsys, INFER, *halves, *rest)
     assert (small.code, exported.code) == (2, 2)
-    assert "no large linear layer; leave out --quantize" in small.err
-    assert "quantised on its export" in exported.err
+    assert "no large linear layer. Leave it out." in small.err
+    assert "dnn/export-edge-model.py quantises" in exported.err
     assert not (tmp_path / "out.csv").exists()

@@ -126,7 +126,7 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_with_what_is_needed_and_what
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed))
     run.check_space(network, epochs=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed - 1))
-    message = f"{needed / 1e6:.0f} MB are needed, for {checkpoints} checkpoints of 147 MB .* are free; use --keep 1"
+    message = f"{needed / 1e6:.0f} MB are needed, for {checkpoints} checkpoints of 147 MB .* are free. Use --keep 1"
     with pytest.raises(InputFileError, match=message):
         run.check_space(network, epochs=10)
 
@@ -178,7 +178,7 @@ def test_the_state_is_gone_once_the_run_is_complete(interrupted: Interrupted) ->
 
 
 def test_where_no_run_was_interrupted_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no unfinished run of EarlyExitNetwork; leave out --resume"):
+    with pytest.raises(CheckpointError, match=r"holds no unfinished run of EarlyExitNetwork\. Leave out --resume"):
         RunFolder(tmp_path, "EarlyExitNetwork").resume(new_trainer(), FACTS)
 
 
@@ -189,7 +189,7 @@ def refusal(run: RunFolder, trainer: Trainer, facts: dict[str, Any]) -> str:
     return str(caught.value).removeprefix(f"{run.state_path}: ")
 
 
-OTHER_OPTIONS = "was started with other options or data; give the same, or leave out --resume"
+OTHER_OPTIONS = "was started with other options or data. Give the same, or leave out --resume."
 
 
 def test_a_run_cannot_be_resumed_with_other_options_data_or_network(interrupted: Interrupted) -> None:
@@ -224,4 +224,4 @@ def test_a_damaged_or_hostile_state_is_refused(interrupted: Interrupted, change:
 def test_a_state_that_is_cut_off_is_refused(interrupted: Interrupted) -> None:
     path = interrupted.before.state_path
     path.write_bytes(path.read_bytes()[:-100])
-    assert "is cut off" in refusal(RunFolder(interrupted.folder, "EarlyExitNetwork"), new_trainer(), FACTS)
+    assert "is truncated" in refusal(RunFolder(interrupted.folder, "EarlyExitNetwork"), new_trainer(), FACTS)

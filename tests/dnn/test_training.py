@@ -18,8 +18,8 @@ import dnn.training
 from dnn.training import (
     Settings,
     Trainer,
-    distinct_rows,
-    effective_batch_size,
+    choose_batch_size,
+    count_distinct_rows,
     evaluate,
     split_rows,
     weighted_cross_entropy,
@@ -54,7 +54,7 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
 @pytest.fixture
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in float32 even where bfloat16 is fast, so that a plain loop can follow."""
-    monkeypatch.setattr(dnn.training, "bfloat16_is_fast", lambda _device: False)
+    monkeypatch.setattr(dnn.training, "is_bfloat16_fast", lambda _device: False)
 
 
 # Repeated rows, and the loss
@@ -63,14 +63,14 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_distinct_rows_are_the_rows_of_the_batch_counted_by_class() -> None:
     vectors = np.random.default_rng(0).random((3, 58), dtype=np.float32)
     rows, labels = np.array([2, 0, 2, 2, 1, 0, 2]), np.array([1, 0, 0, 1, 1, 0, 1])
-    distinct, counts = distinct_rows(vectors[rows], labels)
+    distinct, counts = count_distinct_rows(vectors[rows], labels)
     found = {tuple(vector): tuple(count) for vector, count in zip(distinct, counts, strict=True)}
     assert found == {tuple(vectors[0]): (2, 0), tuple(vectors[1]): (0, 1), tuple(vectors[2]): (1, 3)}
     assert counts.dtype == np.float32
 
 
 def test_the_samples_distinct_rows_are_those_of_numpy_and_no_row_is_lost() -> None:
-    distinct, counts = distinct_rows(FEATURES, LABELS)
+    distinct, counts = count_distinct_rows(FEATURES, LABELS)
     np.testing.assert_array_equal(np.unique(distinct, axis=0), np.unique(FEATURES, axis=0))
     assert len(distinct) == len(np.unique(FEATURES, axis=0))
     assert counts.sum(axis=0).tolist() == np.bincount(LABELS).tolist()
@@ -96,7 +96,7 @@ def test_repeated_rows_computed_once_give_the_gradient_of_the_whole_batch() -> N
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
 
-    distinct, counts = distinct_rows(features, labels)
+    distinct, counts = count_distinct_rows(features, labels)
     assert len(distinct) < 0.8 * len(features)
     weights = torch.from_numpy(counts / counts.sum())
     plain = nn.CrossEntropyLoss(label_smoothing=0.05)
@@ -263,10 +263,10 @@ def test_a_split_that_leaves_nothing_is_refused(rows: int, share: float) -> None
 def test_the_batch_is_lowered_where_an_epoch_would_have_too_few_steps(
     batch_size: int, rows: int, expected: int
 ) -> None:
-    assert effective_batch_size(batch_size, rows) == expected
+    assert choose_batch_size(batch_size, rows) == expected
 
 
 def test_an_epoch_has_at_least_25_steps_or_one_a_row() -> None:
     for rows in range(1, 500):
-        steps = math.ceil(rows / effective_batch_size(1000, rows))
+        steps = math.ceil(rows / choose_batch_size(1000, rows))
         assert steps >= min(25, rows)

@@ -14,15 +14,15 @@ from evaluations.later_months import (
     SINGLE_EXIT,
     SYSTEM,
     Choice,
+    add_exits,
     answer,
     answer_single,
     choose,
-    decisions,
-    mean_costs,
+    compute_mean_costs,
+    decide_month,
     measure,
-    with_exits,
 )
-from evaluations.measurement import measure_parts, open_network
+from evaluations.measurement import measure_parts, split_network
 from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, Month, make_month
 from models.prediction import predict
 from nsga2.exact import exact_front
@@ -36,7 +36,7 @@ from utils.schema import Thresholds
 TRAINING = month(1)
 NETWORK = calibrated_network("MobileNetV2WithExits")
 CPU = torch.device("cpu")
-PARTS = open_network(NETWORK, CPU)
+PARTS = split_network(NETWORK, CPU)
 BASELINES = fit_baselines(TRAINING, PUBLISHED.unscale)
 
 
@@ -56,7 +56,7 @@ def least_error(evaluation: Evaluation, min_acceptance: float) -> Thresholds:
 
 
 def answers(rows: Month, evaluation: Evaluation) -> dict[str, Answers]:
-    return with_exits(evaluation, {name: classifier(rows.features) for name, classifier in BASELINES.items()})
+    return add_exits(evaluation, {name: classifier(rows.features) for name, classifier in BASELINES.items()})
 
 
 def chosen(rows: Month) -> Choice:
@@ -103,10 +103,10 @@ def test_a_month_is_answered_as_by_eager_pytorch() -> None:
 
 
 def test_a_single_exit_network_answers_and_is_timed() -> None:
-    found, seconds = answer_single(open_network(new_network("MobileNetV2"), CPU), LATER)
+    found, seconds = answer_single(split_network(new_network("MobileNetV2"), CPU), LATER)
     assert (len(found.predictions), seconds > 0) == (len(LATER), True)
     assert found.certainties is not None and found.certainties.min() >= 0.5
-    assert SINGLE_EXIT in with_exits(measure(PARTS, LATER), {SINGLE_EXIT: found})
+    assert SINGLE_EXIT in add_exits(measure(PARTS, LATER), {SINGLE_EXIT: found})
 
 
 def test_costs_are_those_of_the_model_and_the_reference_is_the_whole_path_or_the_single_exits() -> None:
@@ -114,19 +114,24 @@ def test_costs_are_those_of_the_model_and_the_reference_is_the_whole_path_or_the
     measured = replace(
         measure(PARTS, CHOICE), time_segment_1=one, time_exit_1=2 * one, time_segment_2=4 * one, time_exit_2=8 * one
     )
-    assert vars(mean_costs(measured, "paper")) == {"exit_1": 3, "offloaded": 13, "exit_2": 13, "reference": 13}
-    assert vars(mean_costs(measured, "full", single_exit=20)) == {
+    assert vars(compute_mean_costs(measured, "paper")) == {"exit_1": 3, "offloaded": 13, "exit_2": 13, "reference": 13}
+    assert vars(compute_mean_costs(measured, "full", single_exit=20)) == {
         "exit_1": 3,
         "offloaded": 15,
         "exit_2": 13,
         "reference": 20,
     }
-    assert vars(mean_costs(measured, "edge", 0.5)) == {"exit_1": 3, "offloaded": 3.5, "exit_2": 3.5, "reference": 13}
+    assert vars(compute_mean_costs(measured, "edge", 0.5)) == {
+        "exit_1": 3,
+        "offloaded": 3.5,
+        "exit_2": 3.5,
+        "reference": 13,
+    }
 
 
 def test_every_system_accepts_on_the_month_of_the_choice_at_least_what_the_two_exits_do() -> None:
     evaluation, choice = measure(PARTS, CHOICE), chosen(CHOICE)
-    decided = decisions(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS]
+    decided = decide_month(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS]
     accepted = {name: of_system.outcome().accepted for name, of_system in decided.items()}
     assert 0.8 * len(CHOICE) <= accepted[SYSTEM] < len(CHOICE)
     assert all(count >= accepted[SYSTEM] for name, count in accepted.items() if not name.endswith(MATCHED))
@@ -148,7 +153,7 @@ def test_exit_1_alone_by_class_has_the_least_error_that_two_thresholds_reach_at_
             accepted = evaluation.certainty_1 >= np.where(evaluation.prediction_1 == 1, attack, normal)
             if accepted.sum() >= least:
                 best = min(best, float(wrong[accepted].mean()))
-    decided = decisions(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS][BY_CLASS]
+    decided = decide_month(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS][BY_CLASS]
     assert decided.outcome().error == pytest.approx(best)
     assert not decided.at_2.any()
 
@@ -157,14 +162,14 @@ def test_exit_1_alone_must_accept_what_the_two_exits_came_to_accept_not_what_was
     evaluation = measure(PARTS, CHOICE)
     told, all_of_them = answers(CHOICE, evaluation), Thresholds(0.5, 0.5, 0.5, 0.5)
     choice = choose(evaluation, told, 0.8, lambda _evaluation, _least: all_of_them, least_error)
-    decided = decisions(evaluation, told, choice, CHOICE)[ALL_ROWS]
+    decided = decide_month(evaluation, told, choice, CHOICE)[ALL_ROWS]
     assert decided[SYSTEM].outcome().acceptance == decided[BY_CLASS].outcome().acceptance == 1
     assert decided[BOOSTING + REJECT].outcome().acceptance == 1
 
 
 def test_the_two_exits_decide_a_later_month_by_the_thresholds_alone() -> None:
     evaluation, choice = answer(PARTS, LATER, measure(PARTS, CHOICE)), chosen(CHOICE)
-    decided = decisions(evaluation, answers(LATER, evaluation), choice, LATER)
+    decided = decide_month(evaluation, answers(LATER, evaluation), choice, LATER)
     assert tuple(decided) == SUBSETS
     assert decided[ALL_ROWS][SYSTEM].outcome() == evaluation.decide(choice.thresholds).outcome()
     assert decided[DISTINCT][SYSTEM].labels.tolist() == LATER.majority.tolist()
@@ -174,7 +179,7 @@ def test_the_two_exits_decide_a_later_month_by_the_thresholds_alone() -> None:
 
 def test_a_matched_classifier_accepts_exactly_what_the_two_exits_accept_in_each_subset() -> None:
     evaluation, choice = answer(PARTS, LATER, measure(PARTS, CHOICE)), chosen(CHOICE)
-    decided = decisions(evaluation, answers(LATER, evaluation), choice, LATER)
+    decided = decide_month(evaluation, answers(LATER, evaluation), choice, LATER)
     for by_system in decided.values():
         accepted = by_system[SYSTEM].outcome().accepted
         assert 0 < accepted < len(by_system[SYSTEM].labels)
@@ -183,7 +188,7 @@ def test_a_matched_classifier_accepts_exactly_what_the_two_exits_accept_in_each_
 
 def test_the_bound_is_right_about_a_vectors_majority() -> None:
     evaluation = answer(PARTS, LATER, measure(PARTS, CHOICE))
-    decided = decisions(evaluation, answers(LATER, evaluation), chosen(CHOICE), LATER)[ALL_ROWS][BOUND]
+    decided = decide_month(evaluation, answers(LATER, evaluation), chosen(CHOICE), LATER)[ALL_ROWS][BOUND]
     rows_by_vector: dict[bytes, list[int]] = {}
     for row, label in zip(LATER.features, LATER.labels.tolist(), strict=True):
         rows_by_vector.setdefault(bytes(row), []).append(label)

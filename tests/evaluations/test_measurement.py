@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evaluations import measurement
-from evaluations.measurement import FloatArray, measure_parts, open_network
+from evaluations.measurement import FloatArray, measure_parts, split_network
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
 from models.checkpoint import write_checkpoint
 from models.early_exit import SingleExitNetwork
@@ -54,7 +54,7 @@ def assert_equal_answers(predictions: Any, certainties: Any, expected: FloatArra
 def test_the_table_is_what_the_whole_network_answers_row_by_row_and_in_order(
     network: CalibratedNetwork, runtime: str | None
 ) -> None:
-    table = measure_parts(open_network(network, CPU, runtime), FEATURES, LABELS, 20)
+    table = measure_parts(split_network(network, CPU, runtime), FEATURES, LABELS, 20)
     assert tuple(table) == EVALUATION_COLUMNS
     assert table["y"].tolist() == LABELS.tolist()
     for number, logits in enumerate(predict(network, FEATURES, 20), 1):
@@ -63,7 +63,7 @@ def test_the_table_is_what_the_whole_network_answers_row_by_row_and_in_order(
 
 def test_onnx_runtime_computes_on_the_cpu_alone(network: CalibratedNetwork) -> None:
     with pytest.raises(DeviceError, match=r"--runtime onnx: .*not on cuda:0"):
-        open_network(network, torch.device("cuda:0"), ONNX)
+        split_network(network, torch.device("cuda:0"), ONNX)
 
 
 class Counted:
@@ -94,7 +94,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
 def test_onnx_runtime_computes_every_part_in_passes_that_suit_the_network_after_one_of_warm_up(
     parts: list[Counted], batch_size: int, passes: list[int]
 ) -> None:
-    measure_parts(open_network(MobileNetV2WithExits(), CPU), FEATURES, LABELS, batch_size)
+    measure_parts(split_network(MobileNetV2WithExits(), CPU), FEATURES, LABELS, batch_size)
     assert [part.passes for part in parts] == [passes] * 4
 
 
@@ -114,7 +114,7 @@ def test_every_part_runs_once_a_batch_after_one_batch_of_warm_up(batch_size: int
                 count(f"{name}.{index}", child)
         else:
             count(name, part)
-    measure_parts(open_network(network, CPU, TORCH), FEATURES, LABELS, batch_size)
+    measure_parts(split_network(network, CPU, TORCH), FEATURES, LABELS, batch_size)
     names = ("transform", "backbone.0", "backbone.1", "exits.0", "exits.1")
     assert runs == dict.fromkeys(names, batches + 1)
 
@@ -124,7 +124,7 @@ def test_every_part_runs_once_a_batch_after_one_batch_of_warm_up(batch_size: int
 def test_times_are_positive_seconds_per_event_equal_within_a_batch(
     network: CalibratedNetwork, clock: str, runtime: str
 ) -> None:
-    table = measure_parts(open_network(network, CPU, runtime), FEATURES, LABELS, 20, clock)
+    table = measure_parts(split_network(network, CPU, runtime), FEATURES, LABELS, 20, clock)
     times = table[[name for name in EVALUATION_COLUMNS if "time" in name]]
     assert (times > 0).all().all()
     assert (times < 1).all().all()
@@ -171,7 +171,7 @@ def test_the_time_of_each_part_stands_in_its_own_column_divided_by_the_rows(
 ) -> None:
     network = small_network()
     network.get_submodule(part).register_forward_hook(clock.advance)
-    times = times_of(measure_parts(open_network(network, CPU, TORCH), FEATURES, LABELS, 1000, "wall"))
+    times = times_of(measure_parts(split_network(network, CPU, TORCH), FEATURES, LABELS, 1000, "wall"))
     assert times.pop(column) == [0.1] * 47
     assert list(times.values()) == [[0.0] * 47] * 3
 
@@ -181,7 +181,7 @@ def test_of_onnx_runtime_a_part_s_time_is_that_of_all_passes_divided_by_the_rows
 ) -> None:
     for number, column in enumerate(name for name in EVALUATION_COLUMNS if "time" in name):
         parts[number].then = clock.advance
-        times = times_of(measure_parts(open_network(MobileNetV2WithExits(), CPU), FEATURES, LABELS, 1000, "wall"))
+        times = times_of(measure_parts(split_network(MobileNetV2WithExits(), CPU), FEATURES, LABELS, 1000, "wall"))
         parts[number].then = list
         assert times.pop(column) == [0.6] * 47  # 6 passes of 4.7 s
         assert list(times.values()) == [[0.0] * 47] * 3
@@ -189,8 +189,8 @@ def test_of_onnx_runtime_a_part_s_time_is_that_of_all_passes_divided_by_the_rows
 
 def test_progress_is_told_the_rows_of_every_batch() -> None:
     told = list[int]()
-    measure_parts(open_network(small_network(), CPU, TORCH), FEATURES, LABELS, 20, progress=told.append)
-    measure_parts(open_network(small.SingleExit().eval(), CPU, TORCH), FEATURES, LABELS, 20, progress=told.append)
+    measure_parts(split_network(small_network(), CPU, TORCH), FEATURES, LABELS, 20, progress=told.append)
+    measure_parts(split_network(small.SingleExit().eval(), CPU, TORCH), FEATURES, LABELS, 20, progress=told.append)
     assert told == [20, 20, 7] * 2
 
 
@@ -204,7 +204,7 @@ def test_a_single_exits_table_is_what_the_network_answers_row_by_row_and_in_orde
     network.get_parameter("exit.2.1.bias").sub_(network(IMAGES).median(dim=0).values)
     whole: nn.Module = network if temperature is None else CalibratedSingleExit(network, temperature)
     whole.requires_grad_(False)
-    table = measure_parts(open_network(whole, CPU, runtime), FEATURES, LABELS, 20)
+    table = measure_parts(split_network(whole, CPU, runtime), FEATURES, LABELS, 20)
     assert tuple(table) == SINGLE_EXIT_EVALUATION_COLUMNS
     assert table["y"].tolist() == LABELS.tolist()
     assert_equal_answers(table["y_pred"], table["cnf"], whole(IMAGES).numpy())
@@ -221,10 +221,10 @@ def test_a_single_exits_time_is_the_networks_alone_as_with_two_exits(
     monkeypatch.setattr(measurement, "certainty", slow_certainty)
     single = small.SingleExit().eval()
     single.exit.register_forward_hook(clock.advance)
-    assert times_of(measure_parts(open_network(single, CPU, TORCH), FEATURES, LABELS, 1000, "wall")) == {
+    assert times_of(measure_parts(split_network(single, CPU, TORCH), FEATURES, LABELS, 1000, "wall")) == {
         "avg_time": [0.1] * 47
     }
-    times = times_of(measure_parts(open_network(small_network(), CPU, TORCH), FEATURES, LABELS, 1000, "wall"))
+    times = times_of(measure_parts(split_network(small_network(), CPU, TORCH), FEATURES, LABELS, 1000, "wall"))
     assert list(times.values()) == [[0.0] * 47] * 4
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.calibrated import CalibratedNetwork, CalibratedSingleExit, calibrated
+from models.calibrated import CalibratedNetwork, CalibratedSingleExit, add_temperatures
 from models.early_exit import EarlyExitNetwork, SingleExitNetwork
 from tests.models import published
 
@@ -57,13 +57,13 @@ def test_a_wrapped_networks_keys_are_those_of_a_published_calibrated_file(class_
     architecture = models.ARCHITECTURES[class_name]
     ones = [1.0] * architecture.exits
     with torch.device("meta"):
-        found = {key: tuple(value.shape) for key, value in calibrated(architecture.create()).state_dict().items()}
+        found = {key: tuple(value.shape) for key, value in add_temperatures(architecture.create()).state_dict().items()}
     expected = published.calibrated(published.state_of(class_name), *ones)
     assert found == {key: tuple(value.shape) for key, value in expected.items()}
 
 
 def test_a_network_is_wrapped_in_temperatures_of_1_that_change_nothing() -> None:
     two, one = with_two_exits(), with_one_exit()
-    for found, expected in zip(calibrated(two)(IMAGES), two(IMAGES), strict=True):
+    for found, expected in zip(add_temperatures(two)(IMAGES), two(IMAGES), strict=True):
         assert_equal(found, expected)
-    assert_equal(calibrated(one)(IMAGES), one(IMAGES))
+    assert_equal(add_temperatures(one)(IMAGES), one(IMAGES))

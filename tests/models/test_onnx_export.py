@@ -177,8 +177,8 @@ def test_a_file_that_would_answer_otherwise_is_not_written(
     tmp_path: Path, features: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = calibrated_network("AlexNetWithExits")
-    parts, _ = cpu_network._parts(network)
-    monkeypatch.setattr(cpu_network, "_parts", lambda _: (parts, (0.5, 0.5)))  # other temperatures than the network's
+    parts, _ = cpu_network._unwrap(network)
+    monkeypatch.setattr(cpu_network, "_unwrap", lambda _: (parts, (0.5, 0.5)))  # other temperatures than the network's
     with pytest.raises(CheckpointError, match="certainties would differ"):
         write_edge_model(tmp_path / "edge.onnx", network, features)
     assert list(tmp_path.iterdir()) == []
@@ -253,10 +253,10 @@ def test_a_missing_and_an_oversized_file_are_refused(tmp_path: Path, small: Path
 
 
 def test_each_half_is_refused_where_the_other_is_needed(tmp_path: Path, small: Path, features: FloatArray) -> None:
-    assert "name the other exported file" in refusal(small, read_second_half)
+    assert "Name the other exported file" in refusal(small, read_second_half)
     path = tmp_path / "second.onnx"
     write_second_exit_model(path, calibrated_network("MobileNetV2WithExits"), features[:5])
-    assert "name the other exported file" in refusal(path)
+    assert "Name the other exported file" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_damaged_metadata_are_refused(tmp_path: Path, small: Path, key: str, val
         del model.metadata_props[:]
         helper.set_model_props(model, facts if value is None else {**facts, key: value})
 
-    assert "export it again" in refusal(damaged(small, tmp_path / "edge.onnx", damage))
+    assert "Export it again." in refusal(damaged(small, tmp_path / "edge.onnx", damage))
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, small: Path) -> None:

@@ -58,12 +58,12 @@ def test_a_device_that_is_there_is_selected() -> None:
 
 @pytest.mark.parametrize("name", ["", "gpu", "CPU", "cpu:1", "mps", "meta", "cuda:-1", "cuda:x", "cuda:999999999999"])
 def test_an_unknown_device_is_refused_by_its_name(name: str) -> None:
-    with pytest.raises(DeviceError, match=f"--device '{name}' is unknown; use auto, cpu, cuda or cuda:N"):
+    with pytest.raises(DeviceError, match=f"--device '{name}' is unknown. Use auto, cpu, cuda or cuda:N"):
         select_device(name)
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DeviceError, match=r"--device cuda:99: this machine shows .* use --device cpu"):
+    with pytest.raises(DeviceError, match=r"--device cuda:99: this machine shows .* Use --device cpu"):
         select_device("cuda:99")
 
 

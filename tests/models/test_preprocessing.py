@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import MAX_KNOTS
-from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform, from_entry
+from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform, make_transform
 from tests.networks import SAMPLE
 from utils.dataset import read_dataset, to_images
 
@@ -117,13 +117,13 @@ def test_a_transform_comes_back_from_its_entry_bit_for_bit() -> None:
     transform = fit_quantile_transform(training)
     torch.save(transform.to_entry(), stream := io.BytesIO())
     stream.seek(0)
-    again = from_entry(torch.load(stream, weights_only=True))
+    again = make_transform(torch.load(stream, weights_only=True))
     np.testing.assert_array_equal(ranks_of(again, others), ranks_of(transform, others))
 
 
 def test_no_entry_and_the_entry_of_the_identity_mean_identity() -> None:
-    assert isinstance(from_entry(None), Identity)
-    assert isinstance(from_entry(Identity().to_entry()), Identity)
+    assert isinstance(make_transform(None), Identity)
+    assert isinstance(make_transform(Identity().to_entry()), Identity)
 
 
 def test_a_transform_adds_no_key_to_a_state_dict() -> None:
@@ -144,7 +144,7 @@ def with_value(value: float) -> torch.Tensor:
 
 
 def test_the_entry_that_the_malformed_ones_vary_is_a_good_one() -> None:
-    assert isinstance(from_entry(entry()), QuantileTransform)
+    assert isinstance(make_transform(entry()), QuantileTransform)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_the_entry_that_the_malformed_ones_vary_is_a_good_one() -> None:
 )
 def test_a_malformed_entry_is_refused_with_the_reason(bad: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        from_entry(bad)
+        make_transform(bad)

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from models import ARCHITECTURES
-from models.calibrated import calibrated
+from models.calibrated import add_temperatures
 from tests.download_server import Answer, DownloadServer, run_script, running_server
 from tests.scripts import FETCH_MODELS
-from trained_models.catalog import CATALOG, find
-from trained_models.published_checkpoints import check_checkpoint, checkpoint_download
+from trained_models.checkpoint_catalog import CATALOG, find_checkpoint
+from trained_models.published_checkpoints import check_checkpoint, make_download
 from utils.download import download
 from utils.errors import CheckpointError, DownloadError
 
-PLAIN, CALIBRATED = find("MobileNetV2WithExits"), find("mobilenetv2withexits_CALIBRATED.PTH")
+PLAIN, CALIBRATED = find_checkpoint("MobileNetV2WithExits"), find_checkpoint("mobilenetv2withexits_CALIBRATED.PTH")
 DRIVE = "https://drive.google.com"
 # The test server's: Python leaves a socket open whose client is gone before the handshake.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
@@ -26,7 +26,7 @@ def checkpoint(*, with_temperatures: bool = False, older_format: bool = False) -
     torch.manual_seed(1)
     network = ARCHITECTURES["MobileNetV2WithExits"].create()
     stream = io.BytesIO()
-    state = (calibrated(network) if with_temperatures else network).state_dict()
+    state = (add_temperatures(network) if with_temperatures else network).state_dict()
     torch.save(state, stream, _use_new_zipfile_serialization=not older_format)
     return stream.getvalue()
 
@@ -89,7 +89,7 @@ def test_a_page_that_leads_to_no_file_is_explained_and_never_saved(
     if missing:
         server.drive.clear()
     with pytest.raises(DownloadError, match=rf"a page, not {PLAIN.file_name}: its quota .*{PLAIN.drive_id}/view with"):
-        download(checkpoint_download(PLAIN, tmp_path, DRIVE), ignore)
+        download(make_download(PLAIN, tmp_path, DRIVE), ignore)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +100,7 @@ def test_an_interrupt_and_a_bound_on_the_size_leave_nothing_behind(
     def stop(received: int, total: int | None) -> None:
         raise KeyboardInterrupt(received, total)
 
-    job = checkpoint_download(PLAIN, tmp_path, base or server.url)
+    job = make_download(PLAIN, tmp_path, base or server.url)
     with pytest.raises(KeyboardInterrupt):
         download(job, stop)
     monkeypatch.setattr("utils.download.MOST_BYTES", 1 << 20)
@@ -120,7 +120,7 @@ def with_a_flipped_bit() -> bytes:
     [
         (lambda: Answer(checkpoint(with_temperatures=True)), f"discarded: holds {CALIBRATED.name}, not {PLAIN.name}"),
         (lambda: Answer(with_a_flipped_bit()), "discarded: is damaged: the checksum of '.*' is wrong"),
-        (lambda: Answer(checkpoint()[:-1000]), "discarded: is not a checkpoint, or is cut off"),
+        (lambda: Answer(checkpoint()[:-1000]), "discarded: is not a checkpoint, or is truncated"),
         (lambda: Answer(b"cos\nsystem\n(S'touch canary'\ntR."), "discarded: (is not a checkpoint|is damaged)"),
         (lambda: Answer(b"<html>Quota exceeded</html>"), "discarded: is a web page"),
         (lambda: Answer(bytes(1 << 20), end="endless"), "is larger than 20 MB"),
@@ -144,7 +144,7 @@ def test_what_a_bad_mirror_sends_never_takes_the_name_of_a_checkpoint(
     monkeypatch.setattr("utils.download.MOST_BYTES", 20_000_000)
     server.files["/uc"] = [answer()]
     with pytest.raises(DownloadError, match=complaint):
-        download(checkpoint_download(PLAIN, tmp_path, server.url), ignore)
+        download(make_download(PLAIN, tmp_path, server.url), ignore)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,4 +153,4 @@ def test_a_file_of_the_format_before_zip_is_accepted_and_another_network_is_not(
     path.write_bytes(checkpoint(older_format=True))
     check_checkpoint(PLAIN, path)
     with pytest.raises(CheckpointError, match="holds MobileNetV2WithExits, not AlexNet"):
-        check_checkpoint(find("AlexNet"), path)
+        check_checkpoint(find_checkpoint("AlexNet"), path)
