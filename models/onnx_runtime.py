@@ -62,21 +62,23 @@ class Half:
     chunk: int
     _session: Any
 
-    def _run(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
-        """Return some outputs, each given with its shape for one event; compute in passes of equal size."""
+    def _run(self, name: str, batch: FloatArray, outputs: list[str]) -> list[FloatArray]:
+        """Return some outputs for an input, computed in passes of equal size."""
         passes = -(-len(batch) // self.chunk)
         if passes == 1:
             return self._run_pass(name, batch, outputs)
-        whole = [np.empty((len(batch), *shape), dtype=np.float32) for shape in outputs.values()]
+        shapes = [self.activation_shape if output == ACTIVATIONS else (CLASS_COUNT,) for output in outputs]
+        whole = [np.empty((len(batch), *shape), dtype=np.float32) for shape in shapes]
         ends = np.linspace(0, len(batch), passes + 1).astype(int).tolist()
         for start, end in itertools.pairwise(ends):
             for output, part in zip(whole, self._run_pass(name, batch[start:end], outputs), strict=True):
                 output[start:end] = part
         return whole
 
-    def _run_pass(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
+    def _run_pass(self, name: str, batch: FloatArray, outputs: list[str]) -> list[FloatArray]:
         try:
-            return list(self._session.run(list(outputs), {name: batch}, _RUN_OPTIONS))
+            found: list[FloatArray] = self._session.run(outputs, {name: batch}, _RUN_OPTIONS)
+            return found
         except Exception as problem:  # ONNX Runtime's exceptions have no common parent
             raise RuntimeError(str(problem).partition("\n")[0]) from problem
 
@@ -97,13 +99,12 @@ class FirstHalf(Half):
 
     def exit_1(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the logits (N, 2) of exit 1 and the activations (N, C, H, W) for features (N, 58), all float32."""
-        shapes = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: self.activation_shape}
-        logits, activations = self._run(FEATURES, features, shapes)
+        logits, activations = self._run(FEATURES, features, [LOGITS_1, ACTIVATIONS])
         return logits, activations
 
     def segment_1(self, features: FloatArray) -> FloatArray:
         """Return the activations (N, C, H, W) for features (N, 58), both float32; exit 1 is not computed."""
-        (activations,) = self._run(FEATURES, features, {ACTIVATIONS: self.activation_shape})
+        (activations,) = self._run(FEATURES, features, [ACTIVATIONS])
         return activations
 
 
@@ -113,7 +114,7 @@ class SecondHalf(Half):
 
     def exit_2(self, activations: FloatArray) -> FloatArray:
         """Return the logits (N, 2) of exit 2, float32, for activations (N, C, H, W) float32."""
-        (logits,) = self._run(ACTIVATIONS, activations, {LOGITS_2: (CLASS_COUNT,)})
+        (logits,) = self._run(ACTIVATIONS, activations, [LOGITS_2])
         return logits
 
 
