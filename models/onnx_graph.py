@@ -141,38 +141,46 @@ def append_transform(graph: Graph, knots: FloatArray, levels: FloatArray, x: str
     size = math.isqrt(knots.shape[1] - 1) + 1  # knots in a block, and number of blocks
     padding = ((0, 0), (0, size * (size + 1) - knots.shape[1]))
     blocks = np.pad(knots, padding, constant_values=np.inf).reshape(FEATURE_COUNT, size + 1, size)
-    numbers = np.arange(FEATURE_COUNT)
+    # Counts and indices are below 2 ** 24, so float32 holds them; ONNX Runtime is slower with integers.
+    ends = graph.add_weight(blocks[:, :-1, -1].T[:, np.newaxis])  # (size, 1, 58)
+    starts = graph.add_weight(np.arange(FEATURE_COUNT, dtype=np.float32) * (size + 1))
+    block = graph.add_node("Add", _append_count_less(graph, ends, x, 0), starts)  # (N, 58)
+    rows = graph.add_node("Gather", graph.add_weight(blocks.reshape(-1, size)), _append_index(graph, block))
     column = graph.add_node("Unsqueeze", x, graph.add_weight(np.array([2])))  # (N, 58, 1)
-    whole = _append_count_less(graph, graph.add_weight(blocks[:, :-1, -1]), column)  # (N, 58)
-    block = graph.add_node("Add", whole, graph.add_weight(numbers * (size + 1)))
-    within = _append_count_less(
-        graph, graph.add_node("Gather", graph.add_weight(blocks.reshape(-1, size)), block), column
-    )
-    interval = graph.add_node("Add", graph.add_node("Mul", whole, graph.add_weight(np.array(size))), within)
-    interval = graph.add_node("Add", interval, graph.add_weight(numbers * (knots.shape[1] + 1)))
-    below, width, level, rise = (
+    within = _append_count_less(graph, rows, column, -1)  # (N, 58)
+    interval = graph.add_node("Add", graph.add_node("Mul", block, graph.add_weight(np.float32(size))), within)
+    interval = _append_index(graph, interval)
+    below, width, level = (
         graph.add_node("Gather", graph.add_weight(values.ravel()), interval)
-        for values in _build_intervals(knots, levels)
+        for values in _build_intervals(knots, levels, size * (size + 1))
     )
-    share = graph.add_node("Div", graph.add_node("Sub", x, below), width)
-    return graph.add_node("Add", graph.add_node("Mul", share, rise), level)
+    return graph.add_node("Add", graph.add_node("Div", graph.add_node("Sub", x, below), width), level)
 
 
-def _append_count_less(graph: Graph, values: str, than: str) -> str:
-    """Count the values along the last axis that are less than a column; int64."""
+def _append_count_less(graph: Graph, values: str, than: str, axis: int) -> str:
+    """Count the values along an axis that are less than others; float32."""
     less = graph.add_node("Cast", graph.add_node("Less", values, than), to=onnx.TensorProto.FLOAT)
-    count = graph.add_node("ReduceSum", less, graph.add_weight(np.array([-1])), keepdims=0)
-    return graph.add_node("Cast", count, to=onnx.TensorProto.INT64)
+    return graph.add_node("ReduceSum", less, graph.add_weight(np.array([axis])), keepdims=0)
 
 
-def _build_intervals(knots: FloatArray, levels: FloatArray) -> tuple[FloatArray, ...]:
-    """Return lower knot, width, level at the lower knot, and rise of the intervals around the knots, (58, K + 1)."""
-    steps, zero = np.diff(knots), np.zeros((FEATURE_COUNT, 1), np.float32)
+def _append_index(graph: Graph, values: str) -> str:
+    return graph.add_node("Cast", values, to=onnx.TensorProto.INT32)
+
+
+def _build_intervals(knots: FloatArray, levels: FloatArray, size: int) -> tuple[FloatArray, ...]:
+    """Return the intervals around the knots, each (58, size): lower knot, width per rise, level at the lower knot.
+
+    The width per rise is infinite where the level is constant, and the value's distance divided by it is 0.
+    """
+    rise, zero = np.diff(levels), np.zeros((FEATURE_COUNT, 1), np.float32)
+    inner = np.full_like(rise, np.inf)
+    np.divide(np.diff(knots), rise, out=inner, where=(rise > 0) & (np.diff(knots) > 0))
+    inner = np.maximum(inner, np.finfo(np.float32).smallest_subnormal)  # a division by 0 would give NaN
     below = np.hstack([zero, knots[:, :-1], zero])
-    width = np.hstack([zero + 1, np.where(steps > 0, steps, 1), zero + 1])
+    width = np.hstack([zero + np.inf, inner, zero + np.inf])
     level = np.hstack([levels[:, :1], levels[:, :-1], levels[:, -1:]])
-    rise = np.hstack([zero, np.diff(levels), zero])
-    return tuple(column.astype(np.float32) for column in (below, width, level, rise))
+    padding = ((0, 0), (0, size - below.shape[1]))
+    return tuple(np.pad(column, padding, mode="edge") for column in (below, width, level))
 
 
 def append_int8_linear(graph: Graph, layer: nn.Linear, x: str) -> str:
