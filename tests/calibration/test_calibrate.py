@@ -9,7 +9,7 @@ from tests.scripts import CALIBRATE, call
 
 
 @pytest.mark.parametrize("method", ["nll", "ece"])
-def test_a_month_of_one_row_is_calibrated_on_with_a_warning(
+def test_calibration_on_one_row_warns(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, method: str
 ) -> None:
     one = write_cells(month()[:2], tmp_path / "one.csv")

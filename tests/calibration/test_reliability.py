@@ -31,7 +31,7 @@ def bars(ax: Axes) -> list[Rectangle]:
     return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
 
 
-def test_the_accuracy_of_every_filled_bin_is_drawn_over_its_mean_certainty() -> None:
+def test_each_bin_shows_accuracy_at_its_mean_certainty() -> None:
     counts, mean_certainty, mean_correct = reliability_bins(CERTAINTIES, CORRECT)
     expected = np.column_stack([mean_certainty, mean_correct])[counts > 0]
     np.testing.assert_allclose(points(drawn(CERTAINTIES, CORRECT), "accuracy"), expected)
@@ -41,7 +41,7 @@ def test_a_bin_without_rows_has_no_point() -> None:
     assert len(points(drawn(np.array([0.55, 0.95]), np.array([True, False])), "accuracy")) == 2
 
 
-def test_the_bars_are_the_shares_of_the_rows() -> None:
+def test_bars_show_the_share_of_rows() -> None:
     ax = drawn(CERTAINTIES, CORRECT)
     heights = [bar.get_height() for bar in bars(ax)]
     assert len(heights) == ECE_BINS
@@ -49,7 +49,7 @@ def test_the_bars_are_the_shares_of_the_rows() -> None:
     np.testing.assert_allclose(heights, reliability_bins(CERTAINTIES, CORRECT)[0] / 400)
 
 
-def test_all_that_is_drawn_lies_within_the_axes() -> None:
+def test_everything_is_drawn_within_the_axes() -> None:
     ax = drawn(np.array([0.5, 1.0]), np.array([False, True]))
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for x, y in points(ax, "accuracy"):

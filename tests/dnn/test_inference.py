@@ -28,7 +28,7 @@ def halves(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path)
     return ["--trained-model", first, "--second-exit-file", second]
 
 
-def test_an_exported_network_answers_as_its_checkpoint_without_torch(
+def test_an_exported_network_answers_like_its_checkpoint_without_torch(
     halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     month = ["--dataset", sample / "2016_03.csv", "--batch-size", 70, "--savefile"]
@@ -46,7 +46,7 @@ def test_an_exported_network_answers_as_its_checkpoint_without_torch(
         assert clear.sum() > 100 and same[clear].all()
 
 
-def test_without_its_second_half_or_with_a_checkpoints_one_line_says_what_is_missing(
+def test_a_missing_or_superfluous_second_half_is_reported_in_one_line(
     halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     rest = ["--dataset", sample / "2016_03.csv", "--savefile", tmp_path / "out.csv"]
@@ -60,7 +60,7 @@ def test_without_its_second_half_or_with_a_checkpoints_one_line_says_what_is_mis
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_8_bit_products_move_the_certainties_of_exit_2_alone_and_by_little(
+def test_8_bit_products_change_the_certainties_of_exit_2_only_and_slightly(
     capsys: pytest.CaptureFixture[str], alexnet_checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     arguments = ("--trained-model", alexnet_checkpoint, "--dataset", sample / "2016_03.csv", "--savefile")
@@ -72,7 +72,7 @@ def test_8_bit_products_move_the_certainties_of_exit_2_alone_and_by_little(
     assert 1e-5 < apart.mean() < 0.02
 
 
-def test_8_bit_products_are_refused_where_they_gain_nothing(
+def test_8_bit_products_are_refused_if_they_are_no_faster(
     halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     rest = ["--quantize", "int8", "--dataset", sample / "2016_03.csv", "--savefile", tmp_path / "out.csv"]

@@ -60,7 +60,7 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 # Repeated rows, and the loss
 
 
-def test_distinct_rows_are_the_rows_of_the_batch_counted_by_class() -> None:
+def test_distinct_rows_are_counted_by_class() -> None:
     vectors = np.random.default_rng(0).random((3, 58), dtype=np.float32)
     rows, labels = np.array([2, 0, 2, 2, 1, 0, 2]), np.array([1, 0, 0, 1, 1, 0, 1])
     distinct, counts = count_distinct_rows(vectors[rows], labels)
@@ -159,7 +159,7 @@ def test_another_seed_gives_another_run() -> None:
 
 
 @pytest.mark.parametrize("epochs_before", [1, 2])
-def test_a_run_that_is_left_and_resumed_ends_in_the_same_weights_bit_for_bit(epochs_before: int) -> None:
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(epochs_before: int) -> None:
     uninterrupted, left = small_trainer(), small_trainer()
     losses = train(uninterrupted, 3)
     train(left, epochs_before)
@@ -188,7 +188,7 @@ def test_a_run_on_other_rows_cannot_be_resumed() -> None:
         Trainer(small.with_two_exits(), SHORT, len(FEATURES) - 1).restore(state)
 
 
-def test_every_row_is_counted_once_an_epoch_by_the_progress_too() -> None:
+def test_training_and_progress_count_every_row_once_per_epoch() -> None:
     told = list[int]()
     small_trainer(replace(SHORT, batch_size=300)).train_one_epoch(FEATURES, LABELS, told.append)
     assert told == [300, 300, 100]
@@ -232,9 +232,7 @@ def test_evaluation_is_the_loss_and_accuracy_of_sklearn_without_dropout() -> Non
     share=st.floats(0.05, 0.95),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_rows_held_back_are_drawn_from_both_classes_in_proportion(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> None:
+def test_the_same_share_of_each_class_is_held_back(labels: NDArray[np.int64], share: float, seed: int) -> None:
     try:
         training, held_back = split_rows(labels, share, seed)
     except ValueError:
@@ -252,7 +250,7 @@ def test_a_seed_repeats_a_split_and_another_one_gives_another() -> None:
 
 
 @pytest.mark.parametrize(("rows", "share"), [(2, 0.1), (2, 0.9), (1, 0.5)])
-def test_a_split_that_leaves_nothing_is_refused(rows: int, share: float) -> None:
+def test_a_split_that_leaves_no_rows_is_refused(rows: int, share: float) -> None:
     with pytest.raises(ValueError, match=r"leave \d to train on"):
         split_rows(np.arange(rows) % 2, share, 1)
 
@@ -260,13 +258,13 @@ def test_a_split_that_leaves_nothing_is_refused(rows: int, share: float) -> None
 @pytest.mark.parametrize(
     ("batch_size", "rows", "expected"), [(1000, 45_000, 1000), (1000, 36_000, 1000), (1000, 630, 17), (10, 630, 10)]
 )
-def test_the_batch_is_lowered_where_an_epoch_would_have_too_few_steps(
+def test_the_batch_size_is_lowered_if_an_epoch_would_have_too_few_steps(
     batch_size: int, rows: int, expected: int
 ) -> None:
     assert choose_batch_size(batch_size, rows) == expected
 
 
-def test_an_epoch_has_at_least_25_steps_or_one_a_row() -> None:
+def test_an_epoch_has_at_least_25_steps_or_one_per_row() -> None:
     for rows in range(1, 500):
         steps = math.ceil(rows / choose_batch_size(1000, rows))
         assert steps >= min(25, rows)

@@ -64,7 +64,7 @@ def chosen(rows: Month) -> Choice:
     return choose(evaluation, answers(rows, evaluation), 0.8, least_error, least_error)
 
 
-def test_vectors_that_repeat_are_computed_once_and_answered_as_if_each_were() -> None:
+def test_repeated_vectors_are_computed_once_and_answered_alike() -> None:
     computed = list[int]()
     measured = measure(PARTS, CHOICE, computed.append)
     table = measure_parts(PARTS, CHOICE.features, CHOICE.labels, 1000)
@@ -76,7 +76,7 @@ def test_vectors_that_repeat_are_computed_once_and_answered_as_if_each_were() ->
     assert set(measured.prediction_1) == {0, 1}  # or the order would not show
 
 
-def test_every_event_has_the_mean_cost_and_later_ones_that_of_the_month_of_the_choice() -> None:
+def test_every_event_has_the_mean_cost_of_the_chosen_month() -> None:
     measured = measure(PARTS, CHOICE)
     later = answer(PARTS, LATER, measured)
     for name in ("time_segment_1", "time_exit_1", "time_segment_2", "time_exit_2"):
@@ -92,7 +92,7 @@ def test_every_event_has_the_mean_cost_and_later_ones_that_of_the_month_of_the_c
         )
 
 
-def test_a_month_is_answered_as_by_eager_pytorch() -> None:
+def test_a_month_is_answered_like_by_eager_pytorch() -> None:
     measured = measure(PARTS, CHOICE)
     for evaluation in (measured, answer(PARTS, CHOICE, measured)):
         for number, logits in enumerate(predict(NETWORK, CHOICE.features, 1000), 1):
@@ -109,7 +109,7 @@ def test_a_single_exit_network_answers_and_is_timed() -> None:
     assert SINGLE_EXIT in add_exits(measure(PARTS, LATER), {SINGLE_EXIT: found})
 
 
-def test_costs_are_those_of_the_model_and_the_reference_is_the_whole_path_or_the_single_exits() -> None:
+def test_costs_follow_the_model_and_the_reference_is_the_path_to_exit_2_or_the_single_exit() -> None:
     one = np.ones(2)
     measured = replace(
         measure(PARTS, CHOICE), time_segment_1=one, time_exit_1=2 * one, time_segment_2=4 * one, time_exit_2=8 * one
@@ -129,7 +129,7 @@ def test_costs_are_those_of_the_model_and_the_reference_is_the_whole_path_or_the
     }
 
 
-def test_every_system_accepts_on_the_month_of_the_choice_at_least_what_the_two_exits_do() -> None:
+def test_on_the_chosen_month_every_system_accepts_at_least_as_many_as_the_two_exits() -> None:
     evaluation, choice = measure(PARTS, CHOICE), chosen(CHOICE)
     decided = decide_month(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS]
     accepted = {name: of_system.outcome().accepted for name, of_system in decided.items()}
@@ -142,7 +142,7 @@ def test_every_system_accepts_on_the_month_of_the_choice_at_least_what_the_two_e
         assert len(stricter) < accepted[SYSTEM] <= accepted[name + REJECT]
 
 
-def test_exit_1_alone_by_class_has_the_least_error_that_two_thresholds_reach_at_that_acceptance() -> None:
+def test_exit_1_alone_by_class_has_the_lowest_error_of_two_thresholds_at_that_acceptance() -> None:
     evaluation, choice = measure(PARTS, CHOICE), chosen(CHOICE)
     least = evaluation.decide(choice.thresholds).outcome().accepted
     wrong = evaluation.prediction_1 != evaluation.labels
@@ -158,7 +158,7 @@ def test_exit_1_alone_by_class_has_the_least_error_that_two_thresholds_reach_at_
     assert not decided.at_2.any()
 
 
-def test_exit_1_alone_must_accept_what_the_two_exits_came_to_accept_not_what_was_asked_for() -> None:
+def test_exit_1_alone_must_accept_as_many_as_the_two_exits_do() -> None:
     evaluation = measure(PARTS, CHOICE)
     told, all_of_them = answers(CHOICE, evaluation), Thresholds(0.5, 0.5, 0.5, 0.5)
     choice = choose(evaluation, told, 0.8, lambda _evaluation, _least: all_of_them, least_error)
@@ -186,7 +186,7 @@ def test_a_matched_classifier_accepts_exactly_what_the_two_exits_accept_in_each_
         assert {by_system[name + MATCHED].outcome().accepted for name in (EXIT_1, EXIT_2, TREE, BOOSTING)} == {accepted}
 
 
-def test_the_bound_is_right_about_a_vectors_majority() -> None:
+def test_the_bound_predicts_each_vectors_majority() -> None:
     evaluation = answer(PARTS, LATER, measure(PARTS, CHOICE))
     decided = decide_month(evaluation, answers(LATER, evaluation), chosen(CHOICE), LATER)[ALL_ROWS][BOUND]
     rows_by_vector: dict[bytes, list[int]] = {}

@@ -51,9 +51,7 @@ def assert_equal_answers(predictions: Any, certainties: Any, expected: FloatArra
 
 
 @pytest.mark.parametrize("runtime", [None, *RUNTIMES])
-def test_the_table_is_what_the_whole_network_answers_row_by_row_and_in_order(
-    network: CalibratedNetwork, runtime: str | None
-) -> None:
+def test_the_table_holds_the_whole_networks_answers_in_order(network: CalibratedNetwork, runtime: str | None) -> None:
     table = measure_parts(split_network(network, CPU, runtime), FEATURES, LABELS, 20)
     assert tuple(table) == EVALUATION_COLUMNS
     assert table["y"].tolist() == LABELS.tolist()
@@ -61,7 +59,7 @@ def test_the_table_is_what_the_whole_network_answers_row_by_row_and_in_order(
         assert_equal_answers(table[f"y_exit_{number}"], table[f"cnf_exit_{number}"], logits)
 
 
-def test_onnx_runtime_computes_on_the_cpu_alone(network: CalibratedNetwork) -> None:
+def test_onnx_runtime_computes_on_the_cpu_only(network: CalibratedNetwork) -> None:
     with pytest.raises(DeviceError, match=r"--runtime onnx: .*not on cuda:0"):
         split_network(network, torch.device("cuda:0"), ONNX)
 
@@ -91,7 +89,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
 @pytest.mark.parametrize(
     ("batch_size", "passes"), [(1, [1] * 48), (20, [8, 7, 7, 6, 7, 7, 6, 7]), (1000, [8, 8, 8, 8, 8, 8, 7])]
 )
-def test_onnx_runtime_computes_every_part_in_passes_that_suit_the_network_after_one_of_warm_up(
+def test_onnx_runtime_computes_every_part_in_suitable_passes_after_one_of_warm_up(
     parts: list[Counted], batch_size: int, passes: list[int]
 ) -> None:
     measure_parts(split_network(MobileNetV2WithExits(), CPU), FEATURES, LABELS, batch_size)
@@ -99,7 +97,7 @@ def test_onnx_runtime_computes_every_part_in_passes_that_suit_the_network_after_
 
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(10, 5), (47, 1), (1000, 1)])
-def test_every_part_runs_once_a_batch_after_one_batch_of_warm_up(batch_size: int, batches: int) -> None:
+def test_every_part_runs_once_per_batch_after_one_batch_of_warm_up(batch_size: int, batches: int) -> None:
     network, runs = small_network(), dict[str, int]()
 
     def count(name: str, part: nn.Module) -> None:
@@ -166,9 +164,7 @@ def times_of(table: pd.DataFrame) -> dict[str, list[float]]:
         ("exits.1", "exit_time_exit_2"),
     ],
 )
-def test_the_time_of_each_part_stands_in_its_own_column_divided_by_the_rows(
-    clock: Clock, part: str, column: str
-) -> None:
+def test_each_parts_time_divided_by_the_rows_is_in_its_column(clock: Clock, part: str, column: str) -> None:
     network = small_network()
     network.get_submodule(part).register_forward_hook(clock.advance)
     times = times_of(measure_parts(split_network(network, CPU, TORCH), FEATURES, LABELS, 1000, "wall"))
@@ -176,9 +172,7 @@ def test_the_time_of_each_part_stands_in_its_own_column_divided_by_the_rows(
     assert list(times.values()) == [[0.0] * 47] * 3
 
 
-def test_of_onnx_runtime_a_part_s_time_is_that_of_all_passes_divided_by_the_rows(
-    clock: Clock, parts: list[Counted]
-) -> None:
+def test_a_parts_time_is_that_of_all_passes_divided_by_the_rows(clock: Clock, parts: list[Counted]) -> None:
     for number, column in enumerate(name for name in EVALUATION_COLUMNS if "time" in name):
         parts[number].then = clock.advance
         times = times_of(measure_parts(split_network(MobileNetV2WithExits(), CPU), FEATURES, LABELS, 1000, "wall"))
@@ -187,7 +181,7 @@ def test_of_onnx_runtime_a_part_s_time_is_that_of_all_passes_divided_by_the_rows
         assert list(times.values()) == [[0.0] * 47] * 3
 
 
-def test_progress_is_told_the_rows_of_every_batch() -> None:
+def test_progress_gets_the_rows_of_every_batch() -> None:
     told = list[int]()
     measure_parts(split_network(small_network(), CPU, TORCH), FEATURES, LABELS, 20, progress=told.append)
     measure_parts(split_network(small.SingleExit().eval(), CPU, TORCH), FEATURES, LABELS, 20, progress=told.append)
@@ -196,9 +190,7 @@ def test_progress_is_told_the_rows_of_every_batch() -> None:
 
 @pytest.mark.parametrize("runtime", [None, *RUNTIMES])
 @pytest.mark.parametrize("temperature", [None, 2.0])
-def test_a_single_exits_table_is_what_the_network_answers_row_by_row_and_in_order(
-    temperature: float | None, runtime: str | None
-) -> None:
+def test_a_single_exits_table_holds_its_answers_in_order(temperature: float | None, runtime: str | None) -> None:
     network = new_network("MobileNetV2")
     assert isinstance(network, SingleExitNetwork)
     network.get_parameter("exit.2.1.bias").sub_(network(IMAGES).median(dim=0).values)
@@ -211,9 +203,7 @@ def test_a_single_exits_table_is_what_the_network_answers_row_by_row_and_in_orde
     assert (table["avg_time"] > 0).all()
 
 
-def test_a_single_exits_time_is_the_networks_alone_as_with_two_exits(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_is_that_of_the_network_only(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow_certainty(logits: Any) -> Any:
         clock.advance()
         return certainty(logits)

@@ -113,7 +113,7 @@ def test_a_network_without_transform_or_temperatures_is_exported_too(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK])
-def test_rows_in_any_number_give_what_each_gives_alone(edge_file: Path, features: FloatArray, count: int) -> None:
+def test_rows_are_answered_alike_in_every_batch(edge_file: Path, features: FloatArray, count: int) -> None:
     model = read_first_half(edge_file)
     logits, activations = model.exit_1(features[:count])
     assert logits.shape == (count, 2) and activations.shape == (count, *model.activation_shape)
@@ -123,7 +123,7 @@ def test_rows_in_any_number_give_what_each_gives_alone(edge_file: Path, features
         np.testing.assert_allclose(activations[row], alone_activations[0], rtol=1e-4, atol=1e-4)
 
 
-def test_two_threads_answer_as_one(edge_file: Path, features: FloatArray) -> None:
+def test_two_threads_answer_like_one(edge_file: Path, features: FloatArray) -> None:
     one, two = (read_first_half(edge_file, threads).exit_1(features)[0] for threads in (1, 2))
     np.testing.assert_allclose(one, two, atol=1e-4)
 
@@ -175,7 +175,7 @@ def test_ranks_of_a_fitted_transform_are_its_own(features: FloatArray, rows: int
     assert rows < 40 or len(np.unique(ranks)) > 100
 
 
-def test_a_file_that_would_answer_otherwise_is_not_written(
+def test_a_file_with_other_answers_is_not_written(
     tmp_path: Path, features: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = calibrated_network("AlexNetWithExits")
@@ -186,7 +186,7 @@ def test_a_file_that_would_answer_otherwise_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eight_bit_convolutions_move_certainties_a_little(tmp_path: Path) -> None:
+def test_eight_bit_convolutions_change_certainties_slightly(tmp_path: Path) -> None:
     network, rows = calibrated_network("MobileNetV2WithExits"), read_dataset(SAMPLE).features[:200]
     agreement = write_edge_model(tmp_path / "edge.onnx", network, rows, int8=True)
     assert 1e-4 < agreement.difference < 0.1 and agreement.equal_labels > 0.95
@@ -194,7 +194,7 @@ def test_eight_bit_convolutions_move_certainties_a_little(tmp_path: Path) -> Non
     assert "QuantizeLinear" in kinds
 
 
-def test_eight_bit_weights_use_seven_so_that_no_processors_sums_overflow(tmp_path: Path) -> None:
+def test_eight_bit_weights_use_seven_bits_so_that_no_sum_overflows(tmp_path: Path) -> None:
     network, rows = calibrated_network("MobileNetV2WithExits"), read_dataset(SAMPLE).features[:50]
     write_edge_model(tmp_path / "edge.onnx", network, rows, int8=True)
     tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "edge.onnx").graph.initializer]
@@ -202,7 +202,7 @@ def test_eight_bit_weights_use_seven_so_that_no_processors_sums_overflow(tmp_pat
     assert len(weights) >= 5 and 60 <= max(weights) <= 64
 
 
-def test_eight_bits_are_refused_where_they_gain_nothing(tmp_path: Path, features: FloatArray) -> None:
+def test_eight_bits_are_refused_if_they_are_no_faster(tmp_path: Path, features: FloatArray) -> None:
     with pytest.raises(CheckpointError, match="--quantize"):
         write_edge_model(tmp_path / "edge.onnx", calibrated_network("AlexNetWithExits"), features, int8=True)
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +238,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
     assert "ONNX file" in refusal(path)
 
 
-def test_every_cut_of_a_file_is_refused(tmp_path: Path, small: Path) -> None:
+def test_every_truncated_file_is_refused(tmp_path: Path, small: Path) -> None:
     path, content = tmp_path / "edge.onnx", small.read_bytes()
     for size in np.linspace(1, len(content) - 1, 60, dtype=int):
         path.write_bytes(content[:size])
@@ -309,7 +309,7 @@ def test_any_program_with_onnx_runtime_computes_the_calibrated_logits(
     np.testing.assert_allclose(certain, expected, rtol=0, atol=1e-5)
 
 
-def test_names_that_are_no_text_are_refused_without_another_word(
+def test_names_that_are_no_text_are_refused_without_other_output(
     tmp_path: Path, small: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "edge.onnx"

@@ -66,14 +66,14 @@ def test_a_loop_runs_as_often_as_a_file_says() -> None:
     assert "holds the layer 'Loop'" in refusal(endless)
 
 
-def test_a_file_of_some_bytes_takes_any_memory() -> None:
+def test_a_file_of_few_bytes_takes_any_memory() -> None:
     model = new_model(helper.make_node("ConstantOfShape", ["shape"], ["y"]), shape=[10_000_000])
     content = model.SerializeToString()
     assert run_alone(content).nbytes == 40_000_000 > 100_000 * len(content)
     assert "holds the layer 'ConstantOfShape'" in refusal(content)
 
 
-def test_weights_come_from_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_read_from_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("secret").write_bytes(np.arange(58, dtype=np.float32).tobytes())
     model = new_model(helper.make_node("Add", ["x", "w"], ["y"]))
@@ -93,7 +93,7 @@ def test_few_bytes_of_a_sparse_tensor_become_many() -> None:
     assert "holds weights outside the file" in refusal(content)
 
 
-def test_a_field_number_is_cut_down_to_a_smaller_one() -> None:
+def test_a_large_field_number_is_truncated_to_a_smaller_one() -> None:
     graph, model = PLAIN.graph.SerializeToString(), onnx.ModelProto()
     model.CopyFrom(PLAIN)
     model.ClearField("graph")

@@ -17,7 +17,7 @@ def network() -> CalibratedNetwork:
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 23), (10, [10, 10, 3]), (23, [23]), (1000, [23])])
-def test_batches_are_all_rows_in_order_as_images(batch_size: int, sizes: list[int]) -> None:
+def test_batches_hold_all_rows_in_order_as_images(batch_size: int, sizes: list[int]) -> None:
     parts = list(batches(FEATURES, batch_size))
     assert [len(part) for part in parts] == sizes
     np.testing.assert_array_equal(torch.cat(parts).numpy(), to_images(FEATURES))
@@ -33,7 +33,7 @@ def test_the_logits_are_those_of_the_whole_network_in_order_whatever_the_batch_s
             np.testing.assert_allclose(found, logits.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_progress_is_told_the_rows_that_every_batch_was_for(network: CalibratedNetwork) -> None:
+def test_progress_gets_the_rows_that_every_batch_was_for(network: CalibratedNetwork) -> None:
     told = list[int]()
     predict(network, FEATURES, 5, progress=told.append)
     distinct = len(np.unique(FEATURES, axis=0))
@@ -51,7 +51,7 @@ def test_rows_that_repeat_are_computed_once(network: CalibratedNetwork) -> None:
         np.testing.assert_array_equal(exit_logits[: len(FEATURES)], exit_logits[: len(FEATURES) - 1 : -1])
 
 
-def test_a_device_that_is_there_is_selected() -> None:
+def test_an_existing_device_is_selected() -> None:
     assert select_device("cpu") == torch.device("cpu")
     assert select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -62,7 +62,7 @@ def test_an_unknown_device_is_refused_by_its_name(name: str) -> None:
         select_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_refused() -> None:
+def test_a_missing_gpu_is_refused() -> None:
     with pytest.raises(DeviceError, match=r"--device cuda:99: this machine shows .* Use --device cpu"):
         select_device("cuda:99")
 

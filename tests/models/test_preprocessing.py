@@ -96,7 +96,7 @@ def test_a_constant_feature_has_rank_0_whatever_its_value(rows: int) -> None:
     assert not ranks_of(transform, values).any()
 
 
-def test_equal_rows_fall_on_one_rank_and_the_mean_rank_of_the_training_rows_is_0() -> None:
+def test_equal_rows_have_equal_ranks_and_the_mean_rank_of_training_rows_is_0() -> None:
     training = repeated_rows(400)
     ranks = ranks_of(fit_quantile_transform(training), training)
     np.testing.assert_allclose(ranks.mean(axis=0), 0, atol=1e-5)
@@ -104,7 +104,7 @@ def test_equal_rows_fall_on_one_rank_and_the_mean_rank_of_the_training_rows_is_0
         assert len(np.unique(levels)) == len(np.unique(column))
 
 
-def test_the_identity_hands_the_images_on() -> None:
+def test_the_identity_returns_the_images_unchanged() -> None:
     images = torch.rand(3, 1, 8, 8)
     assert Identity()(images) is images
 
@@ -112,7 +112,7 @@ def test_the_identity_hands_the_images_on() -> None:
 # The entry in a checkpoint
 
 
-def test_a_transform_comes_back_from_its_entry_bit_for_bit() -> None:
+def test_a_transform_is_read_back_from_its_entry_bit_for_bit() -> None:
     training, others = repeated_rows(300), repeated_rows(40)
     transform = fit_quantile_transform(training)
     torch.save(transform.to_entry(), stream := io.BytesIO())

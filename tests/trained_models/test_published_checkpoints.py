@@ -51,7 +51,7 @@ def test_every_published_file_names_a_network_of_ours_and_has_an_id_of_its_own()
 
 
 @pytest.mark.slow
-def test_the_script_passes_the_pages_of_google_drive_once_and_names_what_is_missing(
+def test_the_script_passes_google_drives_pages_once_and_names_what_is_missing(
     server: DownloadServer, tmp_path: Path
 ) -> None:
     models = ("--model", PLAIN.name, "--model", "mobilenetv2withexits_CALIBRATED.PTH", "--model", PLAIN.name)
@@ -94,7 +94,7 @@ def test_a_page_that_leads_to_no_file_is_explained_and_never_saved(
 
 
 @pytest.mark.parametrize("base", [DRIVE, None], ids=["Google Drive", "mirror"])
-def test_an_interrupt_and_a_bound_on_the_size_leave_nothing_behind(
+def test_an_interrupt_or_a_size_limit_leaves_no_file(
     server: DownloadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str | None
 ) -> None:
     def stop(received: int, total: int | None) -> None:
@@ -132,7 +132,7 @@ def with_a_flipped_bit() -> bytes:
         (lambda: Answer(status=302, headers={"Location": "/uc"}), "Exceeded 30 redirects"),
     ],
 )
-def test_what_a_bad_mirror_sends_never_takes_the_name_of_a_checkpoint(
+def test_a_bad_mirrors_file_never_gets_the_name_of_a_checkpoint(
     server: DownloadServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
