@@ -27,19 +27,11 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_dataset(parser)
     cli.add_batch_size(parser)
     parser.add_argument("--savefile", required=True, type=Path, metavar="CSV", help="evaluation CSV to write")
-    parser.add_argument(
-        "--clock",
-        choices=("cpu", "wall"),
-        default="cpu",
-        help="cpu: CPU time of the process, the paper's proxy for energy; wall: elapsed time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--runtime",
-        type=cli.one_of(("onnx", "torch")),
-        metavar="{onnx,torch}",
-        help="runtime to compute with and to time: ONNX Runtime, as client and worker use on CPUs, or PyTorch "
-        "(default: onnx on the CPU, torch on a GPU)",
-    )
+    clock = "cpu: CPU time of the process, the paper's proxy for energy; wall: elapsed time (default: %(default)s)"
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu", help=clock)
+    runtime = "ONNX Runtime, as client and worker use on CPUs, or PyTorch (default: onnx on the CPU, torch on a GPU)"
+    names = cli.one_of(("onnx", "torch"))
+    parser.add_argument("--runtime", type=names, metavar="{onnx,torch}", help=f"what computes and is timed: {runtime}")
     cli.add_device(parser)
     return parser
 

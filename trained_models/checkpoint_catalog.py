@@ -6,19 +6,15 @@ from typing import Final
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """One published checkpoint.
+    """A published checkpoint.
 
     Attributes:
-        name: file name without ``.pth``.
+        name: file name without ``.pth``: the network's class name, with ``_calibrated`` if it has temperatures.
         drive_id: file id on Google Drive.
-        architecture: class name of the network, as in ``models.ARCHITECTURES``.
-        calibrated: whether it has temperatures.
     """
 
     name: str
     drive_id: str
-    architecture: str
-    calibrated: bool = False
 
     @property
     def file_name(self) -> str:
@@ -27,23 +23,13 @@ class PublishedCheckpoint:
 
 
 CATALOG: Final = (
-    PublishedCheckpoint("AlexNet", "15r9b1HlWU_v6qexesVxTjVnzrDZlmpH8", "AlexNet"),
-    PublishedCheckpoint("AlexNet_calibrated", "1uCDKoIx7woGinxInA4xGyMWvcwMpKnA7", "AlexNet", calibrated=True),
-    PublishedCheckpoint("AlexNetWithExits", "1ckwMqDlcLWpSqlaUi1eR7nmCY8bEY6L4", "AlexNetWithExits"),
-    PublishedCheckpoint(
-        "AlexNetWithExits_calibrated",
-        "18hXOmjgmYNbYNIrKVVAT9SB9WNdVFUfU",
-        "AlexNetWithExits",
-        calibrated=True,
-    ),
-    PublishedCheckpoint("MobileNetV2", "1GCb85UcBNhENtjvXtpYYPNf-f08NLXiN", "MobileNetV2"),
-    PublishedCheckpoint("MobileNetV2WithExits", "1eBhCJSr7GWEVlIAHvCFw3j11Vyv3Y38X", "MobileNetV2WithExits"),
-    PublishedCheckpoint(
-        "MobileNetV2WithExits_calibrated",
-        "1thR1A3tI_9jKAhtCjAUY1fymvHx19SuD",
-        "MobileNetV2WithExits",
-        calibrated=True,
-    ),
+    PublishedCheckpoint("AlexNet", "15r9b1HlWU_v6qexesVxTjVnzrDZlmpH8"),
+    PublishedCheckpoint("AlexNet_calibrated", "1uCDKoIx7woGinxInA4xGyMWvcwMpKnA7"),
+    PublishedCheckpoint("AlexNetWithExits", "1ckwMqDlcLWpSqlaUi1eR7nmCY8bEY6L4"),
+    PublishedCheckpoint("AlexNetWithExits_calibrated", "18hXOmjgmYNbYNIrKVVAT9SB9WNdVFUfU"),
+    PublishedCheckpoint("MobileNetV2", "1GCb85UcBNhENtjvXtpYYPNf-f08NLXiN"),
+    PublishedCheckpoint("MobileNetV2WithExits", "1eBhCJSr7GWEVlIAHvCFw3j11Vyv3Y38X"),
+    PublishedCheckpoint("MobileNetV2WithExits_calibrated", "1thR1A3tI_9jKAhtCjAUY1fymvHx19SuD"),
 )
 
 
