@@ -283,7 +283,7 @@ NOT_ADDRESSES = ("", "a.example", "file:///etc", "https://", "http://[", "http:/
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {"--model": ("resnet", "")},
     CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
-    EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
+    EVALUATE: {"--model": ("resnet",), "--clock": ("sun",), "--runtime": ("jax", "")},
     YEAR: {
         "--model": ("resnet",),
         "--operation-point": ("5",),
