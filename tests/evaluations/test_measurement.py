@@ -12,8 +12,10 @@ from evaluations import measurement
 from evaluations.measurement import FloatArray, measure_parts, split_network
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
 from models.checkpoint import write_checkpoint
+from models.cpu_network import open_halves, open_parts
 from models.early_exit import SingleExitNetwork
 from models.mobilenet import MobileNetV2WithExits
+from models.onnx_runtime import compute_both
 from models.prediction import ONNX, RUNTIMES, TORCH, predict
 from tests.models import small
 from tests.networks import SAMPLE, calibrated_network, new_network
@@ -22,7 +24,7 @@ from utils.dataset import read_labelled, to_images
 from utils.errors import DeviceError
 from utils.metrics import certainty
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
-from utils.timing import CLOCKS
+from utils.timing import CLOCKS, Stopwatch
 
 CPU = torch.device("cpu")
 NOISE = 5e-5
@@ -179,6 +181,21 @@ def test_a_parts_time_is_that_of_all_passes_divided_by_the_rows(clock: Clock, pa
         parts[number].then = list
         assert times.pop(column) == [0.6] * 47  # 6 passes of 4.7 s
         assert list(times.values()) == [[0.0] * 47] * 3
+
+
+def test_the_parts_take_as_long_as_the_sessions_of_client_and_worker(network: CalibratedNetwork) -> None:
+    halves, parts = open_halves(network, threads=1), open_parts(network, threads=1)
+    features = dataset.features[: halves[0].chunk]
+    seconds: dict[str, list[float]] = {"halves": [], "parts": []}
+    for _ in range(12):  # in turns, and the least of each: other programs only add time
+        watch = Stopwatch("cpu", CPU)
+        compute_both(*halves, features)
+        seconds["halves"].append(watch.lap())
+        activations = parts[0](features)
+        parts[1](activations)
+        parts[3](parts[2](activations))
+        seconds["parts"].append(watch.lap())
+    assert min(seconds["parts"]) == pytest.approx(min(seconds["halves"]), rel=0.25)
 
 
 def test_progress_gets_the_rows_of_every_batch() -> None:
