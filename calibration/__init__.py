@@ -1,1 +1,1 @@
-"""Stage: make certainties mean what they say, by temperature scaling of each exit."""
+"""Stage: calibrate the certainties of each exit by temperature scaling."""

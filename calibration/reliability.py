@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often an exit is right, against how certain it says it is."""
+"""Draw reliability diagrams: the accuracy of an exit against its certainty."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,16 +9,16 @@ from utils.classification_metrics import certainty, expected_calibration_error, 
 from utils.plotting import new_figure
 
 
-def reliability_figure(
+def make_reliability_figure(
     title: str, logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float
 ) -> Figure:
     """Return diagrams of one exit, before and after calibration.
 
     Args:
-        title: names the exit.
+        title: name of the exit.
         logits: (N, 2), uncalibrated.
         labels: (N,) int64.
-        temperature: found by calibration.
+        temperature: of the calibration.
     """
     figure, axes = new_figure(columns=2, width=4.4)
     figure.suptitle(title)

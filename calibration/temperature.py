@@ -1,6 +1,6 @@
-"""Find the temperature of an exit: by likelihood, or by calibration error itself.
+"""Find the temperature of an exit, by likelihood or by calibration error.
 
-Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2, for each exit as in the paper.
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; applied to each exit.
 """
 
 from collections.abc import Callable
@@ -17,24 +17,24 @@ from utils.classification_metrics import certainty, expected_calibration_error, 
 
 LEAST_TEMPERATURE: Final = 0.05
 GREATEST_TEMPERATURE: Final = 20.0
-# Steps of 0.3 % over that range, finer than a calibration error of a few thousand rows can tell apart.
+# Steps of 0.3 % over that range: finer than the calibration error of a few thousand rows can resolve.
 _GRID: Final = np.geomspace(LEAST_TEMPERATURE, GREATEST_TEMPERATURE, 2001)
 
 LEAST_ROWS: Final = 100
-"""Of fewer rows, a calibration error in 15 bins and the temperature that makes it least are mostly chance."""
+"""With fewer rows, a calibration error in 15 bins and the temperature that minimises it are mostly chance."""
 
 Method = Callable[[NDArray[np.floating], NDArray[np.int64]], float]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How good an exit's certainties are: negative log-likelihood in nats, and expected calibration error."""
+    """Quality of an exit's certainties: negative log-likelihood in nats, and expected calibration error."""
 
     nll: float
     ece: float
 
 
-def quality(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float = 1.0) -> Quality:
+def measure_quality(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float = 1.0) -> Quality:
     """Return NLL and ECE of logits (N, 2) divided by a temperature, against labels (N,)."""
     scaled = logits / temperature
     predictions, certainties = certainty(scaled)
@@ -44,37 +44,37 @@ def quality(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature
     )
 
 
-def doubts(temperature: float, rows: int) -> list[str]:
-    """Return why a temperature that was found on so many rows is not to be trusted, a sentence for each reason."""
+def find_doubts(temperature: float, rows: int) -> list[str]:
+    """Return reasons, in sentences, not to trust a temperature that was found on so many rows."""
     found = []
     if rows < LEAST_ROWS:
-        found.append(f"there are too few rows to calibrate on, {rows}; use at least {LEAST_ROWS}")
+        found.append(f"{rows} rows are too few to calibrate on. Use at least {LEAST_ROWS}.")
     if not 1.001 * LEAST_TEMPERATURE < temperature < GREATEST_TEMPERATURE / 1.001:
         found.append(
-            f"the temperature {temperature:g} is at its bound, so the certainties mean nothing; calibrate on more "
-            "rows, of both classes, some of which the exit gets wrong"
+            f"the temperature {temperature:g} is at its bound, so the certainties mean nothing. Calibrate on more "
+            "rows, of both classes, some of which the exit gets wrong."
         )
     return found
 
 
-def by_likelihood(
+def fit_by_likelihood(
     logits: NDArray[np.floating],
     labels: NDArray[np.int64],
     max_iter: int = 10,
     epochs: int = 80,
     progress: Progress = no_progress,
 ) -> float:
-    """Return the temperature of least ECE among those LBFGS meets on its way to the least NLL, 1 among them.
+    """Return the temperature of lowest ECE among 1 and those that LBFGS reaches while it minimises NLL.
 
     Args:
         logits: (N, 2) of one exit.
         labels: (N,) int64.
-        max_iter: LBFGS iterations an epoch.
-        epochs: how often LBFGS is called and its temperature looked at; it ends early once that stands still.
+        max_iter: LBFGS iterations per epoch.
+        epochs: most calls of LBFGS, each of which gives a temperature; the last is the first that repeats one.
         progress: called with 1 after each epoch.
     """
     inputs, targets = torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels)
-    # The logarithm is searched, so that no step can make the temperature negative.
+    # LBFGS changes the logarithm, so the temperature stays positive.
     exponent = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([exponent], max_iter=max_iter, line_search_fn="strong_wolfe")
 
@@ -92,14 +92,14 @@ def by_likelihood(
         if found == met[-1]:
             break
         met.append(found)
-    return min(met, key=lambda temperature: quality(logits, labels, temperature).ece)
+    return min(met, key=lambda temperature: measure_quality(logits, labels, temperature).ece)
 
 
-def by_ece(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Return the temperature of least ECE on a fine grid of [0.05, 20], the one nearest 1 among equals.
+def fit_by_ece(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Return the temperature of lowest ECE on a fine grid of [0.05, 20]; among equals, the one nearest to 1.
 
-    ECE is a step function of the temperature, so it is searched point by point.
+    ECE is a step function of the temperature, so every point is tried.
     """
     order = np.argsort(np.abs(np.log(_GRID)), kind="stable")
-    errors = [quality(logits, labels, float(temperature)).ece for temperature in _GRID[order]]
+    errors = [measure_quality(logits, labels, float(temperature)).ece for temperature in _GRID[order]]
     return float(_GRID[order][int(np.argmin(errors))])

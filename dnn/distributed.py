@@ -1,8 +1,8 @@
-"""Several processes that train as one: each computes a share of every batch, and all take the same steps.
+"""Train with several processes: each computes a share of every batch, and all take the same steps.
 
-The processes are started by torchrun, on one machine or several, and are numbered by rank. They exchange tensors of
-fixed sizes alone: nothing that comes from the network is ever unpickled. Who can reach their ports can disturb the run,
-so they belong on a trusted network.
+torchrun starts the processes, on one machine or several, and numbers them by rank. They exchange tensors of fixed sizes
+only: nothing from the network is unpickled. Anyone who can reach their ports can disturb the run, so use a trusted
+network.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnn.torchrun import Place, place
+from dnn.torchrun import Place, read_place
 from utils.errors import DeviceError, PeerError, ToolkitError
 from utils.schema import AUTO
 
 PATIENCE: Final = timedelta(minutes=30)
-"""How long a process waits for the others: one may read a slower disk, or judge an epoch."""
+"""How long a process waits for others, of which one may have a slower disk or evaluate an epoch."""
 
 _MESSAGE_BYTES: Final = 1000
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -33,9 +33,9 @@ _SIGNS_OF_A_LOST_PEER: Final = ("gloo", "Connection closed", "Connection reset",
 
 
 class Ranks:
-    """This process among those that train together; alone, where nothing else is said.
+    """The processes that train together; by default, this process alone.
 
-    Every process must call the methods that exchange something in the same order.
+    Every process must call the methods that exchange data in the same order.
     """
 
     def __init__(self, place: Place | None = None) -> None:
@@ -44,34 +44,34 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process prints, judges epochs and writes files."""
+        """Whether this process prints, evaluates epochs and writes files."""
         return self.rank == 0
 
-    def joined(self, network: nn.Module) -> nn.Module:
-        """Return what to call in place of the network: its gradients are the mean over all processes'.
+    def join(self, network: nn.Module) -> nn.Module:
+        """Return a module to call instead of the network, whose gradients are averaged over all processes.
 
-        The weights of the first process become everyone's.
+        All processes get the weights of the first.
         """
         if self.world == 1:
             return network
-        with self.reaching_all():
+        with self.report_lost_peers():
             return DistributedDataParallel(network, forward_sync_buffers=False)
 
-    def share(
+    def take_share(
         self, features: NDArray[np.float32], weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the rows of a batch that this process computes, and what they weigh in its own loss.
+        """Return the rows of a batch that this process computes, and their weights in its loss.
 
-        The weights are multiplied by the number of processes, because their gradients are averaged: so the mean is the
-        whole batch's gradient.
+        The weights are multiplied by the number of processes, so that the mean of the gradients is the gradient of the
+        whole batch.
 
         Args:
             features: (U, 58) float32, the same in every process, U >= 1.
             weights: (U, 2) float32, summing to 1.
 
         Returns:
-            (V, 58) and (V, 2), V >= 1. With fewer rows than processes, the last ones get one that weighs nothing: a
-            process that computes nothing would leave the others waiting for its gradient.
+            (V, 58) and (V, 2), V >= 1. With fewer rows than processes, the last processes get a row of weight 0:
+            without one, the others would wait for their gradients.
         """
         if self.world == 1:
             return features, weights
@@ -80,41 +80,41 @@ class Ranks:
             return features[:1], np.zeros_like(weights[:1])
         return features[self.rank :: self.world], mine
 
-    def mean(self, value: float) -> float:
-        """Return the mean of every process's value."""
+    def average(self, value: float) -> float:
+        """Return the mean of a value over all processes."""
         if self.world == 1:
             return value
-        with self.reaching_all():
+        with self.report_lost_peers():
             distributed.all_reduce(total := torch.tensor([value], dtype=torch.float64))
         return float(total) / self.world
 
     def check_same(self, mark: bytes, what: str) -> None:
-        """Check that every process holds the same.
+        """Check that all processes have the same data.
 
         Args:
-            mark: a digest of it, of 7 bytes or more.
-            what: it is, for the message.
+            mark: a digest of the data, of 7 bytes or more.
+            what: the data, for the error message.
 
         Raises:
-            PeerError: they do not.
+            PeerError: they differ.
         """
         if self.world == 1:
             return
         number = int.from_bytes(mark[:7], "big")
-        with self.reaching_all():
+        with self.report_lost_peers():
             distributed.all_reduce(least := torch.tensor([number, -number]), distributed.ReduceOp.MIN)
         if int(least[0]) != -int(least[1]):
-            _finish_undisturbed()
-            raise PeerError(f"the processes do not have the same {what}; give all of them the same files and options")
+            _ignore_signals()
+            raise PeerError(f"the processes do not have the same {what}. Give all of them the same files and options.")
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Wait for everyone at the end of the block; if the block fails in one process, all fail, with its message.
+    def fail_together(self) -> Iterator[None]:
+        """Wait for all processes at the end of the block. If it fails in one, all fail with that one's message.
 
-        The block must exchange nothing.
+        The block must not exchange data.
 
         Raises:
-            PeerError: it failed in another process.
+            PeerError: the block failed in another process.
         """
         problem: Exception | None = None
         try:
@@ -126,17 +126,17 @@ class Ranks:
         failed = self._first_failure(problem)
         if failed is None:
             return
-        _finish_undisturbed()
+        _ignore_signals()
         rank, text = failed
         if rank == self.rank and problem is not None:
             raise problem
         raise PeerError(f"process {rank}: {text}") from problem
 
     def _first_failure(self, problem: Exception | None) -> tuple[int, str] | None:
-        """Return the least rank in which something failed and its message; None where nothing did."""
+        """Return the lowest rank that failed and its message; None if none did."""
         if self.world == 1:
             return None
-        with self.reaching_all():
+        with self.report_lost_peers():
             least = torch.tensor([self.world if problem is None else self.rank])
             distributed.all_reduce(least, distributed.ReduceOp.MIN)
             rank = int(least)
@@ -152,11 +152,11 @@ class Ranks:
         return rank, "".join(letter if letter.isprintable() else "?" for letter in received)
 
     @contextmanager
-    def reaching_all(self) -> Iterator[None]:
-        """Turn what the libraries raise when another process is gone into one clear message.
+    def report_lost_peers(self) -> Iterator[None]:
+        """Replace the libraries' errors about a lost process with one message.
 
         Raises:
-            PeerError: one is gone.
+            PeerError: another process ended or does not answer.
         """
         try:
             yield
@@ -166,37 +166,37 @@ class Ranks:
             )
             if self.world == 1 or not lost:
                 raise
-            _finish_undisturbed()
+            _ignore_signals()
             raise PeerError(
-                "another process of this run left before its time or fell silent for 30 minutes: it was stopped or "
-                "killed, or its machine cannot be reached; start all again, with --resume where an epoch is saved"
+                "another process of this run ended or did not answer for 30 minutes: it was stopped or killed, or its "
+                "machine cannot be reached. Start all again, with --resume where an epoch is saved."
             ) from problem
 
 
 ALONE: Final = Ranks()
 
 
-def device_name(asked: str) -> str:
-    """Return this process's device, where ``--device`` says ``asked``: of several GPUs, each takes its own.
+def choose_device_name(asked: str) -> str:
+    """Return this process's device for a ``--device``; with several GPUs, each process takes its own.
 
     Raises:
-        DeviceError: all processes of a machine are asked onto one GPU.
+        DeviceError: the option names one GPU for all processes of a machine.
     """
-    here = place()
+    here = read_place()
     if here.local_world > 1 and asked.startswith("cuda:"):
-        raise DeviceError(f"--device {asked}: is one GPU for {here.local_world} processes; use --device cuda")
+        raise DeviceError(f"--device {asked}: is one GPU for {here.local_world} processes. Use --device cuda.")
     on_gpus = asked == "cuda" or (asked == AUTO and torch.cuda.is_available())
     return f"cuda:{here.local_rank}" if here.world > 1 and on_gpus else asked
 
 
 @contextmanager
-def joining() -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started; part from them at the end of the block.
+def join_processes() -> Iterator[Ranks]:
+    """Connect the processes that torchrun started for the block.
 
     Raises:
-        PeerError: they cannot be reached.
+        PeerError: a process cannot be reached.
     """
-    here = place()
+    here = read_place()
     if here.world == 1:
         yield ALONE
         return
@@ -208,16 +208,16 @@ def joining() -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as problem:
         meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise PeerError(
-            f"the processes did not meet at {meeting}: {problem}; check torchrun's --master-addr and --master-port, "
-            "and GLOO_SOCKET_IFNAME"
+            f"the processes did not connect at {meeting}: {problem}. Check torchrun's --master-addr and --master-port, "
+            "and GLOO_SOCKET_IFNAME."
         ) from problem
     yield Ranks(here)
-    # Only after success: what is under way when a process fails would be waited for here.
+    # Only after success: else this would wait for exchanges that a failed process does not complete.
     distributed.destroy_process_group()
 
 
-def digest(*parts: bytes | NDArray[np.float32] | NDArray[np.int64]) -> bytes:
-    """Return the SHA-256 of bytes and arrays, one after the other."""
+def compute_digest(*parts: bytes | NDArray[np.float32] | NDArray[np.int64]) -> bytes:
+    """Return the SHA-256 of concatenated bytes and arrays."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data.cast("B"))
@@ -225,12 +225,12 @@ def digest(*parts: bytes | NDArray[np.float32] | NDArray[np.int64]) -> bytes:
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
-    """Interrupt at the first signal. The terminal sends one, and torchrun a second."""
-    _finish_undisturbed()
+    """Raise KeyboardInterrupt at the first signal and ignore others: torchrun repeats the terminal's."""
+    _ignore_signals()
     raise KeyboardInterrupt
 
 
-def _finish_undisturbed() -> None:
-    """Let nothing interrupt this process while it says what went wrong: torchrun stops all once one has left."""
+def _ignore_signals() -> None:
+    """Ignore signals while this process reports an error: torchrun stops all processes once one has ended."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write a network's first half as an ONNX file, for an edge that runs it without torch; on request its second half too.
+"""Write a network's halves as ONNX files, which an edge and a worker run without PyTorch.
 
 Run:
     python dnn/export-edge-model.py --trained-model saves/M_calibrated.pth --output saves/M_edge.onnx
 
-The file holds input transform, segment 1, exit 1 and its temperature; --second-exit-output writes segment 2, exit 2 and
-its temperature. Each is compared with the checkpoint and kept only if all certainties agree within 0.0001; with
---quantize the agreement is printed only. Thresholds that are given here, a client then takes from the file.
+--output holds input transform, segment 1, exit 1 and its temperature; --second-exit-output holds segment 2, exit 2 and
+its temperature. A file is kept only if all certainties agree with the checkpoint's within 0.0001; with --quantize, the
+difference is only printed. A client takes the thresholds that are given here from the file.
 """
 
 import argparse
@@ -38,15 +38,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     cli.add_trained_model(parser, models.FAMILIES)
     add = parser.add_argument
-    add("--output", required=True, type=Path, metavar="ONNX", help="file to write, of transform, segment 1 and exit 1")
-    add("--dataset", type=Path, metavar="CSV", help="rows to compare on (default: the bundled sample, and random rows)")
-    cli.add_thresholds(parser, " where another is given, else none are written")
-    add("--second-exit-output", type=Path, metavar="ONNX", help="file to write, of segment 2 and exit 2")
+    add("--output", required=True, type=Path, metavar="ONNX", help="file to write: transform, segment 1 and exit 1")
+    add("--dataset", type=Path, metavar="CSV", help="rows to compare (default: the bundled sample, and random rows)")
+    cli.add_thresholds(parser, " if another is given, else none are written")
+    add("--second-exit-output", type=Path, metavar="ONNX", help="file to write: segment 2 and exit 2")
     add(
         "--quantize",
         choices=("int8",),
-        help="compute exit 1's convolutions with 8-bit integers, to ranges found in --dataset: MobileNetV2's alone is "
-        "faster so, and its certainties move",
+        help="multiply 8-bit integers in exit 1's convolutions, with the ranges of --dataset: MobileNetV2's is faster, "
+        "and its certainties change",
     )
     return parser
 
@@ -60,19 +60,19 @@ def run(args: argparse.Namespace) -> None:
     for path in outputs:
         check_apart(check_writable(path), [args.trained_model])
     if len({path.resolve() for path in outputs}) < len(outputs):
-        raise InputFileError(f"{args.output}: is both outputs; name two files")
+        raise InputFileError(f"{args.output}: is both outputs. Name two files.")
     network, checkpoint = read_two_exits(args.trained_model, args.model)
-    features = _rows_to_check(args.dataset, random=args.quantize is None)
+    features = _read_rows(args.dataset, random=args.quantize is None)
     limits = cli.thresholds(args) if cli.has_thresholds(args) else None
     agreement = write_edge_model(args.output, network, features, limits, int8=args.quantize == "int8")
-    print(f"{checkpoint.architecture.name}, exit 1: {_in_words(agreement)} -> {args.output}")
+    print(f"{checkpoint.architecture.name}, exit 1: {_describe(agreement)} -> {args.output}")
     if args.second_exit_output is not None:
         agreement = write_second_exit_model(args.second_exit_output, network, features)
-        print(f"{checkpoint.architecture.name}, exit 2: {_in_words(agreement)} -> {args.second_exit_output}")
+        print(f"{checkpoint.architecture.name}, exit 2: {_describe(agreement)} -> {args.second_exit_output}")
 
 
-def _rows_to_check(dataset: Path | None, *, random: bool) -> "NDArray[np.float32]":
-    """Return features (N, 58) of a dataset or of the bundled months, and random ones within and beyond their range."""
+def _read_rows(dataset: Path | None, *, random: bool) -> "NDArray[np.float32]":
+    """Return features (N, 58) of a dataset or of the bundled months, and random ones in and outside of their range."""
     import numpy as np
 
     from utils.dataset import find_datasets, read_dataset
@@ -87,9 +87,9 @@ def _rows_to_check(dataset: Path | None, *, random: bool) -> "NDArray[np.float32
     return np.concatenate(rows)
 
 
-def _in_words(agreement: "Agreement") -> str:
+def _describe(agreement: "Agreement") -> str:
     return (
-        f"{agreement.rows} rows: certainties within {agreement.difference:.1e} of the checkpoint's, "
+        f"{agreement.rows} rows compared: certainties within {agreement.difference:.1e} of the checkpoint's, "
         f"{100 * agreement.equal_labels:.2f} % of labels equal"
     )
 

@@ -5,8 +5,8 @@ Run:
     python dnn/inference.py --trained-model saves/M_calibrated.pth --dataset dataset/sample/2016_03.csv \
         --savefile saves/M_2016_03_inference.csv
 
-The dataset may be unlabelled (58 columns); with a class column, accuracy and mean certainty of each exit are printed.
-A network that dnn/export-edge-model.py wrote runs without PyTorch; name its second half by --second-exit-file.
+The dataset may be unlabelled (58 columns); with a class column, the accuracy of each exit is printed too. Networks
+that dnn/export-edge-model.py wrote run without PyTorch: name the second half with --second-exit-file.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Infer as the arguments say."""
+    """Run inference with the given arguments."""
     import pandas as pd
     from tqdm import tqdm
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
     savefile = check_table(args.savefile)
     check_apart(savefile, [path for path in (args.trained_model, args.second_exit_file, args.dataset) if path])
-    predict = _exported(args) if cli.is_exported(args, args.trained_model) else _checkpoint(args)
+    predict = _open_exported(args) if cli.is_exported(args, args.trained_model) else _open_checkpoint(args)
     with cli.byte_bar("reading") as show:
         dataset = read_dataset(args.dataset, progress=show)
     if dataset.spooled:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(table)} rows -> {savefile}")
 
 
-def _checkpoint(args: argparse.Namespace) -> "Predict":
+def _open_checkpoint(args: argparse.Namespace) -> "Predict":
     from models.checkpoint import read_two_exits
     from models.cpu_network import compute_logits
     from models.prediction import describe_device, select_device
@@ -89,20 +89,22 @@ def _checkpoint(args: argparse.Namespace) -> "Predict":
     return lambda features, progress: compute_logits(network, features, args.batch_size, device, progress, int8=int8)
 
 
-def _exported(args: argparse.Namespace) -> "Predict":
+def _open_exported(args: argparse.Namespace) -> "Predict":
     from models.onnx_runtime import compute_both, read_exported
-    from models.repeats import logits_of_each_once
+    from models.repeats import compute_each_once
 
     if args.quantize is not None:
-        raise InputFileError("--quantize is for a checkpoint; an exported network is quantised on its export")
+        raise InputFileError("--quantize: is for a checkpoint. Leave it out; dnn/export-edge-model.py quantises.")
     if args.second_exit_file is None:
-        raise InputFileError("an exported network's exit 2 is in a file of its own; name it with --second-exit-file")
+        raise InputFileError(
+            "--trained-model: holds no exit 2, as an exported first half. Name the second with --second-exit-file."
+        )
     print("device: cpu (ONNX Runtime)")
     first, second = read_exported(args.trained_model, args.second_exit_file, args.model)
     assert second is not None  # its file was named
 
     compute = functools.partial(compute_both, first, second)
-    return lambda features, progress: logits_of_each_once(features, args.batch_size, compute, progress)
+    return lambda features, progress: compute_each_once(features, args.batch_size, compute, progress)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The files of one training run: a checkpoint an epoch, and the state that an interrupted run is resumed from."""
+"""Write the files of a training run: a checkpoint per epoch, and the state from which a run is resumed."""
 
 import hashlib
 import shutil
@@ -16,20 +16,20 @@ from models.tensor_files import load_tensors, save_tensors
 from utils.errors import CheckpointError, InputFileError
 from utils.files import check_readable
 
-# The state holds each weight three times: itself and AdamW's two moments. While it is replaced, two states lie there.
+# The state holds each weight and AdamW's two moments. While it is replaced, there are two states.
 _STATE_COPIES = 2 * 3
 
 
 @dataclass
 class RunFolder:
-    """Where a run's files go.
+    """The folder of a run's files.
 
     Attributes:
         folder: an existing folder.
-        class_name: of the network; begins every file name.
-        keep: how many of the best epochs to keep; None keeps all.
-        timestamp: of the run's start, part of every checkpoint's name.
-        epochs: the results so far, by checkpoint name.
+        class_name: the network's class, with which every file name begins.
+        keep: number of best epochs to keep; None keeps all.
+        timestamp: start of the run, part of every checkpoint's name.
+        epochs: results so far, by checkpoint name.
     """
 
     folder: Path
@@ -40,22 +40,22 @@ class RunFolder:
 
     @property
     def state_path(self) -> Path:
-        """The file to resume from; there only while a run is unfinished."""
+        """The file to resume from, which exists only while a run is unfinished."""
         return self.folder / f"{self.class_name}_unfinished.state"
 
     @property
     def best(self) -> Path:
-        """The checkpoint of the least held-back loss."""
-        return self.folder / self._ranked()[0]
+        """The checkpoint with the lowest held-back loss."""
+        return self.folder / self._rank_epochs()[0]
 
-    def _ranked(self) -> list[str]:
+    def _rank_epochs(self) -> list[str]:
         return sorted(self.epochs, key=lambda name: self.epochs[name].held_back_loss)
 
     def check_space(self, network: nn.Module, epochs: int) -> None:
-        """Check that the disk holds the checkpoints to come.
+        """Check that the disk has space for the run's checkpoints.
 
         Raises:
-            InputFileError: it does not.
+            InputFileError: it has not.
         """
         one = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
         kept = epochs if self.keep is None else min(self.keep + 1, epochs)
@@ -63,11 +63,11 @@ class RunFolder:
         if needed > free:
             raise InputFileError(
                 f"{self.folder}: {needed / 1e6:.0f} MB are needed, for {kept} checkpoints of {one / 1e6:.0f} MB and "
-                f"the state to resume from, but {free / 1e6:.0f} MB are free; use --keep 1 or another --output-folder"
+                f"the state to resume from, but {free / 1e6:.0f} MB are free. Use --keep 1 or another --output-folder."
             )
 
     def save(self, trainer: Trainer, result: EpochResult, facts: Mapping[str, Any]) -> Path:
-        """Save an epoch and the state behind it, drop what ``keep`` leaves out, and return the checkpoint's path.
+        """Save an epoch and the state after it, delete epochs beyond ``keep``, and return the checkpoint's path.
 
         Raises:
             InputFileError: a file cannot be written.
@@ -76,7 +76,7 @@ class RunFolder:
         path = self.folder / f"{self.class_name}_{self.timestamp}_epoch_{result.epoch}_{accuracies}.pth"
         write_checkpoint(path, trainer.network, {**facts, **asdict(result)})
         self.epochs[path.name] = result
-        dropped = [] if self.keep is None else self._ranked()[self.keep :]
+        dropped = [] if self.keep is None else self._rank_epochs()[self.keep :]
         history = {name: astuple(kept) for name, kept in self.epochs.items() if name not in dropped}
         save_tensors(
             self.state_path,
@@ -93,13 +93,13 @@ class RunFolder:
         return path
 
     def resume(self, trainer: Trainer, facts: Mapping[str, Any]) -> None:
-        """Take up the unfinished run in the folder.
+        """Resume the unfinished run in the folder.
 
         Raises:
             CheckpointError: there is none, it is damaged, or it was started with other options or data.
         """
         if not self.state_path.exists():
-            raise CheckpointError(f"{self.folder}: holds no unfinished run of {self.class_name}; leave out --resume")
+            raise CheckpointError(f"{self.folder}: holds no unfinished run of {self.class_name}. Leave out --resume.")
         state = load_tensors(self.state_path)
         try:
             if state["facts"] != dict(facts):
@@ -111,11 +111,11 @@ class RunFolder:
             self.epochs = {name: EpochResult(*result) for name, result in state["history"].items()}
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as problem:
             raise CheckpointError(
-                f"{self.state_path}: was started with other options or data; give the same, or leave out --resume"
+                f"{self.state_path}: was started with other options or data. Give the same, or leave out --resume."
             ) from problem
 
     def state_digest(self) -> bytes:
-        """Return the SHA-256 of the state to resume from; of nothing where there is none.
+        """Return the SHA-256 of the state to resume from, or of no bytes if there is none.
 
         Raises:
             InputFileError: it cannot be read.
@@ -126,5 +126,5 @@ class RunFolder:
             return hashlib.file_digest(stream, "sha256").digest()
 
     def finish(self) -> None:
-        """Remove the state of the run, which is complete."""
+        """Remove the state of the completed run."""
         self.state_path.unlink(missing_ok=True)

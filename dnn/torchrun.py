@@ -1,4 +1,4 @@
-"""What torchrun tells each process that it starts, and how the processes of a machine speak with one voice."""
+"""Read what torchrun tells each process, and let only one process of a machine print."""
 
 import os
 import signal
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Final
 
 _LINGER: Final = 5.0
-"""Seconds that a silent process waits after a usage error. torchrun ends all processes as soon as one has left, and the
-one that speaks must have spoken."""
+"""Seconds that a silent process waits after a usage error: torchrun ends all processes as soon as one ends, and the one
+that prints must have printed the error."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those that train together.
+    """A process's number among those that train together.
 
     Attributes:
-        rank: its number among all, from 0.
-        world: how many there are.
-        local_rank: its number among those of its machine, from 0.
-        local_world: how many there are on its machine.
+        rank: number among all processes, from 0.
+        world: number of processes.
+        local_rank: number among the processes of its machine, from 0.
+        local_world: number of processes on its machine.
     """
 
     rank: int = 0
@@ -31,20 +31,20 @@ class Place:
     local_world: int = 1
 
 
-def place() -> Place:
-    """Return this process's place; one that torchrun has not started is alone."""
+def read_place() -> Place:
+    """Return this process's place; the default, if torchrun did not start it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Place()
     return Place(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
+def silence_others() -> Iterator[None]:
     """Print nothing in the block, unless this process is the first of its machine.
 
-    A fault of ours keeps its traceback: that is printed after the block.
+    A traceback is still printed, because that happens after the block.
     """
-    if place().local_rank == 0:
+    if read_place().local_rank == 0:
         yield
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

@@ -1,9 +1,9 @@
-"""Train a network, both exits jointly: the loop, its recipe, and what it hands back after each epoch.
+"""Train a network, both exits jointly.
 
-The recipe: inputs replaced by their ranks (models/preprocessing.py), He initialisation, AdamW under a one-cycle
-learning rate, gradients clipped, labels smoothed, and rows that repeat within a batch computed once and
-weighted by their count, which gives the same gradient for less work (but that repeats share dropout's mask). Several
-processes may train as one (dnn/distributed.py).
+The recipe: inputs replaced by their ranks (models/preprocessing.py), He initialisation, AdamW with a one-cycle learning
+rate, clipped gradients, smoothed labels. Rows that repeat within a batch are computed once and weighted by their count:
+the gradient is the same, except that repeated rows share dropout's mask. Several processes may train together
+(dnn/distributed.py).
 """
 
 import math
@@ -27,15 +27,15 @@ LEAST_STEPS_AN_EPOCH = 36
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a training run, besides the network and the data.
+    """Settings of a training run.
 
     Attributes:
         epochs: passes over the training rows.
-        batch_size: rows a step.
+        batch_size: rows per step.
         learning_rate: peak of the one-cycle schedule.
         weight_decay: AdamW's.
-        label_smoothing: share of each label spread over both classes. Labels conflict on equal vectors and drift from
-            month to month; without it a network is far more certain than the next month bears out.
+        label_smoothing: share of each label that is spread over both classes. Labels of equal vectors conflict, and
+            drift from month to month; without smoothing, certainties are too high for the next month.
         gradient_clip: largest norm of a step's gradient.
         seed: of the weights, the order of rows, and dropout.
     """
@@ -51,13 +51,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch led to.
+    """Results of an epoch.
 
     Attributes:
         epoch: counted from 1.
         loss: mean training loss, summed over the exits, nats.
-        held_back_loss: the same on the held-back rows. Epochs are ranked by it: a few hundred rows tell losses apart
-            where accuracies differ by a row or two.
+        held_back_loss: the same on the held-back rows. Epochs are ranked by it: on a few hundred rows, losses differ
+            clearly where accuracies differ by one or two rows.
         accuracies: of each exit on the held-back rows, within [0, 1].
     """
 
@@ -68,15 +68,15 @@ class EpochResult:
 
 
 def split_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return row numbers to train on and to hold back, both classes held back in proportion.
+    """Return row numbers to train on and to hold back, with the same share of each class.
 
     Args:
         labels: (N,) int64.
-        share: of the rows to hold back, within (0, 1).
-        seed: of the draw.
+        share: share of rows to hold back, within (0, 1).
+        seed: of the random choice.
 
     Raises:
-        ValueError: nothing would be left to train on, or to hold back.
+        ValueError: no rows would be left to train on, or to hold back.
     """
     generator = np.random.default_rng(seed)
     held_back = []
@@ -90,27 +90,27 @@ def split_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDAr
     return training, validation
 
 
-def effective_batch_size(batch_size: int, rows: int) -> int:
-    """Return ``batch_size``, lowered where an epoch would otherwise have fewer than 36 steps."""
+def choose_batch_size(batch_size: int, rows: int) -> int:
+    """Return ``batch_size``, or less so that an epoch has 36 steps."""
     return max(1, min(batch_size, rows // LEAST_STEPS_AN_EPOCH))
 
 
 class Trainer:
-    """A training run that can be left after any epoch and taken up again, to the same end.
+    """A training run that can be stopped after any epoch and resumed with the same result.
 
-    Every random choice of an epoch follows from the seed and the epoch's number alone; dropout's, from the rank too.
+    Every random choice of an epoch depends on the seed and the epoch's number only; dropout also on the rank.
 
     Args:
         network: to train, in place.
-        settings: the run's.
-        rows: how many training rows there are; the schedule depends on it.
-        ranks: the processes that train together. Each must be given the same network, settings, rows and data.
+        settings: of the run.
+        rows: number of training rows, on which the schedule depends.
+        ranks: the processes that train together. Each must have the same network, settings, rows and data.
     """
 
     def __init__(self, network: nn.Module, settings: Settings, rows: int, ranks: Ranks = ALONE) -> None:
         self.network = network
         self._ranks = ranks
-        self._joined = ranks.joined(network)
+        self._joined = ranks.join(network)
         self.settings = settings
         self.epoch = 0
         self._rows = rows
@@ -135,7 +135,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the run that ``state`` was taken from.
+        """Resume the run that ``state`` was taken from.
 
         Raises:
             KeyError, ValueError, RuntimeError: the state is of another run, network or version.
@@ -157,13 +157,13 @@ class Trainer:
         """Train on every row once and return the mean loss.
 
         Args:
-            features: (N, 58) float32; copied a batch at a time, so that they may be mapped from a file.
+            features: (N, 58) float32; copied in batches, so they may be mapped from a file.
             labels: (N,) int64.
             progress: called with the number of rows of each step.
-            rows: the numbers of those to train on; None: all.
+            rows: numbers of the rows to train on; None: all.
 
         Raises:
-            PeerError: another process of the run is gone.
+            PeerError: another process of the run ended or does not answer.
         """
         self.epoch += 1
         torch.manual_seed(self.settings.seed * 100_003 + self.epoch + (self._ranks.rank << 50))
@@ -171,32 +171,32 @@ class Trainer:
         order = chosen[np.random.default_rng((self.settings.seed, self.epoch)).permutation(len(chosen))]
         self.network.train()
         total = 0.0
-        with self._ranks.reaching_all():
+        with self._ranks.report_lost_peers():
             for start in range(0, len(order), self.settings.batch_size):
                 batch = order[start : start + self.settings.batch_size]
-                total += self._step(*distinct_rows(features[batch], labels[batch])) * len(batch)
+                total += self._step(*count_distinct_rows(features[batch], labels[batch])) * len(batch)
                 progress(len(batch))
-        return self._ranks.mean(total / len(order))
+        return self._ranks.average(total / len(order))
 
     def _step(self, features: NDArray[np.float32], counts: NDArray[np.float32]) -> float:
-        features, shares = self._ranks.share(features, counts / counts.sum())
+        features, shares = self._ranks.take_share(features, counts / counts.sum())
         images = torch.from_numpy(to_images(features)).to(self._device)
         weights = torch.from_numpy(shares).to(self._device)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=bfloat16_is_fast(self._device)):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=is_bfloat16_fast(self._device)):
             outputs = self._joined(images)
         exits = outputs if isinstance(outputs, tuple) else (outputs,)
         smoothing = self.settings.label_smoothing
         loss = torch.stack([weighted_cross_entropy(logits, weights, smoothing) for logits in exits]).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        # Behind the exchange, so that every process clips the same gradient.
+        # After the exchange, so that every process clips the same gradient.
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         self._optimiser.step()
         self._schedule.step()
         return float(loss.detach())
 
 
-def distinct_rows(
+def count_distinct_rows(
     features: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the distinct vectors (U, 58) of a batch (N, 58) and their counts in each class (U, 2), float32."""
@@ -213,8 +213,8 @@ def weighted_cross_entropy(logits: Tensor, weights: Tensor, label_smoothing: flo
     return -(targets * functional.log_softmax(logits.float(), dim=1)).sum()
 
 
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Return whether matrix products in bfloat16 are faster than in float32 there."""
+def is_bfloat16_fast(device: torch.device) -> bool:
+    """Return whether the device computes matrix products faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
@@ -232,10 +232,10 @@ def evaluate(
 
     Args:
         network: with one exit or two.
-        features: (N, 58) float32; copied a batch at a time.
+        features: (N, 58) float32; copied in batches.
         labels: (N,) int64.
         label_smoothing: as in training.
-        rows: the numbers of those to judge by; None: all.
+        rows: numbers of the rows to evaluate; None: all.
     """
     network.eval()
     device = next(network.parameters()).device

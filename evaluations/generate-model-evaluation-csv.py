@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-r"""Write what each exit of a network answers on a labelled dataset, how certain it is, and what it costs.
+r"""Write the predictions, certainties and costs of each exit of a network on a labelled dataset.
 
 Run:
     python evaluations/generate-model-evaluation-csv.py --trained-model saves/M_calibrated.pth \
         --dataset dataset/sample/2016_02.csv --savefile saves/M_2016_02_evaluation.csv
 
-One row for each dataset row, in order; times in seconds per event. A single-exit network gets the columns
-y, y_pred, cnf, avg_time.
+The table has one row for each dataset row, in order, with times in seconds per event. For a single-exit network, its
+columns are y, y_pred, cnf and avg_time. The first line of the output names the device and the runtime that is timed.
 """
 
 import argparse
@@ -27,39 +27,34 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_dataset(parser)
     cli.add_batch_size(parser)
     parser.add_argument("--savefile", required=True, type=Path, metavar="CSV", help="evaluation CSV to write")
-    parser.add_argument(
-        "--clock",
-        choices=("cpu", "wall"),
-        default="cpu",
-        help="cpu: the process's CPU time, the paper's proxy for energy; wall: time that passes (default: %(default)s)",
-    )
+    clock = "cpu: CPU time of the process, the paper's proxy for energy; wall: elapsed time (default: %(default)s)"
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu", help=clock)
+    runtime = "ONNX Runtime, as client and worker use on CPUs, or PyTorch (default: onnx on the CPU, torch on a GPU)"
+    names = cli.one_of(("onnx", "torch"))
+    parser.add_argument("--runtime", type=names, metavar="{onnx,torch}", help=f"what computes and is timed: {runtime}")
     cli.add_device(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the arguments say."""
+    """Evaluate with the given arguments."""
     from tqdm import tqdm
 
-    from evaluations.measurement import measure_single_exit, measure_two_exits
+    from evaluations.measurement import measure_parts, split_network
     from models.checkpoint import read_checkpoint
-    from models.early_exit import TwoExits
-    from models.prediction import describe_device, select_device
+    from models.prediction import choose_runtime, describe_device, select_device
     from utils.dataset import read_labelled
     from utils.results import write_table
 
     device = select_device(args.device)
-    print(f"device: {describe_device(device)}")
+    runtime = choose_runtime(args.runtime, device)
+    print(f"device: {describe_device(device, runtime)}")
     savefile = check_table(args.savefile)
     checkpoint = read_checkpoint(args.trained_model, args.model)
     dataset, labels = read_labelled(args.dataset)
-    network = checkpoint.network.to(device)
+    parts = split_network(checkpoint.network.to(device), device, runtime)
     with tqdm(total=len(dataset), desc="evaluation", unit="row", disable=None) as bar:
-        common = (dataset.features, labels, args.batch_size, device, args.clock, bar.update)
-        if isinstance(network, TwoExits):
-            table = measure_two_exits(network, *common)
-        else:
-            table = measure_single_exit(network, *common)
+        table = measure_parts(parts, dataset.features, labels, args.batch_size, args.clock, bar.update)
     write_table(table, savefile)
     columns = [str(name) for name in table]
     times = [name for name in columns if "time" in name]

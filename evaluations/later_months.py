@@ -1,10 +1,9 @@
-"""Thresholds chosen on one month, judged on later ones: what every system decides there, and its rates.
+"""Choose thresholds on one month, and decide later months by them.
 
-What is chosen is chosen by ``choose`` alone, which sees one month; what is judged is judged by ``decisions``. So no
-label and no row of a later month can have a say in a threshold. The one exception is for comparison only and sees no
-labels: acceptances that were equal on the month of the choice drift apart on later ones, and who accepts less has the
-easier events. So each classifier is shown once more with as many events accepted as the two exits accept in that subset
-of that month.
+``choose`` sees one month only, and ``decide_month`` changes no threshold. So no label and no row of a later month
+influences a threshold. There is one exception, for comparison only and without labels: acceptances that were equal on
+the chosen month differ on later ones, and a system that accepts less has the easier events. So each classifier is also
+shown with as many events accepted as the two exits accept in that subset of that month.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,16 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from evaluations.baselines import MATCHED, REJECT, Answers, decide, decide_as_many, least_certainty
-from evaluations.measurement import measure_single_exit, measure_two_exits
+from evaluations.measurement import Parts, measure_parts
 from evaluations.months import Month, subsets
-from models.early_exit import TwoExits
-from models.prediction import Progress, no_progress, predict
-from utils.classification_metrics import certainty
+from models.prediction import Progress, no_progress
 from utils.cost_models import event_costs
 from utils.decision import Decisions
 from utils.results import Evaluation
@@ -36,24 +31,23 @@ BOUND: Final = "best by exact match"
 
 BATCH_SIZE: Final = 1000
 _TIMES: Final = ("time_segment_1", "time_exit_1", "time_segment_2", "time_exit_2")
-_CPU: Final = torch.device("cpu")
 
 Decided = Mapping[str, Mapping[str, Decisions]]
-"""Subset -> system -> what it decided about the subset's rows."""
+"""Subset -> system -> its decisions about the subset's rows."""
 
 Chooser = Callable[[Evaluation, float], Thresholds]
-"""From what both exits answered, and the least acceptance, to thresholds."""
+"""From an evaluation and the least acceptance to thresholds."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What an event costs in seconds.
+    """Costs of an event in seconds.
 
     Attributes:
-        exit_1: decided there.
-        offloaded: by exit 1, which was not certain.
-        exit_2: sent there without a look at exit 1.
-        reference: by the network that costs are compared with.
+        exit_1: if exit 1 decides it.
+        offloaded: if exit 1 is uncertain and it is offloaded.
+        exit_2: if only exit 2 decides, without exit 1.
+        reference: in the network that costs are compared with.
     """
 
     exit_1: float
@@ -64,12 +58,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Choice:
-    """All that was chosen on one month for one network.
+    """Thresholds that were chosen on one month for one network.
 
     Attributes:
-        thresholds: of the system.
+        thresholds: of both exits.
         by_class: of exit 1 alone, one for each class, at the same acceptance.
-        least: classifier -> certainty from which on it is accepted, at the same acceptance.
+        least: classifier -> its threshold at the same acceptance.
     """
 
     thresholds: Thresholds
@@ -77,59 +71,53 @@ class Choice:
     least: Mapping[str, float]
 
 
-def measure(network: TwoExits, month: Month, progress: Progress = no_progress) -> Evaluation:
-    """Return what both exits answer to a month's rows, and the mean cost of each part in CPU time.
+def measure(parts: Parts, month: Month, progress: Progress = no_progress) -> Evaluation:
+    """Return both exits' answers for a month's rows, and the mean cost of each part in CPU time.
 
-    Vectors that repeat are computed once. Each event has the mean cost: what thresholds are then chosen follows from
-    the answers alone, and not from the noise of a clock.
+    Repeated vectors are computed once. Each event has the mean cost, so the thresholds depend on the answers and not on
+    noise of the clock.
     """
     first = month.first
-    table = measure_two_exits(network, month.features[first], month.labels[first], BATCH_SIZE, _CPU, progress=progress)
+    table = measure_parts(parts, month.features[first], month.labels[first], BATCH_SIZE, progress=progress)
     each = Evaluation(*(table[name].to_numpy() for name in EVALUATION_COLUMNS))
     mean = replace(each, **{name: np.full(len(each), getattr(each, name).mean()) for name in _TIMES})
     return _of_rows(mean, month)
 
 
-def answer(network: TwoExits, month: Month, measured: Evaluation, progress: Progress = no_progress) -> Evaluation:
-    """Return what both exits answer to a month's rows, at the cost that was measured on another month."""
-    logits = predict(network, month.features[month.first], BATCH_SIZE, progress=progress)
-    (prediction_1, certainty_1), (prediction_2, certainty_2) = map(certainty, logits)
-    segment_1, exit_1, segment_2, exit_2 = (np.full(len(month.first), getattr(measured, name)[0]) for name in _TIMES)
-    first = (prediction_1, certainty_1, segment_1, exit_1)
-    second = (prediction_2, certainty_2, segment_2, exit_2)
-    return _of_rows(Evaluation(month.labels[month.first], *first, *second), month)
+def answer(parts: Parts, month: Month, measured: Evaluation, progress: Progress = no_progress) -> Evaluation:
+    """Return both exits' answers for a month's rows, with the costs that were measured on another month."""
+    costs = {name: np.full(len(month), getattr(measured, name)[0]) for name in _TIMES}
+    return replace(measure(parts, month, progress), **costs)
 
 
-def answer_single(network: nn.Module, month: Month, progress: Progress = no_progress) -> tuple[Answers, float]:
-    """Return what a single-exit network answers to a month's rows, and the seconds of CPU time an event."""
+def answer_single(parts: Parts, month: Month, progress: Progress = no_progress) -> tuple[Answers, float]:
+    """Return a single-exit network's answers for a month's rows, and its CPU time per event in seconds."""
     first = month.first
-    table = measure_single_exit(
-        network, month.features[first], month.labels[first], BATCH_SIZE, _CPU, progress=progress
-    )
+    table = measure_parts(parts, month.features[first], month.labels[first], BATCH_SIZE, progress=progress)
     _, prediction, certain, time = (table[name].to_numpy() for name in SINGLE_EXIT_EVALUATION_COLUMNS)
     return Answers(prediction[month.place], certain[month.place]), float(time.mean())
 
 
-def mean_costs(
+def compute_mean_costs(
     measured: Evaluation, model: str, cost_per_offload: float | None = None, single_exit: float | None = None
 ) -> Costs:
     """Return the costs of a network with two exits.
 
     Args:
-        measured: on the month of the choice.
+        measured: on the month on which thresholds are chosen.
         model: see ``utils.cost_models``.
         cost_per_offload: seconds, for the model ``edge``.
-        single_exit: seconds of the single-exit network; None: it is compared with its own whole path to exit 2.
+        single_exit: seconds of the single-exit network; None: compare with the network's own path to exit 2.
     """
     exit_1, offloaded = (float(cost.mean()) for cost in event_costs(measured, model, cost_per_offload))
     whole = float((measured.time_segment_1 + measured.time_segment_2 + measured.time_exit_2).mean())
-    # Whoever asks exit 2 always needs no head 1, even where the model charges an offloaded event for it.
+    # Exit 2 alone needs no head of exit 1, even if the model charges an offloaded event for it.
     exit_2 = offloaded if model == "edge" else whole
     return Costs(exit_1, offloaded, exit_2, whole if single_exit is None else single_exit)
 
 
-def with_exits(evaluation: Evaluation, others: Mapping[str, Answers]) -> dict[str, Answers]:
-    """Return the answers of each exit alone beside those of other classifiers to the same rows."""
+def add_exits(evaluation: Evaluation, others: Mapping[str, Answers]) -> dict[str, Answers]:
+    """Return the answers of each exit alone, and those of other classifiers, for the same rows."""
     return {
         EXIT_1: Answers(evaluation.prediction_1, evaluation.certainty_1),
         EXIT_2: Answers(evaluation.prediction_2, evaluation.certainty_2),
@@ -147,14 +135,14 @@ def choose(
     """Choose all thresholds on one month.
 
     Args:
-        evaluation: what both exits answered.
-        answers: of each classifier to the same rows, see ``with_exits``.
-        min_acceptance: of the system; what it comes to accept, the others must accept, too.
-        system: chooses the system's operating point.
-        exit_1_alone: chooses thresholds of least error; exit 2 answers nothing there.
+        evaluation: both exits' answers.
+        answers: of each classifier for the same rows, see ``add_exits``.
+        min_acceptance: of both exits; the others must accept as many events as these then do.
+        system: chooses the operating point of both exits.
+        exit_1_alone: chooses thresholds of lowest error, without exit 2.
 
     Raises:
-        InfeasibleError: no thresholds accept that many.
+        InfeasibleError: no thresholds accept so many events.
     """
     thresholds = system(evaluation, min_acceptance)
     outcome = evaluation.decide(thresholds).outcome()
@@ -166,14 +154,14 @@ def choose(
     return Choice(thresholds, exit_1_alone(_without_exit_2(evaluation), outcome.acceptance), least)
 
 
-def decisions(evaluation: Evaluation, answers: Mapping[str, Answers], choice: Choice, month: Month) -> Decided:
-    """Return what every system decides about a month's rows, as was chosen before.
+def decide_month(evaluation: Evaluation, answers: Mapping[str, Answers], choice: Choice, month: Month) -> Decided:
+    """Return every system's decisions about a month's rows.
 
     Args:
-        evaluation: what both exits answered.
-        answers: of each classifier, see ``with_exits``.
+        evaluation: both exits' answers.
+        answers: of each classifier, see ``add_exits``.
         choice: the thresholds.
-        month: the rows; their own majorities give the bound, which no classifier passes that sees the vectors alone.
+        month: the rows. The majority label of each vector is the bound of every classifier that sees vectors only.
     """
     system = evaluation.decide(choice.thresholds)
     by_class = _without_exit_2(evaluation).decide(choice.by_class)
@@ -195,11 +183,11 @@ def decisions(evaluation: Evaluation, answers: Mapping[str, Answers], choice: Ch
 
 
 def _without_exit_2(evaluation: Evaluation) -> Evaluation:
-    """Return the answers as if exit 2 were certain of nothing."""
+    """Return the evaluation with certainties of 0 at exit 2."""
     return replace(evaluation, certainty_2=np.zeros(len(evaluation)))
 
 
 def _of_rows(of_vectors: Evaluation, month: Month) -> Evaluation:
-    """Return the answers to a month's rows from those to its distinct vectors."""
+    """Return the evaluation of a month's rows from that of its distinct vectors."""
     columns: list[NDArray[np.float64]] = [column[month.place] for column in vars(of_vectors).values()]
     return replace(Evaluation(*columns), labels=month.labels)  # type: ignore[arg-type]

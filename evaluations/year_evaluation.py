@@ -6,17 +6,20 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from evaluations import later_months
 from evaluations.baselines import REJECT, Answers, fit_baselines
 from evaluations.later_months import SINGLE_EXIT, SYSTEM, Choice, Chooser, Costs, Decided
+from evaluations.measurement import Parts, split_network
 from evaluations.monthly_rates import KEYS, Record, list_rates
 from evaluations.months import ALL_ROWS, Month
 from evaluations.networks import Origin, read_network
-from models.early_exit import TwoExits
 from models.prediction import Progress, no_progress
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def evaluate_year(
     every = (months.choice, *months.later)
     baselines = fit_baselines(months.training, settings.unscale)
     answers = [{name: classifier(month.features) for name, classifier in baselines.items()} for month in every]
-    singles = [[later_months.answer_single(single, month, progress) for month in every] for single in single_exits]
+    opened = (split_network(single, _CPU) for single in single_exits)
+    singles = [[later_months.answer_single(parts, month, progress) for month in every] for parts in opened]
     evaluated = []
     for number, origin in enumerate(origins, 1):
         others, single_cost = answers, None
@@ -97,9 +101,8 @@ def evaluate_year(
             of_single = singles[(number - 1) % len(singles)]
             others = [{**known, SINGLE_EXIT: single} for known, (single, _) in zip(answers, of_single, strict=True)]
             single_cost = of_single[0][1]
-        evaluated.append(
-            _evaluate_network(number, read_network(origin), every, others, single_cost, settings, progress)
-        )
+        parts = split_network(read_network(origin), _CPU)
+        evaluated.append(_evaluate_network(number, parts, every, others, single_cost, settings, progress))
     # In order of time.
     later = [
         record for of_month in zip(*(one.on_later for one in evaluated), strict=True) for record in chain(*of_month)
@@ -126,7 +129,7 @@ class _NetworkEvaluation:
 
 def _evaluate_network(
     number: int,
-    network: TwoExits,
+    parts: Parts,
     months: Sequence[Month],
     others: Sequence[Mapping[str, Answers]],
     single_cost: float | None,
@@ -135,17 +138,17 @@ def _evaluate_network(
 ) -> _NetworkEvaluation:
     """Evaluate one network; the first of ``months`` is that of the choice, ``others`` answer the same months."""
     first, *later = months
-    measured = later_months.measure(network, first, progress)
-    costs = later_months.mean_costs(measured, settings.cost_model, settings.cost_per_offload, single_cost)
-    known = later_months.with_exits(measured, others[0])
+    measured = later_months.measure(parts, first, progress)
+    costs = later_months.compute_mean_costs(measured, settings.cost_model, settings.cost_per_offload, single_cost)
+    known = later_months.add_exits(measured, others[0])
     choice = later_months.choose(measured, known, settings.min_acceptance, settings.system, settings.exit_1_alone)
-    on_choice = list_rates(first.name, number, later_months.decisions(measured, known, choice, first), costs)
+    on_choice = list_rates(first.name, number, later_months.decide_month(measured, known, choice, first), costs)
     on_later: list[list[Record]] = []
     decided: list[Decided] = []
     for month, of_others in zip(later, others[1:], strict=True):
-        evaluation = later_months.answer(network, month, measured, progress)
-        known = later_months.with_exits(evaluation, of_others)
-        decided.append(later_months.decisions(evaluation, known, choice, month))
+        evaluation = later_months.answer(parts, month, measured, progress)
+        known = later_months.add_exits(evaluation, of_others)
+        decided.append(later_months.decide_month(evaluation, known, choice, month))
         on_later.append(list_rates(month.name, number, decided[-1], costs))
     return _NetworkEvaluation(
         choice, costs, [*on_choice, *_list_thresholds(first.name, number, choice)], on_later, decided

@@ -1,4 +1,4 @@
-"""The networks: what there is, by name. Importing this package does not import torch."""
+"""List the networks by name. Importing this package does not import torch."""
 
 import importlib
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 MAX_KNOTS: Final = 1000
-"""Of a feature's quantile transform: more would make every event slower and no answer better."""
+"""Most knots of a feature's quantile transform: more make every event slower and no answer better."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One network: its class, the module it lives in, and how many exits it has."""
+    """A network: its class, its module in this package (the family), and its number of exits."""
 
     name: str
     family: str
@@ -36,7 +36,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         Architecture("MobileNetV2", "mobilenet", exits=1),
     )
 }
-"""Class name, as it stands in file names and checkpoints, to architecture."""
+"""From class name, as in file names and checkpoints, to architecture."""
 
 FAMILIES: Final[tuple[str, ...]] = tuple(dict.fromkeys(a.family for a in ARCHITECTURES.values()))
 """The values of every script's ``--model``."""

@@ -8,7 +8,7 @@ from models.early_exit import EarlyExitNetwork, SingleExitNetwork
 from utils.schema import CLASS_COUNT
 
 
-def _segments() -> tuple[nn.Module, nn.Module]:
+def _make_segments() -> tuple[nn.Module, nn.Module]:
     first = nn.Sequential(
         nn.AdaptiveAvgPool2d((48, 48)),  # (N, 1, 8, 8) -> (N, 1, 48, 48)
         nn.Sequential(
@@ -27,7 +27,7 @@ def _segments() -> tuple[nn.Module, nn.Module]:
     return first, second
 
 
-def _deep_exit() -> nn.Module:
+def _make_deep_exit() -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),  # (N, 256, 5, 5) -> (N, 6400)
         nn.Dropout(0.5),
@@ -45,7 +45,7 @@ class AlexNetWithExits(EarlyExitNetwork):
 
     def __init__(self) -> None:
         shallow_exit = nn.Sequential(nn.Flatten(), nn.Linear(64 * 5 * 5, CLASS_COUNT))
-        super().__init__(_segments(), (shallow_exit, _deep_exit()))
+        super().__init__(_make_segments(), (shallow_exit, _make_deep_exit()))
 
 
 class AlexNet(SingleExitNetwork):
@@ -53,8 +53,8 @@ class AlexNet(SingleExitNetwork):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = nn.ModuleList(_segments())
-        self.exit = _deep_exit()
+        self.backbone = nn.ModuleList(_make_segments())
+        self.exit = _make_deep_exit()
 
     def body(self, images: Tensor) -> Tensor:
         """Return the activations (N, 256, 5, 5)."""

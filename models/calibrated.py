@@ -9,7 +9,7 @@ from typing_extensions import override
 from models.early_exit import EarlyExitNetwork, SingleExitNetwork, TwoExits
 
 
-def _parameters(temperatures: Iterable[float]) -> nn.ParameterList:
+def _make_parameters(temperatures: Iterable[float]) -> nn.ParameterList:
     return nn.ParameterList(nn.Parameter(torch.tensor([value], dtype=torch.float32)) for value in temperatures)
 
 
@@ -27,7 +27,7 @@ class CalibratedNetwork(TwoExits):
     def __init__(self, model: EarlyExitNetwork, temperatures: Iterable[float] = (1.0, 1.0)) -> None:
         super().__init__()
         self.model = model
-        self.temperature = _parameters(temperatures)
+        self.temperature = _make_parameters(temperatures)
 
     @override
     def segment_1(self, images: Tensor) -> Tensor:
@@ -49,12 +49,12 @@ class CalibratedNetwork(TwoExits):
 
 
 class CalibratedSingleExit(nn.Module):
-    """A single-exit network whose logits are divided by a temperature; else as ``CalibratedNetwork``."""
+    """A single-exit network whose logits are divided by a temperature, as in ``CalibratedNetwork``."""
 
     def __init__(self, model: SingleExitNetwork, temperature: float = 1.0) -> None:
         super().__init__()
         self.model = model
-        self.temperature = _parameters([temperature])
+        self.temperature = _make_parameters([temperature])
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the calibrated logits (N, 2) for images (N, 1, 8, 8)."""
@@ -62,7 +62,7 @@ class CalibratedSingleExit(nn.Module):
         return logits
 
 
-def calibrated(model: EarlyExitNetwork | SingleExitNetwork) -> CalibratedNetwork | CalibratedSingleExit:
+def add_temperatures(model: EarlyExitNetwork | SingleExitNetwork) -> CalibratedNetwork | CalibratedSingleExit:
     """Wrap a network in temperatures of 1."""
     if isinstance(model, EarlyExitNetwork):
         return CalibratedNetwork(model)

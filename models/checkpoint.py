@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import models
 from models import Architecture, preprocessing, state_dicts
-from models.calibrated import CalibratedNetwork, CalibratedSingleExit, calibrated
+from models.calibrated import CalibratedNetwork, CalibratedSingleExit, add_temperatures
 from models.early_exit import TwoExits
 from models.tensor_files import load_tensors, save_tensors
 from utils.errors import CheckpointError
@@ -55,17 +55,17 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
 
     Args:
         path: a .pth file, published or ours.
-        family: ``--model`` as given: the network family that the file must hold.
+        family: of ``models.FAMILIES``, that the network must be of; None: any.
 
     Raises:
-        CheckpointError: the file is missing, damaged, hostile, of an unknown or another network, or its weights are not
-            finite.
+        CheckpointError: the file is missing, damaged or hostile, holds an unknown or another network, or weights that
+            are not finite.
     """
     notes = list[str]()
-    content, weights = _weights(path, notes)
+    content, weights = _read_weights(path, notes)
     facts, entry, named = content.get("training", {}), content.get("input_transform"), content.get("architecture")
     try:
-        state = state_dicts.renamed(_check_tensors(weights, path), notes)
+        state = state_dicts.remove_prefixes(_check_tensors(weights, path), notes)
     except ValueError as problem:
         raise CheckpointError(f"{path}: {problem}") from problem
     # A calibrated single-exit network may name its only temperature without a number.
@@ -75,22 +75,24 @@ def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
     is_calibrated = any(key.startswith(_CALIBRATED_PREFIX) for key in state)
     architecture = _recognise(state, path)
     if named not in {None, architecture.name}:
-        raise CheckpointError(f"{path}: says {named!r} but holds the weights of {architecture.name}; it is damaged")
+        raise CheckpointError(
+            f"{path}: says {named!r} but holds the weights of {architecture.name}. Fetch or train it again."
+        )
     if family is not None and family != architecture.family:
         raise CheckpointError(
-            f"{path}: holds {architecture.name}, but {family} was asked for; ask for {architecture.family}"
+            f"{path}: holds {architecture.name}, but {family} was asked for. Ask for {architecture.family}."
         )
     with torch.device("meta"):
         network = architecture.create()
-        whole = calibrated(network) if is_calibrated else network
+        whole = add_temperatures(network) if is_calibrated else network
     _check_shapes(whole, state, path)
-    state = state_dicts.in_float32(state, notes)
+    state = state_dicts.convert_to_float32(state, notes)
     _check_values(state, path)
     whole.load_state_dict(state, strict=True, assign=True)
     try:
-        network.transform = preprocessing.from_entry(entry)
+        network.transform = preprocessing.make_transform(entry)
     except ValueError as problem:
-        raise CheckpointError(f"{path}: {problem}; the file is damaged") from problem
+        raise CheckpointError(f"{path}: {problem}. Fetch or train it again.") from problem
     for note in notes:
         _log.warning("%s: %s", path, note)
     return Checkpoint(whole.eval().requires_grad_(False), architecture, is_calibrated, facts)
@@ -105,13 +107,13 @@ def read_two_exits(path: Path, family: str | None = None) -> tuple[TwoExits, Che
     checkpoint = read_checkpoint(path, family)
     if not isinstance(checkpoint.network, TwoExits):
         raise CheckpointError(
-            f"{path}: holds {checkpoint.architecture.name}, which has one exit; this stage needs a network with two"
+            f"{path}: holds {checkpoint.architecture.name}, which has one exit. Name a network with two."
         )
     return checkpoint.network, checkpoint
 
 
 def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]) -> None:
-    """Write a network with its architecture, input transform and training facts; whole or not at all.
+    """Write a network with its architecture, input transform and training facts atomically.
 
     Args:
         path: the file to write.
@@ -135,8 +137,8 @@ def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]
 def fingerprint(network: TwoExits) -> str:
     """Return the SHA-256 (hex) of all that decides exit 2's answer: input transform, weights, temperatures.
 
-    Client and worker compare it, so that an answer never comes from another network. Exit 1's head is left out: the
-    cloud never computes it.
+    Client and worker compare it, so that no worker of another network answers. Exit 1's head is left out, because the
+    cloud does not compute it.
     """
     inner = network.model if isinstance(network, CalibratedNetwork) else network
     digest = hashlib.sha256(type(inner).__name__.encode())
@@ -152,14 +154,14 @@ def fingerprint(network: TwoExits) -> str:
     return digest.hexdigest()
 
 
-def _weights(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], object]:
-    """Return what a file says of its network besides the weights, empty where it is not ours, and the weights.
+def _read_weights(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], object]:
+    """Return a file's entries besides the weights, which are empty where it is not ours, and the weights.
 
     Raises:
         CheckpointError: as ``read_checkpoint``.
     """
     try:
-        content = state_dicts.unnested(load_tensors(path), notes)
+        content = state_dicts.unnest(load_tensors(path), notes)
     except ValueError as problem:
         raise CheckpointError(f"{path}: {problem}") from problem
     if state_dicts.is_ours(content):
@@ -177,21 +179,23 @@ def _check_header(content: Mapping[str, Any], path: Path) -> None:
         or not isinstance(named, str | None)
         or not isinstance(facts, dict)
     ):
-        raise CheckpointError(f"{path}: its format version, architecture or training facts are damaged; train it again")
+        raise CheckpointError(
+            f"{path}: its format version, architecture or training facts are damaged. Fetch or train it again."
+        )
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: checkpoint format {version} is not {FORMAT_VERSION}; update the toolkit")
+        raise CheckpointError(f"{path}: checkpoint format {version} is not {FORMAT_VERSION}. Update the toolkit.")
 
 
 def _check_tensors(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"{path}: holds no weights; it is not a checkpoint of a network")
+        raise CheckpointError(f"{path}: holds no weights. Name a checkpoint of a network.")
     for key, value in state.items():
         if not isinstance(key, str):
-            raise CheckpointError(f"{path}: holds weights without names; it is not a checkpoint of a network")
+            raise CheckpointError(f"{path}: holds weights without names. Name a checkpoint of a network.")
         if not preprocessing.is_plain(value, state_dicts.PRECISIONS):
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
-                f"{path}: {key!r} is not a float32 tensor, but {kind}; it is not a checkpoint of a network"
+                f"{path}: {key!r} is not a float32 tensor, but {kind}. Name a checkpoint of a network."
             )
     return state
 
@@ -211,26 +215,28 @@ def _recognise(state: Mapping[str, Tensor], path: Path) -> Architecture:
     odd = sorted(keys ^ expected)[0]
     verb = "lacks" if odd in expected else "has besides"
     raise CheckpointError(
-        f"{path}: holds none of the networks {', '.join(models.ARCHITECTURES)}; closest is {architecture.name}, but it "
-        f"{verb} {odd!r}"
+        f"{path}: holds none of the networks {', '.join(models.ARCHITECTURES)}. Closest is {architecture.name}, but it "
+        f"{verb} {odd!r}."
     )
 
 
 def _check_shapes(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     expected = network.state_dict()
     for key in sorted(expected.keys() ^ state.keys()):
-        raise CheckpointError(f"{path}: {'lacks' if key in expected else 'has besides'} {key!r}; it is damaged")
+        raise CheckpointError(
+            f"{path}: {'lacks' if key in expected else 'has besides'} {key!r}. Fetch or train it again."
+        )
     for key, value in expected.items():
         if state[key].shape != value.shape:
             raise CheckpointError(
-                f"{path}: {key!r} has shape {tuple(state[key].shape)}, not {tuple(value.shape)}; it is damaged"
+                f"{path}: {key!r} has shape {tuple(state[key].shape)}, not {tuple(value.shape)}. Train it again."
             )
 
 
 def _check_values(state: Mapping[str, Tensor], path: Path) -> None:
-    """Look at every number; only once the shapes are known, for a file of 100 bytes can claim a tensor of any."""
+    """Check every number. Check the shapes before: a file of 100 bytes can claim a tensor of any size."""
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{path}: {key!r} holds NaN or infinity; train again with a lower learning rate")
+            raise CheckpointError(f"{path}: {key!r} holds NaN or infinity. Train again with a lower learning rate.")
         if key.startswith("temperature") and not bool((value > 0).all()):
-            raise CheckpointError(f"{path}: {key!r} is not positive; calibrate again")
+            raise CheckpointError(f"{path}: {key!r} is not positive. Calibrate again.")

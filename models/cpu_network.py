@@ -1,4 +1,4 @@
-"""Compute a network on the CPU with ONNX Runtime, from graphs that are made in memory of its weights."""
+"""Compute a network on the CPU with ONNX Runtime, from graphs that are built in memory from its weights."""
 
 import functools
 from collections.abc import Callable
@@ -28,18 +28,21 @@ from models.onnx_runtime import (
     LOGITS_2,
     FirstHalf,
     SecondHalf,
+    choose_pass_size,
     compute_both,
-    pass_size,
     start_session,
 )
 from models.prediction import Progress, no_progress, predict
 from models.preprocessing import QuantileTransform
-from models.repeats import logits_of_each_once
+from models.repeats import compute_each_once
 from utils.errors import CheckpointError, DeviceError
 from utils.schema import FEATURE_COUNT
 
-NO_INT8: Final = "8-bit products are computed on the CPU alone; leave out --quantize, or choose --device cpu"
+NO_INT8: Final = (
+    "--quantize: 8-bit integers are multiplied on the CPU only. Leave out --quantize, or choose --device cpu."
+)
 
+Compute = Callable[[FloatArray], FloatArray]
 Metadata = dict[str, str]
 
 
@@ -47,17 +50,17 @@ def open_halves(
     network: TwoExits, threads: int | None = None, chunk: int | None = None, most: int | None = None,
     *, int8: bool = False,
 ) -> tuple[FirstHalf, SecondHalf]:  # fmt: skip
-    """Return both halves of a network as ONNX Runtime computes them; the network itself is not needed any more.
+    """Return both halves of a network for ONNX Runtime, which copies the weights.
 
     Args:
         network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU.
-        threads: that a pass is spread over; None: what PyTorch chooses.
-        chunk: events of one pass of the first half at most; None: as in ``onnx_runtime.PASS_SIZES``.
-        most: events of one pass of the second half at most, where fewer do not suit it better.
+        threads: threads per pass; None: as many as PyTorch chooses.
+        chunk: most events in a pass of the first half; None: as in ``onnx_runtime.PASS_SIZES``.
+        most: most events in a pass of the second half, if ``PASS_SIZES`` does not say fewer.
         int8: whether exit 2's large linear layers multiply 8-bit integers.
 
     Raises:
-        CheckpointError: int8 is of no use to the network.
+        CheckpointError: int8 makes the network no faster.
     """
     threads = torch.get_num_threads() if threads is None else threads
     return _open_halves(network, fingerprint(network), threads, chunk, most, int8=int8)
@@ -66,41 +69,62 @@ def open_halves(
 def _open_halves(
     network: TwoExits, digest: str, threads: int, chunk: int | None = None, most: int | None = None, *, int8: bool
 ) -> tuple[FirstHalf, SecondHalf]:
-    facts = type(_parts(network)[0]).__name__, digest, network.activation_shape()
-    first = FirstHalf(*facts, chunk or pass_size(facts[0]), start_session(build_first_half(network), threads))
+    facts = type(_unwrap(network)[0]).__name__, digest, network.activation_shape()
+    first = FirstHalf(*facts, chunk or choose_pass_size(facts[0]), start_session(build_first_half(network), threads))
     second = build_second_half(network, int8=int8)
-    return first, SecondHalf(*facts, pass_size(facts[0], most), start_session(second, threads))
+    return first, SecondHalf(*facts, choose_pass_size(facts[0], most), start_session(second, threads))
 
 
 def compute_logits(
     network: TwoExits, features: FloatArray, batch_size: int, device: torch.device, progress: Progress = no_progress,
     *, int8: bool = False,
 ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """Return the logits of both exits as ``prediction.predict``, but computed by ONNX Runtime on the CPU.
+    """Return the logits of both exits like ``prediction.predict``; on the CPU, ONNX Runtime computes them.
 
     Args:
         network: in evaluation mode, on the device.
         features: (N, 58) float32.
-        batch_size: different rows of one pass.
+        batch_size: distinct rows in a batch.
         device: where it runs.
-        progress: called with the number of rows that each pass was for.
+        progress: called with the number of rows that each batch was for.
         int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
 
     Raises:
-        CheckpointError: int8 is of no use to the network.
+        CheckpointError: int8 makes the network no faster.
         DeviceError: int8 is asked for on a GPU.
     """
     if device.type != "cpu":
         if int8:
             raise DeviceError(NO_INT8)
         return predict(network, features, batch_size, device, progress)
-    # The fingerprint, which no one asks for here, would take longer than AlexNet's first 100 rows.
+    # Without the fingerprint: it is not needed here, and takes longer than AlexNet's first 100 rows.
     first, second = _open_halves(network, "", torch.get_num_threads(), int8=int8)
-    return logits_of_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
+    return compute_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
 
 
-def open_single_exit(network: nn.Module, threads: int | None = None) -> Callable[[FloatArray], FloatArray]:
-    """Return what computes the logits (N, 2) of a network with a single exit from features (N, 58), in one pass.
+def open_parts(network: TwoExits, threads: int | None = None) -> tuple[Compute, Compute, Compute, Compute]:
+    """Return a function for each part, to time it: segment 1 with the input transform, exit 1, segment 2, exit 2.
+
+    The layers are those of ``open_halves``, but each part has its own session and copies its input and output.
+    Arguments as there.
+    """
+    model, (temperature_1, temperature_2) = _unwrap(network)
+    shape = network.activation_shape()
+    segment_1, exit_1, segment_2, exit_2 = (Graph() for _ in range(4))
+    activations = append_first_segment(segment_1, model.backbone[0], _append_transform(segment_1, model.transform))
+    logits_1 = append_first_exit(exit_1, model.exits[0], ACTIVATIONS, temperature_1)
+    deeper = append(segment_2, model.backbone[1], ACTIVATIONS)
+    logits_2 = append(exit_2, model.exits[1], "deeper", temperature_2)
+    return (
+        _open_part(segment_1, FEATURES, (FEATURE_COUNT,), (activations, 4), threads),
+        _open_part(exit_1, ACTIVATIONS, shape, (logits_1, 2), threads),
+        _open_part(segment_2, ACTIVATIONS, shape, (deeper, 4), threads),
+        _open_part(exit_2, "deeper", (None,) * 3, (logits_2, 2), threads),
+    )
+
+
+def open_single_exit(network: nn.Module, threads: int | None = None) -> Compute:
+    """Return a function from features (N, 58) to the logits (N, 2) of a network with a single exit, in one pass.
 
     Args:
         network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU, calibrated or not.
@@ -118,11 +142,18 @@ def open_single_exit(network: nn.Module, threads: int | None = None) -> Callable
     graph = Graph()
     activations = append_first_segment(graph, first, _append_transform(graph, model.transform))
     logits = append(graph, nn.Sequential(rest, model.exit), activations, temperature)
-    content = graph.to_bytes({FEATURES: (FEATURE_COUNT,)}, {"logits": (logits, 2)}, {})
+    return _open_part(graph, FEATURES, (FEATURE_COUNT,), (logits, 2), threads)
+
+
+def _open_part(
+    graph: Graph, name: str, shape: tuple[int | None, ...], output: tuple[str, int], threads: int | None
+) -> Compute:
+    """Return a function that computes a graph with one input and one output; see ``Graph.to_bytes``."""
+    content = graph.to_bytes({name: shape}, {"output": output}, {})
     session = start_session(content, torch.get_num_threads() if threads is None else threads)
 
-    def compute(features: FloatArray) -> FloatArray:
-        (found,) = session.run(None, {FEATURES: features})
+    def compute(batch: FloatArray) -> FloatArray:
+        (found,) = session.run(None, {name: batch})
         return np.asarray(found)
 
     return compute
@@ -130,7 +161,7 @@ def open_single_exit(network: nn.Module, threads: int | None = None) -> Callable
 
 def build_first_half(network: TwoExits, metadata: Metadata | None = None) -> bytes:
     """Return input transform, segment 1 and the calibrated exit 1 as an ONNX file."""
-    model, (temperature, _) = _parts(network)
+    model, (temperature, _) = _unwrap(network)
     graph = Graph()
     activations = append_first_segment(graph, model.backbone[0], _append_transform(graph, model.transform))
     logits = append_first_exit(graph, model.exits[0], activations, temperature)
@@ -141,12 +172,14 @@ def build_first_half(network: TwoExits, metadata: Metadata | None = None) -> byt
 
 def build_second_half(network: TwoExits, metadata: Metadata | None = None, *, int8: bool = False) -> bytes:
     """Return segment 2 and the calibrated exit 2 as an ONNX file; see ``open_halves``."""
-    model, (_, temperature) = _parts(network)
+    model, (_, temperature) = _unwrap(network)
     layers = nn.Sequential(model.backbone[1], model.exits[1])
     if int8 and not any(
         isinstance(layer, nn.Linear) and layer.weight.numel() >= SMALLEST_INT8 for layer in layers.modules()
     ):
-        raise CheckpointError("int8 makes this network no faster: it has no large linear layer; leave out --quantize")
+        raise CheckpointError(
+            "--quantize: int8 makes this network no faster, as it has no large linear layer. Leave it out."
+        )
     graph = Graph()
     logits = append(graph, layers, ACTIVATIONS, temperature, int8=int8)
     return graph.to_bytes({ACTIVATIONS: network.activation_shape()}, {LOGITS_2: (logits, 2)}, metadata or {})
@@ -158,7 +191,7 @@ def _append_transform(graph: Graph, transform: nn.Module) -> str:
     return append_transform(graph, transform.knots.numpy(), transform.levels.numpy(), FEATURES)
 
 
-def _parts(network: TwoExits) -> tuple[EarlyExitNetwork, tuple[float, float]]:
+def _unwrap(network: TwoExits) -> tuple[EarlyExitNetwork, tuple[float, float]]:
     if isinstance(network, CalibratedNetwork):
         first, second = (float(value) for value in network.temperature)
         return network.model, (first, second)

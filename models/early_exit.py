@@ -1,4 +1,4 @@
-"""A network with two exits, and the single-exit network that it is compared with."""
+"""Define a network with two exits, and the single-exit network that it is compared with."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ from utils.schema import IMAGE_SIDE
 
 
 class TwoExits(nn.Module):
-    """What every network with two exits can do, given its four parts.
+    """A network with two exits, in four parts that subclasses define.
 
-    The edge runs segment 1 and exit 1; only for an uncertain event does the cloud run segment 2 and exit 2, on the
-    activations that the edge already has.
+    The edge computes segment 1 and exit 1. The cloud computes segment 2 and exit 2 for uncertain events only, from the
+    activations behind segment 1.
     """
 
     def segment_1(self, images: Tensor) -> Tensor:
@@ -110,11 +110,11 @@ class SingleExitNetwork(nn.Module):
 
 
 def initialise(network: EarlyExitNetwork | SingleExitNetwork) -> None:
-    """He initialisation of every convolution and linear layer, in place.
+    """Initialise every convolution and linear layer as He et al. do, in place.
 
-    The networks have no normalisation layers; with PyTorch's defaults MobileNetV2's activations fade on the way and
-    it learns some ten points less in eight epochs. The last layer of an exit starts small, so that training starts
-    from even odds.
+    The networks have no normalisation layers. With PyTorch's defaults, MobileNetV2's activations shrink from layer to
+    layer, and its accuracy after eight epochs is some ten points lower. The last layer of an exit starts small, so that
+    both classes start equally likely.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -18,7 +18,7 @@ _LAST_STAGES: Final = ((6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 
 _STEM_CHANNELS: Final = 32
 
 
-def _convolution(n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def _make_convolution(n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
         nn.ReLU6(inplace=True),
@@ -26,14 +26,14 @@ def _convolution(n_in: int, n_out: int, kernel: int, stride: int = 1, groups: in
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, project; added to its input where the shapes are equal."""
+    """Expand the channels, filter each, and project; add the input where the shapes are equal."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = n_in * expansion
-        expand = [_convolution(n_in, hidden, 1)] if expansion != 1 else []
+        expand = [_make_convolution(n_in, hidden, 1)] if expansion != 1 else []
         self.layers = nn.Sequential(
-            *expand, _convolution(hidden, hidden, 3, stride, groups=hidden), _convolution(hidden, n_out, 1)
+            *expand, _make_convolution(hidden, hidden, 3, stride, groups=hidden), _make_convolution(hidden, n_out, 1)
         )
         self.residual = stride == 1 and n_in == n_out
 
@@ -43,7 +43,7 @@ class InvertedResidual(nn.Module):
         return images + projected if self.residual else projected
 
 
-def _stages(n_in: int, rows: Iterable[tuple[int, int, int, int]]) -> list[nn.Module]:
+def _make_stages(n_in: int, rows: Iterable[tuple[int, int, int, int]]) -> list[nn.Module]:
     blocks: list[nn.Module] = []
     for expansion, n_out, repeats, stride in rows:
         for index in range(repeats):
@@ -52,9 +52,9 @@ def _stages(n_in: int, rows: Iterable[tuple[int, int, int, int]]) -> list[nn.Mod
     return blocks
 
 
-def _exit(n_in: int) -> nn.Module:
+def _make_exit(n_in: int) -> nn.Module:
     return nn.Sequential(
-        _convolution(n_in, 1280, 1),
+        _make_convolution(n_in, 1280, 1),
         nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),  # -> (N, 1280)
         nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, CLASS_COUNT)),
     )
@@ -66,11 +66,11 @@ class MobileNetV2WithExits(EarlyExitNetwork):
     def __init__(self) -> None:
         first = nn.Sequential(
             nn.AdaptiveAvgPool2d((48, 48)),  # (N, 1, 8, 8) -> (N, 1, 48, 48)
-            _convolution(1, _STEM_CHANNELS, 3, stride=2),  # -> (N, 32, 24, 24)
-            *_stages(_STEM_CHANNELS, _FIRST_STAGES),  # -> (N, 24, 12, 12)
+            _make_convolution(1, _STEM_CHANNELS, 3, stride=2),  # -> (N, 32, 24, 24)
+            *_make_stages(_STEM_CHANNELS, _FIRST_STAGES),  # -> (N, 24, 12, 12)
         )
-        second = nn.Sequential(*_stages(24, _LAST_STAGES))  # -> (N, 320, 2, 2)
-        super().__init__((first, second), (_exit(24), _exit(320)))
+        second = nn.Sequential(*_make_stages(24, _LAST_STAGES))  # -> (N, 320, 2, 2)
+        super().__init__((first, second), (_make_exit(24), _make_exit(320)))
 
 
 class MobileNetV2(SingleExitNetwork):
@@ -79,9 +79,9 @@ class MobileNetV2(SingleExitNetwork):
     def __init__(self) -> None:
         super().__init__()
         self.upsample = nn.AdaptiveAvgPool2d((48, 48))
-        self.stem_conv = _convolution(1, _STEM_CHANNELS, 3, stride=2)
-        self.backbone = nn.Sequential(*_stages(_STEM_CHANNELS, (*_FIRST_STAGES, *_LAST_STAGES)))
-        self.exit = _exit(320)
+        self.stem_conv = _make_convolution(1, _STEM_CHANNELS, 3, stride=2)
+        self.backbone = nn.Sequential(*_make_stages(_STEM_CHANNELS, (*_FIRST_STAGES, *_LAST_STAGES)))
+        self.exit = _make_exit(320)
 
     def body(self, images: Tensor) -> Tensor:
         """Return the activations (N, 320, 2, 2)."""

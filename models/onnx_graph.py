@@ -1,4 +1,4 @@
-"""Build ONNX graphs of the layers of our networks; fold what can be folded without changing the logits."""
+"""Build ONNX graphs from the layers of the networks, and fold layers where that does not change the logits."""
 
 import math
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ FloatArray = NDArray[np.float32]
 _OPSET, _IR_VERSION = 17, 8
 _INT8_STEPS: Final = 127
 SMALLEST_INT8: Final = 2**16
-"""Elements of a linear layer's weight under which float32 is as fast."""
+"""Fewest elements of a linear layer's weight with which int8 is faster than float32."""
 HEAD_PARTS: Final = 5
-"""MobileNetV2's exit 1 widens 24 channels to 1280 and keeps their means: in parts, so that each stays in the cache."""
+"""MobileNetV2's exit 1 widens 24 channels to 1280 and keeps their means. Each of these parts fits into the cache."""
 
 
 @dataclass
@@ -31,26 +31,29 @@ class Graph:
     nodes: list[Any] = field(default_factory=list)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
 
-    def weight(self, values: object) -> str:
+    def add_weight(self, values: object) -> str:
         """Add a constant; return its name."""
         name = f"weight_{len(self.weights)}"
         self.weights[name] = np.ascontiguousarray(values)
         return name
 
-    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def add_node(self, kind: str, *inputs: str, **attributes: object) -> str:
         """Add a node with one output; return the output's name."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
     def to_bytes(
-        self, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[str, int]], metadata: Mapping[str, str]
+        self,
+        inputs: Mapping[str, tuple[int | None, ...]],
+        outputs: Mapping[str, tuple[str, int]],
+        metadata: Mapping[str, str],
     ) -> bytes:
-        """Return the graph as an ONNX file. ONNX Runtime checks it when it loads it.
+        """Return the graph as an ONNX file. ONNX Runtime checks it on load.
 
         Args:
-            inputs: name to shape of one event.
-            outputs: name to the node output it shows, and its number of dimensions.
+            inputs: name to shape of one event; None for an unknown size.
+            outputs: name to the output of a node, and its number of dimensions.
             metadata: text by name.
         """
         renamed = {shown: name for name, (shown, _) in outputs.items()}
@@ -67,7 +70,7 @@ class Graph:
         model.graph.output.extend(
             helper.make_tensor_value_info(name, real, ["N", *[None] * (n - 1)]) for name, (_, n) in outputs.items()
         )
-        for name, values in self.weights.items():  # not by helpers that copy a graph: AlexNet's has 147 MB
+        for name, values in self.weights.items():  # onnx's helpers would copy the graph; AlexNet's has 147 MB
             kind = helper.np_dtype_to_tensor_dtype(values.dtype)
             model.graph.initializer.add(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
         helper.set_model_props(model, dict(metadata))
@@ -76,20 +79,20 @@ class Graph:
 
 
 def append(graph: Graph, layer: nn.Module, x: str, temperature: float = 1.0, *, int8: bool = False) -> str:
-    """Add a layer of our networks, in evaluation mode, to a graph.
+    """Add a layer, in evaluation mode, to a graph.
 
     Args:
-        graph: that gets the nodes.
+        graph: to add nodes to.
         layer: a layer or a tree of them.
-        x: the name of its input.
-        temperature: the last linear layer's outputs are divided by it.
+        x: name of its input.
+        temperature: divides the outputs of the last linear layer.
         int8: whether linear layers of at least ``SMALLEST_INT8`` weights multiply 8-bit integers.
 
     Returns:
-        the name of its output.
+        name of its output.
 
     Raises:
-        TypeError: the layer is of a kind that none of our networks has.
+        TypeError: no network here has such a layer.
     """
     match layer:
         case nn.Sequential():
@@ -98,113 +101,126 @@ def append(graph: Graph, layer: nn.Module, x: str, temperature: float = 1.0, *, 
             return x
         case InvertedResidual():
             projected = append(graph, layer.layers, x)
-            return graph.add("Add", x, projected) if layer.residual else projected
+            return graph.add_node("Add", x, projected) if layer.residual else projected
         case nn.Conv2d():
-            return _convolution(graph, layer, x, _array(layer.weight), _bias(layer))
+            return _append_convolution(graph, layer, x, _to_array(layer.weight), _get_bias(layer))
         case nn.Linear() if int8 and layer.weight.numel() >= SMALLEST_INT8:
             return append_int8_linear(graph, layer, x)
         case nn.Linear():
-            weight, bias = _array(layer.weight), _array(layer.bias)
+            weight, bias = _to_array(layer.weight), _to_array(layer.bias)
             if temperature != 1.0:
                 weight, bias = weight / np.float32(temperature), bias / np.float32(temperature)
-            return graph.add("Gemm", x, graph.weight(weight), graph.weight(bias), transB=1)
+            return graph.add_node("Gemm", x, graph.add_weight(weight), graph.add_weight(bias), transB=1)
         case nn.ReLU6():
-            return graph.add("Clip", x, graph.weight(np.float32(0)), graph.weight(np.float32(6)))
+            return graph.add_node("Clip", x, graph.add_weight(np.float32(0)), graph.add_weight(np.float32(6)))
         case nn.ReLU():
-            return graph.add("Relu", x)
+            return graph.add_node("Relu", x)
         case nn.MaxPool2d():
-            return graph.add("MaxPool", x, kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
+            return graph.add_node("MaxPool", x, kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
         case nn.AdaptiveAvgPool2d(output_size=1):
-            return graph.add("GlobalAveragePool", x)
+            return graph.add_node("GlobalAveragePool", x)
         case nn.Flatten():
-            return graph.add("Flatten", x)
+            return graph.add_node("Flatten", x)
         case nn.Dropout():
             return x
     raise TypeError(f"no ONNX form of {layer!r}")
 
 
 def append_transform(graph: Graph, knots: FloatArray, levels: FloatArray, x: str) -> str:
-    """Add a quantile transform; see ``preprocessing.QuantileTransform``, which it equals but for rounding.
+    """Add a quantile transform that equals ``preprocessing.QuantileTransform`` up to rounding.
 
-    The knots below a value are counted in two steps: first whole blocks of knots, then the knots of the block that the
-    value lies in. That takes 2 * sqrt(K) comparisons of a feature, and far fewer nodes than a binary search.
+    The knots below a value are counted in two steps: first whole blocks of knots, then the knots in the value's block.
+    That takes 2 * sqrt(K) comparisons per feature, and far fewer nodes than a binary search.
 
     Args:
-        graph: that gets the nodes.
+        graph: to add nodes to.
         knots: (58, K) float32, ascending.
         levels: (58, K) float32.
-        x: the name of the input (N, 58).
+        x: name of the input (N, 58).
     """
-    size = math.isqrt(knots.shape[1] - 1) + 1  # of a block, and how many blocks there are
+    size = math.isqrt(knots.shape[1] - 1) + 1  # knots in a block, and number of blocks
     padding = ((0, 0), (0, size * (size + 1) - knots.shape[1]))
     blocks = np.pad(knots, padding, constant_values=np.inf).reshape(FEATURE_COUNT, size + 1, size)
-    numbers = np.arange(FEATURE_COUNT)
-    column = graph.add("Unsqueeze", x, graph.weight(np.array([2])))  # (N, 58, 1)
-    whole = _count_less(graph, graph.weight(blocks[:, :-1, -1]), column)  # (N, 58)
-    block = graph.add("Add", whole, graph.weight(numbers * (size + 1)))
-    within = _count_less(graph, graph.add("Gather", graph.weight(blocks.reshape(-1, size)), block), column)
-    interval = graph.add("Add", graph.add("Mul", whole, graph.weight(np.array(size))), within)
-    interval = graph.add("Add", interval, graph.weight(numbers * (knots.shape[1] + 1)))
-    below, width, level, rise = (
-        graph.add("Gather", graph.weight(values.ravel()), interval) for values in _intervals(knots, levels)
+    # Counts and indices are below 2 ** 24, so float32 holds them; ONNX Runtime is slower with integers.
+    ends = graph.add_weight(blocks[:, :-1, -1].T[:, np.newaxis])  # (size, 1, 58)
+    starts = graph.add_weight(np.arange(FEATURE_COUNT, dtype=np.float32) * (size + 1))
+    block = graph.add_node("Add", _append_count_less(graph, ends, x, 0), starts)  # (N, 58)
+    rows = graph.add_node("Gather", graph.add_weight(blocks.reshape(-1, size)), _append_index(graph, block))
+    column = graph.add_node("Unsqueeze", x, graph.add_weight(np.array([2])))  # (N, 58, 1)
+    within = _append_count_less(graph, rows, column, -1)  # (N, 58)
+    interval = graph.add_node("Add", graph.add_node("Mul", block, graph.add_weight(np.float32(size))), within)
+    interval = _append_index(graph, interval)
+    below, width, level = (
+        graph.add_node("Gather", graph.add_weight(values.ravel()), interval)
+        for values in _build_intervals(knots, levels, size * (size + 1))
     )
-    share = graph.add("Div", graph.add("Sub", x, below), width)
-    return graph.add("Add", graph.add("Mul", share, rise), level)
+    return graph.add_node("Add", graph.add_node("Div", graph.add_node("Sub", x, below), width), level)
 
 
-def _count_less(graph: Graph, values: str, than: str) -> str:
-    """Add the number of values along the last axis that are less than a column; int64."""
-    less = graph.add("Cast", graph.add("Less", values, than), to=onnx.TensorProto.FLOAT)
-    count = graph.add("ReduceSum", less, graph.weight(np.array([-1])), keepdims=0)
-    return graph.add("Cast", count, to=onnx.TensorProto.INT64)
+def _append_count_less(graph: Graph, values: str, than: str, axis: int) -> str:
+    """Count the values along an axis that are less than others; float32."""
+    less = graph.add_node("Cast", graph.add_node("Less", values, than), to=onnx.TensorProto.FLOAT)
+    return graph.add_node("ReduceSum", less, graph.add_weight(np.array([axis])), keepdims=0)
 
 
-def _intervals(knots: FloatArray, levels: FloatArray) -> tuple[FloatArray, ...]:
-    """Return lower knot, width, level at the lower knot, and rise of the intervals around the knots, (58, K + 1)."""
-    steps, zero = np.diff(knots), np.zeros((FEATURE_COUNT, 1), np.float32)
+def _append_index(graph: Graph, values: str) -> str:
+    return graph.add_node("Cast", values, to=onnx.TensorProto.INT32)
+
+
+def _build_intervals(knots: FloatArray, levels: FloatArray, size: int) -> tuple[FloatArray, ...]:
+    """Return the intervals around the knots, each (58, size): lower knot, width per rise, level at the lower knot.
+
+    The width per rise is infinite where the level is constant, and the value's distance divided by it is 0.
+    """
+    rise, zero = np.diff(levels), np.zeros((FEATURE_COUNT, 1), np.float32)
+    inner = np.full_like(rise, np.inf)
+    np.divide(np.diff(knots), rise, out=inner, where=(rise > 0) & (np.diff(knots) > 0))
+    inner = np.maximum(inner, np.finfo(np.float32).smallest_subnormal)  # a division by 0 would give NaN
     below = np.hstack([zero, knots[:, :-1], zero])
-    width = np.hstack([zero + 1, np.where(steps > 0, steps, 1), zero + 1])
+    width = np.hstack([zero + np.inf, inner, zero + np.inf])
     level = np.hstack([levels[:, :1], levels[:, :-1], levels[:, -1:]])
-    rise = np.hstack([zero, np.diff(levels), zero])
-    return tuple(column.astype(np.float32) for column in (below, width, level, rise))
+    padding = ((0, 0), (0, size - below.shape[1]))
+    return tuple(np.pad(column, padding, mode="edge") for column in (below, width, level))
 
 
 def append_int8_linear(graph: Graph, layer: nn.Linear, x: str) -> str:
-    """Add a linear layer that multiplies 8-bit integers: weights scaled for each output, inputs for each event.
+    """Add a linear layer that multiplies 8-bit integers, with a scale per output and per event.
 
-    ONNX Runtime's DynamicQuantizeLinear has one scale for a whole batch, so that an event's logits would depend on the
-    events beside it. Of an input 7 bits are used: without VNNI instructions, x86 adds two products in 16 bits, which 8
-    bits overflow.
+    ONNX Runtime's DynamicQuantizeLinear has one scale per batch, so an event's logits would depend on the other events
+    in it. Inputs use 7 bits: without VNNI instructions, x86 adds two products in 16 bits, which overflow with 8 bits.
     """
-    weight, tiny = _array(layer.weight), np.finfo(np.float32).tiny
+    weight, tiny = _to_array(layer.weight), np.finfo(np.float32).tiny
     scales = np.maximum(np.abs(weight).max(axis=1) / np.float32(_INT8_STEPS), tiny)
     integers = np.rint(weight / scales[:, np.newaxis])
-    lowest = graph.add("ReduceMin", x, axes=[1], keepdims=1)
-    span = graph.add("Sub", graph.add("ReduceMax", x, axes=[1], keepdims=1), lowest)
-    span = graph.add("Max", span, graph.weight(tiny * _INT8_STEPS))
-    step = graph.add("Div", span, graph.weight(np.float32(_INT8_STEPS)))
-    steps = graph.add("Round", graph.add("Div", graph.add("Sub", x, lowest), step))
-    inputs = graph.add("Cast", steps, to=onnx.TensorProto.UINT8)
-    product = graph.add("MatMulInteger", inputs, graph.weight(integers.T.astype(np.int8)))
-    product = graph.add("Mul", graph.add("Cast", product, to=onnx.TensorProto.FLOAT), graph.weight(scales))
-    offset = graph.add("Mul", lowest, graph.weight(integers.sum(axis=1) * scales))
-    # The least and the greatest input may pass over NaN; their sum does not, and 0 * NaN is NaN.
-    sums = graph.add("ReduceSum", x, graph.weight(np.array([1])), keepdims=1)
-    offset = graph.add("Add", offset, graph.add("Mul", sums, graph.weight(np.float32(0))))
-    outputs = graph.add("Add", graph.add("Mul", product, step), offset)
-    return outputs if layer.bias is None else graph.add("Add", outputs, graph.weight(_array(layer.bias)))
+    lowest = graph.add_node("ReduceMin", x, axes=[1], keepdims=1)
+    span = graph.add_node("Sub", graph.add_node("ReduceMax", x, axes=[1], keepdims=1), lowest)
+    span = graph.add_node("Max", span, graph.add_weight(tiny * _INT8_STEPS))
+    step = graph.add_node("Div", span, graph.add_weight(np.float32(_INT8_STEPS)))
+    steps = graph.add_node("Round", graph.add_node("Div", graph.add_node("Sub", x, lowest), step))
+    inputs = graph.add_node("Cast", steps, to=onnx.TensorProto.UINT8)
+    product = graph.add_node("MatMulInteger", inputs, graph.add_weight(integers.T.astype(np.int8)))
+    product = graph.add_node(
+        "Mul", graph.add_node("Cast", product, to=onnx.TensorProto.FLOAT), graph.add_weight(scales)
+    )
+    offset = graph.add_node("Mul", lowest, graph.add_weight(integers.sum(axis=1) * scales))
+    # ReduceMin and ReduceMax may ignore NaN. A sum does not, and 0 * NaN is NaN.
+    sums = graph.add_node("ReduceSum", x, graph.add_weight(np.array([1])), keepdims=1)
+    offset = graph.add_node("Add", offset, graph.add_node("Mul", sums, graph.add_weight(np.float32(0))))
+    outputs = graph.add_node("Add", graph.add_node("Mul", product, step), offset)
+    return outputs if layer.bias is None else graph.add_node("Add", outputs, graph.add_weight(_to_array(layer.bias)))
 
 
 def append_first_segment(graph: Graph, segment: nn.Module, x: str) -> str:
-    """Add segment 1, which first repeats each value of an 8x8 image 6 times a side and an even-strided convolution.
+    """Add segment 1, with its upsampling and first convolution folded.
 
-    Neighbouring pixels 2i and 2i + 1 of that image are equal, and the convolution steps over whole pairs: it is the
-    convolution of an image of 3 repeats, a quarter of the size, with the kernel's weights added up in pairs.
+    The upsampling repeats each pixel of an 8x8 image 6 times in both directions, so pixels 2i and 2i + 1 are equal. The
+    convolution's stride is even. So it equals a convolution of an image with 3 repeats, a quarter of the size, with
+    pairs of the kernel's weights added up.
 
     Args:
-        graph: that gets the nodes.
-        segment: of one of our networks.
-        x: the name of the input (N, 58).
+        graph: to add nodes to.
+        segment: segment 1 of a network of this package.
+        x: name of the input (N, 58).
     """
     parts: list[Any] = list(segment.children())
     upsample, (first, *rest), *others = parts
@@ -213,49 +229,49 @@ def append_first_segment(graph: Graph, segment: nn.Module, x: str) -> str:
     cells = np.arange(side) // repeats
     cells = (cells[:, np.newaxis] * IMAGE_SIDE + cells).ravel()  # of the 8x8 image, for each pixel
     spread = np.equal.outer(np.arange(FEATURE_COUNT), cells).astype(np.float32)  # the padding stays 0
-    image = graph.add("MatMul", x, graph.weight(spread))
-    image = graph.add("Reshape", image, graph.weight(np.array([-1, 1, side, side])))
-    return append(graph, nn.Sequential(*rest, *others), _paired_convolution(graph, first, image, side))
+    image = graph.add_node("MatMul", x, graph.add_weight(spread))
+    image = graph.add_node("Reshape", image, graph.add_weight(np.array([-1, 1, side, side])))
+    return append(graph, nn.Sequential(*rest, *others), _append_paired_convolution(graph, first, image, side))
 
 
 def append_first_exit(graph: Graph, head: nn.Module, x: str, temperature: float) -> str:
-    """Add exit 1; a wide convolution of which it only keeps the means is added in ``HEAD_PARTS`` parts."""
+    """Add exit 1; split a wide convolution, of which only the means are kept, into ``HEAD_PARTS`` parts."""
     layers: list[Any] = list(head.children())
     if not isinstance(layers[0], nn.Sequential):
         return append(graph, head, x, temperature)
     (convolution, clip), mean, classifier = layers
     parts = []
-    for weight in np.split(_array(convolution.weight), HEAD_PARTS):
-        wide = append(graph, clip, _convolution(graph, convolution, x, weight, None))
+    for weight in np.split(_to_array(convolution.weight), HEAD_PARTS):
+        wide = append(graph, clip, _append_convolution(graph, convolution, x, weight, None))
         parts.append(append(graph, mean, wide))
-    return append(graph, classifier, graph.add("Concat", *parts, axis=1), temperature)
+    return append(graph, classifier, graph.add_node("Concat", *parts, axis=1), temperature)
 
 
-def _paired_convolution(graph: Graph, layer: nn.Conv2d, image: str, side: int) -> str:
+def _append_paired_convolution(graph: Graph, layer: nn.Conv2d, image: str, side: int) -> str:
     size, padding, stride = int(layer.kernel_size[0]), int(layer.padding[0]), layer.stride[0]
     assert stride % 2 == 0
     before = padding % 2  # so that the kernel begins with a pair
     around = (before, (size + before) % 2)
-    weight = np.pad(_array(layer.weight).astype(np.float64), ((0, 0), (0, 0), around, around))
+    weight = np.pad(_to_array(layer.weight).astype(np.float64), ((0, 0), (0, 0), around, around))
     pairs = weight.shape[-1] // 2
     weight = weight.reshape(*weight.shape[:2], pairs, 2, pairs, 2).sum(axis=(3, 5)).astype(np.float32)
     outputs = (2 * side + 2 * padding - size) // stride + 1
     first = (padding + before) // 2
     last = max((outputs - 1) * (stride // 2) + pairs - side - first, 0)
-    names = [graph.weight(weight), *([] if layer.bias is None else [graph.weight(_array(layer.bias))])]
-    return graph.add("Conv", image, *names, strides=[stride // 2] * 2, pads=[first, first, last, last])
+    names = [graph.add_weight(weight), *([] if layer.bias is None else [graph.add_weight(_to_array(layer.bias))])]
+    return graph.add_node("Conv", image, *names, strides=[stride // 2] * 2, pads=[first, first, last, last])
 
 
-def _convolution(graph: Graph, layer: nn.Conv2d, x: str, weight: FloatArray, bias: FloatArray | None) -> str:
-    names = [graph.weight(values) for values in (weight, bias) if values is not None]
+def _append_convolution(graph: Graph, layer: nn.Conv2d, x: str, weight: FloatArray, bias: FloatArray | None) -> str:
+    names = [graph.add_weight(values) for values in (weight, bias) if values is not None]
     pads = [int(side) for side in layer.padding] * 2
-    return graph.add("Conv", x, *names, strides=list(layer.stride), pads=pads, group=layer.groups)
+    return graph.add_node("Conv", x, *names, strides=list(layer.stride), pads=pads, group=layer.groups)
 
 
-def _bias(layer: nn.Conv2d) -> FloatArray | None:
-    return None if layer.bias is None else _array(layer.bias)
+def _get_bias(layer: nn.Conv2d) -> FloatArray | None:
+    return None if layer.bias is None else _to_array(layer.bias)
 
 
-def _array(values: Tensor) -> FloatArray:
+def _to_array(values: Tensor) -> FloatArray:
     array: FloatArray = values.detach().numpy()
     return array

@@ -1,4 +1,4 @@
-"""Turn an ONNX graph of float32 convolutions into one that computes them with 8-bit integers."""
+"""Quantise the convolutions of an ONNX graph to 8-bit integers."""
 
 import itertools
 import logging
@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 _BATCH: Final = 32
 _LAYERS: Final = ["Add", "Clip", "Conv", "GlobalAveragePool"]
-"""The last linear layer stays float32: it costs nothing, and the certainty hangs on it."""
+"""The last linear layer stays float32: it costs little, and the certainty depends on it."""
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
@@ -29,17 +29,17 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize(content: bytes, name: str, rows: NDArray[np.float32]) -> bytes:
-    """Return an ONNX file with 8-bit weights (7 of them used), a scale for each channel, and 8-bit activations.
+    """Return an ONNX file with 8-bit weights (7 bits used), a scale per channel, and 8-bit activations.
 
     Args:
         content: the float32 file.
-        name: of its only input.
-        rows: (N, ...) of that input, from which the ranges of the activations are taken.
+        name: its only input.
+        rows: (N, ...) values of that input, which determine the ranges of the activations.
     """
     model = onnx.load_from_string(content)
     for number, node in enumerate(model.graph.node):
         node.name = f"node_{number}"
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _silence_quantiser():
         path = Path(folder) / "int8.onnx"
         quantize_static(
             model,
@@ -47,24 +47,24 @@ def quantize(content: bytes, name: str, rows: NDArray[np.float32]) -> bytes:
             _Rows(name, rows),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_LAYERS,
-            nodes_to_exclude=_nodes_before_convolutions(model),
+            nodes_to_exclude=_list_nodes_before_convolutions(model),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # 7 bits of a weight: without VNNI instructions, x86 adds two products in 16 bits, which 8 bits overflow.
+            # 7 bits: without VNNI instructions, x86 adds two products in 16 bits, which overflow with 8 bits.
             reduce_range=True,
         )
         return path.read_bytes()
 
 
-def _nodes_before_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Return the nodes of the input transform, whose indices 8 bits cannot hold."""
+def _list_nodes_before_convolutions(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes of the input transform, whose indices do not fit into 8 bits."""
     return [node.name for node in itertools.takewhile(lambda node: node.op_type != "Conv", model.graph.node)]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice off the user's screen."""
+def _silence_quantiser() -> Iterator[None]:
+    """Hide the quantiser's warnings from the user."""
     logging.disable(logging.WARNING)
     try:
         yield

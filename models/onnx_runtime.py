@@ -1,6 +1,6 @@
-"""Run the two halves of a network with ONNX Runtime, exported (.onnx) or made in memory. Needs no torch.
+"""Run the two halves of a network with ONNX Runtime, without importing torch.
 
-``models/onnx_export.py`` writes the files, ``models/cpu_network.py`` makes the halves of a network in memory.
+``models/onnx_export.py`` writes them into files, and ``models/cpu_network.py`` builds them in memory.
 """
 
 import itertools
@@ -23,24 +23,24 @@ from utils.schema import CLASS_COUNT, FEATURE_COUNT, Thresholds
 FORMAT_VERSION: Final = 2
 FEATURES, ACTIVATIONS, LOGITS_1, LOGITS_2 = "features", "activations", "logits_1", "logits_2"
 CHUNK: Final = 32
-"""Events of one pass of exit 1 on an edge by default: with more, activations leave the processor's cache; with fewer, a
-pass's fixed cost shows."""
+"""Default for the events in a pass of exit 1 on an edge. More do not fit into the processor's cache; with fewer, the
+fixed cost of a pass counts."""
 PASS_SIZES: Final = {"alexnet": 64, "mobilenet": 8}
-"""Family -> events of one pass that suit exit 2: AlexNet's 147 MB of weights are read once for each pass, and of more
-than 8 events MobileNetV2's activations leave the processor's cache."""
+"""Family -> events in a pass of exit 2. A pass of AlexNet reads 147 MB of weights, so it should have many events;
+MobileNetV2's activations of more than 8 events do not fit into the processor's cache."""
 MOST_THREADS: Final = 1024
 MAX_BYTES: Final = 2**28
-"""Of a file; the largest, AlexNet's second exit, has 147 MB."""
+"""Largest file. AlexNet's second half has 147 MB."""
 
 FloatArray = NDArray[np.float32]
 
 
-def thresholds_metadata(thresholds: Thresholds) -> dict[str, str]:
-    """Return the metadata that holds least certainties."""
+def format_thresholds(thresholds: Thresholds) -> dict[str, str]:
+    """Return thresholds as metadata of a file."""
     return {"thresholds": ",".join(repr(float(value)) for value in vars(thresholds).values())}
 
 
-def _thresholds(metadata: Mapping[str, str]) -> Thresholds | None:
+def _parse_thresholds(metadata: Mapping[str, str]) -> Thresholds | None:
     text = metadata.get("thresholds")
     return None if text is None else Thresholds(*map(float, text.split(",")))
 
@@ -53,7 +53,7 @@ class Half:
         architecture: class name, as in ``models.ARCHITECTURES``.
         fingerprint: of the network's weights.
         activation_shape: (C, H, W) behind segment 1.
-        chunk: events of one pass at most.
+        chunk: most events in a pass.
     """
 
     architecture: str
@@ -62,27 +62,29 @@ class Half:
     chunk: int
     _session: Any
 
-    def _run(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
-        """Return some outputs, of each its shape for one event, in passes of equal size."""
+    def _run(self, name: str, batch: FloatArray, outputs: list[str]) -> list[FloatArray]:
+        """Return some outputs for an input, computed in passes of equal size."""
         passes = -(-len(batch) // self.chunk)
         if passes == 1:
-            return self._pass(name, batch, outputs)
-        whole = [np.empty((len(batch), *shape), dtype=np.float32) for shape in outputs.values()]
+            return self._run_pass(name, batch, outputs)
+        shapes = [self.activation_shape if output == ACTIVATIONS else (CLASS_COUNT,) for output in outputs]
+        whole = [np.empty((len(batch), *shape), dtype=np.float32) for shape in shapes]
         ends = np.linspace(0, len(batch), passes + 1).astype(int).tolist()
         for start, end in itertools.pairwise(ends):
-            for output, part in zip(whole, self._pass(name, batch[start:end], outputs), strict=True):
+            for output, part in zip(whole, self._run_pass(name, batch[start:end], outputs), strict=True):
                 output[start:end] = part
         return whole
 
-    def _pass(self, name: str, batch: FloatArray, outputs: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:
+    def _run_pass(self, name: str, batch: FloatArray, outputs: list[str]) -> list[FloatArray]:
         try:
-            return list(self._session.run(list(outputs), {name: batch}, _RUN_OPTIONS))
-        except Exception as problem:  # ONNX Runtime's own have no common parent
+            found: list[FloatArray] = self._session.run(outputs, {name: batch}, _RUN_OPTIONS)
+            return found
+        except Exception as problem:  # ONNX Runtime's exceptions have no common parent
             raise RuntimeError(str(problem).partition("\n")[0]) from problem
 
 
 _RUN_OPTIONS: Final = onnxruntime.RunOptions()
-_RUN_OPTIONS.only_execute_path_to_fetches = True  # the activations alone need no exit 1
+_RUN_OPTIONS.only_execute_path_to_fetches = True  # without exit 1 where only activations are asked for
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,19 @@ class FirstHalf(Half):
     """Input transform, segment 1 and the calibrated exit 1.
 
     Attributes:
-        thresholds: least certainties that were chosen for the network; None where the file names none.
+        thresholds: chosen for the network; None if the file names none.
     """
 
     thresholds: Thresholds | None = None
 
     def exit_1(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the logits (N, 2) of exit 1 and the activations (N, C, H, W) for features (N, 58), all float32."""
-        shapes = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: self.activation_shape}
-        logits, activations = self._run(FEATURES, features, shapes)
+        logits, activations = self._run(FEATURES, features, [LOGITS_1, ACTIVATIONS])
         return logits, activations
 
     def segment_1(self, features: FloatArray) -> FloatArray:
         """Return the activations (N, C, H, W) for features (N, 58), both float32; exit 1 is not computed."""
-        (activations,) = self._run(FEATURES, features, {ACTIVATIONS: self.activation_shape})
+        (activations,) = self._run(FEATURES, features, [ACTIVATIONS])
         return activations
 
 
@@ -113,7 +114,7 @@ class SecondHalf(Half):
 
     def exit_2(self, activations: FloatArray) -> FloatArray:
         """Return the logits (N, 2) of exit 2, float32, for activations (N, C, H, W) float32."""
-        (logits,) = self._run(ACTIVATIONS, activations, {LOGITS_2: (CLASS_COUNT,)})
+        (logits,) = self._run(ACTIVATIONS, activations, [LOGITS_2])
         return logits
 
 
@@ -123,37 +124,37 @@ def compute_both(first: FirstHalf, second: SecondHalf, features: FloatArray) -> 
     return logits_1, second.exit_2(activations)
 
 
-def pass_size(architecture: str, most: int | None = None) -> int:
-    """Return how many events of one pass suit exit 2 of an architecture, at most so many."""
+def choose_pass_size(architecture: str, most: int | None = None) -> int:
+    """Return how many events a pass of an architecture should have, ``most`` at most; see ``PASS_SIZES``."""
     size = PASS_SIZES[ARCHITECTURES[architecture].family]
     return size if most is None else min(size, most)
 
 
 def read_first_half(path: Path, threads: int = 1, chunk: int | None = None) -> FirstHalf:
-    """Read what ``onnx_export.write_edge_model`` wrote, and run it once.
+    """Read a file of ``onnx_export.write_edge_model``, and run it once.
 
     Args:
         path: the .onnx file.
-        threads: that a pass is spread over.
-        chunk: events of one pass at most; None: as in ``PASS_SIZES``.
+        threads: threads per pass.
+        chunk: most events in a pass; None: as in ``PASS_SIZES``.
 
     Raises:
-        CheckpointError: the file is missing, too large, damaged, or no such file of this version.
+        CheckpointError: the file is missing, too large, damaged, of another version, or was not written so.
     """
     session, facts, metadata = _open(path, threads)
     try:
-        model = FirstHalf(*facts, chunk or pass_size(facts[0]), session, _thresholds(metadata))
+        model = FirstHalf(*facts, chunk or choose_pass_size(facts[0]), session, _parse_thresholds(metadata))
     except (TypeError, ValueError) as problem:
-        raise CheckpointError(f"{path}: its thresholds are damaged; export it again") from problem
+        raise CheckpointError(f"{path}: its thresholds are damaged. Export it again.") from problem
     expected = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: model.activation_shape}
     _check_ends(session, path, {FEATURES: (FEATURE_COUNT,)}, expected)
     return model
 
 
 def read_second_half(path: Path, threads: int = 1, most: int | None = None) -> SecondHalf:
-    """Read what ``onnx_export.write_second_exit_model`` wrote; else as ``read_first_half``."""
+    """Read a file of ``onnx_export.write_second_exit_model``; otherwise like ``read_first_half``."""
     session, facts, _ = _open(path, threads)
-    model = SecondHalf(*facts, pass_size(facts[0], most), session)
+    model = SecondHalf(*facts, choose_pass_size(facts[0], most), session)
     _check_ends(session, path, {ACTIVATIONS: model.activation_shape}, {LOGITS_2: (CLASS_COUNT,)})
     return model
 
@@ -169,65 +170,65 @@ def read_exported(
     """Read both halves of a network, or the first alone.
 
     Args:
-        path: of its first half.
-        second_exit: of its second half; None: it is not wanted.
-        family: that the network must be of, as in ``models.FAMILIES``; None: any.
-        threads: that a pass is spread over.
-        chunk: events of one pass of the first half at most; None: as in ``PASS_SIZES``.
-        most: events of one pass of the second half at most, where fewer do not suit it better.
+        path: file of the first half.
+        second_exit: file of the second half; None: do not read it.
+        family: of ``models.FAMILIES``, that the network must be of; None: any.
+        threads: threads per pass.
+        chunk: most events in a pass of the first half; None: as in ``PASS_SIZES``.
+        most: most events in a pass of the second half, if ``PASS_SIZES`` does not say fewer.
 
     Raises:
-        CheckpointError: as ``read_first_half``, or it is of another family, or the halves are of two networks.
+        CheckpointError: as ``read_first_half``, or the network is of another family, or the halves are of two networks.
     """
     first = read_first_half(path, threads, chunk)
     if family is not None and ARCHITECTURES[first.architecture].family != family:
-        raise CheckpointError(f"{path}: holds {first.architecture}, not {family}; name the network that it holds")
+        raise CheckpointError(f"{path}: holds {first.architecture}, not {family}. Name the network that it holds.")
     if second_exit is None:
         return first, None
     second = read_second_half(second_exit, threads, most)
     if second.fingerprint != first.fingerprint:
-        raise CheckpointError(f"{second_exit}: is of another network than {path}; export both from one checkpoint")
+        raise CheckpointError(f"{second_exit}: is of another network than {path}. Export both from one checkpoint.")
     return first, second
 
 
 def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...]], dict[str, str]]:
     if check_readable(path, CheckpointError).stat().st_size > MAX_BYTES:
-        raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; it is no exported network")
+        raise CheckpointError(f"{path}: is larger than {MAX_BYTES >> 20} MiB. Name an exported network.")
     content = path.read_bytes()
     check_layers(content, path)
     try:
         session = start_session(content, threads)
         metadata = dict(session.get_modelmeta().custom_metadata_map)
-    except Exception as problem:  # ONNX Runtime's own have no common parent
-        raise CheckpointError(f"{path}: is no ONNX file that can be run; export it again") from problem
-    return session, _facts(metadata, path), metadata
+    except Exception as problem:  # ONNX Runtime's exceptions have no common parent
+        raise CheckpointError(f"{path}: is no ONNX file that can be run. Export it again.") from problem
+    return session, _read_facts(metadata, path), metadata
 
 
 def usual_threads() -> int:
-    """Return how many threads compute where no option says: OMP_NUM_THREADS, else one for each core of this process."""
+    """Return the default number of threads: OMP_NUM_THREADS, else one for each core of this process."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() and 0 < int(named) <= MOST_THREADS else len(os.sched_getaffinity(0))
 
 
 def start_session(content: bytes, threads: int) -> Any:
-    """Return an ``onnxruntime.InferenceSession`` of a graph, which computes with so many threads."""
+    """Return an ``onnxruntime.InferenceSession`` of an ONNX file that computes with so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.enable_mem_pattern = False  # a plan for each size of batch takes 10 MB more, and no less time
-    options.log_severity_level = 4  # what is wrong with a file is said in one line, ours
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads cost no energy
+    options.enable_mem_pattern = False  # a pattern for each batch size takes 10 MB more, and saves no time
+    options.log_severity_level = 4  # our own error messages say what is wrong with a file
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads take no energy
     options.add_session_config_entry("session.load_model_format", "ONNX")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    session._model_bytes = None  # kept for a fallback that is off: AlexNet's second half has 147 MB
+    session._model_bytes = None  # only for the fallback, which is off; AlexNet's second half has 147 MB
     return session
 
 
-def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str, tuple[int, ...]]:
+def _read_facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str, tuple[int, ...]]:
     version = metadata.get("format_version")
     if version is None:
-        raise CheckpointError(f"{path}: is an ONNX file, but none that dnn/export-edge-model.py wrote; export it again")
+        raise CheckpointError(f"{path}: was not written by dnn/export-edge-model.py. Export it again.")
     if version != str(FORMAT_VERSION):
-        raise CheckpointError(f"{path}: its format {version[:20]!r} is not {FORMAT_VERSION}; export it again")
+        raise CheckpointError(f"{path}: its format {version[:20]!r} is not {FORMAT_VERSION}. Export it again.")
     architecture, fingerprint = metadata.get("architecture", ""), metadata.get("fingerprint", "")
     try:
         shape = tuple(int(size) for size in metadata["activation_shape"].split(","))
@@ -235,29 +236,29 @@ def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str, tuple[int
     except (KeyError, ValueError):
         sane = False
     if not sane:
-        raise CheckpointError(f"{path}: its architecture, fingerprint or shape is damaged; export it again")
+        raise CheckpointError(f"{path}: its architecture, fingerprint or shape is damaged. Export it again.")
     return architecture, fingerprint, shape
 
 
 def _check_ends(
     session: Any, path: Path, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check inputs and outputs: what the file declares, and what one event of zeros really gives."""
+    """Check the declared inputs and outputs, and the outputs for one event of zeros."""
     try:
         declared = [(end.name, end.type, tuple(end.shape[1:])) for end in session.get_inputs()]
         names = [end.name for end in session.get_outputs()]
     except UnicodeDecodeError as problem:
-        raise CheckpointError(f"{path}: has names that are no text; it is damaged, export it again") from problem
+        raise CheckpointError(f"{path}: has names that are no text. Export it again.") from problem
     if declared != [(name, "tensor(float)", shape) for name, shape in inputs.items()] or names != list(outputs):
         raise CheckpointError(
-            f"{path}: takes {', '.join(name for name, *_ in declared)} and gives {', '.join(names)}, where "
-            f"{', '.join(inputs)} and {', '.join(outputs)} are needed; name the other exported file"
+            f"{path}: takes {', '.join(name for name, *_ in declared)} and returns {', '.join(names)}, where "
+            f"{', '.join(inputs)} and {', '.join(outputs)} are needed. Name the other exported file."
         )
     try:
         zeros = {name: np.zeros((1, *shape), dtype=np.float32) for name, shape in inputs.items()}
         results = session.run(names, zeros)
     except Exception as problem:
-        raise CheckpointError(f"{path}: cannot be run; export it again") from problem
+        raise CheckpointError(f"{path}: cannot be run. Export it again.") from problem
     for result, shape in zip(results, outputs.values(), strict=True):
         if result.shape != (1, *shape) or result.dtype != np.float32 or not np.isfinite(result).all():
-            raise CheckpointError(f"{path}: gives other shapes than it says, or no numbers; export it again")
+            raise CheckpointError(f"{path}: returns other shapes than it says, or no numbers. Export it again.")

@@ -1,6 +1,7 @@
-"""Run a whole dataset through a network in batches, with PyTorch; see ``models.cpu_network`` for the CPU."""
+"""Run a whole dataset through a network with PyTorch; ``models.cpu_network`` does so with ONNX Runtime."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor
 
 from models.early_exit import TwoExits
 from models.repeats import Progress as Progress
-from models.repeats import logits_of_each_once
+from models.repeats import compute_each_once
 from utils.dataset import to_images
 from utils.errors import DeviceError
 from utils.schema import AUTO
+
+ONNX, TORCH = "onnx", "torch"
+RUNTIMES: Final = {ONNX: "ONNX Runtime", TORCH: "PyTorch"}
 
 
 def no_progress(_rows: int) -> None:
@@ -20,7 +24,7 @@ def no_progress(_rows: int) -> None:
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is CUDA where PyTorch sees a GPU, else the CPU.
+    """Return the device of that name; ``auto`` is CUDA if PyTorch finds a GPU, else the CPU.
 
     Raises:
         DeviceError: the name is not auto, cpu, cuda or cuda:N, or this machine has no such device.
@@ -32,18 +36,35 @@ def select_device(name: str) -> torch.device:
         if device.type not in {"cpu", "cuda"} or (device.type == "cpu" and device.index):
             raise RuntimeError
     except RuntimeError as problem:
-        raise DeviceError(f"--device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from problem
+        raise DeviceError(f"--device {name!r} is unknown. Use auto, cpu, cuda or cuda:N.") from problem
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DeviceError(f"--device {name}: this machine shows {count} CUDA devices to torch; use --device cpu")
+        raise DeviceError(f"--device {name}: this machine shows {count} CUDA devices to PyTorch. Use --device cpu.")
     return device
 
 
-def describe_device(device: torch.device) -> str:
-    """Return a device with its name or its threads, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} (threads: {torch.get_num_threads()})"
+def choose_runtime(name: str | None, device: torch.device) -> str:
+    """Return the runtime of that name; None is ONNX Runtime on the CPU, and PyTorch on a GPU.
+
+    Raises:
+        DeviceError: ONNX Runtime is named for a GPU.
+    """
+    if device.type != "cpu" and name == ONNX:
+        raise DeviceError(
+            f"--runtime onnx: computes on the CPU only, not on {device}. Use --runtime torch, or --device cpu."
+        )
+    return name or (ONNX if device.type == "cpu" else TORCH)
+
+
+def describe_device(device: torch.device, runtime: str | None = None) -> str:
+    """Return a device with its name or its threads, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``.
+
+    Args:
+        device: to describe.
+        runtime: a key of ``RUNTIMES`` to name, too, as in ``cpu (ONNX Runtime, threads: 4)``.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"threads: {torch.get_num_threads()}"
+    return f"{device} ({name if runtime is None else f'{RUNTIMES[runtime]}, {name}'})"
 
 
 def batches(features: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
@@ -59,12 +80,12 @@ def predict(
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); of rows that repeat, one is computed.
+    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); compute repeated rows once.
 
     Args:
         network: in evaluation mode, on the device.
-        features: (N, 58) float32; copied a part at a time, so that they may be mapped from a file.
-        batch_size: different rows of one forward pass.
+        features: (N, 58) float32; copied in parts, so they may be mapped from a file.
+        batch_size: distinct rows in a forward pass.
         device: where it runs.
         progress: called with the number of rows that each pass was for.
     """
@@ -74,4 +95,4 @@ def predict(
         return logits_1.float().cpu().numpy(), logits_2.float().cpu().numpy()
 
     with torch.inference_mode():
-        return logits_of_each_once(features, batch_size, compute, progress)
+        return compute_each_once(features, batch_size, compute, progress)

@@ -1,8 +1,8 @@
-"""The input transform: the first layer of a network, saved in its checkpoint.
+"""Transform a network's inputs: its first layer, saved in its checkpoint.
 
-Flow features span seven orders of magnitude and most of their mass sits on a few values, so a network that
-reads them as they are trains slowly and badly (72 % after eight epochs against 91 %). Mapping each feature to its rank
-among the training rows removes the scale. The published networks have no such layer: theirs is ``Identity``.
+Flow features span seven orders of magnitude, and most rows share a few values. A network that reads them as they are
+reaches an accuracy of 72 % after eight epochs, where one that reads ranks among the training rows reaches 91 %. The
+published networks have no such layer; their transform is ``Identity``.
 """
 
 from collections.abc import Collection
@@ -18,14 +18,14 @@ from utils.schema import FEATURE_COUNT
 
 
 def is_plain(value: object, dtypes: Collection[torch.dtype] = (torch.float32,)) -> TypeGuard[Tensor]:
-    """Return whether something read from a file is a tensor of the ordinary kind: dense, and with its data."""
+    """Return whether a value read from a file is an ordinary tensor: dense, on the CPU, not lazily negated."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_neg():
         return False
     return value.dtype in dtypes and (value.layout, value.device.type) == (torch.strided, "cpu")
 
 
 class Identity(nn.Module):
-    """The transform of a network without one: features pass as they are."""
+    """The transform that returns features unchanged."""
 
     kind = "identity"
 
@@ -34,15 +34,15 @@ class Identity(nn.Module):
         return images
 
     def to_entry(self) -> dict[str, object]:
-        """Return what a checkpoint stores of this transform."""
+        """Return this transform as an entry of a checkpoint."""
         return {"kind": self.kind}
 
 
 class QuantileTransform(nn.Module):
     """Maps each feature to its rank among the training rows, within [-1, 1].
 
-    Each feature has K knots (value, level), ascending in value and constant at the end where a feature
-    has fewer distinct values; between knots the level is interpolated, outside it is clamped.
+    Each feature has K knots (value, level) in ascending order; if it has fewer distinct values, the last knot repeats.
+    Levels are interpolated between knots and clamped outside.
 
     Args:
         knots: (58, K) float32, feature values.
@@ -85,41 +85,41 @@ class QuantileTransform(nn.Module):
         return torch.cat((ranks, flat[:, FEATURE_COUNT:]), dim=1).reshape(images.shape)
 
     def to_entry(self) -> dict[str, object]:
-        """Return what a checkpoint stores of this transform."""
+        """Return this transform as an entry of a checkpoint."""
         return {"kind": self.kind, "knots": self.knots.cpu(), "levels": self.levels.cpu()}
 
 
 def fit_quantile_transform(features: NDArray[np.float32]) -> QuantileTransform:
     """Fit a QuantileTransform to training rows.
 
-    A value's level is its mid-rank, the share of rows below it plus half the share of rows equal to it, mapped to
-    [-1, 1]: equal rows fall on one level, wherever a sort would have put them.
+    A value's level is its mid-rank, mapped to [-1, 1]: the share of rows below it plus half the share of rows equal to
+    it. So equal values have equal levels.
 
     Args:
         features: (N, 58) float32, N >= 1.
     """
-    per_feature = [_knots_of(column) for column in features.T]
+    per_feature = [_compute_knots(column) for column in features.T]
     width = max(len(values) for values, _ in per_feature)
     knots = np.stack([np.pad(values, (0, width - len(values)), mode="edge") for values, _ in per_feature])
     levels = np.stack([np.pad(ranks, (0, width - len(ranks)), mode="edge") for _, ranks in per_feature])
     return QuantileTransform(torch.from_numpy(knots), torch.from_numpy(levels))
 
 
-def _knots_of(column: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _compute_knots(column: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     values, counts = np.unique(column, return_counts=True)
     ranks = (np.cumsum(counts) - counts / 2) / len(column)
     if len(values) > MAX_KNOTS:
-        # Keep the knots that stand at even ranks, and both ends.
+        # Keep knots at evenly spaced ranks, and both ends.
         kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], MAX_KNOTS)))
         values, ranks = values[kept], ranks[kept]
     return values, (2 * ranks - 1).astype(np.float32)
 
 
-def from_entry(entry: object) -> nn.Module:
-    """Rebuild a transform from its checkpoint entry; None, as in a published file, means identity.
+def make_transform(entry: object) -> nn.Module:
+    """Make a transform from a checkpoint's entry; None, as in a published file, means identity.
 
     Raises:
-        ValueError: the entry is not one that ``to_entry`` makes.
+        ValueError: the entry is damaged or unknown.
     """
     if entry is None:
         return Identity()

@@ -1,4 +1,4 @@
-"""Both exits of a whole dataset, of rows that repeat one computed; whatever computes them. Needs no torch."""
+"""Compute both exits of a whole dataset, and repeated rows once, with any runtime and without importing torch."""
 
 from collections.abc import Callable
 from typing import Final
@@ -11,22 +11,22 @@ from utils.schema import CLASS_COUNT
 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[int], object]
-"""Called with the number of rows just done."""
+"""Called with the number of rows that were just computed."""
 
 _LOOKED_AT: Final = 32_768
-"""Rows among which those that repeat are found: few enough to sort at once, and to copy."""
+"""Rows within which repeated ones are found, because these must be sorted and copied."""
 
 
-def logits_of_each_once(
+def compute_each_once(
     features: FloatArray, batch_size: int, compute: Callable[[FloatArray], tuple[FloatArray, FloatArray]],
     progress: Progress,
 ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
     """Return the logits of both exits, each (N, 2) float32, for features (N, 58).
 
     Args:
-        features: (N, 58) float32; copied a part at a time, so that they may be mapped from a file.
-        batch_size: different rows given to ``compute`` at once.
-        compute: returns the logits of both exits, each (n, 2), for features (n, 58).
+        features: (N, 58) float32; copied in parts, so they may be mapped from a file.
+        batch_size: distinct rows in a batch.
+        compute: returns the logits of both exits, each (n, 2), for a batch of features (n, 58).
         progress: called with the number of rows that each batch was for.
     """
     logits = np.empty((2, len(features), CLASS_COUNT), dtype=np.float32)

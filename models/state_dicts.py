@@ -1,6 +1,6 @@
-"""State dicts as other programs save them: nested in a table, with the prefixes of wrappers, in another precision.
+"""Read state dicts that other programs save: nested in a table, with prefixes of wrappers, in another precision.
 
-What is changed on the way to a published state dict is told in notes, one sentence each, for the caller to show.
+Every change is described in notes, one sentence each, for the caller to show.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from torch import Tensor
 PRECISIONS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _WRAPPERS: Final = ("module", "_orig_mod")
-"""What DataParallel and torch.compile put into the names of weights, in front of them or in their middle."""
+"""Parts that DataParallel and torch.compile add to the names of weights."""
 
 _USUAL_NAMES: Final = ("state_dict", "model_state_dict", "model")
-"""Entries that programs keep a state dict in; of several, the first is the network itself."""
+"""Entries in which programs save a state dict. If there are several, the first is the network."""
 
 _OURS: Final = {"format_version", "input_transform"}
 _WEIGHTS: Final = (".weight", ".bias")
@@ -25,16 +25,16 @@ Table = Mapping[str, Any]
 
 
 def is_ours(table: Table) -> bool:
-    """Return whether a table is a checkpoint of ours, whole or damaged, and no plain state dict."""
+    """Return whether a table is a checkpoint of ours, whole or damaged, rather than a plain state dict."""
     return bool(_OURS & table.keys())
 
 
-def unnested(content: Table, notes: list[str]) -> Table:
-    """Return the table in a file that is a state dict, or a checkpoint of ours.
+def unnest(content: Table, notes: list[str]) -> Table:
+    """Return the table in a file's content that is a state dict or a checkpoint of ours.
 
     Args:
-        content: of the file.
-        notes: gets a sentence where the weights stand in an entry beside others.
+        content: the file's outermost table.
+        notes: gets a sentence if the weights are in an entry of it.
 
     Raises:
         ValueError: several entries hold weights, and none has a usual name.
@@ -46,7 +46,7 @@ def unnested(content: Table, notes: list[str]) -> Table:
         if entry is None:
             break
         if len(nested) > 1 and entry not in _USUAL_NAMES:
-            raise ValueError(f"holds two networks, {nested[0]!r} and {nested[1]!r}; save the state dict of one alone")
+            raise ValueError(f"holds two networks, {nested[0]!r} and {nested[1]!r}. Save the state dict of one alone.")
         entries.append(entry)
         table = table[entry]
     if entries:
@@ -63,28 +63,28 @@ def _holds_weights(value: object, depth: int = _DEEPEST) -> bool:
     )
 
 
-def renamed(state: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """Return weights under their names without the prefixes of wrappers, or one that all of them share.
+def remove_prefixes(state: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Return the weights, without prefixes of wrappers in their names, and without one that all names share.
 
     Raises:
         ValueError: two weights would get the same name.
     """
     removed = [wrapper for wrapper in _WRAPPERS if any(wrapper in key.split(".") for key in state)]
     names = [[part for part in key.split(".") if part not in _WRAPPERS] for key in state]
-    # No network of ours has a first part that all its names share; a calibrated one has temperatures beside ``model.``.
+    # In our networks, names do not share a first part: calibrated ones have temperatures beside ``model.``.
     while len({parts[0] for parts in names}) == 1 and all(len(parts) > 1 for parts in names):
         removed.append(names[0][0])
         names = [parts[1:] for parts in names]
     new = dict(zip((".".join(parts) for parts in names), state.values(), strict=True))
     prefixes = " and ".join(repr(f"{part}.") for part in removed)
     if len(new) < len(state):
-        raise ValueError(f"holds weights twice, with and without {prefixes}; save them once")
+        raise ValueError(f"holds weights twice, with and without {prefixes}. Save them once.")
     if removed:
         notes.append(f"removed {prefixes} from the names of the weights")
     return new
 
 
-def in_float32(state: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+def convert_to_float32(state: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     """Return weights of any of ``PRECISIONS`` as float32."""
     others = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()} - {"float32"})
     if others:

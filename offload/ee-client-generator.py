@@ -27,10 +27,7 @@ from utils.errors import CloudUnavailableError
 from utils.files import check_table, check_writable
 
 if TYPE_CHECKING:
-    import torch
-
-    from models.early_exit import TwoExits
-    from offload.networks.exits import FloatArray
+    from offload.networks.exits import FloatArray, Network
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
     broker_options.add_broker(parser)
     shared_options.add_watching(parser)
+    parser.set_defaults(second_exit_file=None)  # cli.is_exported reads it; here is no such option
     return parser
 
 
@@ -77,8 +75,6 @@ def run(args: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from models.checkpoint import fingerprint, read_two_exits
-    from models.prediction import describe_device, select_device
     from offload.link.client import Client
     from offload.link.load import Pace, ask, load_figure, load_of, load_table
     from offload.link.pending_requests import Patience
@@ -96,15 +92,13 @@ def run(args: argparse.Namespace) -> None:
         check_format(check_writable(args.picture))
     shared_options.check_payload(args)
     broker = broker_options.read_broker(args)
-    device = select_device(args.device)
-    logs.report(log, "device", f"device: {describe_device(device)}", device=describe_device(device))
-    network, checkpoint = read_two_exits(args.trained_network_file, args.network)
-    network.to(device)
+    network = _open_network(args)
+    logs.report(log, "device", f"device: {network.device}", device=network.device)
     dataset = read_dataset(args.dataset)
     rows = np.arange(args.clients * args.batch_size).reshape(args.clients, -1) % len(dataset)
-    events = [_events(args, dataset.features[chosen], network, device) for chosen in rows]
-    digest = fingerprint(network)
-    metrics = ClientMetrics(checkpoint.architecture.name, digest)
+    events = [_compute_payload(args, dataset.features[chosen], network) for chosen in rows]
+    digest = network.fingerprint
+    metrics = ClientMetrics(network.architecture, digest)
     patience = Patience.of(args.request_timeout, args.retries)
     stop, pace = Stop(), Pace(args.count, args.interval)
     names = [f"{shared_options.own_name()}.{number}" for number in range(args.clients)]
@@ -131,19 +125,24 @@ def run(args: argparse.Namespace) -> None:
         raise CloudUnavailableError(f"{unanswered} of {load.requests} requests were not answered: {load.failures}")
 
 
-def _events(
-    args: argparse.Namespace, features: "FloatArray", network: "TwoExits", device: "torch.device"
-) -> "FloatArray":
-    """Return what each request holds."""
-    import torch
+def _open_network(args: argparse.Namespace) -> "Network":
+    if not cli.is_exported(args, args.trained_network_file):
+        from offload.networks.torch_exits import open_checkpoint
 
-    from utils.dataset import to_images
+        return open_checkpoint(args.trained_network_file, args.network, args.device)
+    from offload.networks.onnx_exits import open_exported
+
+    return open_exported(args.trained_network_file, None, args.network)
+
+
+def _compute_payload(args: argparse.Namespace, features: "FloatArray", network: "Network") -> "FloatArray":
+    """Return the tensor of a request about features (n, 58)."""
+    import numpy as np
 
     if args.payload == "features":
         return features
-    with torch.inference_mode():
-        activations: FloatArray = network.segment_1(torch.from_numpy(to_images(features)).to(device)).cpu().numpy()
-        return activations
+    _, activations = network.exit_1(features)
+    return activations(np.arange(len(features)))
 
 
 def main(argv: list[str] | None = None) -> int:

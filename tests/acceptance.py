@@ -135,7 +135,7 @@ def accuracies(data: Path, output: Path) -> Iterator[Figure]:
 def calibration(data: Path, output: Path) -> Iterator[Figure]:
     """ECE on March of networks calibrated on February."""
     import models
-    from calibration.temperature import quality
+    from calibration.temperature import measure_quality
     from models.checkpoint import read_two_exits
     from models.prediction import predict
     from utils.classification_metrics import ECE_BINS
@@ -147,7 +147,7 @@ def calibration(data: Path, output: Path) -> Iterator[Figure]:
         for seed in SEEDS:
             network, _ = read_two_exits(_calibrated(family, seed, data, output), family)
             for found, logits in zip(errors, predict(network, dataset.features, 500), strict=True):
-                found.append(quality(logits, labels).ece)
+                found.append(measure_quality(logits, labels).ece)
         for number, found in enumerate(errors, 1):
             yield Figure(
                 f"{family}: ECE ({ECE_BINS} bins) on March at exit {number}, calibrated on February, seeds {SEEDS}",

@@ -244,7 +244,7 @@ SCALERS: dict[str, Fault] = {
 
 EXPORTED: dict[str, Fault] = {
     **unreadable(".onnx"),
-    "no ONNX": Fault(lambda folder: _copy(folder / "second.onnx", b"segment 2"), ("export it again",)),
+    "no ONNX": Fault(lambda folder: _copy(folder / "second.onnx", b"segment 2"), ("no ONNX file", "Export it again")),
 }
 LABELS: dict[str, Fault] = {
     **unreadable(".csv"),
@@ -345,19 +345,19 @@ _BOMBS: dict[str, Callable[[Path], object]] = {
 CHECKPOINTS: dict[str, Fault] = {
     **unreadable(".pth"),
     "text": Fault(lambda folder: _copy(folder / "bad.pth", b"these are no weights\n" * 40), ("train it again",)),
-    "cut off": Fault(_torch_cut_off, ("cut off", "fetch or train it again")),
+    "cut off": Fault(_torch_cut_off, ("truncated", "Fetch or train it again")),
     **{f"{name}, pickled": _pickled(bomb, "bad.pth", "again") for name, bomb in _BOMBS.items()},
-    **{f"{name}, in torch's archive": _saved(bomb, "is not run", "again") for name, bomb in _BOMBS.items()},
+    **{f"{name}, in torch's archive": _saved(bomb, "more than tensors", "again") for name, bomb in _BOMBS.items()},
     "of another network": _saved(lambda _: dict(good_weights("AlexNetWithExits")), "AlexNetWithExits", "mobilenet"),
     "of no network": _saved(lambda _: {"weight": torch.zeros(2)}, "none of the networks", "MobileNetV2WithExits"),
-    "a list": _saved(lambda _: [torch.zeros(2)], "not a checkpoint"),
+    "a list": _saved(lambda _: [torch.zeros(2)], "Name a checkpoint"),
     "without weights": _saved(lambda _: _ours(state_dict={}), "no weights"),
     "a weight short": _saved(lambda _: _weights(**{_LAST: None}), "MobileNetV2WithExits", "lacks", _LAST),
     "a weight of another shape": _saved(lambda _: _weights(**{_LAST: torch.zeros(3)}), _LAST, "(3,), not (2,)"),
     "a weight of whole numbers": _saved(lambda _: _weights(**{_LAST: torch.zeros(2, dtype=torch.int64)}), _LAST),
     "NaN in a weight": _saved(lambda _: _weights(**{_LAST: torch.tensor([0.0, float("nan")])}), _LAST, "NaN"),
     "infinity in a weight": _saved(lambda _: _ours(state_dict=_weights(**{_LAST: torch.full((2,), torch.inf)})), _LAST),
-    "of a later format": _saved(lambda _: _ours(format_version=2), "format 2", "update the toolkit"),
+    "of a later format": _saved(lambda _: _ours(format_version=2), "format 2", "Update the toolkit"),
     "of two minds": _saved(lambda _: _ours(architecture="AlexNetWithExits"), "'AlexNetWithExits'", "MobileNetV2"),
     "of an unknown transform": _saved(lambda _: _ours(input_transform={"kind": "magic"}), "input transform"),
 }  # fmt: skip

@@ -26,6 +26,7 @@ ROOMS_OF_OFFLOAD = ("operations", "networks", "link", "edge", "alerts")
 SYS_PATH_LINE = "sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root"
 OTHERS_NAMES = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
 MOST_LINES = 350
+MOST_FUNCTION_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,13 @@ def test_an_unpickler_decides_what_it_looks_up(source: Source) -> None:
 @every_source
 def test_a_file_is_short_enough_to_be_read_at_a_sitting(source: Source) -> None:
     assert len(source.text.splitlines()) <= MOST_LINES
+
+
+@every_source
+def test_a_function_fits_on_a_screen(source: Source) -> None:
+    functions = [node for node in ast.walk(source.tree) if isinstance(node, ast.FunctionDef)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_FUNCTION_LINES} == {}
 
 
 @pytest.mark.parametrize(

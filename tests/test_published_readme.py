@@ -23,12 +23,12 @@ import pytest
 import torch
 
 from models import ARCHITECTURES
-from models.calibrated import calibrated
+from models.calibrated import add_temperatures
 from offload.link.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared
 from tests.download_server import Answer, DownloadServer, running_server
 from tests.scripts import ROOT, SCRIPTS
-from trained_models.catalog import CATALOG
+from trained_models.checkpoint_catalog import CATALOG
 from utils.schema import EVALUATION_COLUMNS, INFERENCE_COLUMNS, OFFLOAD_COLUMNS
 
 STAGES: Final = (
@@ -140,7 +140,7 @@ def published_checkpoint(architecture: str, *, with_temperatures: bool) -> bytes
     """Return a checkpoint as published: a plain state dict, here of an untrained network."""
     torch.manual_seed(1)
     network = ARCHITECTURES[architecture].create()
-    state = (calibrated(network) if with_temperatures else network).state_dict()
+    state = (add_temperatures(network) if with_temperatures else network).state_dict()
     stream = io.BytesIO()
     torch.save(state, stream)
     return stream.getvalue()
@@ -164,7 +164,8 @@ def server() -> Iterator[DownloadServer]:
         for network in ("alexnet", "mobilenet"):
             running.files[f"/evaluations/saved/{network}_x_f_0.9_2016_23.sav"] = [Answer(published_front())]
         for entry in CATALOG:
-            body = published_checkpoint(entry.architecture, with_temperatures=entry.calibrated)
+            architecture, mark, _ = entry.name.partition("_calibrated")
+            body = published_checkpoint(architecture, with_temperatures=bool(mark))
             running.drive[entry.drive_id] = body
         yield running
 

@@ -392,7 +392,7 @@ def test_an_interrupted_training_keeps_its_last_epoch_and_resumes_to_the_same_en
 ) -> None:
     line, errors = interrupt(data, "interrupted", at_line="epoch 1:")
     assert errors == [
-        "the last complete epoch is saved; the same command with --resume goes on from it",
+        "The last complete epoch is saved. Continue with the same command and --resume.",
         "train-early-exit-network.py: interrupted",
     ]
     first, state = Path(line.rpartition(" -> ")[2]), "MobileNetV2WithExits_unfinished.state"

@@ -283,7 +283,7 @@ NOT_ADDRESSES = ("", "a.example", "file:///etc", "https://", "http://[", "http:/
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     TRAIN: {"--model": ("resnet", "")},
     CALIBRATE: {"--model": ("AlexNetWithExits",), "--method": ("guess",)},
-    EVALUATE: {"--model": ("resnet",), "--clock": ("sun",)},
+    EVALUATE: {"--model": ("resnet",), "--clock": ("sun",), "--runtime": ("jax", "")},
     YEAR: {
         "--model": ("resnet",),
         "--operation-point": ("5",),
@@ -529,7 +529,7 @@ def test_a_device_that_is_not_there_is_one_line_with_the_remedy(
     ended = call(capsys, script, *flat(options), "--device", device)
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
     assert f"--device {device}" in ended.err or f"--device {device!r}" in ended.err
-    assert "use --device cpu" in ended.err or "use auto, cpu" in ended.err
+    assert "Use --device cpu" in ended.err or "Use auto, cpu" in ended.err
     assert files_below(tmp_path) == before
 
 
@@ -577,7 +577,7 @@ def test_resuming_where_nothing_was_interrupted_is_one_line(
 ) -> None:
     ended = call(capsys, TRAIN, *flat(good[TRAIN]), "--output-folder", tmp_path, "--resume")
     (line,) = ended.err.splitlines()
-    assert (ended.code, line.endswith("leave out --resume")) == (2, True)
+    assert (ended.code, line.endswith("eave out --resume.")) == (2, True)
     assert files_below(tmp_path) == {}
 
 

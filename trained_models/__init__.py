@@ -1,1 +1,1 @@
-"""The published checkpoints: which there are, and how to download them."""
+"""List and download the published checkpoints."""

@@ -4,8 +4,8 @@
     python trained_models/download-trained-models.py
     python trained_models/download-trained-models.py --model MobileNetV2WithExits --model AlexNetWithExits
 
-A file that is there already and passes its check is not downloaded again. A file takes its name only after it has
-been loaded and found to be the network that its name says; an interrupted download leaves nothing behind.
+A file that exists and passes its check is not downloaded again. A download gets its file name only after it has been
+loaded and holds the network that the name says; an interrupted download leaves no file.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from trained_models.catalog import CATALOG, Published, find
+from trained_models.checkpoint_catalog import CATALOG, PublishedCheckpoint, find_checkpoint
 from utils import cli
 
 
-def published(text: str) -> Published:
+def parse_name(text: str) -> PublishedCheckpoint:
     """Return the checkpoint of that name; an argparse type."""
     try:
-        return find(text)
+        return find_checkpoint(text)
     except ValueError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from problem
 
@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     parser.add_argument(
         "--model",
-        type=published,
+        type=parse_name,
         action="append",
         metavar="NAME",
         help=f"one of {', '.join(entry.name for entry in CATALOG)}; may be repeated (default: all)",
@@ -42,12 +42,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download the checkpoints asked for and print what became of them."""
-    from trained_models.published_checkpoints import checkpoint_download
+    """Download the named checkpoints and print the results."""
+    from trained_models.published_checkpoints import make_download
     from utils.download import download_all
 
     entries = dict.fromkeys(args.model or CATALOG)
-    jobs = [checkpoint_download(entry, args.output_folder, args.base_url) for entry in entries]
+    jobs = [make_download(entry, args.output_folder, args.base_url) for entry in entries]
     print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
 
 

@@ -1,4 +1,4 @@
-"""Download published checkpoints from Google Drive and check that each file holds the network that its name says."""
+"""Download published checkpoints from Google Drive, and check that each holds the network that its name says."""
 
 import shutil
 import threading
@@ -12,22 +12,22 @@ import gdown
 import requests
 
 from models.checkpoint import read_checkpoint
-from trained_models.catalog import Published
+from trained_models.checkpoint_catalog import PublishedCheckpoint
 from utils.download import TIMEOUT, Download, Progress
 from utils.errors import CheckpointError, DownloadError
 
-SECONDS_OF_PAGES: Final = 120.0  # Google Drive may answer with pages: gdown bounds neither their number nor size
+SECONDS_OF_PAGES: Final = 120.0  # Google Drive may reply with pages; gdown limits neither their number nor size
 RETRIES: Final = 3
 
 
-def checkpoint_download(entry: Published, folder: Path, base_url: str) -> Download:
-    """Return the download of a checkpoint from Google Drive, or from a mirror that serves it at the same path."""
+def make_download(entry: PublishedCheckpoint, folder: Path, base_url: str) -> Download:
+    """Return the download of a checkpoint from Google Drive, or from a mirror with the same paths."""
     url = f"{base_url}/uc?export=download&id={entry.drive_id}"
     check, transfer = partial(check_checkpoint, entry), partial(_transfer_from_drive, entry)
     return Download(url, folder / entry.file_name, check, transfer)
 
 
-def check_checkpoint(entry: Published, path: Path) -> None:
+def check_checkpoint(entry: PublishedCheckpoint, path: Path) -> None:
     """Check that a file is undamaged and holds the network that the catalog says.
 
     Raises:
@@ -36,38 +36,38 @@ def check_checkpoint(entry: Published, path: Path) -> None:
     found = read_checkpoint(path)
     name = found.architecture.name + "_calibrated" * found.calibrated
     if name != entry.name:
-        raise CheckpointError(f"{path}: holds {name}, not {entry.name}")
-    if zipfile.is_zipfile(path):  # torch's older format is none
+        raise CheckpointError(f"{path}: holds {name}, not {entry.name}. Download it again.")
+    if zipfile.is_zipfile(path):  # torch's older format is not
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()  # torch does not check the checksums
         except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError):
             damaged = "the directory"
         if damaged is not None:
-            raise CheckpointError(f"{path}: is damaged: the checksum of {damaged!r} is wrong")
+            raise CheckpointError(f"{path}: is damaged: the checksum of {damaged!r} is wrong. Download it again.")
 
 
-def _transfer_from_drive(entry: Published, url: str, path: Path, progress: Progress) -> None:
+def _transfer_from_drive(entry: PublishedCheckpoint, url: str, path: Path, progress: Progress) -> None:
     cancel = threading.Event()
     timer = threading.Timer(SECONDS_OF_PAGES, cancel.set)
 
-    def end_of_pages(received: int, total: int | None) -> None:
+    def stop_timer(received: int, total: int | None) -> None:
         timer.cancel()
         progress(received, total)
 
-    # gdown retries only with a file of its own, which it leaves behind on an error.
+    # gdown retries only into a file of its own, which it does not remove after an error.
     with TemporaryDirectory(dir=path.parent, prefix=".download.") as folder:
         timer.start()
         try:
             whole = gdown.download(
-                url, f"{folder}/{entry.file_name}", quiet=True, use_cookies=False, progress=end_of_pages,
+                url, f"{folder}/{entry.file_name}", quiet=True, use_cookies=False, progress=stop_timer,
                 timeout=TIMEOUT, retries=RETRIES, cancel=cancel,
             )  # fmt: skip
         except (gdown.FileURLRetrievalError, gdown.DownloadCancelled, KeyError) as problem:
             raise DownloadError(
-                f"{url}: Google Drive answers with a page, not {entry.file_name}: its quota is used up, or it is no "
-                f"longer shared; try again in a day, or save https://drive.google.com/file/d/{entry.drive_id}/view "
-                "with a browser"
+                f"{url}: Google Drive replied with a page, not {entry.file_name}: its quota is used up, or it is no "
+                f"longer shared. Try again in a day, or save https://drive.google.com/file/d/{entry.drive_id}/view "
+                "with a browser."
             ) from problem
         except gdown.DownloadError as problem:
             raise requests.ConnectionError(str(problem)) from problem

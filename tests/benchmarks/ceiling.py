@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dnn.training import bfloat16_is_fast
+from dnn.training import is_bfloat16_fast
 from utils.schema import IMAGE_SIDE
 
 _SIDE = 1536
@@ -52,7 +52,7 @@ def threads(count: int) -> Iterator[None]:
 def measure_ceiling(tries: int = 8) -> Ceiling:
     """Return the best of several tries, on one thread and on two; in bfloat16 too where training uses it."""
     products = {}
-    has_bfloat16 = bfloat16_is_fast(torch.device("cpu"))
+    has_bfloat16 = is_bfloat16_fast(torch.device("cpu"))
     for count in (1, 2):
         with threads(count):
             for kind in (torch.float32, *([torch.bfloat16] if has_bfloat16 else [])):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.preprocessing import from_entry
+from models.preprocessing import make_transform
 
 FloatArray = NDArray[np.float32]
 
@@ -118,7 +118,7 @@ class PlainNetwork(nn.Module):
 def open_plain(path: Path, family: str) -> PlainNetwork:
     """Return the network of a checkpoint that the toolkit wrote."""
     content: dict[str, Any] = torch.load(path, weights_only=True)
-    network = PlainNetwork(family, from_entry(content["input_transform"]), content["state_dict"])
+    network = PlainNetwork(family, make_transform(content["input_transform"]), content["state_dict"])
     return network.eval().requires_grad_(False)
 
 

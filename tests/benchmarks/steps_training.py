@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibration.temperature import Quality, by_likelihood, quality
-from dnn.training import Settings, Trainer, bfloat16_is_fast, distinct_rows, effective_batch_size, evaluate
+from calibration.temperature import Quality, fit_by_likelihood, measure_quality
+from dnn.training import Settings, Trainer, choose_batch_size, count_distinct_rows, evaluate, is_bfloat16_fast
 from models import ARCHITECTURES
 from models.cpu_network import compute_logits
 from models.early_exit import EarlyExitNetwork, TwoExits, initialise
@@ -51,13 +51,13 @@ def january(bench: Bench) -> tuple[FloatArray, NDArray[np.int64], int]:
     """Return features and labels of every so many-th row of January, and the batch size for all of it."""
     features, labels = bench.month(1)
     step = max(1, round(len(features) / bench.budget.training_rows))
-    return features[::step], labels[::step], effective_batch_size(load_script(TRAIN).BATCH_SIZE, len(features))
+    return features[::step], labels[::step], choose_batch_size(load_script(TRAIN).BATCH_SIZE, len(features))
 
 
 def training(bench: Bench) -> Iterator[Row]:
     """One epoch of each of several seeds; both versions begin with the same weights."""
     features, labels, size = january(bench)
-    kind = torch.bfloat16 if bfloat16_is_fast(torch.device("cpu")) else torch.float32
+    kind = torch.bfloat16 if is_bfloat16_fast(torch.device("cpu")) else torch.float32
     computed = _computed_rows(features, labels, size)
     for family in bench.budget.families:
         with threads(THREADS):
@@ -99,7 +99,9 @@ def _loss(network: torch.nn.Module, features: FloatArray, labels: NDArray[np.int
 def _computed_rows(features: FloatArray, labels: NDArray[np.int64], size: int) -> int:
     order = np.random.default_rng(1).permutation(len(features))
     starts = range(0, len(order), size)
-    return sum(len(distinct_rows(features[rows], labels[rows])[0]) for rows in (order[i : i + size] for i in starts))
+    return sum(
+        len(count_distinct_rows(features[rows], labels[rows])[0]) for rows in (order[i : i + size] for i in starts)
+    )
 
 
 def compared_losses(losses: list[Costs]) -> tuple[bool, str]:
@@ -131,13 +133,15 @@ def calibration(bench: Bench) -> Iterator[Row]:
 
         def ours(network: TwoExits = network, found: dict[str, tuple[float, ...]] = found) -> None:
             exits = compute_logits(network, features, size, torch.device("cpu"))
-            found["ours"] = tuple(by_likelihood(logits, labels) for logits in exits)
+            found["ours"] = tuple(fit_by_likelihood(logits, labels) for logits in exits)
 
         with threads(THREADS):
             (turns,) = in_turns(timed(plainly), timed(ours), bench.budget.rounds, warm_up=False)
             exits = predict(network, features, size)
         parts = [
-            _compared(number, quality(logits, labels, theirs), quality(logits, labels, own), theirs, own)
+            _compared(
+                number, measure_quality(logits, labels, theirs), measure_quality(logits, labels, own), theirs, own
+            )
             for number, logits, theirs, own in zip((1, 2), exits, found["plain"], found["ours"], strict=True)
         ]
         yield row(

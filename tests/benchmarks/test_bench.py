@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.temperature import by_likelihood
+from calibration.temperature import fit_by_likelihood
 from models.prediction import predict
 from offload.link.private_broker import PrivateBroker
 from tests.benchmarks import plain_network, plain_training, steps_link
@@ -229,7 +229,7 @@ def test_the_plain_calibration_finds_the_temperature_that_logits_were_multiplied
     logits = 3 * np.stack([-margins / 2, margins / 2], axis=1).astype(np.float32)
     found = plain_training.temperature(torch.from_numpy(logits), torch.from_numpy(labels), 20)
     assert found == pytest.approx(3, rel=0.1)
-    assert by_likelihood(logits, labels) == pytest.approx(found, rel=0.2)
+    assert fit_by_likelihood(logits, labels) == pytest.approx(found, rel=0.2)
 
 
 def test_a_childs_memory_is_its_own_and_its_failure_is_told(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tests.scripts import CALIBRATE, call
 
 
 @pytest.mark.parametrize("method", ["nll", "ece"])
-def test_a_month_of_one_row_is_calibrated_on_with_a_warning(
+def test_calibration_on_one_row_warns(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, method: str
 ) -> None:
     one = write_cells(month()[:2], tmp_path / "one.csv")
@@ -17,5 +17,5 @@ def test_a_month_of_one_row_is_calibrated_on_with_a_warning(
     ended = call(capsys, CALIBRATE, *files, "--method", method)
     warnings = [line for line in ended.err.splitlines() if line.startswith("warning: exit ")]
     assert ended.code == 0
-    assert sum("there are too few rows to calibrate on, 1" in line for line in warnings) == 2
+    assert sum("1 rows are too few to calibrate on" in line for line in warnings) == 2
     assert any("is at its bound" in line for line in warnings)

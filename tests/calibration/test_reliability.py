@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from calibration.reliability import draw_reliability, reliability_figure
+from calibration.reliability import draw_reliability, make_reliability_figure
 from utils.classification_metrics import ECE_BINS, certainty, expected_calibration_error, reliability_bins
 from utils.errors import InputFileError
 from utils.plotting import new_figure, save_figure
@@ -31,7 +31,7 @@ def bars(ax: Axes) -> list[Rectangle]:
     return [patch for patch in ax.patches if isinstance(patch, Rectangle)]
 
 
-def test_the_accuracy_of_every_filled_bin_is_drawn_over_its_mean_certainty() -> None:
+def test_each_bin_shows_accuracy_at_its_mean_certainty() -> None:
     counts, mean_certainty, mean_correct = reliability_bins(CERTAINTIES, CORRECT)
     expected = np.column_stack([mean_certainty, mean_correct])[counts > 0]
     np.testing.assert_allclose(points(drawn(CERTAINTIES, CORRECT), "accuracy"), expected)
@@ -41,7 +41,7 @@ def test_a_bin_without_rows_has_no_point() -> None:
     assert len(points(drawn(np.array([0.55, 0.95]), np.array([True, False])), "accuracy")) == 2
 
 
-def test_the_bars_are_the_shares_of_the_rows() -> None:
+def test_bars_show_the_share_of_rows() -> None:
     ax = drawn(CERTAINTIES, CORRECT)
     heights = [bar.get_height() for bar in bars(ax)]
     assert len(heights) == ECE_BINS
@@ -49,7 +49,7 @@ def test_the_bars_are_the_shares_of_the_rows() -> None:
     np.testing.assert_allclose(heights, reliability_bins(CERTAINTIES, CORRECT)[0] / 400)
 
 
-def test_all_that_is_drawn_lies_within_the_axes() -> None:
+def test_everything_is_drawn_within_the_axes() -> None:
     ax = drawn(np.array([0.5, 1.0]), np.array([False, True]))
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for x, y in points(ax, "accuracy"):
@@ -61,7 +61,7 @@ def test_all_that_is_drawn_lies_within_the_axes() -> None:
 def test_the_figure_shows_both_errors_and_the_temperature() -> None:
     logits = DRAW.normal(scale=5, size=(300, 2))
     labels = DRAW.integers(0, 2, 300)
-    figure = reliability_figure("AlexNetWithExits, exit 1", logits, labels, 2.5)
+    figure = make_reliability_figure("AlexNetWithExits, exit 1", logits, labels, 2.5)
     assert figure.get_suptitle() == "AlexNetWithExits, exit 1"
     assert [ax.get_title() for ax in figure.axes] == [
         "before calibration (temperature 1.000)",
@@ -75,7 +75,7 @@ def test_the_figure_shows_both_errors_and_the_temperature() -> None:
 
 @pytest.mark.parametrize(("ending", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")])
 def test_a_figure_is_saved_in_the_format_of_its_ending(tmp_path: Path, ending: str, start: bytes) -> None:
-    figure = reliability_figure("one row", np.array([[1.0, 0.0]]), np.array([0]), 1.0)
+    figure = make_reliability_figure("one row", np.array([[1.0, 0.0]]), np.array([0]), 1.0)
     path = save_figure(figure, tmp_path / f"picture{ending}")
     assert path.read_bytes().startswith(start)
     assert list(tmp_path.iterdir()) == [path]

@@ -8,17 +8,17 @@ from calibration.temperature import (
     LEAST_TEMPERATURE,
     Method,
     Quality,
-    by_ece,
-    by_likelihood,
-    doubts,
-    quality,
+    find_doubts,
+    fit_by_ece,
+    fit_by_likelihood,
+    measure_quality,
 )
 from utils.classification_metrics import certainty, expected_calibration_error, negative_log_likelihood
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-METHODS = pytest.mark.parametrize("method", [by_likelihood, by_ece])
+METHODS = pytest.mark.parametrize("method", [fit_by_likelihood, fit_by_ece])
 
 
 def calibrated_exit(rows: int, seed: int = 0) -> tuple[Logits, Labels]:
@@ -41,11 +41,11 @@ def least_nll(logits: Logits, labels: Labels) -> float:
 
 
 @pytest.mark.parametrize("bound", [LEAST_TEMPERATURE, GREATEST_TEMPERATURE])
-def test_a_temperature_at_its_bound_and_too_few_rows_are_doubted(bound: float) -> None:
-    few, at_bound = doubts(bound, 1)
-    assert few.startswith("there are too few rows to calibrate on, 1; use at least 100")
+def test_a_temperature_at_its_bound_and_too_few_rows_cause_warnings(bound: float) -> None:
+    few, at_bound = find_doubts(bound, 1)
+    assert few.startswith("1 rows are too few to calibrate on. Use at least 100.")
     assert at_bound.startswith(f"the temperature {bound:g} is at its bound")
-    assert doubts(1.3, 100) == []
+    assert find_doubts(1.3, 100) == []
 
 
 @pytest.mark.slow
@@ -58,30 +58,30 @@ def test_a_known_temperature_is_recovered(method: Method, temperature: float) ->
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.5, 2.5, 6.0])
-def test_the_likelihoods_temperature_is_that_of_another_search(temperature: float) -> None:
+def test_the_temperature_by_likelihood_equals_that_of_another_optimiser(temperature: float) -> None:
     logits, labels = calibrated_exit(5000, seed=1)
     logits *= temperature
     reference = least_nll(logits, labels)
     # The module keeps 1 where that has the lesser ECE; here it has not.
-    assert quality(logits, labels, reference).ece < quality(logits, labels).ece
-    assert by_likelihood(logits, labels) == pytest.approx(reference, rel=1e-3)
+    assert measure_quality(logits, labels, reference).ece < measure_quality(logits, labels).ece
+    assert fit_by_likelihood(logits, labels) == pytest.approx(reference, rel=1e-3)
 
 
-def test_of_the_temperatures_met_the_one_of_least_ece_is_kept() -> None:
+def test_the_temperature_of_lowest_ece_along_the_search_is_returned() -> None:
     logits, labels = calibrated_exit(2000, seed=4)  # drawn well: 1 is better calibrated than the likeliest temperature
     reference = least_nll(logits, labels)
-    assert quality(logits, labels).ece < quality(logits, labels, reference).ece
-    assert by_likelihood(logits, labels) == 1
+    assert measure_quality(logits, labels).ece < measure_quality(logits, labels, reference).ece
+    assert fit_by_likelihood(logits, labels) == 1
 
 
-def test_the_ece_method_finds_the_least_ece_of_a_plain_scan() -> None:
+def test_the_ece_method_finds_the_lowest_ece_of_a_plain_scan() -> None:
     logits, labels = calibrated_exit(1500, seed=2)
     logits *= 4
     errors = []
     for temperature in np.geomspace(0.05, 20, 301):
         prediction, certain = certainty(logits / temperature)
         errors.append(expected_calibration_error(certain, prediction == labels))
-    assert quality(logits, labels, by_ece(logits, labels)).ece <= min(errors)
+    assert measure_quality(logits, labels, fit_by_ece(logits, labels)).ece <= min(errors)
 
 
 CASES: dict[str, tuple[Logits, Labels]] = {
@@ -102,16 +102,18 @@ CASES: dict[str, tuple[Logits, Labels]] = {
 
 @METHODS
 @pytest.mark.parametrize(("logits", "labels"), CASES.values(), ids=CASES)
-def test_no_logits_lead_out_of_the_range_or_to_a_worse_ece(method: Method, logits: Logits, labels: Labels) -> None:
+def test_no_logits_give_a_temperature_out_of_range_or_a_higher_ece(
+    method: Method, logits: Logits, labels: Labels
+) -> None:
     found = method(logits, labels)
     assert LEAST_TEMPERATURE <= found <= GREATEST_TEMPERATURE
-    before, after = quality(logits, labels), quality(logits, labels, found)
+    before, after = measure_quality(logits, labels), measure_quality(logits, labels, found)
     assert np.isfinite([after.nll, after.ece]).all()
     assert after.ece <= before.ece + 1e-12
 
 
 @METHODS
-def test_where_every_temperature_is_as_good_1_is_kept(method: Method) -> None:
+def test_if_all_temperatures_are_equally_good_1_is_returned(method: Method) -> None:
     assert method(*CASES["equal logits"]) == pytest.approx(1)
 
 
@@ -121,15 +123,15 @@ def test_the_quality_is_that_of_the_scaled_logits() -> None:
     expected = Quality(
         negative_log_likelihood(logits / 2, labels), expected_calibration_error(certain, prediction == labels)
     )
-    assert quality(logits, labels, 2.0) == expected
+    assert measure_quality(logits, labels, 2.0) == expected
 
 
-def test_the_search_ends_once_the_temperature_stands_still_or_the_epochs_are_over() -> None:
+def test_the_search_ends_when_the_temperature_repeats_or_after_all_epochs() -> None:
     logits, labels = calibrated_exit(500)
     told = list[int]()
-    by_likelihood(logits * 3, labels, max_iter=10, epochs=80, progress=told.append)
+    fit_by_likelihood(logits * 3, labels, max_iter=10, epochs=80, progress=told.append)
     assert told == [1] * len(told)
     assert 1 < len(told) < 20
     told.clear()
-    by_likelihood(logits * 3, labels, max_iter=1, epochs=2, progress=told.append)
+    fit_by_likelihood(logits * 3, labels, max_iter=1, epochs=2, progress=told.append)
     assert told == [1, 1]

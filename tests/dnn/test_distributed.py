@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from dnn.distributed import Ranks, device_name, digest
-from dnn.torchrun import Place, place
+from dnn.distributed import Ranks, choose_device_name, compute_digest
+from dnn.torchrun import Place, read_place
 from models.checkpoint import read_checkpoint
 from tests.scripts import ROOT, TRAIN
 from utils.errors import DeviceError
@@ -80,7 +80,7 @@ def training(months: Path, output: str, *more: object) -> tuple[object, ...]:
 # The same steps
 
 
-def test_two_processes_take_the_steps_of_one_and_tell_its_loss(tmp_path: Path) -> None:
+def test_two_processes_take_the_same_steps_as_one_and_report_the_same_loss(tmp_path: Path) -> None:
     # The last batch of 201 rows is one row: the second process has none of its own.
     (tmp_path / "alone").mkdir()
     (tmp_path / "both").mkdir()
@@ -99,13 +99,13 @@ def test_two_processes_take_the_steps_of_one_and_tell_its_loss(tmp_path: Path) -
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 @pytest.mark.parametrize("rows", [1, 2, 4, 13])
-def test_the_shares_of_a_batch_are_its_rows_once_and_a_surplus_process_has_one_that_weighs_nothing(
+def test_shares_of_a_batch_hold_each_row_once_and_a_surplus_process_gets_a_row_of_weight_0(
     world: int, rows: int
 ) -> None:
     generator = np.random.default_rng(0)
     features = generator.random((rows, 58), dtype=np.float32)
     weights = generator.random((rows, 2), dtype=np.float32)
-    shares = [Ranks(Place(rank, world)).share(features, weights) for rank in range(world)]
+    shares = [Ranks(Place(rank, world)).take_share(features, weights) for rank in range(world)]
     assert all(len(mine) == len(own) >= 1 for mine, own in shares)
     found = {tuple(row): own for mine, all_own in shares for row, own in zip(mine, all_own, strict=True) if own.any()}
     assert sum(int(own.any(axis=1).sum()) for _, own in shares) == len(found) == rows
@@ -113,16 +113,16 @@ def test_the_shares_of_a_batch_are_its_rows_once_and_a_surplus_process_has_one_t
         np.testing.assert_allclose(found[tuple(row)], world * weight, rtol=1e-6)
 
 
-def test_one_process_computes_the_whole_batch_as_it_is() -> None:
+def test_one_process_computes_the_whole_batch_unchanged() -> None:
     features, weights = np.ones((3, 58), np.float32), np.ones((3, 2), np.float32)
-    mine, own = Ranks().share(features, weights)
+    mine, own = Ranks().take_share(features, weights)
     assert mine is features and own is weights
 
 
 # The script
 
 
-def test_the_script_under_torchrun_writes_what_it_writes_alone(
+def test_the_script_writes_the_same_under_torchrun_as_alone(
     tmp_path: Path, months: Path, both: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     alone = run([sys.executable, str(ROOT / TRAIN), *map(str, training(months, "alone")[1:])], tmp_path)
@@ -167,7 +167,7 @@ def interrupted(command: list[str], cwd: Path, stop: Callable[[int], None]) -> t
     return process.returncode, out, err
 
 
-def test_a_killed_run_goes_on_with_resume_to_the_same_weights(
+def test_a_killed_run_resumes_to_the_same_weights(
     tmp_path: Path, months: Path, both: tuple[Path, subprocess.CompletedProcess[str]]
 ) -> None:
     whole, done = both
@@ -187,11 +187,11 @@ def test_a_killed_run_goes_on_with_resume_to_the_same_weights(
         assert all(torch.equal(state[key], other[key]) for key in state)
 
 
-def test_ctrl_c_ends_all_with_one_line(tmp_path: Path, months: Path) -> None:
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path, months: Path) -> None:
     code, _, err = interrupted(torchrun(*training(months, "out")), tmp_path, lambda pid: os.killpg(pid, signal.SIGINT))
     assert code != 0
     assert said("train-early", err) == ["train-early-exit-network.py: interrupted"]
-    assert "\nthe last complete epoch is saved" in f"\n{err}"
+    assert "\nThe last complete epoch is saved" in f"\n{err}"
 
 
 def limit_file_size() -> None:
@@ -203,12 +203,12 @@ def limit_file_size() -> None:
     [
         (("--epochs", "none"), None, "error: argument --epochs: 'none' is not a whole number"),
         (("--glob", "2016_02"), None, "error: .*: no dataset matches '2016_02'; it holds 2016_01.csv"),
-        (("--resume",), None, "error: out: holds no unfinished run of MobileNetV2WithExits; leave out --resume"),
+        (("--resume",), None, "error: out: holds no unfinished run of MobileNetV2WithExits. Leave out --resume."),
         ((), limit_file_size, r"error: out/.*\.pth: cannot be written: "),
     ],
     ids=["argument", "file", "state", "full disk"],
 )  # fmt: skip
-def test_a_mistake_is_told_once_and_ends_all(
+def test_a_usage_error_is_printed_once_and_ends_all_processes(
     tmp_path: Path, months: Path, more: tuple[str, ...], prepare: Callable[[], None] | None, words: str
 ) -> None:
     done = run(torchrun(*training(months, "out", *more)), tmp_path, prepare)
@@ -222,13 +222,11 @@ def test_a_mistake_is_told_once_and_ends_all(
     ("fault", "line"),
     [
         ("error", "error: process 1: disk: is full; make room"),
-        ("silence", "error: another process of this run left before its time"),
+        ("silence", "error: another process of this run ended or did not answer"),
         ("other data", "error: the processes do not have the same data"),
     ],
 )
-def test_what_goes_wrong_in_one_process_is_told_by_the_first_and_ends_all(
-    tmp_path: Path, fault: str, line: str
-) -> None:
+def test_the_first_process_prints_an_error_of_another_and_all_end(tmp_path: Path, fault: str, line: str) -> None:
     done = run(torchrun(PROGRAM, tmp_path, 40, fault), tmp_path)
     assert done.returncode != 0
     (told,) = said("train_small", done.stderr)
@@ -238,7 +236,7 @@ def test_what_goes_wrong_in_one_process_is_told_by_the_first_and_ends_all(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_unexpected_exception_keeps_its_traceback(tmp_path: Path) -> None:
     done = run(torchrun(PROGRAM, tmp_path, 40, "bug"), tmp_path)
     assert done.returncode != 0
     assert "[rank1]: TypeError: a fault of ours" in done.stderr
@@ -248,10 +246,10 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
 # What torchrun says
 
 
-def test_a_process_that_torchrun_has_not_started_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")  # as other launchers set it
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert place() == Place(0, 1, 0, 1)
+    assert read_place() == Place(0, 1, 0, 1)
 
 
 @pytest.fixture
@@ -263,13 +261,23 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("second_of_two")
 def test_each_process_of_a_machine_takes_its_own_gpu() -> None:
-    assert (device_name("cpu"), device_name("cuda")) == ("cpu", "cuda:1")
-    assert device_name("auto") == ("cuda:1" if torch.cuda.is_available() else "auto")
-    with pytest.raises(DeviceError, match="--device cuda:0: is one GPU for 2 processes; use --device cuda"):
-        device_name("cuda:0")
+    assert (choose_device_name("cpu"), choose_device_name("cuda")) == ("cpu", "cuda:1")
+    assert choose_device_name("auto") == ("cuda:1" if torch.cuda.is_available() else "auto")
+    with pytest.raises(DeviceError, match=r"--device cuda:0: is one GPU for 2 processes\. Use --device cuda"):
+        choose_device_name("cuda:0")
 
 
-def test_a_digest_is_that_of_all_parts_in_order() -> None:
+def test_a_digest_depends_on_all_parts_and_their_order() -> None:
     table = np.arange(116, dtype=np.float32).reshape(2, 58)
-    assert digest(b"a", table) == digest(b"a", table.copy())
-    assert len({digest(b"a", table), digest(b"b", table), digest(b"a", table[::-1]), digest(table, b"a")}) == 4
+    assert compute_digest(b"a", table) == compute_digest(b"a", table.copy())
+    assert (
+        len(
+            {
+                compute_digest(b"a", table),
+                compute_digest(b"b", table),
+                compute_digest(b"a", table[::-1]),
+                compute_digest(table, b"a"),
+            }
+        )
+        == 4
+    )

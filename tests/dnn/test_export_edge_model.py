@@ -26,7 +26,7 @@ def test_both_halves_are_written_and_their_agreement_printed(
     assert read_first_half(edge).fingerprint == read_second_half(second).fingerprint
 
 
-def test_eight_bits_on_a_dataset_of_ones_own(
+def test_a_network_is_quantised_with_the_ranges_of_a_dataset(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path, sample: Path
 ) -> None:
     edge = tmp_path / "edge.onnx"
@@ -44,9 +44,7 @@ def test_a_network_with_one_exit_is_refused(capsys: pytest.CaptureFixture[str], 
     assert not (tmp_path / "edge.onnx").exists()
 
 
-def test_no_output_takes_the_place_of_another_file(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path
-) -> None:
+def test_no_output_replaces_another_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path) -> None:
     edge = tmp_path / "edge.onnx"
     same = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", edge, "--second-exit-output", edge)
     own = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", checkpoint)

@@ -28,7 +28,7 @@ def halves(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path)
     return ["--trained-model", first, "--second-exit-file", second]
 
 
-def test_an_exported_network_answers_as_its_checkpoint_without_torch(
+def test_an_exported_network_answers_like_its_checkpoint_without_torch(
     halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     month = ["--dataset", sample / "2016_03.csv", "--batch-size", 70, "--savefile"]
@@ -46,7 +46,7 @@ def test_an_exported_network_answers_as_its_checkpoint_without_torch(
         assert clear.sum() > 100 and same[clear].all()
 
 
-def test_without_its_second_half_or_with_a_checkpoints_one_line_says_what_is_missing(
+def test_a_missing_or_superfluous_second_half_is_reported_in_one_line(
     halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     rest = ["--dataset", sample / "2016_03.csv", "--savefile", tmp_path / "out.csv"]
@@ -54,13 +54,13 @@ def test_without_its_second_half_or_with_a_checkpoints_one_line_says_what_is_mis
     both = call(capsys, INFER, "--trained-model", checkpoint, *halves[2:], *rest)
     on_gpu = call(capsys, INFER, *halves, *rest, "--device", "cuda")
     assert [ended.code for ended in (alone, both, on_gpu)] == [2, 2, 2]
-    assert "name it with --second-exit-file" in alone.err
+    assert "Name the second with --second-exit-file" in alone.err
     assert "a checkpoint holds its second half" in both.err
     assert "--device is for PyTorch" in on_gpu.err
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_8_bit_products_move_the_certainties_of_exit_2_alone_and_by_little(
+def test_8_bit_products_change_the_certainties_of_exit_2_only_and_slightly(
     capsys: pytest.CaptureFixture[str], alexnet_checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     arguments = ("--trained-model", alexnet_checkpoint, "--dataset", sample / "2016_03.csv", "--savefile")
@@ -72,12 +72,12 @@ def test_8_bit_products_move_the_certainties_of_exit_2_alone_and_by_little(
     assert 1e-5 < apart.mean() < 0.02
 
 
-def test_8_bit_products_are_refused_where_they_gain_nothing(
+def test_8_bit_products_are_refused_if_they_are_no_faster(
     halves: list[object], capsys: pytest.CaptureFixture[str], checkpoint: Path, sample: Path, tmp_path: Path
 ) -> None:
     rest = ["--quantize", "int8", "--dataset", sample / "2016_03.csv", "--savefile", tmp_path / "out.csv"]
     small, exported = call(capsys, INFER, "--trained-model", checkpoint, *rest), call(capsys, INFER, *halves, *rest)
     assert (small.code, exported.code) == (2, 2)
-    assert "no large linear layer; leave out --quantize" in small.err
-    assert "quantised on its export" in exported.err
+    assert "no large linear layer. Leave it out." in small.err
+    assert "dnn/export-edge-model.py quantises" in exported.err
     assert not (tmp_path / "out.csv").exists()

@@ -42,7 +42,7 @@ def trained(month: Path, shrink: int) -> dict[str, Any]:
     return result
 
 
-def test_an_epoch_on_a_month_kept_in_a_file_needs_a_fraction_of_its_memory_and_ends_the_same(month: Path) -> None:
+def test_an_epoch_on_a_month_in_a_file_takes_little_memory_and_gives_the_same_weights(month: Path) -> None:
     kept, held = trained(month, 32), trained(month, 1)
     assert (bool(kept["spooled"]), bool(held["spooled"])) == (True, False)
     assert kept["bytes"] == held["bytes"] == ROWS * 58 * 4

@@ -98,7 +98,7 @@ def test_the_best_epochs_by_held_back_loss_are_kept(tmp_path: Path, keep: int | 
     assert run.best.is_file()
 
 
-def test_a_file_of_another_run_is_never_dropped(tmp_path: Path) -> None:
+def test_a_file_of_another_run_is_never_deleted(tmp_path: Path) -> None:
     other = tmp_path / "EarlyExitNetwork_20250101-000000_epoch_1_10.00_10.00.pth"
     other.write_text("precious")
     train_and_save(RunFolder(tmp_path, "EarlyExitNetwork", keep=1), new_trainer(), until=3)
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("keep", "checkpoints"), [(None, 10), (1, 2), (3, 4), (50, 10)])
-def test_a_run_that_the_disk_cannot_hold_is_refused_with_what_is_needed_and_what_there_is(
+def test_a_run_that_does_not_fit_on_the_disk_is_refused_with_needed_and_free_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int | None, checkpoints: int
 ) -> None:
     with torch.device("meta"):
@@ -126,7 +126,7 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_with_what_is_needed_and_what
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed))
     run.check_space(network, epochs=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=needed - 1))
-    message = f"{needed / 1e6:.0f} MB are needed, for {checkpoints} checkpoints of 147 MB .* are free; use --keep 1"
+    message = f"{needed / 1e6:.0f} MB are needed, for {checkpoints} checkpoints of 147 MB .* are free. Use --keep 1"
     with pytest.raises(InputFileError, match=message):
         run.check_space(network, epochs=10)
 
@@ -134,7 +134,7 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_with_what_is_needed_and_what
 # Interrupted and resumed
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path: Path, interrupted: Interrupted) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, interrupted: Interrupted) -> None:
     whole = RunFolder(tmp_path / "whole", "EarlyExitNetwork", keep=2, timestamp="20260101-120000")
     trainer = new_trainer()
     train_and_save(whole, trainer, until=6)
@@ -152,7 +152,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path: Path, interrupted
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_an_interrupt_while_an_epoch_is_saved_leaves_the_last_complete_one_to_resume_from(
+def test_after_an_interrupt_while_saving_the_last_complete_epoch_can_be_resumed(
     interrupted: Interrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, trainer = RunFolder(interrupted.folder, "EarlyExitNetwork", keep=2), new_trainer()
@@ -170,15 +170,15 @@ def test_an_interrupt_while_an_epoch_is_saved_leaves_the_last_complete_one_to_re
     assert again.epoch == 3
 
 
-def test_the_state_is_gone_once_the_run_is_complete(interrupted: Interrupted) -> None:
+def test_the_state_is_removed_after_the_run(interrupted: Interrupted) -> None:
     assert interrupted.before.state_path.is_file()
     interrupted.before.finish()
     assert not interrupted.before.state_path.exists()
     interrupted.before.finish()
 
 
-def test_where_no_run_was_interrupted_there_is_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no unfinished run of EarlyExitNetwork; leave out --resume"):
+def test_without_an_unfinished_run_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no unfinished run of EarlyExitNetwork\. Leave out --resume"):
         RunFolder(tmp_path, "EarlyExitNetwork").resume(new_trainer(), FACTS)
 
 
@@ -189,7 +189,7 @@ def refusal(run: RunFolder, trainer: Trainer, facts: dict[str, Any]) -> str:
     return str(caught.value).removeprefix(f"{run.state_path}: ")
 
 
-OTHER_OPTIONS = "was started with other options or data; give the same, or leave out --resume"
+OTHER_OPTIONS = "was started with other options or data. Give the same, or leave out --resume."
 
 
 def test_a_run_cannot_be_resumed_with_other_options_data_or_network(interrupted: Interrupted) -> None:
@@ -221,7 +221,7 @@ def test_a_damaged_or_hostile_state_is_refused(interrupted: Interrupted, change:
     assert refusal(RunFolder(interrupted.folder, "EarlyExitNetwork"), new_trainer(), FACTS) == OTHER_OPTIONS
 
 
-def test_a_state_that_is_cut_off_is_refused(interrupted: Interrupted) -> None:
+def test_a_truncated_state_is_refused(interrupted: Interrupted) -> None:
     path = interrupted.before.state_path
     path.write_bytes(path.read_bytes()[:-100])
-    assert "is cut off" in refusal(RunFolder(interrupted.folder, "EarlyExitNetwork"), new_trainer(), FACTS)
+    assert "is truncated" in refusal(RunFolder(interrupted.folder, "EarlyExitNetwork"), new_trainer(), FACTS)

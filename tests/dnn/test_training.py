@@ -18,8 +18,8 @@ import dnn.training
 from dnn.training import (
     Settings,
     Trainer,
-    distinct_rows,
-    effective_batch_size,
+    choose_batch_size,
+    count_distinct_rows,
     evaluate,
     split_rows,
     weighted_cross_entropy,
@@ -54,23 +54,23 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
 @pytest.fixture
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in float32 even where bfloat16 is fast, so that a plain loop can follow."""
-    monkeypatch.setattr(dnn.training, "bfloat16_is_fast", lambda _device: False)
+    monkeypatch.setattr(dnn.training, "is_bfloat16_fast", lambda _device: False)
 
 
 # Repeated rows, and the loss
 
 
-def test_distinct_rows_are_the_rows_of_the_batch_counted_by_class() -> None:
+def test_distinct_rows_are_counted_by_class() -> None:
     vectors = np.random.default_rng(0).random((3, 58), dtype=np.float32)
     rows, labels = np.array([2, 0, 2, 2, 1, 0, 2]), np.array([1, 0, 0, 1, 1, 0, 1])
-    distinct, counts = distinct_rows(vectors[rows], labels)
+    distinct, counts = count_distinct_rows(vectors[rows], labels)
     found = {tuple(vector): tuple(count) for vector, count in zip(distinct, counts, strict=True)}
     assert found == {tuple(vectors[0]): (2, 0), tuple(vectors[1]): (0, 1), tuple(vectors[2]): (1, 3)}
     assert counts.dtype == np.float32
 
 
 def test_the_samples_distinct_rows_are_those_of_numpy_and_no_row_is_lost() -> None:
-    distinct, counts = distinct_rows(FEATURES, LABELS)
+    distinct, counts = count_distinct_rows(FEATURES, LABELS)
     np.testing.assert_array_equal(np.unique(distinct, axis=0), np.unique(FEATURES, axis=0))
     assert len(distinct) == len(np.unique(FEATURES, axis=0))
     assert counts.sum(axis=0).tolist() == np.bincount(LABELS).tolist()
@@ -96,7 +96,7 @@ def test_repeated_rows_computed_once_give_the_gradient_of_the_whole_batch() -> N
         losses.sum().backward()  # type: ignore[no-untyped-call]
         return [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
 
-    distinct, counts = distinct_rows(features, labels)
+    distinct, counts = count_distinct_rows(features, labels)
     assert len(distinct) < 0.8 * len(features)
     weights = torch.from_numpy(counts / counts.sum())
     plain = nn.CrossEntropyLoss(label_smoothing=0.05)
@@ -159,7 +159,7 @@ def test_another_seed_gives_another_run() -> None:
 
 
 @pytest.mark.parametrize("epochs_before", [1, 2])
-def test_a_run_that_is_left_and_resumed_ends_in_the_same_weights_bit_for_bit(epochs_before: int) -> None:
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(epochs_before: int) -> None:
     uninterrupted, left = small_trainer(), small_trainer()
     losses = train(uninterrupted, 3)
     train(left, epochs_before)
@@ -188,7 +188,7 @@ def test_a_run_on_other_rows_cannot_be_resumed() -> None:
         Trainer(small.with_two_exits(), SHORT, len(FEATURES) - 1).restore(state)
 
 
-def test_every_row_is_counted_once_an_epoch_by_the_progress_too() -> None:
+def test_training_and_progress_count_every_row_once_per_epoch() -> None:
     told = list[int]()
     small_trainer(replace(SHORT, batch_size=300)).train_one_epoch(FEATURES, LABELS, told.append)
     assert told == [300, 300, 100]
@@ -232,9 +232,7 @@ def test_evaluation_is_the_loss_and_accuracy_of_sklearn_without_dropout() -> Non
     share=st.floats(0.05, 0.95),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_rows_held_back_are_drawn_from_both_classes_in_proportion(
-    labels: NDArray[np.int64], share: float, seed: int
-) -> None:
+def test_the_same_share_of_each_class_is_held_back(labels: NDArray[np.int64], share: float, seed: int) -> None:
     try:
         training, held_back = split_rows(labels, share, seed)
     except ValueError:
@@ -252,7 +250,7 @@ def test_a_seed_repeats_a_split_and_another_one_gives_another() -> None:
 
 
 @pytest.mark.parametrize(("rows", "share"), [(2, 0.1), (2, 0.9), (1, 0.5)])
-def test_a_split_that_leaves_nothing_is_refused(rows: int, share: float) -> None:
+def test_a_split_that_leaves_no_rows_is_refused(rows: int, share: float) -> None:
     with pytest.raises(ValueError, match=r"leave \d to train on"):
         split_rows(np.arange(rows) % 2, share, 1)
 
@@ -260,13 +258,13 @@ def test_a_split_that_leaves_nothing_is_refused(rows: int, share: float) -> None
 @pytest.mark.parametrize(
     ("batch_size", "rows", "expected"), [(1000, 45_000, 1000), (1000, 36_000, 1000), (1000, 630, 17), (10, 630, 10)]
 )
-def test_the_batch_is_lowered_where_an_epoch_would_have_too_few_steps(
+def test_the_batch_size_is_lowered_if_an_epoch_would_have_too_few_steps(
     batch_size: int, rows: int, expected: int
 ) -> None:
-    assert effective_batch_size(batch_size, rows) == expected
+    assert choose_batch_size(batch_size, rows) == expected
 
 
-def test_an_epoch_has_at_least_25_steps_or_one_a_row() -> None:
+def test_an_epoch_has_at_least_25_steps_or_one_per_row() -> None:
     for rows in range(1, 500):
-        steps = math.ceil(rows / effective_batch_size(1000, rows))
+        steps = math.ceil(rows / choose_batch_size(1000, rows))
         assert steps >= min(25, rows)

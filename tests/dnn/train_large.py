@@ -51,7 +51,7 @@ def train(month: Path) -> dict[str, object]:
     dataset, labels = read_all_labelled([month])
     training, held_back = split_rows(labels, 0.1, seed=1)
     network = small.with_two_exits()
-    network.transform = fit_quantile_transform(load_script(TRAIN)._to_fit(dataset, training, 1))
+    network.transform = fit_quantile_transform(load_script(TRAIN)._select_rows_to_fit(dataset, training, 1))
     trainer = Trainer(network, Settings(epochs=1, batch_size=1000, learning_rate=1e-2), len(training))
     loss = trainer.train_one_epoch(dataset.features, labels, rows=training)
     judged, _ = evaluate(network, dataset.features, labels, 0.2, held_back)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import dnn.training
-from dnn.distributed import Ranks, digest, joining
-from dnn.torchrun import one_voice
+from dnn.distributed import Ranks, compute_digest, join_processes
+from dnn.torchrun import silence_others
 from dnn.training import Settings, Trainer
 from models.preprocessing import fit_quantile_transform
 from tests.models import small
@@ -40,19 +40,19 @@ def fail(ranks: Ranks, fault: str) -> None:
 
 def train(folder: Path, batch_size: int, fault: str) -> None:
     # bfloat16 rounds so coarsely that the order of a sum shows.
-    dnn.training.bfloat16_is_fast = lambda device: False  # noqa: ARG005
+    dnn.training.is_bfloat16_fast = lambda device: False  # noqa: ARG005
     dataset, labels = read_labelled(SAMPLE)
     features, labels = dataset.features[:ROWS], labels[:ROWS]
     network = small.with_two_exits(dropout=0)
     network.transform = fit_quantile_transform(features)
-    with joining() as ranks:
+    with join_processes() as ranks:
         settings = Settings(epochs=3, batch_size=batch_size, learning_rate=1e-2)
         trainer, losses = Trainer(network, settings, ROWS, ranks), list[float]()
         for _ in range(3):
             losses.append(trainer.train_one_epoch(features, labels))
-            with ranks.together():
+            with ranks.fail_together():
                 fail(ranks, fault)
-            ranks.check_same(digest(features[ranks.rank :] if fault == "other data" else features), "data")
+            ranks.check_same(compute_digest(features[ranks.rank :] if fault == "other data" else features), "data")
         torch.save({"losses": losses, **network.state_dict()}, folder / f"{ranks.rank}.pt")
 
 
@@ -61,6 +61,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("batch_size", type=int)
     parser.add_argument("fault", nargs="?", default="")
-    with one_voice():
+    with silence_others():
         code = cli.run(parser, lambda args: train(args.folder, args.batch_size, args.fault), None)
     sys.exit(code)

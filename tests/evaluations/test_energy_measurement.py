@@ -27,7 +27,7 @@ from evaluations.energy_measurement import (
     write_run,
 )
 from evaluations.energy_meters import begin_without_meter
-from evaluations.measurement import measure_single_exit
+from evaluations.measurement import measure_parts, split_network
 from models.cpu_network import open_single_exit
 from tests.evaluations.small_months import rows_of
 from tests.networks import new_network
@@ -78,7 +78,7 @@ def test_the_machines_processor_time_is_read_if_it_is_known(tmp_path: Path) -> N
 
 def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
     network, (features, labels) = new_network("MobileNetV2"), rows_of(3)
-    table = measure_single_exit(network, features, labels, 100, torch.device("cpu"))
+    table = measure_parts(split_network(network, torch.device("cpu")), features, labels, 100)
     found = decide_at_single_exit(open_single_exit(network), features, batch_size=50, chunk=16)
     assert len(np.unique(features, axis=0)) < len(features)
     assert found.tolist() == table["y_pred"].tolist()

@@ -220,7 +220,7 @@ def test_without_any_meter_the_script_ends_and_names_the_choices(
         (("--watts", 3, "--meter-csv", "{log}"), "--watts is for --meter model, but the meter is csv"),
         (("--meter", "model", "--watts", 3, "--meter-csv", "{log}"), "--meter-csv is for --meter csv, but"),
         (("--watts", 3, "--single-exit", "{two}"), "holds MobileNetV2WithExits; name a network with a single exit"),
-        (("--watts", 3, "--trained-model", "{one}"), "which has one exit; this stage needs a network with two"),
+        (("--watts", 3, "--trained-model", "{one}"), "which has one exit. Name a network with two."),
         (("--watts", 3, "--single-exit", "{alexnet}"), "calibrated.pth: holds MobileNetV2WithExits (mobilenet), but "),
         (("--watts", 3, "--savefile", "{data}"), "is an input, too, and would be lost"),
         (("--watts", 3, "--picture", "{data}"), "the ending must say the picture's format"),

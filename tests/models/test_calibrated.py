@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 import models
-from models.calibrated import CalibratedNetwork, CalibratedSingleExit, calibrated
+from models.calibrated import CalibratedNetwork, CalibratedSingleExit, add_temperatures
 from models.early_exit import EarlyExitNetwork, SingleExitNetwork
 from tests.models import published
 
@@ -28,7 +28,7 @@ def assert_equal(found: Tensor, expected: Tensor) -> None:
     assert torch.equal(found, expected)
 
 
-def test_each_exits_logits_are_divided_by_its_own_temperature_on_every_path() -> None:
+def test_each_exits_logits_are_divided_by_its_own_temperature() -> None:
     network = with_two_exits()
     scaled = CalibratedNetwork(network, (2.0, 0.5)).eval().requires_grad_(False)
     (plain_1, plain_2), (whole_1, whole_2) = network(IMAGES), scaled(IMAGES)
@@ -40,7 +40,7 @@ def test_each_exits_logits_are_divided_by_its_own_temperature_on_every_path() ->
     assert_equal(activations, network.segment_1(IMAGES))
 
 
-def test_calibration_moves_certainties_and_leaves_predictions_as_they_are() -> None:
+def test_calibration_changes_certainties_but_not_predictions() -> None:
     network = with_two_exits()
     for plain, scaled in zip(network(IMAGES), CalibratedNetwork(network, (10.0, 10.0))(IMAGES), strict=True):
         assert_equal(plain.argmax(dim=1), scaled.argmax(dim=1))
@@ -53,17 +53,17 @@ def test_a_single_exits_logits_are_divided_by_its_temperature() -> None:
 
 
 @pytest.mark.parametrize("class_name", ["MobileNetV2WithExits", "MobileNetV2"])
-def test_a_wrapped_networks_keys_are_those_of_a_published_calibrated_file(class_name: str) -> None:
+def test_a_calibrated_networks_keys_are_those_of_a_published_file(class_name: str) -> None:
     architecture = models.ARCHITECTURES[class_name]
     ones = [1.0] * architecture.exits
     with torch.device("meta"):
-        found = {key: tuple(value.shape) for key, value in calibrated(architecture.create()).state_dict().items()}
+        found = {key: tuple(value.shape) for key, value in add_temperatures(architecture.create()).state_dict().items()}
     expected = published.calibrated(published.state_of(class_name), *ones)
     assert found == {key: tuple(value.shape) for key, value in expected.items()}
 
 
-def test_a_network_is_wrapped_in_temperatures_of_1_that_change_nothing() -> None:
+def test_temperatures_of_1_change_nothing() -> None:
     two, one = with_two_exits(), with_one_exit()
-    for found, expected in zip(calibrated(two)(IMAGES), two(IMAGES), strict=True):
+    for found, expected in zip(add_temperatures(two)(IMAGES), two(IMAGES), strict=True):
         assert_equal(found, expected)
-    assert_equal(calibrated(one)(IMAGES), one(IMAGES))
+    assert_equal(add_temperatures(one)(IMAGES), one(IMAGES))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from models.calibrated import CalibratedNetwork, CalibratedSingleExit, calibrated
+from models.calibrated import CalibratedNetwork, CalibratedSingleExit, add_temperatures
 from models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -102,7 +102,7 @@ def outputs_of(network: nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize("class_name", ["MobileNetV2WithExits", "MobileNetV2"])
 @pytest.mark.parametrize("temperatures", [(), (2.5, 0.75)], ids=["plain", "calibrated"])
 @pytest.mark.parametrize("transform", [True, False], ids=["quantile", "identity"])
-def test_a_network_comes_back_whole_from_its_file(
+def test_a_written_network_is_read_back_unchanged(
     path: Path, class_name: str, temperatures: tuple[float, ...], *, transform: bool
 ) -> None:
     network = new_network(class_name, transform=transform)
@@ -121,8 +121,8 @@ def test_a_network_comes_back_whole_from_its_file(
     assert not any(buffer.is_meta for buffer in found.network.buffers())
 
 
-def test_a_file_of_ours_holds_nothing_but_plain_values_and_tensors_under_the_published_keys(path: Path) -> None:
-    write_checkpoint(path, calibrated(new_network()), {})
+def test_a_written_file_holds_plain_values_and_tensors_with_the_published_keys(path: Path) -> None:
+    write_checkpoint(path, add_temperatures(new_network()), {})
     found = torch.load(path, weights_only=True)
     assert list(found) == ["format_version", "architecture", "input_transform", "training", "state_dict"]
     expected = published.calibrated(published.state_of("MobileNetV2WithExits"), 1.0, 1.0)
@@ -156,7 +156,7 @@ def test_a_calibrated_single_exit_may_name_its_temperature_without_a_number(path
     assert torch.equal(logits, plain / 3)
 
 
-def test_two_exits_are_handed_out_as_such(path: Path, content: Table) -> None:
+def test_a_network_with_two_exits_is_returned_as_such(path: Path, content: Table) -> None:
     torch.save(content, path)
     network, found = read_two_exits(path, "mobilenet")
     assert network is found.network
@@ -172,12 +172,12 @@ def test_a_checkpoint_of_the_other_network_is_refused_naming_both(
     written: Written, content: Table, *, ours: bool
 ) -> None:
     reason = written.refusal(content if ours else content["state_dict"], "alexnet")
-    assert reason == "holds MobileNetV2WithExits, but alexnet was asked for; ask for mobilenet"
+    assert reason == "holds MobileNetV2WithExits, but alexnet was asked for. Ask for mobilenet."
 
 
 def test_a_single_exit_is_refused_where_two_are_needed(written: Written) -> None:
     reason = written.refusal(published.state_of("MobileNetV2"), read=read_two_exits)
-    assert reason == "holds MobileNetV2, which has one exit; this stage needs a network with two"
+    assert reason == "holds MobileNetV2, which has one exit. Name a network with two."
 
 
 def test_a_file_that_names_another_network_than_it_holds_is_refused_naming_both(
@@ -187,7 +187,7 @@ def test_a_file_that_names_another_network_than_it_holds_is_refused_naming_both(
     assert reason.startswith("says 'AlexNet' but holds the weights of MobileNetV2WithExits")
 
 
-def test_a_network_of_another_toolkit_is_refused_with_the_closest_of_ours(written: Written) -> None:
+def test_an_unknown_network_is_refused_with_the_closest_known_one(written: Written) -> None:
     layer = {"layer.weight": torch.zeros(2, 2), "layer.bias": torch.zeros(2)}
     assert written.refusal(layer).startswith("holds none of the networks AlexNetWithExits, MobileNetV2WithExits,")
 
@@ -217,7 +217,7 @@ def changed_state(content: Table, **changes: object) -> Table:
         (torch.zeros(1).expand(10**6, 10**6), "has shape (1000000, 1000000), not (2,)"),
     ],
 )
-def test_a_weight_that_cannot_be_is_refused_by_its_name(
+def test_an_impossible_weight_is_refused_by_its_name(
     written: Written, content: Table, value: object, reason: str
 ) -> None:
     found = written.refusal(changed_state(content, **{HEAD: value}))
@@ -226,14 +226,14 @@ def test_a_weight_that_cannot_be_is_refused_by_its_name(
 
 def test_a_missing_weight_is_refused_by_its_name(written: Written, content: Table) -> None:
     state = {key: value for key, value in content["state_dict"].items() if key != HEAD}
-    assert f"closest is MobileNetV2WithExits, but it lacks {HEAD!r}" in written.refusal(
+    assert f"Closest is MobileNetV2WithExits, but it lacks {HEAD!r}" in written.refusal(
         {**content, "state_dict": state}
     )
 
 
-def test_a_weight_too_many_is_refused_by_its_name(written: Written, content: Table) -> None:
+def test_an_additional_weight_is_refused_by_its_name(written: Written, content: Table) -> None:
     reason = written.refusal(changed_state(content, **{"exits.9.bias": torch.zeros(2)}))
-    assert "closest is MobileNetV2WithExits, but it has besides 'exits.9.bias'" in reason
+    assert "Closest is MobileNetV2WithExits, but it has besides 'exits.9.bias'" in reason
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_weight_too_many_is_refused_by_its_name(written: Written, content: Tab
         ({"temperature.1": None}, "lacks 'temperature.1'"),
     ],
 )
-def test_temperatures_that_cannot_be_are_refused(
+def test_impossible_temperatures_are_refused(
     written: Written, content: Table, changes: dict[str, Tensor | None], reason: str
 ) -> None:
     state = {**published.calibrated(content["state_dict"], 1.0, 1.0), **changes}
@@ -261,13 +261,13 @@ def test_temperatures_of_a_network_that_is_not_wrapped_are_refused(written: Writ
 
 def test_a_network_wrapped_in_part_is_refused(written: Written, content: Table) -> None:
     state = {f"model.{key}" if key == HEAD else key: value for key, value in content["state_dict"].items()}
-    assert "it is damaged" in written.refusal({**content, "state_dict": state})
+    assert "train it again." in written.refusal({**content, "state_dict": state})
 
 
 @pytest.mark.parametrize("version", [0, 2, 99])
 def test_an_unknown_format_version_is_refused_with_the_remedy(written: Written, content: Table, version: int) -> None:
     reason = written.refusal({**content, "format_version": version})
-    assert reason == f"checkpoint format {version} is not 1; update the toolkit"
+    assert reason == f"checkpoint format {version} is not 1. Update the toolkit."
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_a_header_of_the_wrong_types_is_refused(written: Written, content: Table
 
 @pytest.mark.parametrize("entry", [{"kind": "other"}, "quantile", {"kind": "quantile", "knots": torch.zeros(58, 2)}])
 def test_a_damaged_transform_is_refused(written: Written, content: Table, entry: object) -> None:
-    assert written.refusal({**content, "input_transform": entry}).endswith("the file is damaged")
+    assert written.refusal({**content, "input_transform": entry}).endswith("Fetch or train it again.")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_damaged_transform_is_refused(written: Written, content: Table, entry:
     ids=["no weights", "list", "tensor", "text", "number", "keys without names", "empty state"],
 )
 def test_a_file_of_something_else_is_refused(written: Written, table: object) -> None:
-    assert "is not a checkpoint" in written.refusal(table)
+    assert "Name a checkpoint" in written.refusal(table)
 
 
 def test_weights_without_names_are_refused(written: Written, content: Table) -> None:
@@ -311,12 +311,12 @@ def test_weights_without_names_are_refused(written: Written, content: Table) -> 
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_file_cut_off_anywhere_is_refused(path: Path, content: Table, *, zipped: bool) -> None:
+def test_a_truncated_file_is_refused(path: Path, content: Table, *, zipped: bool) -> None:
     torch.save(content, stream := io.BytesIO(), _use_new_zipfile_serialization=zipped)
     whole = stream.getvalue()
     for length in (1, 2, 4, 30, 100, 5000, len(whole) // 2, len(whole) - 5000, len(whole) - 22, len(whole) - 1):
         path.write_bytes(whole[:length])
-        assert "damaged" in (reason := refusal(path)) or "cut off" in reason
+        assert "damaged" in (reason := refusal(path)) or "truncated" in reason
 
 
 def test_a_flipped_first_byte_is_refused(path: Path, content: Table) -> None:
@@ -324,7 +324,7 @@ def test_a_flipped_first_byte_is_refused(path: Path, content: Table) -> None:
     whole = bytearray(path.read_bytes())
     for place in range(4):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        assert "damaged" in (reason := refusal(path)) or "cut off" in reason
+        assert "damaged" in (reason := refusal(path)) or "truncated" in reason
 
 
 def zip_of(**members: bytes) -> bytes:
@@ -348,7 +348,7 @@ def zip_of(**members: bytes) -> bytes:
     ],
     ids=["text", "zeros", "noise", "web page", "zip", "torch zip", "TorchScript", "pickle"],
 )
-def test_what_is_no_checkpoint_is_refused_without_a_word_from_torch(path: Path, whole: bytes) -> None:
+def test_another_file_is_refused_without_a_warning_of_torch(path: Path, whole: bytes) -> None:
     path.write_bytes(whole)
     assert "damaged" in (reason := refusal(path)) or "is not a checkpoint" in reason
 
@@ -378,7 +378,7 @@ def test_code_in_a_checkpoint_never_runs(
 
 
 def test_a_whole_pickled_network_is_refused(written: Written) -> None:
-    assert "holds more than tensors and plain values and is not run" in written.refusal(nn.Linear(2, 2))
+    assert "holds more than tensors and plain values" in written.refusal(nn.Linear(2, 2))
 
 
 # Writing
@@ -412,7 +412,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_table_of_tensors_comes_back(path: Path) -> None:
+def test_a_written_table_is_read_back_unchanged(path: Path) -> None:
     table = {"epoch": 3, "moments": [torch.arange(3.0)], "facts": {"a": (1, "b", None)}}
     save_tensors(path, table)
     found = load_tensors(path)
@@ -453,14 +453,14 @@ def test_the_fingerprint_does_not_change_with_exit_1(network: CalibratedNetwork)
             assert after_changing(value, network) == fingerprint(network), key
 
 
-def test_the_fingerprint_tells_a_network_from_the_same_without_its_transform_or_temperatures(
+def test_the_fingerprint_depends_on_transform_and_temperatures(
     network: CalibratedNetwork,
 ) -> None:
     others = [network.model, new_network(transform=False), CalibratedNetwork(network.model, (1.5, 2.0))]
     assert len({fingerprint(other) for other in (network, *others)}) == 4
 
 
-def test_the_fingerprint_survives_the_file_and_the_processors_order_of_memory(
+def test_the_fingerprint_is_the_same_after_reading_and_for_any_memory_layout(
     path: Path, network: CalibratedNetwork
 ) -> None:
     write_checkpoint(path, network, {"epoch": 1})

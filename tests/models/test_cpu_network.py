@@ -70,7 +70,7 @@ def test_both_exits_are_eager_pytorchs(
 
 
 @pytest.mark.parametrize("sizes", [[1] * 40, [7] * 6, [64, 76], [140]])
-def test_an_event_is_answered_alike_whatever_it_comes_with(
+def test_an_event_is_answered_alike_in_every_batch(
     halves: tuple[FirstHalf, SecondHalf], features: FloatArray, sizes: list[int]
 ) -> None:
     parts = np.split(features, np.cumsum(sizes))[: len(sizes)]
@@ -80,24 +80,20 @@ def test_an_event_is_answered_alike_whatever_it_comes_with(
         assert_equal_answers(one, other)
 
 
-def test_activations_alone_are_those_that_come_with_exit_1(
-    halves: tuple[FirstHalf, SecondHalf], features: FloatArray
-) -> None:
+def test_activations_alone_equal_those_with_exit_1(halves: tuple[FirstHalf, SecondHalf], features: FloatArray) -> None:
     first, _ = halves
     np.testing.assert_array_equal(first.segment_1(features), first.exit_1(features)[1])
     assert first.segment_1(features[:0]).shape == (0, *first.activation_shape)
 
 
-def test_they_are_named_as_the_network_they_are_of(
-    halves: tuple[FirstHalf, SecondHalf], network: CalibratedNetwork
-) -> None:
+def test_halves_name_their_network(halves: tuple[FirstHalf, SecondHalf], network: CalibratedNetwork) -> None:
     for half in halves:
         assert half.fingerprint == fingerprint(network)
         assert half.architecture == type(network.model).__name__
         assert half.activation_shape == network.activation_shape()
 
 
-def test_what_onnx_runtime_cannot_compute_is_one_line(halves: tuple[FirstHalf, SecondHalf]) -> None:
+def test_an_error_of_onnx_runtime_is_one_line(halves: tuple[FirstHalf, SecondHalf]) -> None:
     with pytest.raises(RuntimeError) as caught:
         halves[1].exit_2(np.zeros((2, 3, 4, 5), np.float32))
     assert "\n" not in str(caught.value)
@@ -114,7 +110,7 @@ def test_a_single_exit_is_eager_pytorchs(name: str, temperature: float | None, f
     assert_equal_answers(open_single_exit(whole.requires_grad_(False), 1)(features), expected)
 
 
-def test_whole_datasets_are_computed_as_by_pytorch(network: CalibratedNetwork, features: FloatArray) -> None:
+def test_whole_datasets_are_computed_like_by_pytorch(network: CalibratedNetwork, features: FloatArray) -> None:
     rows, told = np.concatenate([features, features[::-1]]), list[int]()
     found = compute_logits(network, rows, 33, CPU, told.append)
     for ours, theirs in zip(found, predict(network, rows, 33), strict=True):
@@ -124,7 +120,7 @@ def test_whole_datasets_are_computed_as_by_pytorch(network: CalibratedNetwork, f
 
 
 @pytest.mark.parametrize(("named", "threads"), [("3", 3), ("0", None), ("many", None), ("9999", None), ("", None)])
-def test_threads_are_those_that_the_environment_names_or_one_for_each_core(
+def test_the_environment_sets_the_threads_else_there_is_one_for_each_core(
     named: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", named)
@@ -179,7 +175,7 @@ def test_no_8_bit_sum_overflows() -> None:
     torch.testing.assert_close(int8(plain, inputs), plain(inputs), rtol=1e-5, atol=1e-2)
 
 
-def test_an_event_is_answered_alike_in_8_bits_whatever_it_comes_with() -> None:
+def test_an_event_is_answered_alike_in_8_bits_in_every_batch() -> None:
     inputs = torch.rand(20, 512) * torch.logspace(-4, 4, 20)[:, None]
     together = int8(layer(), inputs)
     for number in range(20):
@@ -188,7 +184,7 @@ def test_an_event_is_answered_alike_in_8_bits_whatever_it_comes_with() -> None:
         )
 
 
-def test_an_event_of_equal_inputs_and_an_output_without_weights_are_no_division_by_zero() -> None:
+def test_equal_inputs_and_zero_weights_cause_no_division_by_zero() -> None:
     plain = layer()
     plain.weight[5] = 0
     inputs = torch.zeros(3, 512)
@@ -204,7 +200,7 @@ def test_inputs_that_are_not_finite_give_no_finite_answer() -> None:
     assert torch.isfinite(int8(layer(), inputs)).all(dim=1).tolist() == [True, False, False]
 
 
-def test_alexnets_exit_2_alone_moves_by_8_bits_and_little(features: FloatArray) -> None:
+def test_8_bits_change_alexnets_exit_2_only_and_slightly(features: FloatArray) -> None:
     network = calibrated_network("AlexNetWithExits")
     (plain_1, plain_2), (ours_1, ours_2) = (
         eager(network, features),
@@ -215,9 +211,9 @@ def test_alexnets_exit_2_alone_moves_by_8_bits_and_little(features: FloatArray) 
     assert np.abs(certainty(ours_2)[1] - certainty(plain_2)[1]).mean() < 0.02
 
 
-def test_8_bits_are_refused_where_they_gain_nothing_or_cannot_be_had(features: FloatArray) -> None:
+def test_8_bits_are_refused_if_they_are_no_faster_or_on_a_gpu(features: FloatArray) -> None:
     network = calibrated_network("MobileNetV2WithExits")
-    with pytest.raises(CheckpointError, match="no large linear layer; leave out --quantize"):
+    with pytest.raises(CheckpointError, match=r"no large linear layer\. Leave it out\."):
         open_halves(network, int8=True)
     with pytest.raises(DeviceError, match="--device cpu"):
         compute_logits(copy.deepcopy(network), features, 10, torch.device("cuda"), int8=True)

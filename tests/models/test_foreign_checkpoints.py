@@ -110,7 +110,7 @@ def test_a_network_that_torch_wrapped_itself_is_read(tmp_path: Path, caplog: pyt
         assert "from the names" in notes[0]
 
 
-def test_model_in_front_of_every_name_is_no_calibration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_prefix_model_on_every_name_is_no_calibration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = STATES["two exits"]
     network, notes = read_with_notes(prefixed("model.")(state), tmp_path / "network.pth", caplog)
     assert_holds(network, state)
@@ -140,7 +140,7 @@ def test_weights_of_another_precision_are_converted(
 
 
 @pytest.mark.parametrize("kind", STATES)
-def test_all_of_it_together_is_read_and_each_change_is_told(
+def test_all_changes_together_are_read_and_each_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     halves = {f"module._orig_mod.{key}": value.half() for key, value in STATES[kind].items()}
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_ours_keeps_its_facts_where_it_is_nested_or_halved(
     assert len(notes) == 2
 
 
-def test_what_cannot_be_told_apart_is_refused_by_its_cause(tmp_path: Path) -> None:
+def test_ambiguous_weights_are_refused_with_the_reason(tmp_path: Path) -> None:
     path, state = tmp_path / "network.pth", dict(STATES["two exits"])
     for content, cause in (
         ({"teacher": state, "student": state}, "holds two networks, 'teacher' and 'student'"),
@@ -182,7 +182,7 @@ def test_what_cannot_be_told_apart_is_refused_by_its_cause(tmp_path: Path) -> No
 
 def test_what_a_checkpoint_holds_besides_tensors_is_named(tmp_path: Path) -> None:
     torch.save({"state_dict": dict(STATES["two exits"]), "file": Path("x")}, tmp_path / "network.pth")
-    assert "holds more than tensors and plain values and is not run (pathlib" in refusal(tmp_path / "network.pth")
+    assert "holds more than tensors and plain values (pathlib" in refusal(tmp_path / "network.pth")
 
 
 # Files that would fill the memory
@@ -223,6 +223,6 @@ def test_a_pickle_that_asks_for_memory_is_refused(tmp_path: Path, *, zipped: boo
     assert refusal(tmp_path / "network.pth").startswith("holds a byte array")
 
 
-def test_the_older_format_of_torch_is_read_still(tmp_path: Path) -> None:
+def test_the_older_format_of_torch_is_still_read(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False, pickle_protocol=2)
     assert load_tensors(tmp_path / "old.pth")["a"].tolist() == [1, 1]

@@ -190,7 +190,7 @@ def test_initialisation_draws_every_layer_as_he_et_al_and_the_last_ones_small() 
             assert float(parameter.std()) == pytest.approx(deviation, rel=0.05)
 
 
-def test_a_new_network_starts_from_even_odds() -> None:
+def test_in_a_new_network_both_classes_are_equally_likely() -> None:
     torch.manual_seed(0)
     for class_name in ("MobileNetV2WithExits", "MobileNetV2"):
         network = models.ARCHITECTURES[class_name].create().eval()

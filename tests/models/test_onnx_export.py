@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from models import cpu_network
@@ -113,7 +113,7 @@ def test_a_network_without_transform_or_temperatures_is_exported_too(tmp_path: P
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK])
-def test_rows_in_any_number_give_what_each_gives_alone(edge_file: Path, features: FloatArray, count: int) -> None:
+def test_rows_are_answered_alike_in_every_batch(edge_file: Path, features: FloatArray, count: int) -> None:
     model = read_first_half(edge_file)
     logits, activations = model.exit_1(features[:count])
     assert logits.shape == (count, 2) and activations.shape == (count, *model.activation_shape)
@@ -123,7 +123,7 @@ def test_rows_in_any_number_give_what_each_gives_alone(edge_file: Path, features
         np.testing.assert_allclose(activations[row], alone_activations[0], rtol=1e-4, atol=1e-4)
 
 
-def test_two_threads_answer_as_one(edge_file: Path, features: FloatArray) -> None:
+def test_two_threads_answer_like_one(edge_file: Path, features: FloatArray) -> None:
     one, two = (read_first_half(edge_file, threads).exit_1(features)[0] for threads in (1, 2))
     np.testing.assert_allclose(one, two, atol=1e-4)
 
@@ -144,6 +144,8 @@ def test_the_file_says_which_network_it_is_of(edge_file: Path, network: TwoExits
         ([0, 0, 1, 1, 3], [-1, -0.5, 0, 0.25, 1]),
         ([2, 2], [-0.5, 0.5]),
         ([0, 1e-45, 1], [-1, 0, 1]),
+        ([0, 1e-37, 1, 1 + 2**-23], [-1, 1, 1, 1]),
+        ([0.1, 0.2, 3], [-1, -0.99999994, 1]),
         ([-1, -0.0, 0.0, 3], [-1, 0, 0.5, 1]),
     ],
 )
@@ -173,18 +175,18 @@ def test_ranks_of_a_fitted_transform_are_its_own(features: FloatArray, rows: int
     assert rows < 40 or len(np.unique(ranks)) > 100
 
 
-def test_a_file_that_would_answer_otherwise_is_not_written(
+def test_a_file_with_other_answers_is_not_written(
     tmp_path: Path, features: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = calibrated_network("AlexNetWithExits")
-    parts, _ = cpu_network._parts(network)
-    monkeypatch.setattr(cpu_network, "_parts", lambda _: (parts, (0.5, 0.5)))  # other temperatures than the network's
+    parts, _ = cpu_network._unwrap(network)
+    monkeypatch.setattr(cpu_network, "_unwrap", lambda _: (parts, (0.5, 0.5)))  # other temperatures than the network's
     with pytest.raises(CheckpointError, match="certainties would differ"):
         write_edge_model(tmp_path / "edge.onnx", network, features)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eight_bit_convolutions_move_certainties_a_little(tmp_path: Path) -> None:
+def test_eight_bit_convolutions_change_certainties_slightly(tmp_path: Path) -> None:
     network, rows = calibrated_network("MobileNetV2WithExits"), read_dataset(SAMPLE).features[:200]
     agreement = write_edge_model(tmp_path / "edge.onnx", network, rows, int8=True)
     assert 1e-4 < agreement.difference < 0.1 and agreement.equal_labels > 0.95
@@ -192,7 +194,7 @@ def test_eight_bit_convolutions_move_certainties_a_little(tmp_path: Path) -> Non
     assert "QuantizeLinear" in kinds
 
 
-def test_eight_bit_weights_use_seven_so_that_no_processors_sums_overflow(tmp_path: Path) -> None:
+def test_eight_bit_weights_use_seven_bits_so_that_no_sum_overflows(tmp_path: Path) -> None:
     network, rows = calibrated_network("MobileNetV2WithExits"), read_dataset(SAMPLE).features[:50]
     write_edge_model(tmp_path / "edge.onnx", network, rows, int8=True)
     tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "edge.onnx").graph.initializer]
@@ -200,7 +202,7 @@ def test_eight_bit_weights_use_seven_so_that_no_processors_sums_overflow(tmp_pat
     assert len(weights) >= 5 and 60 <= max(weights) <= 64
 
 
-def test_eight_bits_are_refused_where_they_gain_nothing(tmp_path: Path, features: FloatArray) -> None:
+def test_eight_bits_are_refused_if_they_are_no_faster(tmp_path: Path, features: FloatArray) -> None:
     with pytest.raises(CheckpointError, match="--quantize"):
         write_edge_model(tmp_path / "edge.onnx", calibrated_network("AlexNetWithExits"), features, int8=True)
     assert list(tmp_path.iterdir()) == []
@@ -236,7 +238,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
     assert "ONNX file" in refusal(path)
 
 
-def test_every_cut_of_a_file_is_refused(tmp_path: Path, small: Path) -> None:
+def test_every_truncated_file_is_refused(tmp_path: Path, small: Path) -> None:
     path, content = tmp_path / "edge.onnx", small.read_bytes()
     for size in np.linspace(1, len(content) - 1, 60, dtype=int):
         path.write_bytes(content[:size])
@@ -253,49 +255,10 @@ def test_a_missing_and_an_oversized_file_are_refused(tmp_path: Path, small: Path
 
 
 def test_each_half_is_refused_where_the_other_is_needed(tmp_path: Path, small: Path, features: FloatArray) -> None:
-    assert "name the other exported file" in refusal(small, read_second_half)
+    assert "Name the other exported file" in refusal(small, read_second_half)
     path = tmp_path / "second.onnx"
     write_second_exit_model(path, calibrated_network("MobileNetV2WithExits"), features[:5])
-    assert "name the other exported file" in refusal(path)
-
-
-def test_weights_in_another_file_are_refused(tmp_path: Path, small: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(bytes(10**6))
-
-    def lead_out(model: onnx.ModelProto) -> None:
-        tensor = model.graph.initializer[-1]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value="secret")
-
-    path = damaged(small, tmp_path / "edge.onnx", lead_out)
-    assert "weights that lie elsewhere" in refusal(path)
-
-
-def with_a_loop(model: onnx.ModelProto) -> None:
-    body = helper.make_graph([], "body", [], [])
-    model.graph.node.append(helper.make_node("Loop", ["", ""], [], body=body))
-
-
-def with_a_constant(model: onnx.ModelProto) -> None:
-    value = numpy_helper.from_array(np.zeros(1, np.float32))
-    model.graph.node.append(helper.make_node("Relu", [], ["c"], value=value))
-
-
-def with_another_domain(model: onnx.ModelProto) -> None:
-    model.graph.node[0].domain = "com.example"
-
-
-def with_functions(model: onnx.ModelProto) -> None:
-    model.functions.add(name="Relu")
-
-
-@pytest.mark.parametrize("damage", [with_a_loop, with_a_constant, with_another_domain, with_functions])
-def test_what_no_exported_network_holds_is_not_run(
-    tmp_path: Path, small: Path, damage: Callable[[onnx.ModelProto], object]
-) -> None:
-    assert "is not run" in refusal(damaged(small, tmp_path / "edge.onnx", damage))
+    assert "Name the other exported file" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +279,7 @@ def test_damaged_metadata_are_refused(tmp_path: Path, small: Path, key: str, val
         del model.metadata_props[:]
         helper.set_model_props(model, facts if value is None else {**facts, key: value})
 
-    assert "export it again" in refusal(damaged(small, tmp_path / "edge.onnx", damage))
+    assert "Export it again." in refusal(damaged(small, tmp_path / "edge.onnx", damage))
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, small: Path) -> None:
@@ -346,7 +309,7 @@ def test_any_program_with_onnx_runtime_computes_the_calibrated_logits(
     np.testing.assert_allclose(certain, expected, rtol=0, atol=1e-5)
 
 
-def test_names_that_are_no_text_are_refused_without_another_word(
+def test_names_that_are_no_text_are_refused_without_other_output(
     tmp_path: Path, small: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "edge.onnx"

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import MAX_KNOTS
-from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform, from_entry
+from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform, make_transform
 from tests.networks import SAMPLE
 from utils.dataset import read_dataset, to_images
 
@@ -96,7 +96,7 @@ def test_a_constant_feature_has_rank_0_whatever_its_value(rows: int) -> None:
     assert not ranks_of(transform, values).any()
 
 
-def test_equal_rows_fall_on_one_rank_and_the_mean_rank_of_the_training_rows_is_0() -> None:
+def test_equal_rows_have_equal_ranks_and_the_mean_rank_of_training_rows_is_0() -> None:
     training = repeated_rows(400)
     ranks = ranks_of(fit_quantile_transform(training), training)
     np.testing.assert_allclose(ranks.mean(axis=0), 0, atol=1e-5)
@@ -104,7 +104,7 @@ def test_equal_rows_fall_on_one_rank_and_the_mean_rank_of_the_training_rows_is_0
         assert len(np.unique(levels)) == len(np.unique(column))
 
 
-def test_the_identity_hands_the_images_on() -> None:
+def test_the_identity_returns_the_images_unchanged() -> None:
     images = torch.rand(3, 1, 8, 8)
     assert Identity()(images) is images
 
@@ -112,18 +112,18 @@ def test_the_identity_hands_the_images_on() -> None:
 # The entry in a checkpoint
 
 
-def test_a_transform_comes_back_from_its_entry_bit_for_bit() -> None:
+def test_a_transform_is_read_back_from_its_entry_bit_for_bit() -> None:
     training, others = repeated_rows(300), repeated_rows(40)
     transform = fit_quantile_transform(training)
     torch.save(transform.to_entry(), stream := io.BytesIO())
     stream.seek(0)
-    again = from_entry(torch.load(stream, weights_only=True))
+    again = make_transform(torch.load(stream, weights_only=True))
     np.testing.assert_array_equal(ranks_of(again, others), ranks_of(transform, others))
 
 
 def test_no_entry_and_the_entry_of_the_identity_mean_identity() -> None:
-    assert isinstance(from_entry(None), Identity)
-    assert isinstance(from_entry(Identity().to_entry()), Identity)
+    assert isinstance(make_transform(None), Identity)
+    assert isinstance(make_transform(Identity().to_entry()), Identity)
 
 
 def test_a_transform_adds_no_key_to_a_state_dict() -> None:
@@ -144,7 +144,7 @@ def with_value(value: float) -> torch.Tensor:
 
 
 def test_the_entry_that_the_malformed_ones_vary_is_a_good_one() -> None:
-    assert isinstance(from_entry(entry()), QuantileTransform)
+    assert isinstance(make_transform(entry()), QuantileTransform)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_the_entry_that_the_malformed_ones_vary_is_a_good_one() -> None:
 )
 def test_a_malformed_entry_is_refused_with_the_reason(bad: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        from_entry(bad)
+        make_transform(bad)

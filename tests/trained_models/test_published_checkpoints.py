@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from models import ARCHITECTURES
-from models.calibrated import calibrated
+from models.calibrated import add_temperatures
 from tests.download_server import Answer, DownloadServer, run_script, running_server
 from tests.scripts import FETCH_MODELS
-from trained_models.catalog import CATALOG, find
-from trained_models.published_checkpoints import check_checkpoint, checkpoint_download
+from trained_models.checkpoint_catalog import CATALOG, find_checkpoint
+from trained_models.published_checkpoints import check_checkpoint, make_download
 from utils.download import download
 from utils.errors import CheckpointError, DownloadError
 
-PLAIN, CALIBRATED = find("MobileNetV2WithExits"), find("mobilenetv2withexits_CALIBRATED.PTH")
+PLAIN, CALIBRATED = find_checkpoint("MobileNetV2WithExits"), find_checkpoint("mobilenetv2withexits_CALIBRATED.PTH")
 DRIVE = "https://drive.google.com"
 # The test server's: Python leaves a socket open whose client is gone before the handshake.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
@@ -26,7 +26,7 @@ def checkpoint(*, with_temperatures: bool = False, older_format: bool = False) -
     torch.manual_seed(1)
     network = ARCHITECTURES["MobileNetV2WithExits"].create()
     stream = io.BytesIO()
-    state = (calibrated(network) if with_temperatures else network).state_dict()
+    state = (add_temperatures(network) if with_temperatures else network).state_dict()
     torch.save(state, stream, _use_new_zipfile_serialization=not older_format)
     return stream.getvalue()
 
@@ -45,13 +45,12 @@ def ignore(received: int, total: int | None) -> None:
 
 
 def test_every_published_file_names_a_network_of_ours_and_has_an_id_of_its_own() -> None:
-    assert {entry.architecture for entry in CATALOG} == set(ARCHITECTURES)
+    assert {entry.name.removesuffix("_calibrated") for entry in CATALOG} == set(ARCHITECTURES)
     assert len({entry.drive_id for entry in CATALOG}) == len(CATALOG) == 7
-    assert all(entry.name == entry.architecture + "_calibrated" * entry.calibrated for entry in CATALOG)
 
 
 @pytest.mark.slow
-def test_the_script_passes_the_pages_of_google_drive_once_and_names_what_is_missing(
+def test_the_script_passes_google_drives_pages_once_and_names_what_is_missing(
     server: DownloadServer, tmp_path: Path
 ) -> None:
     models = ("--model", PLAIN.name, "--model", "mobilenetv2withexits_CALIBRATED.PTH", "--model", PLAIN.name)
@@ -89,18 +88,18 @@ def test_a_page_that_leads_to_no_file_is_explained_and_never_saved(
     if missing:
         server.drive.clear()
     with pytest.raises(DownloadError, match=rf"a page, not {PLAIN.file_name}: its quota .*{PLAIN.drive_id}/view with"):
-        download(checkpoint_download(PLAIN, tmp_path, DRIVE), ignore)
+        download(make_download(PLAIN, tmp_path, DRIVE), ignore)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("base", [DRIVE, None], ids=["Google Drive", "mirror"])
-def test_an_interrupt_and_a_bound_on_the_size_leave_nothing_behind(
+def test_an_interrupt_or_a_size_limit_leaves_no_file(
     server: DownloadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str | None
 ) -> None:
     def stop(received: int, total: int | None) -> None:
         raise KeyboardInterrupt(received, total)
 
-    job = checkpoint_download(PLAIN, tmp_path, base or server.url)
+    job = make_download(PLAIN, tmp_path, base or server.url)
     with pytest.raises(KeyboardInterrupt):
         download(job, stop)
     monkeypatch.setattr("utils.download.MOST_BYTES", 1 << 20)
@@ -120,7 +119,7 @@ def with_a_flipped_bit() -> bytes:
     [
         (lambda: Answer(checkpoint(with_temperatures=True)), f"discarded: holds {CALIBRATED.name}, not {PLAIN.name}"),
         (lambda: Answer(with_a_flipped_bit()), "discarded: is damaged: the checksum of '.*' is wrong"),
-        (lambda: Answer(checkpoint()[:-1000]), "discarded: is not a checkpoint, or is cut off"),
+        (lambda: Answer(checkpoint()[:-1000]), "discarded: is not a checkpoint, or is truncated"),
         (lambda: Answer(b"cos\nsystem\n(S'touch canary'\ntR."), "discarded: (is not a checkpoint|is damaged)"),
         (lambda: Answer(b"<html>Quota exceeded</html>"), "discarded: is a web page"),
         (lambda: Answer(bytes(1 << 20), end="endless"), "is larger than 20 MB"),
@@ -132,7 +131,7 @@ def with_a_flipped_bit() -> bytes:
         (lambda: Answer(status=302, headers={"Location": "/uc"}), "Exceeded 30 redirects"),
     ],
 )
-def test_what_a_bad_mirror_sends_never_takes_the_name_of_a_checkpoint(
+def test_a_bad_mirrors_file_never_gets_the_name_of_a_checkpoint(
     server: DownloadServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +143,7 @@ def test_what_a_bad_mirror_sends_never_takes_the_name_of_a_checkpoint(
     monkeypatch.setattr("utils.download.MOST_BYTES", 20_000_000)
     server.files["/uc"] = [answer()]
     with pytest.raises(DownloadError, match=complaint):
-        download(checkpoint_download(PLAIN, tmp_path, server.url), ignore)
+        download(make_download(PLAIN, tmp_path, server.url), ignore)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,4 +152,4 @@ def test_a_file_of_the_format_before_zip_is_accepted_and_another_network_is_not(
     path.write_bytes(checkpoint(older_format=True))
     check_checkpoint(PLAIN, path)
     with pytest.raises(CheckpointError, match="holds MobileNetV2WithExits, not AlexNet"):
-        check_checkpoint(find("AlexNet"), path)
+        check_checkpoint(find_checkpoint("AlexNet"), path)

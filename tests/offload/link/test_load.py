@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 
 from models.checkpoint import read_two_exits
+from models.onnx_export import write_edge_model
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
 from offload.link.load import COLUMNS, Asked, Pace, ask, load_figure, load_of, load_table
@@ -17,9 +20,11 @@ from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
 from offload.operations.metrics import WorkerMetrics
+from tests.networks import SAMPLE
 from tests.offload.exits import served
 from tests.offload.link_ends import FINGERPRINT, Sleeper, make_client, make_worker, serving
-from tests.scripts import GENERATOR, Ended, call
+from tests.scripts import GENERATOR, ROOT, Ended, call
+from utils.dataset import read_dataset
 from utils.plotting import save_figure
 from utils.stopping import Stop
 
@@ -61,8 +66,8 @@ def test_a_picture_is_drawn_whatever_came_of_the_requests(results: tuple[str, st
 def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broker, queue: str) -> None:
     sleeper = Sleeper(0.02)
     with serving(make_worker(link, queue, sleeper)), make_client(link, queue) as one, make_client(link, queue) as two:
-        sending = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
-        asked = ask([one, two], sending, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
+        forms = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
+        asked = ask([one, two], forms, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
     assert [(number, sum(a.client == number for a in asked)) for number in (0, 1)] == [(0, 10), (1, 10)]
     assert {a.result for a in asked} == {"answered"}
     for batch in sleeper.batches:
@@ -72,24 +77,24 @@ def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broke
 
 def test_an_interval_spaces_the_starts(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue)), make_client(link, queue) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = ask([client], sending, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
+        forms = [RequestForm(FINGERPRINT, "one", "features")]
+        asked = ask([client], forms, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
     assert np.diff([a.start for a in asked]).min() >= 0.2
 
 
 def test_asking_can_be_stopped(link: Broker, queue: str) -> None:
     stop = Stop()
     with serving(make_worker(link, queue, Sleeper(0.01))), make_client(link, queue) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
+        forms = [RequestForm(FINGERPRINT, "one", "features")]
         stop_after_one = lambda done: stop.request() if done else None  # noqa: E731
-        asked = ask([client], sending, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
+        asked = ask([client], forms, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
     assert 1 <= len(asked) < 10**9
 
 
 def test_what_is_not_answered_is_counted_by_its_reason(link: Broker, queue: str) -> None:
     with make_client(link, queue, Patience.of(0.2, 0)) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = ask([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
+        forms = [RequestForm(FINGERPRINT, "one", "features")]
+        asked = ask([client], forms, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
     assert {a.result for a in asked} == {"no-queue", "circuit-open"}
 
 
@@ -128,6 +133,23 @@ def test_the_generator_reports_and_writes_every_request(
     assert tuple(table.columns) == COLUMNS
     assert table["client"].value_counts().to_dict() == {0: 4, 1: 4, 2: 4}
     assert (tmp_path / "load.svg").read_text().startswith("<?xml")
+
+
+def test_the_generator_takes_an_exported_file_without_importing_torch(checkpoint: Path, tmp_path: Path) -> None:
+    edge = tmp_path / "edge.onnx"
+    write_edge_model(edge, read_two_exits(checkpoint)[0], read_dataset(SAMPLE).features[:5])
+    program = (
+        "import runpy, sys\nsys.modules['torch'] = sys.modules['onnx'] = None\ndel sys.argv[0]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    arguments = (
+        GENERATOR, "--trained-network-file", edge, "--dataset", SAMPLE, "--payload", "activations", "--count", 1,
+        "--mq-hostname", "127.0.0.1", "--mq-port", free_port(),
+    )  # fmt: skip
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "cpu (ONNX Runtime, threads: 1)" in done.stdout + done.stderr
+    assert (done.returncode, "no RabbitMQ at" in done.stderr) == (3, True), done.stderr
 
 
 def test_the_generator_ends_with_exit_code_3_where_requests_stay_unanswered(
