@@ -9,6 +9,7 @@ over a private RabbitMQ node, which is started and stopped here; without RabbitM
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -22,9 +23,13 @@ from utils.errors import CloudUnavailableError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
+OPERATION_POINT = "least-error"
+SYNTHETIC = " (synthetic, where it is the bundled sample)"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,7 +52,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the pipeline as the arguments say."""
-    from nsga2.defaults import KNEE
     from nsga2.operating_point import front_table, marks, thresholds_of
     from utils.dataset import find_datasets
     from utils.results import read_front
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     train, choose, operate = (find_datasets(data, month)[0] for month in ("2016_01", "2016_02", "2016_03"))
     calibrated = output / "calibrated.pth"
     evaluation, front_file = output / "evaluation.csv", output / "front.sav"
-    inference, verdicts = output / "inference.csv", output / "verdicts.csv"
+    inference, verdicts, page = output / "inference.csv", output / "verdicts.csv", output / "front.html"
 
     _stage(
         f"train both exits on {train.name}", "dnn/train-early-exit-network.py", "--dataset-folder", data,
@@ -80,19 +84,19 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     _stage(
         "choose the operation point", "nsga2/gen-op-point-chart.py", "--datafile", front_file,
-        "--savefile", output / "front.png", "--operation-point", "knee",
+        "--savefile", page, "--operation-point", OPERATION_POINT,
     )  # fmt: skip
     _stage(
         f"infer on {operate.name}", "dnn/inference.py", "--trained-model", calibrated, "--dataset", operate,
         "--savefile", inference,
     )  # fmt: skip
     table = front_table(read_front(front_file))
-    chosen = thresholds_of(table, marks(table)[KNEE])
+    chosen = thresholds_of(table, marks(table)[OPERATION_POINT])
     _offload(args.model, calibrated, operate, chosen, verdicts)
-    _summary(inference, verdicts, operate.name)
-    print(f"written to {output} in {time.monotonic() - start:.0f} s:")
-    for path in sorted(output.glob("*.*")):
-        print(f"  {path}")
+    _print_summary(inference, verdicts, operate.name)
+    names = ", ".join(path.name for path in sorted(output.glob("*.*")))
+    print(f"\nwritten to {output} in {time.monotonic() - start:.0f} s: {names}")
+    _show_page(page)
 
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
@@ -135,24 +139,42 @@ def _password(broker: "PrivateBroker | None") -> dict[str, str]:
     return {} if broker is None else {PASSWORD_VARIABLE: broker.password}
 
 
-def _summary(inference: Path, verdicts: Path, name: str) -> None:
+def _print_summary(inference: Path, verdicts: Path, name: str) -> None:
+    """Print who decided how many events, and how many of them wrongly."""
     import pandas as pd
 
     answers = pd.read_csv(inference)
     final = pd.read_csv(verdicts, keep_default_na=False)
-    rejected = final["final_prediction"] == schema.REJECTED
-    accepted = final[~rejected]
-    wrong = accepted["final_prediction"].astype(int) != accepted[schema.CLASS]
-    rows = {
-        "exit 1 alone, accuracy": (answers["exit_1_prediction"] == answers[schema.CLASS]).mean(),
-        "exit 2 alone, accuracy": (answers["exit_2_prediction"] == answers[schema.CLASS]).mean(),
-        "at the operation point: acceptance": 1 - rejected.mean(),
-        "at the operation point: offloaded share": (final["exit_2_prediction"].astype(str) != schema.NOT_ASKED).mean(),
-        "at the operation point: error of the accepted": wrong.mean(),
-    }
-    print(f"\n== summary, {len(final)} events of {name} (synthetic, where it is the bundled sample)")
-    for text, value in rows.items():
-        print(f"{text:48}{100 * value:7.2f} %")
+    labels, events = final[schema.CLASS], len(final)
+    is_rejected = final["final_prediction"] == schema.REJECTED
+    is_offloaded = final["exit_2_prediction"].astype(str) != schema.NOT_ASKED
+    is_wrong = final["final_prediction"].astype(str) != labels.astype(str)
+    by_edge, by_exit_2 = ~is_offloaded, is_offloaded & ~is_rejected
+    print(
+        f"\n== {events} flows of {name}{SYNTHETIC}: the edge decided "
+        f"{100 * by_edge.mean():.0f} % of them by itself and sent {100 * is_offloaded.mean():.0f} % to exit 2"
+    )
+    print(f"\n{'':44}{'flows':>7}{'decided wrongly':>18}")
+    for text, chosen in (("exit 1, on the edge", by_edge), ("exit 2, asked where exit 1 was uncertain", by_exit_2)):
+        print(f"{text:44}{chosen.sum():7d}{_format_share(is_wrong[chosen])}")
+    print(f"{'rejected: neither exit was certain':44}{is_rejected.sum():7d}{'-':>18}")
+    print(f"{'together':44}{events:7d}{_format_share(is_wrong[~is_rejected])}\n\nfor comparison, deciding every flow:")
+    for number in (1, 2):
+        print(f"{f'exit {number} alone':44}{events:7d}{_format_share(answers[f'exit_{number}_prediction'] != labels)}")
+
+
+def _format_share(wrong: "pd.Series[bool]") -> str:
+    return f"{100 * wrong.mean():15.2f} %" if len(wrong) else f"{'-':>17}"
+
+
+def _show_page(page: Path) -> None:
+    """Open a page in the browser of whoever sits at this terminal, and print where it is."""
+    import webbrowser
+
+    has_display = sys.platform == "darwin" or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.stdout.isatty() and has_display:
+        webbrowser.open(page.resolve().as_uri())
+    print(f"\nAll operating points, to explore in a browser: {page}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ import pytest
 
 from models.checkpoint import write_checkpoint
 from offload.alerts.alerts_file import AlertsFile
-from offload.broker_options import DEFAULTS
+from offload.broker_options import FILE_KEYS
 from offload.edge.resume_file import resume_path
 from offload.link.private_broker import PrivateBroker, free_port
 from tests.namespaces import need
@@ -30,10 +30,12 @@ from tests.offload.alerts.test_alerts_file import events_of, lines_of
 from tests.offload.link_ends import Program, wait_until
 from tests.offload.operations.promql import asks_for_what_is_exported, assert_prometheus_understands, needs_promtool
 from tests.scripts import CLIENT, ROOT, SERVER, load_script
+from utils.expert_options import get_variable
 
 FOLDER = ROOT / "offload" / "systemd"
 README = (FOLDER / "README.md").read_text()
 EXAMPLE = (FOLDER / "ee.environment.example").read_text()
+BROKER_EXAMPLE = (FOLDER / "broker.toml.example").read_text()
 WORKER_UNIT, CLIENT_UNIT, SENSOR_UNIT = "ee-worker@.service", "ee-client.service", "ee-sensor.service"
 SCRIPTS = {WORKER_UNIT: SERVER, CLIENT_UNIT: CLIENT, SENSOR_UNIT: CLIENT}
 BLOCKS: dict[str, str] = dict(re.findall(r"```\w+ ([\w.-]+)\n(.*?)```", README, re.DOTALL))
@@ -42,14 +44,7 @@ PYTHON = "/opt/ee/.venv/bin/python"
 EVENTS = 700
 MONTH = 300.0
 """Seconds in which a month is certainly decided, also where many tests run at once."""
-OWN_DEFAULTS = {
-    "EE_MQ_VHOST": "ee",
-    "EE_WORKER_USERNAME": "ee-worker",
-    "EE_CLIENT_USERNAME": "ee-client",
-    "EE_LOG_FORMAT": "json",
-}
-"""What the units choose otherwise than the programs."""
-NO_BROKER = {"EE_MQ_HOSTNAME": "localhost:1"}
+NO_BROKER = {"hostname": "localhost:1"}
 every_unit = pytest.mark.parametrize("unit", SCRIPTS)
 needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
@@ -82,12 +77,30 @@ def changed(**changes: object) -> str:
     text = EXAMPLE
     for name, value in changes.items():
         text, times = re.subn(rf"^#?{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
+        assert times == 1 or (not times and name in expert_variables()), f"{name} stands {times} times in the example"
+        text += "" if times else f"{name}={value}\n"
+    return text
+
+
+@functools.cache
+def expert_variables() -> set[str]:
+    """Return the variables with which the environment sets expert options."""
+    actions = [action for script in (SERVER, CLIENT) for action in load_script(script).make_parser()._actions]
+    return {get_variable(action.option_strings[0]) for action in actions if hasattr(action, "meaning")}
+
+
+def broker_file(**changes: str | None) -> str:
+    """Return the example of the broker's settings, edited as one would; None removes a line."""
+    text = BROKER_EXAMPLE
+    for name, value in changes.items():
+        line = "" if value is None else f'{name} = "{value}"'
+        text, times = re.subn(rf"^{name} = .*$", line, text, flags=re.MULTILINE)
         assert times == 1, f"{name} stands {times} times in the example"
     return text
 
 
-def command(unit: str, environment_file: str, specifiers: dict[str, str]) -> list[str]:
-    """Return the words of a unit's command line, expanded as by systemd."""
+def command(unit: str, environment_file: str, specifiers: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Return the words of a unit's command line and the environment, expanded as by systemd."""
 
     def specified(text: str) -> str:
         return re.sub("%(.)", lambda found: specifiers[found[1]], text)
@@ -100,7 +113,7 @@ def command(unit: str, environment_file: str, specifiers: dict[str, str]) -> lis
             words += shlex.split(variables[word[1:]])
         else:
             words.append(re.sub(r"\$\{(\w+)\}", lambda found: variables.get(found[1], ""), specified(word)))
-    return words
+    return words, variables
 
 
 def is_tried_again(unit: str, code: int) -> bool:
@@ -134,9 +147,12 @@ class Site:
             text = text.replace(old, new)
         return text
 
-    def program(self, folder: Path, unit: str, instance: int = 1, **changes: object) -> Program:
-        """Start what a unit starts, in a folder that stands for /var/lib."""
+    def program(
+        self, folder: Path, unit: str, instance: int = 1, broker: dict[str, str | None] | None = None, **changes: object
+    ) -> Program:
+        """Start what a unit starts, in a folder that stands for /var/lib, with changed settings."""
         folder.mkdir(exist_ok=True)
+        (folder / "broker.toml").write_text(self.moved(broker_file(**(broker or {}))))
         credentials, state, logs = folder / "credentials", folder / "ee-client", folder / "ee-sensor"
         for needed in (credentials, state, logs):
             needed.mkdir(exist_ok=True)
@@ -147,9 +163,13 @@ class Site:
             (credentials / name).chmod(0o400)
         ports = {f"EE_{who}_METRICS_PORT": free_port() for who in ("CLIENT", "SENSOR")}
         text = changed(**{**ports, **changes})
-        words = command(unit, text, {"i": str(instance), "d": str(credentials), "S": str(folder), "L": str(folder)})
+        specifiers = {"i": str(instance), "d": str(credentials), "S": str(folder), "L": str(folder)}
+        words, variables = command(unit, text, specifiers)
         assert words[0] == PYTHON
-        return Program(folder, *(self.moved(word) for word in words[1:]))
+        words = [word.replace("/etc/ee/broker.toml", str(folder / "broker.toml")) for word in words[1:]]
+        return Program(
+            folder, *map(self.moved, words), **{name: self.moved(value) for name, value in variables.items()}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +191,9 @@ def site(
                 node.control(*shlex.split(line)[1:])
         for user in ("client", "worker"):
             (etc / f"{user}-password").write_text(f"{user.upper()}_PASSWORD\n")
-        yield Site(node, tls_port, etc, sample / "2016_03.csv")
+        made = Site(node, tls_port, etc, sample / "2016_03.csv")
+        (etc / "broker.toml").write_text(made.moved(BROKER_EXAMPLE))
+        yield made
 
 
 @pytest.fixture
@@ -261,36 +283,32 @@ def test_all_services_are_in_one_sandbox_but_for_the_packets_that_a_sensor_sees(
     assert sensor["RestrictAddressFamilies"] == [f"{client['RestrictAddressFamilies'][0]} AF_PACKET"]
 
 
-@every_unit
-def test_every_option_can_be_set_but_those_that_are_better_put_otherwise(unit: str) -> None:
-    options = {action.option_strings[0] for action in load_script(SCRIPTS[unit]).make_parser()._actions}
-    lines = [settings(other)["ExecStart"][0] for other, script in SCRIPTS.items() if script == SCRIPTS[unit]]
-    named = set(re.findall(r"--[a-z][\w-]+", " ".join((*lines, EXAMPLE))))
-    for_people = {"--pcap", "--follow", "--duration"} if SCRIPTS[unit] == CLIENT else set()
-    otherwise = {"-h", "--version", "--mq-url", "--mq-config", "--mq-port", "--mq-password"}
-    assert options - named == otherwise | for_people
-
-
-def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> None:
+def test_the_example_has_every_variable_of_the_units_and_shows_their_defaults() -> None:
     used = {name for unit in SCRIPTS for name in re.findall(r"\$\{?(\w+)", settings(unit)["ExecStart"][0])}
     shown = dict(re.findall(r"^#?(\w+)=(.*)$", EXAMPLE, re.MULTILINE))
-    assert set(shown) == used | {"OMP_NUM_THREADS"}
+    assert set(shown) == used | {"OMP_NUM_THREADS", "EE_LOG_FORMAT"}
     for unit in SCRIPTS:
         for name, value in defaults(unit).items():
             assert value.replace("%S", "/var/lib").replace("%L", "/var/log") == shown[name]
     assert set(assignments(EXAMPLE)) == used.difference(*map(defaults, SCRIPTS))
 
 
-@every_unit
-def test_the_defaults_are_the_programs_own_but_for_a_few(unit: str) -> None:
-    actions = {action.option_strings[0]: action.default for action in load_script(SCRIPTS[unit]).make_parser()._actions}
-    actions |= {f"--mq-{key}": value for key, value in DEFAULTS.items()}
-    theirs = {option: f"{value:g}" if isinstance(value, float) else value for option, value in actions.items()}
-    pairs = re.findall(r"(--[\w-]+) \$\{(\w+)\}", settings(unit)["ExecStart"][0])
-    compared = {variable: str(theirs[option]) for option, variable in pairs if theirs[option] is not None}
-    assert len(compared) > 8
-    differing = {name: ours for name, ours in defaults(unit).items() if ours != compared.get(name, ours)}
-    assert differing == {name: value for name, value in OWN_DEFAULTS.items() if name in compared}
+def test_variables_and_options_that_the_example_mentions_exist() -> None:
+    mentioned = set(re.findall(r"EE_[A-Z_]+(?==)", "".join(re.findall(r"^# .*$", EXAMPLE, re.MULTILINE))))
+    assert mentioned and mentioned <= expert_variables()
+    options = {option for script in (SERVER, CLIENT) for action in load_script(script).make_parser()._actions
+               for option in action.option_strings}  # fmt: skip
+    assert set(re.findall(r"--[a-z][\w-]+", EXAMPLE)) <= options
+
+
+def test_the_units_take_the_broker_from_one_file_whose_example_is_valid() -> None:
+    for unit in SCRIPTS:
+        assert "--mq-config /etc/ee/broker.toml" in settings(unit)["ExecStart"][0]
+        assert set(re.findall(r"--mq-([\w-]+)", settings(unit)["ExecStart"][0])) == {
+            "config", "username", "password-file",
+        }  # fmt: skip
+    keys = set(re.findall(r"^#?(\w+) = ", BROKER_EXAMPLE, re.MULTILINE))
+    assert keys <= set(FILE_KEYS)
 
 
 def test_the_files_that_the_readme_installs_are_there() -> None:
@@ -343,11 +361,11 @@ def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(
 
 
 def test_a_sensor_watches_an_interface_and_asks_the_worker(site: Site, instance: int, tmp_path: Path) -> None:
-    thresholds = {f"EE_{name}_EXIT1_MIN_CERTAINTY": 1 for name in ("NORMAL", "ATTACK")}
+    all_offloaded = "--normal-exit1-min-certainty 1 --attack-exit1-min-certainty 1"
     eve = tmp_path / "sensor" / "ee-sensor" / "eve.json"
     with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
         worker.wait_for('"event": "ready"')
-        with site.program(tmp_path / "sensor", SENSOR_UNIT, EE_INTERFACE="lo", **thresholds) as sensor:
+        with site.program(tmp_path / "sensor", SENSOR_UNIT, EE_INTERFACE="lo", EE_THRESHOLDS=all_offloaded) as sensor:
             wait_until(lambda: eve.exists() and eve.stat().st_size, MONTH)  # once the interface is open
             with closing(socket.socket(type=socket.SOCK_DGRAM)) as sender:
                 sender.sendto(b"hello", ("127.0.0.1", 9))
@@ -370,7 +388,9 @@ def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp
 def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
     written = tmp_path / "ee-client" / "verdicts.csv"
     note = resume_path(written)
-    with site.program(tmp_path, CLIENT_UNIT, EE_BATCH_SIZE=5, EE_REQUEST_TIMEOUT=0.2) as client:
+    with site.program(
+        tmp_path, CLIENT_UNIT, EE_CLIENT_OPTIONS="--show-decider --batch-size 5", EE_REQUEST_TIMEOUT=0.2
+    ) as client:
         # Rows that the resume file does not know of yet may be decided again.
         wait_until(lambda: note.exists() and json.loads(note.read_text())["written"]["rows"])
         client.send(signal.SIGKILL)
@@ -385,27 +405,25 @@ def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Pat
     assert verdicts(tmp_path)["class"].tolist() == pd.read_csv(site.dataset, dtype=str)["class"].tolist()
 
 
+WAITING = {"EE_CLIENT_OPTIONS": "--on-cloud-failure wait", "EE_WAIT_TIMEOUT": 1}
+
+
 @pytest.mark.parametrize(
-    ("unit", "changes", "code", "line", "again"),
+    ("unit", "broker_changes", "changes", "code", "line", "again"),
     [
-        (WORKER_UNIT, {"EE_NETWORK": "lenet"}, 2, "unknown", False),
-        (WORKER_UNIT, NO_BROKER, 3, "no RabbitMQ", True),
-        (
-            CLIENT_UNIT,
-            {"EE_MQ_HOSTNAME": "localhost:1", "EE_ON_CLOUD_FAILURE": "wait", "EE_WAIT_TIMEOUT": 1},
-            3,
-            "no Rab",
-            True,
-        ),
-        (WORKER_UNIT, {"EE_WORKER_USERNAME": "ee-client"}, 4, "refuses user 'ee-client' or the password", False),
-        (CLIENT_UNIT, {"EE_CLIENT_USERNAME": "no-one"}, 4, "refuses user 'no-one' or the password", False),
-        (WORKER_UNIT, {"EE_MQ_OPTIONS": "--mq-tls"}, 4, "certificate", False),
+        (WORKER_UNIT, {}, {"EE_WORKER_OPTIONS": "--network lenet"}, 2, "unknown", False),
+        (WORKER_UNIT, NO_BROKER, {}, 3, "no RabbitMQ", True),
+        (CLIENT_UNIT, NO_BROKER, WAITING, 3, "no Rab", True),
+        (WORKER_UNIT, {}, {"EE_WORKER_OPTIONS": "--mq-username ee-client"}, 4, "refuses user 'ee-client'", False),
+        (CLIENT_UNIT, {}, {"EE_CLIENT_OPTIONS": "--mq-username no-one"}, 4, "refuses user 'no-one'", False),
+        (WORKER_UNIT, {"ca_file": None}, {}, 4, "certificate", False),
     ],
 )
 def test_what_time_may_heal_is_tried_again_and_nothing_else(
-    unit: str, changes: dict[str, object], code: int, line: str, again: bool, site: Site, instance: int, tmp_path: Path
-) -> None:
-    with site.program(tmp_path, unit, instance, **changes) as program:
+    unit: str, broker_changes: dict[str, str | None], changes: dict[str, object], code: int, line: str, again: bool,
+    site: Site, instance: int, tmp_path: Path,
+) -> None:  # fmt: skip
+    with site.program(tmp_path, unit, instance, broker_changes, **changes) as program:
         assert program.end() == code, program.err
     assert line in program.err.splitlines()[-1]
     assert is_tried_again(unit, code) is again
@@ -420,7 +438,8 @@ def test_a_service_that_is_stopped_while_it_starts_has_not_failed(unit: str) -> 
 def test_a_broker_that_is_called_by_another_name_than_its_certificates_is_not_trusted(
     site: Site, tmp_path: Path
 ) -> None:
-    with site.program(tmp_path, CLIENT_UNIT, EE_MQ_HOSTNAME=f"127.0.0.1:{site.tls_port}") as client:
+    broker: dict[str, str | None] = {"hostname": f"127.0.0.1:{site.tls_port}"}
+    with site.program(tmp_path, CLIENT_UNIT, broker=broker) as client:
         assert client.end() == 4
     assert "is not to be trusted" in client.err
 
@@ -430,19 +449,23 @@ def test_workers_move_to_a_quorum_queue_once_the_classic_one_is_deleted_and_shar
 ) -> None:
     with site.program(tmp_path / "classic", WORKER_UNIT, instance) as worker:
         worker.wait_for('"event": "ready"')
-    with site.program(tmp_path / "early", WORKER_UNIT, instance, EE_QUEUE_TYPE="quorum") as worker:
+    with site.program(tmp_path / "early", WORKER_UNIT, instance, EE_WORKER_OPTIONS="--queue-type quorum") as worker:
         assert worker.end() == 2
     assert "exists with other settings; delete it" in worker.err
     (delete,) = [shlex.split(line)[1:] for line in BLOCKS["delete-queue"].splitlines()]
     site.node.control(*delete)
     with ExitStack() as running:
         workers = [
-            running.enter_context(site.program(tmp_path / f"{n}", WORKER_UNIT, instance + n, EE_QUEUE_TYPE="quorum"))
+            running.enter_context(
+                site.program(tmp_path / f"{n}", WORKER_UNIT, instance + n, EE_WORKER_OPTIONS="--queue-type quorum")
+            )
             for n in range(2)
         ]
         for worker in workers:
             worker.wait_for('"event": "ready"')
-        client = running.enter_context(site.program(tmp_path / "client", CLIENT_UNIT, EE_BATCH_SIZE=50))
+        client = running.enter_context(
+            site.program(tmp_path / "client", CLIENT_UNIT, EE_CLIENT_OPTIONS="--show-decider --batch-size 50")
+        )
         assert client.end(MONTH) == 0, client.err
         for worker in workers:
             worker.send(signal.SIGTERM)
@@ -457,9 +480,11 @@ def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site,
     write_checkpoint(other, calibrated_network("MobileNetV2WithExits", seed=1), {})
     with site.program(tmp_path / "worker", WORKER_UNIT, instance, EE_NETWORK_FILE=other) as worker:
         worker.wait_for('"event": "ready"')
-        with site.program(tmp_path / "local", CLIENT_UNIT, EE_BATCH_SIZE=100, EE_WINDOW=1) as client:
+        with site.program(
+            tmp_path / "local", CLIENT_UNIT, EE_CLIENT_OPTIONS="--show-decider --batch-size 100", EE_WINDOW=1
+        ) as client:
             assert client.end(MONTH) == 0, client.err
-        with site.program(tmp_path / "wait", CLIENT_UNIT, EE_ON_CLOUD_FAILURE="wait") as waiting:
+        with site.program(tmp_path / "wait", CLIENT_UNIT, EE_CLIENT_OPTIONS="--on-cloud-failure wait") as waiting:
             assert waiting.end(MONTH) == 2
     reasons = Counter(verdicts(tmp_path / "local")["reason"])
     assert reasons.total() == EVENTS
