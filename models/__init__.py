@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 MAX_KNOTS: Final = 1000
-"""Most knots of a feature's quantile transform: more make every event slower and no answer better."""
+"""Largest number of knots per feature in a quantile transform. More knots cost time and improve no prediction."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network: its class, its module in this package (the family), and its number of exits."""
+    """A kind of network: its class name, its module in this package (the family), and its number of exits."""
 
     name: str
     family: str
@@ -36,10 +36,10 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
         Architecture("MobileNetV2", "mobilenet", exits=1),
     )
 }
-"""From class name, as in file names and checkpoints, to architecture."""
+"""Maps the class name of a network, as in file names and checkpoints, to its architecture."""
 
 FAMILIES: Final[tuple[str, ...]] = tuple(dict.fromkeys(a.family for a in ARCHITECTURES.values()))
-"""The values of every script's ``--model``."""
+"""The choices of ``--model`` in the scripts that train or read a network."""
 
 
 def find(family: str, exits: int) -> Architecture:

@@ -1,4 +1,7 @@
-"""AlexNet for 8x8 images of flow features: with two exits, and with one (shapes fixed by the published files)."""
+"""Define AlexNet for 8x8 images of flow features, with two exits and with one.
+
+The published checkpoints determine all shapes.
+"""
 
 import itertools
 
@@ -49,7 +52,7 @@ class AlexNetWithExits(EarlyExitNetwork):
 
 
 class AlexNet(SingleExitNetwork):
-    """The same network with its last exit alone."""
+    """The same network with its last exit only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +60,6 @@ class AlexNet(SingleExitNetwork):
         self.exit = _make_deep_exit()
 
     def body(self, images: Tensor) -> Tensor:
-        """Return the activations (N, 256, 5, 5)."""
+        """Return the activations (N, 256, 5, 5) for transformed images (N, 1, 8, 8)."""
         deeper: Tensor = self.backbone[1](self.backbone[0](images))
         return deeper

@@ -1,4 +1,4 @@
-"""Temperature scaling of a network's exits: one temperature each, learned after training."""
+"""Divide the logits of each exit by a temperature, which is found after training."""
 
 from collections.abc import Iterable
 
@@ -16,11 +16,11 @@ def _make_parameters(temperatures: Iterable[float]) -> nn.ParameterList:
 class CalibratedNetwork(TwoExits):
     """A network with two exits whose logits are divided by a temperature per exit.
 
-    Scaling leaves the predicted class as it is and moves the certainty to where it matches the accuracy (Guo et al.,
-    "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
+    The division does not change the predicted class. It changes the certainty, so that certainty and accuracy agree
+    (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
 
     Args:
-        model: the network; its keys stand under ``model.`` in the state dict.
+        model: the network; its keys have the prefix ``model.`` in the state dict.
         temperatures: one positive number per exit.
     """
 
@@ -49,7 +49,7 @@ class CalibratedNetwork(TwoExits):
 
 
 class CalibratedSingleExit(nn.Module):
-    """A single-exit network whose logits are divided by a temperature, as in ``CalibratedNetwork``."""
+    """A single-exit network whose logits are divided by a temperature, like those of ``CalibratedNetwork``."""
 
     def __init__(self, model: SingleExitNetwork, temperature: float = 1.0) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class CalibratedSingleExit(nn.Module):
 
 
 def add_temperatures(model: EarlyExitNetwork | SingleExitNetwork) -> CalibratedNetwork | CalibratedSingleExit:
-    """Wrap a network in temperatures of 1."""
+    """Return the network wrapped so that each of its exits has a temperature of 1."""
     if isinstance(model, EarlyExitNetwork):
         return CalibratedNetwork(model)
     return CalibratedSingleExit(model)

@@ -1,12 +1,13 @@
-"""Read and write checkpoints (.pth): plain state dicts, as published or as other programs save them, and ours.
+"""Read and write checkpoints (.pth).
 
-A file of ours is a table of plain values and tensors::
+``write_checkpoint`` writes the toolkit's own format; ``read_checkpoint`` reads it, and also plain state dicts, as
+published or as saved by other programs. The own format is a table of plain values and tensors::
 
     format_version   1
     architecture     class name, as in models.ARCHITECTURES
     input_transform  see models/preprocessing.py
-    training         facts: data, seed, epoch, accuracies on held-back rows
-    state_dict       the published keys; under ``model.`` with ``temperature.N`` where calibrated
+    training         facts such as data, seed, epoch, and accuracies on held-back rows
+    state_dict       weights under the published keys; if calibrated, with the prefix ``model.``, and ``temperature.N``
 """
 
 import hashlib
@@ -39,8 +40,8 @@ class Checkpoint:
 
     Attributes:
         network: the network, wrapped in its temperatures if the file is calibrated.
-        architecture: which of ``models.ARCHITECTURES`` it is.
-        calibrated: whether it carries temperatures.
+        architecture: the network's entry of ``models.ARCHITECTURES``.
+        calibrated: whether the network has temperatures.
         training: facts about its training; empty for a published file.
     """
 
@@ -51,15 +52,15 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, family: str | None = None) -> Checkpoint:
-    """Read a checkpoint without running any code in it, and check every tensor of it.
+    """Read a checkpoint without running any code in it, and check each of its tensors.
 
     Args:
-        path: a .pth file, published or ours.
-        family: of ``models.FAMILIES``, that the network must be of; None: any.
+        path: a .pth file: the toolkit's own, published, or a state dict of another program.
+        family: required family of the network, one of ``models.FAMILIES``; None: any.
 
     Raises:
-        CheckpointError: the file is missing, damaged or hostile, holds an unknown or another network, or weights that
-            are not finite.
+        CheckpointError: the file is missing, damaged or hostile, or holds an unknown network, a network of another
+            family, or weights that are not finite.
     """
     notes = list[str]()
     content, weights = _read_weights(path, notes)
@@ -102,7 +103,7 @@ def read_two_exits(path: Path, family: str | None = None) -> tuple[TwoExits, Che
     """Read a checkpoint that must hold a network with two exits.
 
     Raises:
-        CheckpointError: as ``read_checkpoint``, or the network has one exit.
+        CheckpointError: as for ``read_checkpoint``, or the network has one exit.
     """
     checkpoint = read_checkpoint(path, family)
     if not isinstance(checkpoint.network, TwoExits):
@@ -113,7 +114,7 @@ def read_two_exits(path: Path, family: str | None = None) -> tuple[TwoExits, Che
 
 
 def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]) -> None:
-    """Write a network with its architecture, input transform and training facts atomically.
+    """Write a network with its architecture, input transform and training facts to a file, atomically.
 
     Args:
         path: the file to write.
@@ -135,10 +136,11 @@ def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]
 
 
 def fingerprint(network: TwoExits) -> str:
-    """Return the SHA-256 (hex) of all that decides exit 2's answer: input transform, weights, temperatures.
+    """Return the SHA-256 (hex) of all that determines the logits of exit 2.
 
-    Client and worker compare it, so that no worker of another network answers. Exit 1's head is left out, because the
-    cloud does not compute it.
+    That is the class name, the input transform, the weights and the temperature. Client and worker compare their
+    fingerprints, so that a worker with another network does not reply. Exit 1 is left out, because the cloud does not
+    compute it.
     """
     inner = network.model if isinstance(network, CalibratedNetwork) else network
     digest = hashlib.sha256(type(inner).__name__.encode())
@@ -155,10 +157,10 @@ def fingerprint(network: TwoExits) -> str:
 
 
 def _read_weights(path: Path, notes: list[str]) -> tuple[Mapping[str, Any], object]:
-    """Return a file's entries besides the weights, which are empty where it is not ours, and the weights.
+    """Return the table in a checkpoint of the toolkit's own format, empty for a plain state dict, and the weights.
 
     Raises:
-        CheckpointError: as ``read_checkpoint``.
+        CheckpointError: as for ``read_checkpoint``.
     """
     try:
         content = state_dicts.unnest(load_tensors(path), notes)
@@ -234,7 +236,10 @@ def _check_shapes(network: nn.Module, state: Mapping[str, Tensor], path: Path) -
 
 
 def _check_values(state: Mapping[str, Tensor], path: Path) -> None:
-    """Check every number. Check the shapes before: a file of 100 bytes can claim a tensor of any size."""
+    """Check that weights are finite and temperatures positive.
+
+    Call it after ``_check_shapes``, because a file of 100 bytes can declare a tensor of any size.
+    """
     for key, value in state.items():
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{path}: {key!r} holds NaN or infinity. Train again with a lower learning rate.")

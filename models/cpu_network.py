@@ -1,4 +1,4 @@
-"""Compute a network on the CPU with ONNX Runtime, from graphs that are built in memory from its weights."""
+"""Compute a network on the CPU with ONNX Runtime, which runs graphs that are built in memory from the weights."""
 
 import functools
 from collections.abc import Callable
@@ -53,10 +53,10 @@ def open_halves(
     """Return both halves of a network for ONNX Runtime, which copies the weights.
 
     Args:
-        network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU.
-        threads: threads per pass; None: as many as PyTorch chooses.
-        chunk: most events in a pass of the first half; None: as in ``onnx_runtime.PASS_SIZES``.
-        most: most events in a pass of the second half, if ``PASS_SIZES`` does not say fewer.
+        network: a network of ``models.ARCHITECTURES``, in evaluation mode on the CPU.
+        threads: threads per pass; None: as many as PyTorch uses.
+        chunk: largest number of events in a pass of the first half; None: as in ``onnx_runtime.PASS_SIZES``.
+        most: as ``chunk``, for the second half; a larger number than that in ``PASS_SIZES`` has no effect.
         int8: whether exit 2's large linear layers multiply 8-bit integers.
 
     Raises:
@@ -79,14 +79,14 @@ def compute_logits(
     network: TwoExits, features: FloatArray, batch_size: int, device: torch.device, progress: Progress = no_progress,
     *, int8: bool = False,
 ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-    """Return the logits of both exits like ``prediction.predict``; on the CPU, ONNX Runtime computes them.
+    """Return the logits of both exits, each (N, 2) float32; ONNX Runtime computes them on the CPU, PyTorch on a GPU.
 
     Args:
         network: in evaluation mode, on the device.
         features: (N, 58) float32.
-        batch_size: distinct rows in a batch.
-        device: where it runs.
-        progress: called with the number of rows that each batch was for.
+        batch_size: distinct rows per batch.
+        device: the device that computes the logits.
+        progress: called after each batch with the number of rows, repeated ones included, that it stands for.
         int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
 
     Raises:
@@ -97,7 +97,7 @@ def compute_logits(
         if int8:
             raise DeviceError(NO_INT8)
         return predict(network, features, batch_size, device, progress)
-    # Without the fingerprint: it is not needed here, and takes longer than AlexNet's first 100 rows.
+    # The fingerprint is not needed here, and computing it takes longer than AlexNet's first 100 rows.
     first, second = _open_halves(network, "", torch.get_num_threads(), int8=int8)
     return compute_each_once(features, batch_size, functools.partial(compute_both, first, second), progress)
 
@@ -105,8 +105,8 @@ def compute_logits(
 def open_parts(network: TwoExits, threads: int | None = None) -> tuple[Compute, Compute, Compute, Compute]:
     """Return a function for each part, to time it: segment 1 with the input transform, exit 1, segment 2, exit 2.
 
-    The layers are those of ``open_halves``, but each part has its own session and copies its input and output.
-    Arguments as there.
+    The arguments and the layers are those of ``open_halves``, but each part has its own session, and copies its input
+    and output.
     """
     model, (temperature_1, temperature_2) = _unwrap(network)
     shape = network.activation_shape()
@@ -124,10 +124,10 @@ def open_parts(network: TwoExits, threads: int | None = None) -> tuple[Compute, 
 
 
 def open_single_exit(network: nn.Module, threads: int | None = None) -> Compute:
-    """Return a function from features (N, 58) to the logits (N, 2) of a network with a single exit, in one pass.
+    """Return a function from features (N, 58) to the logits (N, 2) of a single-exit network, computed in one pass.
 
     Args:
-        network: of ``models.ARCHITECTURES``, in evaluation mode on the CPU, calibrated or not.
+        network: a network of ``models.ARCHITECTURES``, in evaluation mode on the CPU, calibrated or not.
         threads: as for ``open_halves``.
     """
     model, temperature = network, 1.0
@@ -171,7 +171,7 @@ def build_first_half(network: TwoExits, metadata: Metadata | None = None) -> byt
 
 
 def build_second_half(network: TwoExits, metadata: Metadata | None = None, *, int8: bool = False) -> bytes:
-    """Return segment 2 and the calibrated exit 2 as an ONNX file; see ``open_halves``."""
+    """Return segment 2 and the calibrated exit 2 as an ONNX file; ``int8`` as for ``open_halves``."""
     model, (_, temperature) = _unwrap(network)
     layers = nn.Sequential(model.backbone[1], model.exits[1])
     if int8 and not any(

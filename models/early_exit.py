@@ -1,4 +1,4 @@
-"""Define a network with two exits, and the single-exit network that it is compared with."""
+"""Define the base classes of networks with two exits, and of the single-exit networks they are compared with."""
 
 from collections.abc import Iterable
 
@@ -13,8 +13,8 @@ from utils.schema import IMAGE_SIDE
 class TwoExits(nn.Module):
     """A network with two exits, in four parts that subclasses define.
 
-    The edge computes segment 1 and exit 1. The cloud computes segment 2 and exit 2 for uncertain events only, from the
-    activations behind segment 1.
+    The edge computes segment 1 and exit 1. For events that exit 1 does not accept, the cloud computes segment 2 and
+    exit 2 from the activations behind segment 1.
     """
 
     def segment_1(self, images: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class EarlyExitNetwork(TwoExits):
 
 
 class SingleExitNetwork(nn.Module):
-    """A conventional network, the paper's baseline; children define ``body`` and ``exit``."""
+    """A conventional network with one exit, the paper's baseline; subclasses define ``body`` and ``exit``."""
 
     exit: nn.Module
 
@@ -100,7 +100,7 @@ class SingleExitNetwork(nn.Module):
         self.transform: nn.Module = Identity()
 
     def body(self, images: Tensor) -> Tensor:
-        """Return what the exit reads, for transformed images (N, 1, 8, 8)."""
+        """Return the input of the exit for transformed images (N, 1, 8, 8)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -110,11 +110,11 @@ class SingleExitNetwork(nn.Module):
 
 
 def initialise(network: EarlyExitNetwork | SingleExitNetwork) -> None:
-    """Initialise every convolution and linear layer as He et al. do, in place.
+    """Apply He initialisation to every convolution and linear layer, in place.
 
-    The networks have no normalisation layers. With PyTorch's defaults, MobileNetV2's activations shrink from layer to
-    layer, and its accuracy after eight epochs is some ten points lower. The last layer of an exit starts small, so that
-    both classes start equally likely.
+    The networks have no normalisation layers. With PyTorch's default initialisation, MobileNetV2's activations shrink
+    from layer to layer, and its accuracy after eight epochs is about ten percentage points lower. The last layer of an
+    exit gets small weights, so that both classes are about equally likely at first.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,7 +1,7 @@
-"""MobileNetV2 for 8x8 images of flow features: with two exits, and with one (shapes fixed by the published files).
+"""Define MobileNetV2 for 8x8 images of flow features, with two exits and with one.
 
-The published networks have no normalisation layers and no biases in convolutions, and put ReLU6 behind every
-convolution, the projections too.
+The published checkpoints determine all shapes. The published networks have no normalisation layers and no biases in
+convolutions, and apply ReLU6 after every convolution, including the projections.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.early_exit import EarlyExitNetwork, SingleExitNetwork
 from utils.schema import CLASS_COUNT
 
-# (expansion, channels out, blocks, stride of the first block), one row a stage.
+# Each row is a stage: (expansion, channels out, blocks, stride of the first block).
 _FIRST_STAGES: Final = ((1, 16, 1, 1), (6, 24, 2, 2))
 _LAST_STAGES: Final = ((6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 _STEM_CHANNELS: Final = 32
@@ -26,7 +26,7 @@ def _make_convolution(n_in: int, n_out: int, kernel: int, stride: int = 1, group
 
 
 class InvertedResidual(nn.Module):
-    """Expand the channels, filter each, and project; add the input where the shapes are equal."""
+    """A block that expands the channels, filters each, and projects them; it adds its input if the shapes are equal."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and n_in == n_out
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (N, n_out, H / stride, W / stride) for (N, n_in, H, W)."""
+        """Return (N, n_out, H / stride, W / stride), sizes rounded up, for (N, n_in, H, W)."""
         projected: Tensor = self.layers(images)
         return images + projected if self.residual else projected
 
@@ -74,7 +74,7 @@ class MobileNetV2WithExits(EarlyExitNetwork):
 
 
 class MobileNetV2(SingleExitNetwork):
-    """The same network with its last exit alone."""
+    """The same network with its last exit only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,6 +84,6 @@ class MobileNetV2(SingleExitNetwork):
         self.exit = _make_exit(320)
 
     def body(self, images: Tensor) -> Tensor:
-        """Return the activations (N, 320, 2, 2)."""
+        """Return the activations (N, 320, 2, 2) for transformed images (N, 1, 8, 8)."""
         deeper: Tensor = self.backbone(self.stem_conv(self.upsample(images)))
         return deeper

@@ -1,8 +1,8 @@
 """Write the two halves of a network with two exits as ONNX files, and check each against PyTorch.
 
-Each file is complete: any ONNX runtime computes calibrated logits from features or activations. The metadata are
-``format_version``, ``architecture``, ``fingerprint``, ``activation_shape`` and, in the first half if they are known,
-``thresholds``.
+Each file is complete: any ONNX runtime can compute calibrated logits, from features in the first half and from
+activations in the second. The keys of the metadata are ``format_version``, ``architecture``, ``fingerprint``,
+``activation_shape`` and, in the first half if thresholds are given, ``thresholds``.
 """
 
 import math
@@ -34,7 +34,7 @@ from utils.files import replacing
 from utils.schema import Thresholds
 
 MOST_DIFFERENCE: Final = 1e-4
-"""Largest difference of a certainty between PyTorch and the file."""
+"""Largest allowed difference between a certainty of PyTorch and one of the file."""
 
 _BATCH: Final = 100
 
@@ -43,12 +43,12 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an exported file agrees with PyTorch.
+    """Comparison of an exported file with PyTorch.
 
     Attributes:
         rows: number of rows that were compared.
-        difference: largest difference of a certainty.
-        equal_labels: share of rows with equal labels.
+        difference: largest difference between two certainties of a row.
+        equal_labels: share of rows for which both predict the same class.
     """
 
     rows: int
@@ -64,13 +64,14 @@ def write_edge_model(
     Args:
         path: the file to write.
         network: in evaluation mode on the CPU.
-        features: (N, 58) float32, to check the file on.
-        thresholds: chosen for the network; a client takes them from the file.
-        int8: whether convolutions multiply 8-bit integers, scaled to the ranges of the features. Then the agreement is
-            reported, but not required. AlexNet's exit 1 is not faster with it.
+        features: (N, 58) float32, rows on which the file is compared with PyTorch.
+        thresholds: stored in the file, from which a client takes them; None: none are stored.
+        int8: whether convolutions multiply 8-bit integers. The ranges of the activations are then measured on
+            ``features``, and the agreement is reported, but not required. It makes AlexNet's exit 1 no faster.
 
     Raises:
-        CheckpointError: the certainties differ from PyTorch's, or int8 makes the network no faster. Nothing is written.
+        CheckpointError: the certainties differ from PyTorch's by more than ``MOST_DIFFERENCE``, or int8 makes the
+            network no faster. Nothing is written.
         InputFileError: the file cannot be written.
     """
     metadata = _build_metadata(network)

@@ -1,11 +1,12 @@
-"""Look into an ONNX file before ONNX Runtime opens it: let only plain layers with their weights inside through.
+"""Check an ONNX file before ONNX Runtime opens it: it may hold only known layers, and must contain its weights.
 
-ONNX Runtime 1.32 alone runs files of some 300 bytes that never end (``Loop``) or fill the memory (``ConstantOfShape``),
-and files that take weights from others in the working directory; ``tests/models/test_onnx_file.py`` shows each. It has
-no option against them, and does not list the layers of a file. Functions that are named as layers it ignores.
+Without this check, ONNX Runtime 1.32 would run files of about 300 bytes that never end (``Loop``) or fill the memory
+(``ConstantOfShape``), and files that read their weights from other files in the working directory;
+``tests/models/test_onnx_file.py`` shows each. ONNX Runtime has no option against such files, and does not list the
+layers of a file. It ignores functions in a file that have the name of a layer.
 
-Field numbers are those of onnx.proto (version 1 of the format), read here without the onnx package, which an edge does
-not need.
+The field numbers are those of onnx.proto (version 1 of the format). The file is parsed without the onnx package, so
+that an edge does not need it.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ LAYERS: Final = {
     "GlobalAveragePool", "Less", "MatMul", "MaxPool", "Mul", "QuantizeLinear", "ReduceSum", "Relu", "Reshape", "Sub",
     "Unsqueeze",
 }  # fmt: skip
-"""All layers that ``models/onnx_graph.py`` and ``models/onnx_quantize.py`` write into files."""
+"""All layers (ONNX operators) that ``models/onnx_graph.py`` and ``models/onnx_quantize.py`` write into files."""
 
 _MODEL_GRAPH: Final = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
@@ -28,10 +29,10 @@ _TENSOR_LOCATION: Final = 14
 
 
 def check_layers(content: bytes, path: Path) -> None:
-    """Check that a file holds graphs of ``LAYERS`` only, and every weight itself.
+    """Check that a file holds no layers but ``LAYERS``, and contains all its weights.
 
     Raises:
-        CheckpointError: it does not, or is no ONNX file.
+        CheckpointError: the file fails the check, or is not an ONNX file.
     """
     try:
         odd = _find_odd(memoryview(content))
@@ -42,7 +43,7 @@ def check_layers(content: bytes, path: Path) -> None:
 
 
 def _find_odd(model: memoryview) -> str | None:
-    """Return what no exported network holds, in words; None where there is nothing."""
+    """Return, as a phrase for messages, what no exported network holds; None if the file holds no such thing."""
     for number, part in _read_fields(model):
         if number == _MODEL_GRAPH:
             for kind, item in _read_fields(_to_message(part)):
@@ -76,12 +77,12 @@ def _to_message(value: memoryview | int) -> memoryview:
 
 
 def _read_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Yield number and value of each field of a protocol-buffer message."""
+    """Yield the number and the value of each field of a protocol-buffer message."""
     position = 0
     while position < len(message):
         key, position = _read_varint(message, position)
         if key >= 2**32:
-            raise ValueError("a field number too large")  # ONNX Runtime would cut it down to a smaller one
+            raise ValueError("a field number too large")  # ONNX Runtime would truncate it to a smaller one
         match key & 7:
             case 0:
                 value, position = _read_varint(message, position)
@@ -100,7 +101,7 @@ def _read_fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at a position, and the position behind it."""
+    """Return the number at a position, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = message[position]

@@ -1,4 +1,4 @@
-"""Build ONNX graphs from the layers of the networks, and fold layers where that does not change the logits."""
+"""Build ONNX graphs from the layers of the networks, and merge layers where this does not change the logits."""
 
 import math
 from collections.abc import Mapping
@@ -19,26 +19,30 @@ FloatArray = NDArray[np.float32]
 _OPSET, _IR_VERSION = 17, 8
 _INT8_STEPS: Final = 127
 SMALLEST_INT8: Final = 2**16
-"""Fewest elements of a linear layer's weight with which int8 is faster than float32."""
+"""Smallest number of weights of a linear layer for which int8 is faster than float32."""
 HEAD_PARTS: Final = 5
-"""MobileNetV2's exit 1 widens 24 channels to 1280 and keeps their means. Each of these parts fits into the cache."""
+"""Number of parts into which the first convolution of MobileNetV2's exit 1 is split.
+
+This convolution turns 24 channels into 1280, of which only the means are kept. The output of each part fits into the
+processor's cache.
+"""
 
 
 @dataclass
 class Graph:
-    """A graph under construction: nodes in order, weights by name."""
+    """A graph to which nodes and weights can be added: nodes in order, weights by name."""
 
     nodes: list[Any] = field(default_factory=list)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def add_weight(self, values: object) -> str:
-        """Add a constant; return its name."""
+        """Add a constant and return its name."""
         name = f"weight_{len(self.weights)}"
         self.weights[name] = np.ascontiguousarray(values)
         return name
 
     def add_node(self, kind: str, *inputs: str, **attributes: object) -> str:
-        """Add a node with one output; return the output's name."""
+        """Add a node with one output and return the output's name."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
@@ -52,8 +56,8 @@ class Graph:
         """Return the graph as an ONNX file. ONNX Runtime checks it on load.
 
         Args:
-            inputs: name to shape of one event; None for an unknown size.
-            outputs: name to the output of a node, and its number of dimensions.
+            inputs: maps the name of an input to its shape for one event; None for an unknown size.
+            outputs: maps the name of an output to the node output it renames, and its number of dimensions with N.
             metadata: text by name.
         """
         renamed = {shown: name for name, (shown, _) in outputs.items()}
@@ -70,7 +74,7 @@ class Graph:
         model.graph.output.extend(
             helper.make_tensor_value_info(name, real, ["N", *[None] * (n - 1)]) for name, (_, n) in outputs.items()
         )
-        for name, values in self.weights.items():  # onnx's helpers would copy the graph; AlexNet's has 147 MB
+        for name, values in self.weights.items():  # onnx's helpers would copy the weights, AlexNet's 147 MB
             kind = helper.np_dtype_to_tensor_dtype(values.dtype)
             model.graph.initializer.add(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
         helper.set_model_props(model, dict(metadata))
@@ -82,17 +86,17 @@ def append(graph: Graph, layer: nn.Module, x: str, temperature: float = 1.0, *, 
     """Add a layer, in evaluation mode, to a graph.
 
     Args:
-        graph: to add nodes to.
-        layer: a layer or a tree of them.
-        x: name of its input.
+        graph: the graph that gets the nodes.
+        layer: a layer or a tree of layers.
+        x: name of the layer's input.
         temperature: divides the outputs of the last linear layer.
         int8: whether linear layers of at least ``SMALLEST_INT8`` weights multiply 8-bit integers.
 
     Returns:
-        name of its output.
+        name of the layer's output.
 
     Raises:
-        TypeError: no network here has such a layer.
+        TypeError: the layer is of a kind that no network of this package has.
     """
     match layer:
         case nn.Sequential():
@@ -133,7 +137,7 @@ def append_transform(graph: Graph, knots: FloatArray, levels: FloatArray, x: str
     That takes 2 * sqrt(K) comparisons per feature, and far fewer nodes than a binary search.
 
     Args:
-        graph: to add nodes to.
+        graph: the graph that gets the nodes.
         knots: (58, K) float32, ascending.
         levels: (58, K) float32.
         x: name of the input (N, 58).
@@ -158,7 +162,7 @@ def append_transform(graph: Graph, knots: FloatArray, levels: FloatArray, x: str
 
 
 def _append_count_less(graph: Graph, values: str, than: str, axis: int) -> str:
-    """Count the values along an axis that are less than others; float32."""
+    """Add nodes that count, as float32, the elements of ``values`` along an axis that are less than ``than``."""
     less = graph.add_node("Cast", graph.add_node("Less", values, than), to=onnx.TensorProto.FLOAT)
     return graph.add_node("ReduceSum", less, graph.add_weight(np.array([axis])), keepdims=0)
 
@@ -168,9 +172,10 @@ def _append_index(graph: Graph, values: str) -> str:
 
 
 def _build_intervals(knots: FloatArray, levels: FloatArray, size: int) -> tuple[FloatArray, ...]:
-    """Return the intervals around the knots, each (58, size): lower knot, width per rise, level at the lower knot.
+    """Return the intervals that the knots separate: lower knot, width per rise and level at that knot, each (58, size).
 
-    The width per rise is infinite where the level is constant, and the value's distance divided by it is 0.
+    The width per rise is the interval's width divided by the rise of its level. It is infinite where the level is
+    constant, so that a value's distance from the lower knot, divided by it, is 0.
     """
     rise, zero = np.diff(levels), np.zeros((FEATURE_COUNT, 1), np.float32)
     inner = np.full_like(rise, np.inf)
@@ -186,8 +191,9 @@ def _build_intervals(knots: FloatArray, levels: FloatArray, size: int) -> tuple[
 def append_int8_linear(graph: Graph, layer: nn.Linear, x: str) -> str:
     """Add a linear layer that multiplies 8-bit integers, with a scale per output and per event.
 
-    ONNX Runtime's DynamicQuantizeLinear has one scale per batch, so an event's logits would depend on the other events
-    in it. Inputs use 7 bits: without VNNI instructions, x86 adds two products in 16 bits, which overflow with 8 bits.
+    ONNX's DynamicQuantizeLinear has one scale per batch, so the logits of an event would depend on the other events in
+    the batch. Inputs use 7 bits: x86 without VNNI instructions adds two products in 16 bits, and 8-bit inputs would
+    overflow.
     """
     weight, tiny = _to_array(layer.weight), np.finfo(np.float32).tiny
     scales = np.maximum(np.abs(weight).max(axis=1) / np.float32(_INT8_STEPS), tiny)
@@ -203,7 +209,7 @@ def append_int8_linear(graph: Graph, layer: nn.Linear, x: str) -> str:
         "Mul", graph.add_node("Cast", product, to=onnx.TensorProto.FLOAT), graph.add_weight(scales)
     )
     offset = graph.add_node("Mul", lowest, graph.add_weight(integers.sum(axis=1) * scales))
-    # ReduceMin and ReduceMax may ignore NaN. A sum does not, and 0 * NaN is NaN.
+    # ReduceMin and ReduceMax may ignore a NaN. A sum does not, and 0 * NaN is NaN, so the outputs become NaN.
     sums = graph.add_node("ReduceSum", x, graph.add_weight(np.array([1])), keepdims=1)
     offset = graph.add_node("Add", offset, graph.add_node("Mul", sums, graph.add_weight(np.float32(0))))
     outputs = graph.add_node("Add", graph.add_node("Mul", product, step), offset)
@@ -211,14 +217,14 @@ def append_int8_linear(graph: Graph, layer: nn.Linear, x: str) -> str:
 
 
 def append_first_segment(graph: Graph, segment: nn.Module, x: str) -> str:
-    """Add segment 1, with its upsampling and first convolution folded.
+    """Add segment 1, with its upsampling and its first convolution merged.
 
     The upsampling repeats each pixel of an 8x8 image 6 times in both directions, so pixels 2i and 2i + 1 are equal. The
-    convolution's stride is even. So it equals a convolution of an image with 3 repeats, a quarter of the size, with
-    pairs of the kernel's weights added up.
+    stride of the convolution is even. The convolution can therefore read an image with 3 repeats, a quarter of the
+    size, if pairs of the kernel's weights are added up in both directions.
 
     Args:
-        graph: to add nodes to.
+        graph: the graph that gets the nodes.
         segment: segment 1 of a network of this package.
         x: name of the input (N, 58).
     """
@@ -227,7 +233,7 @@ def append_first_segment(graph: Graph, segment: nn.Module, x: str) -> str:
     repeats = upsample.output_size[0] // IMAGE_SIDE // 2
     side = repeats * IMAGE_SIDE
     cells = np.arange(side) // repeats
-    cells = (cells[:, np.newaxis] * IMAGE_SIDE + cells).ravel()  # of the 8x8 image, for each pixel
+    cells = (cells[:, np.newaxis] * IMAGE_SIDE + cells).ravel()  # index of each pixel's cell in the 8x8 image
     spread = np.equal.outer(np.arange(FEATURE_COUNT), cells).astype(np.float32)  # the padding stays 0
     image = graph.add_node("MatMul", x, graph.add_weight(spread))
     image = graph.add_node("Reshape", image, graph.add_weight(np.array([-1, 1, side, side])))
@@ -235,7 +241,7 @@ def append_first_segment(graph: Graph, segment: nn.Module, x: str) -> str:
 
 
 def append_first_exit(graph: Graph, head: nn.Module, x: str, temperature: float) -> str:
-    """Add exit 1; split a wide convolution, of which only the means are kept, into ``HEAD_PARTS`` parts."""
+    """Add exit 1, and split its convolution, if it has one, into ``HEAD_PARTS`` parts."""
     layers: list[Any] = list(head.children())
     if not isinstance(layers[0], nn.Sequential):
         return append(graph, head, x, temperature)

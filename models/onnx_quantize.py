@@ -15,11 +15,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 _BATCH: Final = 32
 _LAYERS: Final = ["Add", "Clip", "Conv", "GlobalAveragePool"]
-"""The last linear layer stays float32: it costs little, and the certainty depends on it."""
+"""ONNX operators to quantise. The last linear layer stays float32: it is fast, and the certainty depends on it."""
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds a graph's input in batches."""
+    """Yields values of a graph's input in batches."""
 
     def __init__(self, name: str, rows: NDArray[np.float32]) -> None:
         self._batches = iter({name: rows[start : start + _BATCH]} for start in range(0, len(rows), _BATCH))
@@ -29,12 +29,12 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize(content: bytes, name: str, rows: NDArray[np.float32]) -> bytes:
-    """Return an ONNX file with 8-bit weights (7 bits used), a scale per channel, and 8-bit activations.
+    """Return an ONNX file with 8-bit weights, of which 7 bits are used, a scale per channel, and 8-bit activations.
 
     Args:
         content: the float32 file.
-        name: its only input.
-        rows: (N, ...) values of that input, which determine the ranges of the activations.
+        name: name of its only input.
+        rows: (N, ...) values of that input, from which the ranges of the activations are measured.
     """
     model = onnx.load_from_string(content)
     for number, node in enumerate(model.graph.node):
@@ -51,20 +51,20 @@ def quantize(content: bytes, name: str, rows: NDArray[np.float32]) -> bytes:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # 7 bits: without VNNI instructions, x86 adds two products in 16 bits, which overflow with 8 bits.
+            # 7 bits: x86 without VNNI instructions adds two products in 16 bits, and 8-bit weights would overflow.
             reduce_range=True,
         )
         return path.read_bytes()
 
 
 def _list_nodes_before_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Return the nodes of the input transform, whose indices do not fit into 8 bits."""
+    """Return the names of the nodes of the input transform, whose indices do not fit into 8 bits."""
     return [node.name for node in itertools.takewhile(lambda node: node.op_type != "Conv", model.graph.node)]
 
 
 @contextmanager
 def _silence_quantiser() -> Iterator[None]:
-    """Hide the quantiser's warnings from the user."""
+    """Disable log records up to WARNING within the block, so that the user does not see those of the quantiser."""
     logging.disable(logging.WARNING)
     try:
         yield

@@ -1,6 +1,6 @@
 """Run the two halves of a network with ONNX Runtime, without importing torch.
 
-``models/onnx_export.py`` writes them into files, and ``models/cpu_network.py`` builds them in memory.
+``models/onnx_export.py`` writes the halves to files, and ``models/cpu_network.py`` builds them in memory.
 """
 
 import itertools
@@ -23,20 +23,23 @@ from utils.schema import CLASS_COUNT, FEATURE_COUNT, Thresholds
 FORMAT_VERSION: Final = 2
 FEATURES, ACTIVATIONS, LOGITS_1, LOGITS_2 = "features", "activations", "logits_1", "logits_2"
 CHUNK: Final = 32
-"""Default for the events in a pass of exit 1 on an edge. More do not fit into the processor's cache; with fewer, the
-fixed cost of a pass counts."""
+"""Default number of events in a pass of the first half on an edge. More events do not fit into the processor's cache;
+with fewer events, the fixed cost of a pass matters."""
 PASS_SIZES: Final = {"alexnet": 64, "mobilenet": 8}
-"""Family -> events in a pass of exit 2. A pass of AlexNet reads 147 MB of weights, so it should have many events;
-MobileNetV2's activations of more than 8 events do not fit into the processor's cache."""
+"""Maps a family to the number of events in a pass of exit 2, and in a pass of the first half unless one is given.
+
+A pass of AlexNet's exit 2 reads 147 MB of weights, so it should have many events. MobileNetV2's activations of more
+than 8 events do not fit into the processor's cache.
+"""
 MOST_THREADS: Final = 1024
 MAX_BYTES: Final = 2**28
-"""Largest file. AlexNet's second half has 147 MB."""
+"""Size of the largest file that is read. AlexNet's second half has 147 MB."""
 
 FloatArray = NDArray[np.float32]
 
 
 def format_thresholds(thresholds: Thresholds) -> dict[str, str]:
-    """Return thresholds as metadata of a file."""
+    """Return thresholds as an entry of a file's metadata."""
     return {"thresholds": ",".join(repr(float(value)) for value in vars(thresholds).values())}
 
 
@@ -51,9 +54,9 @@ class Half:
 
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
-        fingerprint: of the network's weights.
-        activation_shape: (C, H, W) behind segment 1.
-        chunk: most events in a pass.
+        fingerprint: as ``models.checkpoint.fingerprint`` returns it; empty if it was not computed.
+        activation_shape: (C, H, W) of one event's activations behind segment 1.
+        chunk: largest number of events in a pass.
     """
 
     architecture: str
@@ -63,7 +66,7 @@ class Half:
     _session: Any
 
     def _run(self, name: str, batch: FloatArray, outputs: list[str]) -> list[FloatArray]:
-        """Return some outputs for an input, computed in passes of equal size."""
+        """Return the named outputs for a batch, computed in passes of about equal size."""
         passes = -(-len(batch) // self.chunk)
         if passes == 1:
             return self._run_pass(name, batch, outputs)
@@ -84,7 +87,7 @@ class Half:
 
 
 _RUN_OPTIONS: Final = onnxruntime.RunOptions()
-_RUN_OPTIONS.only_execute_path_to_fetches = True  # without exit 1 where only activations are asked for
+_RUN_OPTIONS.only_execute_path_to_fetches = True  # do not compute exit 1 if only activations are requested
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class FirstHalf(Half):
     """Input transform, segment 1 and the calibrated exit 1.
 
     Attributes:
-        thresholds: chosen for the network; None if the file names none.
+        thresholds: those stored in the file; None if it holds none.
     """
 
     thresholds: Thresholds | None = None
@@ -125,21 +128,22 @@ def compute_both(first: FirstHalf, second: SecondHalf, features: FloatArray) -> 
 
 
 def choose_pass_size(architecture: str, most: int | None = None) -> int:
-    """Return how many events a pass of an architecture should have, ``most`` at most; see ``PASS_SIZES``."""
+    """Return the number of events per pass of an architecture: that in ``PASS_SIZES``, but at most ``most``."""
     size = PASS_SIZES[ARCHITECTURES[architecture].family]
     return size if most is None else min(size, most)
 
 
 def read_first_half(path: Path, threads: int = 1, chunk: int | None = None) -> FirstHalf:
-    """Read a file of ``onnx_export.write_edge_model``, and run it once.
+    """Read a file that ``onnx_export.write_edge_model`` wrote, and run it once to check its outputs.
 
     Args:
         path: the .onnx file.
         threads: threads per pass.
-        chunk: most events in a pass; None: as in ``PASS_SIZES``.
+        chunk: largest number of events in a pass; None: as in ``PASS_SIZES``.
 
     Raises:
-        CheckpointError: the file is missing, too large, damaged, of another version, or was not written so.
+        CheckpointError: the file is missing, too large, damaged, of another version, or was not written by that
+            function.
     """
     session, facts, metadata = _open(path, threads)
     try:
@@ -152,7 +156,10 @@ def read_first_half(path: Path, threads: int = 1, chunk: int | None = None) -> F
 
 
 def read_second_half(path: Path, threads: int = 1, most: int | None = None) -> SecondHalf:
-    """Read a file of ``onnx_export.write_second_exit_model``; otherwise like ``read_first_half``."""
+    """Read a file that ``onnx_export.write_second_exit_model`` wrote; otherwise as ``read_first_half``.
+
+    ``most`` is the largest number of events in a pass; a larger number than that in ``PASS_SIZES`` has no effect.
+    """
     session, facts, _ = _open(path, threads)
     model = SecondHalf(*facts, choose_pass_size(facts[0], most), session)
     _check_ends(session, path, {ACTIVATIONS: model.activation_shape}, {LOGITS_2: (CLASS_COUNT,)})
@@ -167,18 +174,19 @@ def read_exported(
     chunk: int | None = None,
     most: int | None = None,
 ) -> tuple[FirstHalf, SecondHalf | None]:
-    """Read both halves of a network, or the first alone.
+    """Read both halves of a network, or only the first.
 
     Args:
         path: file of the first half.
-        second_exit: file of the second half; None: do not read it.
-        family: of ``models.FAMILIES``, that the network must be of; None: any.
+        second_exit: file of the second half; None: read the first half only.
+        family: required family of the network, one of ``models.FAMILIES``; None: any.
         threads: threads per pass.
-        chunk: most events in a pass of the first half; None: as in ``PASS_SIZES``.
-        most: most events in a pass of the second half, if ``PASS_SIZES`` does not say fewer.
+        chunk: largest number of events in a pass of the first half; None: as in ``PASS_SIZES``.
+        most: as for ``read_second_half``.
 
     Raises:
-        CheckpointError: as ``read_first_half``, or the network is of another family, or the halves are of two networks.
+        CheckpointError: as for ``read_first_half``, or the network is of another family, or the halves are of two
+            networks.
     """
     first = read_first_half(path, threads, chunk)
     if family is not None and ARCHITECTURES[first.architecture].family != family:
@@ -205,21 +213,21 @@ def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...
 
 
 def usual_threads() -> int:
-    """Return the default number of threads: OMP_NUM_THREADS, else one for each core of this process."""
+    """Return the default number of threads: OMP_NUM_THREADS, else the number of cores this process may use."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() and 0 < int(named) <= MOST_THREADS else len(os.sched_getaffinity(0))
 
 
 def start_session(content: bytes, threads: int) -> Any:
-    """Return an ``onnxruntime.InferenceSession`` of an ONNX file that computes with so many threads."""
+    """Return an ``onnxruntime.InferenceSession`` of an ONNX file that computes with the given number of threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.enable_mem_pattern = False  # a pattern for each batch size takes 10 MB more, and saves no time
+    options.enable_mem_pattern = False  # a pattern for each batch size would take 10 MB and save no time
     options.log_severity_level = 4  # our own error messages say what is wrong with a file
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads take no energy
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # to save energy
     options.add_session_config_entry("session.load_model_format", "ONNX")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    session._model_bytes = None  # only for the fallback, which is off; AlexNet's second half has 147 MB
+    session._model_bytes = None  # needed only for the fallback, which is off; frees AlexNet's 147 MB
     return session
 
 
@@ -243,7 +251,7 @@ def _read_facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str, tupl
 def _check_ends(
     session: Any, path: Path, inputs: Mapping[str, tuple[int, ...]], outputs: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Check the declared inputs and outputs, and the outputs for one event of zeros."""
+    """Check the declared inputs and outputs, and the outputs that are computed for one event of zeros."""
     try:
         declared = [(end.name, end.type, tuple(end.shape[1:])) for end in session.get_inputs()]
         names = [end.name for end in session.get_outputs()]

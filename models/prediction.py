@@ -1,4 +1,4 @@
-"""Run a whole dataset through a network with PyTorch; ``models.cpu_network`` does so with ONNX Runtime."""
+"""Compute both exits for a whole dataset with PyTorch; ``models.cpu_network`` does the same with ONNX Runtime."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -20,7 +20,7 @@ RUNTIMES: Final = {ONNX: "ONNX Runtime", TORCH: "PyTorch"}
 
 
 def no_progress(_rows: int) -> None:
-    """Show nothing."""
+    """Ignore the progress."""
 
 
 def select_device(name: str) -> torch.device:
@@ -44,7 +44,7 @@ def select_device(name: str) -> torch.device:
 
 
 def choose_runtime(name: str | None, device: torch.device) -> str:
-    """Return the runtime of that name; None is ONNX Runtime on the CPU, and PyTorch on a GPU.
+    """Return ``name``, a key of ``RUNTIMES``; for None, return ONNX on the CPU and TORCH on a GPU.
 
     Raises:
         DeviceError: ONNX Runtime is named for a GPU.
@@ -57,11 +57,11 @@ def choose_runtime(name: str | None, device: torch.device) -> str:
 
 
 def describe_device(device: torch.device, runtime: str | None = None) -> str:
-    """Return a device with its name or its threads, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``.
+    """Return a description of a device, such as ``cuda (NVIDIA A2)`` or ``cpu (threads: 4)``.
 
     Args:
-        device: to describe.
-        runtime: a key of ``RUNTIMES`` to name, too, as in ``cpu (ONNX Runtime, threads: 4)``.
+        device: the device.
+        runtime: a key of ``RUNTIMES``, to name the runtime too, as in ``cpu (ONNX Runtime, threads: 4)``.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"threads: {torch.get_num_threads()}"
     return f"{device} ({name if runtime is None else f'{RUNTIMES[runtime]}, {name}'})"
@@ -80,14 +80,14 @@ def predict(
     device: torch.device | str = "cpu",
     progress: Progress = no_progress,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the logits of both exits, each (N, 2) float32, for features (N, 58); compute repeated rows once.
+    """Return the logits of both exits, each (N, 2) float32, and compute repeated rows only once.
 
     Args:
         network: in evaluation mode, on the device.
         features: (N, 58) float32; copied in parts, so they may be mapped from a file.
-        batch_size: distinct rows in a forward pass.
-        device: where it runs.
-        progress: called with the number of rows that each pass was for.
+        batch_size: distinct rows per forward pass.
+        device: the device that computes the logits.
+        progress: called after each pass with the number of rows, repeated ones included, that it stands for.
     """
 
     def compute(events: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Compute both exits of a whole dataset, and repeated rows once, with any runtime and without importing torch."""
+"""Compute both exits for a whole dataset, and repeated rows only once, with any runtime and without importing torch."""
 
 from collections.abc import Callable
 from typing import Final
@@ -11,10 +11,10 @@ from utils.schema import CLASS_COUNT
 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[int], object]
-"""Called with the number of rows that were just computed."""
+"""Called after each batch with the number of dataset rows, repeated ones included, that it stands for."""
 
 _LOOKED_AT: Final = 32_768
-"""Rows within which repeated ones are found, because these must be sorted and copied."""
+"""Number of consecutive rows among which repeated rows are found. It is limited, because they are sorted and copied."""
 
 
 def compute_each_once(
@@ -25,9 +25,9 @@ def compute_each_once(
 
     Args:
         features: (N, 58) float32; copied in parts, so they may be mapped from a file.
-        batch_size: distinct rows in a batch.
+        batch_size: distinct rows per batch.
         compute: returns the logits of both exits, each (n, 2), for a batch of features (n, 58).
-        progress: called with the number of rows that each batch was for.
+        progress: see ``Progress``.
     """
     logits = np.empty((2, len(features), CLASS_COUNT), dtype=np.float32)
     for start in range(0, len(features), _LOOKED_AT):

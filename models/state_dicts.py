@@ -1,6 +1,6 @@
-"""Read state dicts that other programs save: nested in a table, with prefixes of wrappers, in another precision.
+"""Convert state dicts of other programs: nested in a table, with prefixes of wrappers, or in another precision.
 
-Every change is described in notes, one sentence each, for the caller to show.
+The functions append a phrase about each change to a list ``notes``, which the caller can log.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from torch import Tensor
 PRECISIONS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _WRAPPERS: Final = ("module", "_orig_mod")
-"""Parts that DataParallel and torch.compile add to the names of weights."""
+"""Prefixes that DataParallel and torch.compile add to the names of weights."""
 
 _USUAL_NAMES: Final = ("state_dict", "model_state_dict", "model")
-"""Entries in which programs save a state dict. If there are several, the first is the network."""
+"""Entries in which programs save a state dict. If a table has several of them, the first one here is used."""
 
 _OURS: Final = {"format_version", "input_transform"}
 _WEIGHTS: Final = (".weight", ".bias")
@@ -25,16 +25,16 @@ Table = Mapping[str, Any]
 
 
 def is_ours(table: Table) -> bool:
-    """Return whether a table is a checkpoint of ours, whole or damaged, rather than a plain state dict."""
+    """Return whether a table is a checkpoint of the toolkit, complete or damaged, and not a plain state dict."""
     return bool(_OURS & table.keys())
 
 
 def unnest(content: Table, notes: list[str]) -> Table:
-    """Return the table in a file's content that is a state dict or a checkpoint of ours.
+    """Return the table in a file's content that is a state dict or a checkpoint of the toolkit.
 
     Args:
         content: the file's outermost table.
-        notes: gets a sentence if the weights are in an entry of it.
+        notes: gets a phrase if the weights are in an entry of that table.
 
     Raises:
         ValueError: several entries hold weights, and none has a usual name.
@@ -64,14 +64,14 @@ def _holds_weights(value: object, depth: int = _DEEPEST) -> bool:
 
 
 def remove_prefixes(state: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    """Return the weights, without prefixes of wrappers in their names, and without one that all names share.
+    """Return the weights; remove from their names the prefixes of wrappers, and any prefix that all names share.
 
     Raises:
         ValueError: two weights would get the same name.
     """
     removed = [wrapper for wrapper in _WRAPPERS if any(wrapper in key.split(".") for key in state)]
     names = [[part for part in key.split(".") if part not in _WRAPPERS] for key in state]
-    # In our networks, names do not share a first part: calibrated ones have temperatures beside ``model.``.
+    # In the networks here, names share no prefix: a calibrated one has ``temperature.`` beside ``model.``.
     while len({parts[0] for parts in names}) == 1 and all(len(parts) > 1 for parts in names):
         removed.append(names[0][0])
         names = [parts[1:] for parts in names]

@@ -16,7 +16,7 @@ from utils.files import check_readable, replacing
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a table of plain values and tensors with torch atomically.
+    """Write a table of plain values and tensors with torch, atomically.
 
     Raises:
         InputFileError: the file cannot be written.
@@ -29,7 +29,7 @@ def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a table of plain values and tensors, without running code from the file or using more memory than its size.
+    """Read a table of plain values and tensors without running code from the file, in no more memory than its size.
 
     Raises:
         CheckpointError: the file is missing, damaged or hostile, or not a table with text keys.
@@ -37,7 +37,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     check_memory(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch guesses what an unusual file may be
+            warnings.simplefilter("ignore")  # torch warns about unusual files
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as problem:
         raise CheckpointError(
@@ -52,10 +52,10 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
 
 def check_memory(path: Path) -> None:
-    """Check that reading a file takes no more memory than its size; torch unpacks without a limit.
+    """Check that reading a file takes no more memory than its size; torch itself unpacks without a limit.
 
     Raises:
-        CheckpointError: it would take more, or cannot be read.
+        CheckpointError: reading the file would take more memory, or the file cannot be read.
     """
     check_readable(path, CheckpointError)
     try:
@@ -70,12 +70,12 @@ def check_memory(path: Path) -> None:
     if sum(member.file_size for member in members) > path.stat().st_size:
         raise CheckpointError(f"{path}: its parts are larger than the file itself. Do not trust it.")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # A pickle may ask for bytearray(10**11); state dicts hold none.
+        # A pickle may request bytearray(10**11); state dicts hold no byte arrays.
         if content.find(b"bytearray") >= 0:
             raise CheckpointError(f"{path}: holds a byte array, which no checkpoint needs. Do not trust it.")
 
 
 def _quote_refused(problem: pickle.UnpicklingError) -> str:
-    """Return in brackets the name that torch refused to look up, if its message names it."""
+    """Return, in brackets, the name that torch refused to look up; an empty text if its message does not give it."""
     found = re.search(r"Unsupported global: GLOBAL ([\w.]{1,80})", str(problem))
     return f" ({found[1]})" if found else ""
