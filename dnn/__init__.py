@@ -1,1 +1,1 @@
-"""Stage: train the networks, and run a trained one over a dataset."""
+"""Train networks, apply a trained network to a dataset, and export it to ONNX files."""

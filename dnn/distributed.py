@@ -1,8 +1,8 @@
 """Train with several processes: each computes a share of every batch, and all take the same steps.
 
-torchrun starts the processes, on one machine or several, and numbers them by rank. They exchange tensors of fixed sizes
-only: nothing from the network is unpickled. Anyone who can reach their ports can disturb the run, so use a trusted
-network.
+torchrun starts the processes, on one machine or several, and numbers them by rank. They exchange only tensors of fixed
+sizes, so this module unpickles nothing from the network. Anyone who can reach the ports can disturb the run, so use a
+trusted network.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from utils.errors import DeviceError, PeerError, ToolkitError
 from utils.schema import AUTO
 
 PATIENCE: Final = timedelta(minutes=30)
-"""How long a process waits for others, of which one may have a slower disk or evaluate an epoch."""
+"""How long a process waits for the others, because one may have a slower disk or may be evaluating an epoch."""
 
 _MESSAGE_BYTES: Final = 1000
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -33,9 +33,9 @@ _SIGNS_OF_A_LOST_PEER: Final = ("gloo", "Connection closed", "Connection reset",
 
 
 class Ranks:
-    """The processes that train together; by default, this process alone.
+    """The processes that train together; by default, this process only.
 
-    Every process must call the methods that exchange data in the same order.
+    All processes must call the methods that exchange data in the same order.
     """
 
     def __init__(self, place: Place | None = None) -> None:
@@ -48,9 +48,9 @@ class Ranks:
         return self.rank == 0
 
     def join(self, network: nn.Module) -> nn.Module:
-        """Return a module to call instead of the network, whose gradients are averaged over all processes.
+        """Return a module to call instead of the network; it averages the gradients over all processes.
 
-        All processes get the weights of the first.
+        All processes get the weights of the first one.
         """
         if self.world == 1:
             return network
@@ -70,8 +70,8 @@ class Ranks:
             weights: (U, 2) float32, summing to 1.
 
         Returns:
-            (V, 58) and (V, 2), V >= 1. With fewer rows than processes, the last processes get a row of weight 0:
-            without one, the others would wait for their gradients.
+            (V, 58) and (V, 2), V >= 1. With fewer rows than processes, the last processes get a row of weight 0,
+            because the other processes would wait for their gradients.
         """
         if self.world == 1:
             return features, weights
@@ -92,11 +92,11 @@ class Ranks:
         """Check that all processes have the same data.
 
         Args:
-            mark: a digest of the data, of 7 bytes or more.
-            what: the data, for the error message.
+            mark: a digest of the data, of which the first 7 bytes are compared.
+            what: name of the data for the error message.
 
         Raises:
-            PeerError: they differ.
+            PeerError: the data differ.
         """
         if self.world == 1:
             return
@@ -109,9 +109,9 @@ class Ranks:
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
-        """Wait for all processes at the end of the block. If it fails in one, all fail with that one's message.
+        """Wait for all processes at the end of the block; if the block fails in any process, fail in all of them.
 
-        The block must not exchange data.
+        If it fails in several, all report the message of the lowest rank. The block must not exchange data.
 
         Raises:
             PeerError: the block failed in another process.
@@ -133,7 +133,7 @@ class Ranks:
         raise PeerError(f"process {rank}: {text}") from problem
 
     def _first_failure(self, problem: Exception | None) -> tuple[int, str] | None:
-        """Return the lowest rank that failed and its message; None if none did."""
+        """Return the lowest rank that failed, and its message; None if no process failed."""
         if self.world == 1:
             return None
         with self.report_lost_peers():
@@ -153,10 +153,10 @@ class Ranks:
 
     @contextmanager
     def report_lost_peers(self) -> Iterator[None]:
-        """Replace the libraries' errors about a lost process with one message.
+        """Replace the various errors that the libraries raise about a lost process by a PeerError.
 
         Raises:
-            PeerError: another process ended or does not answer.
+            PeerError: another process ended or does not respond.
         """
         try:
             yield
@@ -177,10 +177,10 @@ ALONE: Final = Ranks()
 
 
 def choose_device_name(asked: str) -> str:
-    """Return this process's device for a ``--device``; with several GPUs, each process takes its own.
+    """Return the name of this process's device for a value of ``--device``; on GPUs, each process gets its own.
 
     Raises:
-        DeviceError: the option names one GPU for all processes of a machine.
+        DeviceError: the value names one GPU for several processes of a machine.
     """
     here = read_place()
     if here.local_world > 1 and asked.startswith("cuda:"):
@@ -191,7 +191,7 @@ def choose_device_name(asked: str) -> str:
 
 @contextmanager
 def join_processes() -> Iterator[Ranks]:
-    """Connect the processes that torchrun started for the block.
+    """Connect the processes that torchrun started, for the duration of the block.
 
     Raises:
         PeerError: a process cannot be reached.
@@ -212,12 +212,12 @@ def join_processes() -> Iterator[Ranks]:
             "and GLOO_SOCKET_IFNAME."
         ) from problem
     yield Ranks(here)
-    # Only after success: else this would wait for exchanges that a failed process does not complete.
+    # Not after an error, because this would wait for exchanges that a failed process does not complete.
     distributed.destroy_process_group()
 
 
 def compute_digest(*parts: bytes | NDArray[np.float32] | NDArray[np.int64]) -> bytes:
-    """Return the SHA-256 of concatenated bytes and arrays."""
+    """Return the SHA-256 of bytes and arrays, concatenated in order."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data.cast("B"))
@@ -225,12 +225,12 @@ def compute_digest(*parts: bytes | NDArray[np.float32] | NDArray[np.int64]) -> b
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt at the first signal and ignore others: torchrun repeats the terminal's."""
+    """Raise KeyboardInterrupt on the first signal, and ignore later ones: torchrun repeats the terminal's signal."""
     _ignore_signals()
     raise KeyboardInterrupt
 
 
 def _ignore_signals() -> None:
-    """Ignore signals while this process reports an error: torchrun stops all processes once one has ended."""
+    """Ignore signals while this process reports an error, because torchrun stops all processes as soon as one ends."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

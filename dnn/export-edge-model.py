@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Write a network's halves as ONNX files, which an edge and a worker run without PyTorch.
+"""Export the two halves of a network as ONNX files, which an edge and a worker run without PyTorch.
 
 Run:
     python dnn/export-edge-model.py --trained-model saves/M_calibrated.pth --output saves/M_edge.onnx
 
---output holds input transform, segment 1, exit 1 and its temperature; --second-exit-output holds segment 2, exit 2 and
-its temperature. A file is kept only if all certainties agree with the checkpoint's within 0.0001; with --quantize, the
-difference is only printed. A client takes the thresholds that are given here from the file.
+The --output file holds the input transform, segment 1, exit 1 and its temperature. The --second-exit-output file holds
+segment 2, exit 2 and its temperature. A file is written only if all its certainties agree with those of the checkpoint
+within 0.0001. With --quantize, this limit does not apply to --output; the difference is printed. Thresholds that are
+given here are stored in --output, and a client uses them.
 """
 
 import argparse
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
 SAMPLE = Path(__file__).resolve().parents[1] / "dataset" / "sample"
 RANDOM_ROWS = 500
-SAMPLE_ROWS = 100  # of each bundled month
+SAMPLE_ROWS = 100  # first rows of each bundled month
 DATASET_ROWS = 2000
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the argument parser."""
     parser = cli.new_parser(__doc__)
     cli.add_trained_model(parser, models.FAMILIES)
     add = parser.add_argument
@@ -52,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Export as the arguments say."""
+    """Export the network with the given arguments."""
     from models.checkpoint import read_two_exits
     from models.onnx_export import write_edge_model, write_second_exit_model
 
@@ -72,7 +73,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _read_rows(dataset: Path | None, *, random: bool) -> "NDArray[np.float32]":
-    """Return features (N, 58) of a dataset or of the bundled months, and random ones in and outside of their range."""
+    """Return the first rows (N, 58) of a dataset or of each bundled month.
+
+    If ``random`` is set, random rows within and beyond their usual range are added.
+    """
     import numpy as np
 
     from utils.dataset import find_datasets, read_dataset
@@ -95,7 +99,7 @@ def _describe(agreement: "Agreement") -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script; return its exit code."""
+    """Run the script and return its exit code."""
     return cli.run(make_parser(), run, argv)
 
 

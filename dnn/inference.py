@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-r"""Run both exits of a network over a dataset and write predictions and certainties.
+r"""Apply both exits of a network to a dataset, and write predictions and certainties.
 
 Run:
     python dnn/inference.py --trained-model saves/M_calibrated.pth --dataset dataset/sample/2016_03.csv \
         --savefile saves/M_2016_03_inference.csv
 
-The dataset may be unlabelled (58 columns); with a class column, the accuracy of each exit is printed too. Networks
-that dnn/export-edge-model.py wrote run without PyTorch: name the second half with --second-exit-file.
+The dataset may be unlabelled (58 columns). If it has a class column, the accuracy of each exit is printed too. A
+network that dnn/export-edge-model.py exported runs without PyTorch: name the file of its second half with
+--second-exit-file.
 """
 
 import argparse
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the argument parser."""
     parser = cli.new_parser(__doc__)
     cli.add_trained_model(parser, models.FAMILIES, "checkpoint (.pth), or an exported first half (.onnx)")
     cli.add_runtime(parser, "which is needed for one")
@@ -108,7 +109,7 @@ def _open_exported(args: argparse.Namespace) -> "Predict":
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script; return its exit code."""
+    """Run the script and return its exit code."""
     return cli.run(make_parser(), run, argv)
 
 

@@ -16,20 +16,20 @@ from models.tensor_files import load_tensors, save_tensors
 from utils.errors import CheckpointError, InputFileError
 from utils.files import check_readable
 
-# The state holds each weight and AdamW's two moments. While it is replaced, there are two states.
+# The state holds the weights and AdamW's two moments of each weight. While it is replaced, two states exist.
 _STATE_COPIES = 2 * 3
 
 
 @dataclass
 class RunFolder:
-    """The folder of a run's files.
+    """The folder with the files of a training run.
 
     Attributes:
         folder: an existing folder.
-        class_name: the network's class, with which every file name begins.
+        class_name: class name of the network, with which every file name begins.
         keep: number of best epochs to keep; None keeps all.
-        timestamp: start of the run, part of every checkpoint's name.
-        epochs: results so far, by checkpoint name.
+        timestamp: local time at which the run started; part of the name of every checkpoint.
+        epochs: results of the epochs that are kept, by name of the checkpoint file.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class RunFolder:
         """Check that the disk has space for the run's checkpoints.
 
         Raises:
-            InputFileError: it has not.
+            InputFileError: the disk has too little space.
         """
         one = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
         kept = epochs if self.keep is None else min(self.keep + 1, epochs)
@@ -96,7 +96,8 @@ class RunFolder:
         """Resume the unfinished run in the folder.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or it was started with other options or data.
+            CheckpointError: there is no unfinished run, its state is damaged, or it was started with other options or
+                data.
         """
         if not self.state_path.exists():
             raise CheckpointError(f"{self.folder}: holds no unfinished run of {self.class_name}. Leave out --resume.")
@@ -115,10 +116,10 @@ class RunFolder:
             ) from problem
 
     def state_digest(self) -> bytes:
-        """Return the SHA-256 of the state to resume from, or of no bytes if there is none.
+        """Return the SHA-256 of the file to resume from, or of zero bytes if there is no such file.
 
         Raises:
-            InputFileError: it cannot be read.
+            CheckpointError: the file cannot be read.
         """
         if not self.state_path.exists():
             return hashlib.sha256().digest()
@@ -126,5 +127,5 @@ class RunFolder:
             return hashlib.file_digest(stream, "sha256").digest()
 
     def finish(self) -> None:
-        """Remove the state of the completed run."""
+        """Remove the state file of the completed run."""
         self.state_path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Read what torchrun tells each process, and let only one process of a machine print."""
+"""Read the environment variables that torchrun sets, and let only one process per machine print."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 _LINGER: Final = 5.0
-"""Seconds that a silent process waits after a usage error: torchrun ends all processes as soon as one ends, and the one
-that prints must have printed the error."""
+"""Seconds that a silenced process waits after a usage error. torchrun stops all processes as soon as one ends, and the
+process that prints must print the error before that."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A process's number among those that train together.
+    """The numbers of a process among those that train together.
 
     Attributes:
         rank: number among all processes, from 0.
@@ -32,7 +32,7 @@ class Place:
 
 
 def read_place() -> Place:
-    """Return this process's place; the default, if torchrun did not start it."""
+    """Return the place of this process; the default ``Place()`` if torchrun did not start it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return Place()
     return Place(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
@@ -40,9 +40,9 @@ def read_place() -> Place:
 
 @contextmanager
 def silence_others() -> Iterator[None]:
-    """Print nothing in the block, unless this process is the first of its machine.
+    """Suppress output in the block, unless this process is the first on its machine.
 
-    A traceback is still printed, because that happens after the block.
+    A traceback is still printed, because Python prints it after the block.
     """
     if read_place().local_rank == 0:
         yield

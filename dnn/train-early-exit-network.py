@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-r"""Train a network with two exits jointly, or a single-exit baseline.
+r"""Train both exits of a network jointly, or train a single-exit baseline.
 
 Run:
     python dnn/train-early-exit-network.py --dataset-folder dataset/sample --glob 2016_01 --model mobilenet
 
 Every epoch is saved as {ClassName}_{timestamp}_epoch_{i}_{acc1}_{acc2}.pth, with the accuracies of the exits on
-held-back rows in percent; the last line names the best. --resume continues an interrupted run. Months that do not fit
-into memory are kept in an unnamed file in TMPDIR.
+held-back rows in percent. The last line of the output names the best epoch. --resume continues an interrupted run.
+Features larger than 128 MiB are kept in an unnamed file in TMPDIR.
 
 Several processes can train together, each computing a share of every batch. Two on one machine:
     torchrun --nproc-per-node 2 --master-addr 127.0.0.1 --master-port 29500 dnn/train-early-exit-network.py \
@@ -14,9 +14,10 @@ Several processes can train together, each computing a share of every batch. Two
 On two machines, run the same on each; --node-rank is 0 on the machine with the given address, and 1 on the other:
     torchrun --nnodes 2 --node-rank 0 --nproc-per-node 1 --master-addr 10.0.0.1 --master-port 29500 \
         dnn/train-early-exit-network.py --dataset-folder dataset/sample --model mobilenet
-Every machine needs the same months and, for --resume, the files in the --output-folder, which the first process
-writes. The processes trust anyone who reaches their ports: use a trusted network (GLOO_SOCKET_IFNAME names the
-interface). Always name a port: without one, torchrun unpickles data from the network.
+Every machine needs the same months. For --resume, every machine also needs the files in --output-folder, which only the
+first process writes. The processes trust anyone who can reach their ports, so use a trusted network; the environment
+variable GLOO_SOCKET_IFNAME selects the interface. Always name a port: without one, torchrun unpickles data from the
+network.
 """
 
 import argparse
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
 
 LEARNING_RATES = {"alexnet": 3e-4, "mobilenet": 2e-3}
 BATCH_SIZE = 1000
-# The input transform has 1,000 knots per feature; a rank among so many rows is wrong by about 0.001.
+# The input transform has up to 1,000 knots per feature. A rank estimated from 200,000 rows is wrong by about 0.001.
 ROWS_TO_FIT = 200_000
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the argument parser."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of dataset CSVs")
@@ -115,7 +116,7 @@ def _train(args: argparse.Namespace, ranks: "Ranks") -> None:
 
 
 class Rows(NamedTuple):
-    """Labelled rows, and the numbers of those to train on and of those held back."""
+    """Labelled rows, with the numbers of the rows to train on and of the rows held back."""
 
     dataset: "Dataset"
     labels: "NDArray[np.int64]"
@@ -162,7 +163,7 @@ def _make_network(args: argparse.Namespace, rows: Rows, seed: int) -> "nn.Module
 def _open_folder(
     args: argparse.Namespace, trainer: "Trainer", ranks: "Ranks", rows: Rows, facts: dict[str, object]
 ) -> "RunFolder":
-    """Return the run's folder, resumed if the arguments say so, after all processes agree on data and state."""
+    """Return the run's folder; resume the run if requested, and check that all processes have the same data."""
     from dnn.distributed import compute_digest
     from dnn.run_folder import RunFolder
 
@@ -216,7 +217,7 @@ def _train_one_epoch(
 
 
 def _select_rows_to_fit(dataset: "Dataset", training: "NDArray[np.intp]", seed: int) -> "NDArray[np.float32]":
-    """Return the training rows (N, 58) float32, or a sample of them if they do not fit into memory."""
+    """Return the training rows (N, 58) float32, or ``ROWS_TO_FIT`` of them if the dataset is in a temporary file."""
     import numpy as np
 
     if dataset.spooled and len(training) > ROWS_TO_FIT:
@@ -230,7 +231,7 @@ def _describe_held_back(result: "EpochResult") -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script; return its exit code."""
+    """Run the script and return its exit code."""
     with silence_others():
         return cli.run(make_parser(), run, argv)
 

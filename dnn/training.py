@@ -1,9 +1,9 @@
-"""Train a network, both exits jointly.
+"""Train a network; if it has two exits, train both jointly.
 
-The recipe: inputs replaced by their ranks (models/preprocessing.py), He initialisation, AdamW with a one-cycle learning
-rate, clipped gradients, smoothed labels. Rows that repeat within a batch are computed once and weighted by their count:
-the gradient is the same, except that repeated rows share dropout's mask. Several processes may train together
-(dnn/distributed.py).
+The script dnn/train-early-exit-network.py applies He initialisation and an input transform that replaces features by
+their ranks (models/preprocessing.py). This module uses AdamW with a one-cycle learning rate, gradient clipping and
+label smoothing. Rows that repeat within a batch are computed once and weighted by their count. The gradient is the
+same, except that repeated rows share a dropout mask. Several processes can train together (dnn/distributed.py).
 """
 
 import math
@@ -33,11 +33,11 @@ class Settings:
         epochs: passes over the training rows.
         batch_size: rows per step.
         learning_rate: peak of the one-cycle schedule.
-        weight_decay: AdamW's.
-        label_smoothing: share of each label that is spread over both classes. Labels of equal vectors conflict, and
-            drift from month to month; without smoothing, certainties are too high for the next month.
-        gradient_clip: largest norm of a step's gradient.
-        seed: of the weights, the order of rows, and dropout.
+        weight_decay: weight decay of AdamW.
+        label_smoothing: share of each label that is spread over both classes. Equal vectors can have different labels,
+            and labels drift from month to month; without smoothing, certainties are too high in the next month.
+        gradient_clip: largest norm of the gradient of a step.
+        seed: seed of the order of rows, and of dropout; the script also draws the initial weights with it.
     """
 
     epochs: int
@@ -56,9 +56,9 @@ class EpochResult:
     Attributes:
         epoch: counted from 1.
         loss: mean training loss, summed over the exits, nats.
-        held_back_loss: the same on the held-back rows. Epochs are ranked by it: on a few hundred rows, losses differ
-            clearly where accuracies differ by one or two rows.
-        accuracies: of each exit on the held-back rows, within [0, 1].
+        held_back_loss: the same on the held-back rows. Epochs are ranked by it, because on a few hundred rows, losses
+            differ clearly even if accuracies differ by only one or two rows.
+        accuracies: accuracy of each exit on the held-back rows, within [0, 1].
     """
 
     epoch: int
@@ -68,12 +68,12 @@ class EpochResult:
 
 
 def split_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return row numbers to train on and to hold back, with the same share of each class.
+    """Return the numbers of the rows to train on and to hold back; hold back the same share of each class.
 
     Args:
         labels: (N,) int64.
         share: share of rows to hold back, within (0, 1).
-        seed: of the random choice.
+        seed: seed of the random choice.
 
     Raises:
         ValueError: no rows would be left to train on, or to hold back.
@@ -91,19 +91,19 @@ def split_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDAr
 
 
 def choose_batch_size(batch_size: int, rows: int) -> int:
-    """Return ``batch_size``, or less so that an epoch has 36 steps."""
+    """Return ``batch_size``, or a smaller size with which an epoch has at least 36 steps, if there are so many rows."""
     return max(1, min(batch_size, rows // LEAST_STEPS_AN_EPOCH))
 
 
 class Trainer:
     """A training run that can be stopped after any epoch and resumed with the same result.
 
-    Every random choice of an epoch depends on the seed and the epoch's number only; dropout also on the rank.
+    The random choices of an epoch depend only on the seed and the epoch's number; dropout also depends on the rank.
 
     Args:
-        network: to train, in place.
-        settings: of the run.
-        rows: number of training rows, on which the schedule depends.
+        network: the network, which is trained in place.
+        settings: settings of the run.
+        rows: number of training rows, on which the learning-rate schedule depends.
         ranks: the processes that train together. Each must have the same network, settings, rows and data.
     """
 
@@ -124,7 +124,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return all that ``restore`` needs: plain values and tensors."""
+        """Return the plain values and tensors that ``restore`` needs."""
         return {
             "settings": asdict(self.settings),
             "rows": self._rows,
@@ -138,7 +138,7 @@ class Trainer:
         """Resume the run that ``state`` was taken from.
 
         Raises:
-            KeyError, ValueError, RuntimeError: the state is of another run, network or version.
+            KeyError, ValueError, RuntimeError: the state belongs to another run, network or version.
         """
         if state["settings"] != asdict(self.settings) or state["rows"] != self._rows:
             raise ValueError("settings or data differ")
@@ -154,7 +154,7 @@ class Trainer:
         progress: Progress = no_progress,
         rows: NDArray[np.intp] | None = None,
     ) -> float:
-        """Train on every row once and return the mean loss.
+        """Train on every row once and return the mean loss in nats, summed over the exits.
 
         Args:
             features: (N, 58) float32; copied in batches, so they may be mapped from a file.
@@ -163,7 +163,7 @@ class Trainer:
             rows: numbers of the rows to train on; None: all.
 
         Raises:
-            PeerError: another process of the run ended or does not answer.
+            PeerError: another process of the run ended or does not respond.
         """
         self.epoch += 1
         torch.manual_seed(self.settings.seed * 100_003 + self.epoch + (self._ranks.rank << 50))
@@ -189,7 +189,7 @@ class Trainer:
         loss = torch.stack([weighted_cross_entropy(logits, weights, smoothing) for logits in exits]).sum()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        # After the exchange, so that every process clips the same gradient.
+        # DistributedDataParallel has averaged the gradients, so every process clips the same gradient.
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.gradient_clip)
         self._optimiser.step()
         self._schedule.step()
@@ -207,7 +207,7 @@ def count_distinct_rows(
 
 
 def weighted_cross_entropy(logits: Tensor, weights: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy in nats of logits (U, 2) against the weight of each class in each row (U, 2)."""
+    """Return the cross-entropy in nats, summed over rows, of logits (U, 2) with the weights of the classes (U, 2)."""
     smooth = weights.sum(dim=1, keepdim=True) * (label_smoothing / CLASS_COUNT)
     targets = weights * (1.0 - label_smoothing) + smooth
     return -(targets * functional.log_softmax(logits.float(), dim=1)).sum()
@@ -231,7 +231,7 @@ def evaluate(
     """Return the loss summed over the exits, in nats, and each exit's accuracy.
 
     Args:
-        network: with one exit or two.
+        network: a network with one exit or two; it is put into evaluation mode.
         features: (N, 58) float32; copied in batches.
         labels: (N,) int64.
         label_smoothing: as in training.
