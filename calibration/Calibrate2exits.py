@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the argument parser."""
     parser = cli.new_parser(__doc__)
     cli.add_trained_model(parser, models.FAMILIES)
     add = parser.add_argument
@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Calibrate with the given arguments."""
+    """Calibrate both exits with the given arguments."""
     import torch
     from tqdm import tqdm
 
@@ -92,7 +92,7 @@ def _calibrate_exit(
     title: str,
     picture: Path,
 ) -> float:
-    """Find an exit's temperature, print what it changes, draw its reliability diagrams, and return it."""
+    """Find an exit's temperature, print NLL and ECE before and after, draw reliability diagrams, and return it."""
     from calibration import temperature
     from calibration.reliability import make_reliability_figure
     from utils.plotting import save_figure
@@ -113,7 +113,7 @@ def _calibrate_exit(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script; return its exit code."""
+    """Run the script and return its exit code."""
     return cli.run(make_parser(), run, argv)
 
 

@@ -12,13 +12,13 @@ from utils.plotting import new_figure
 def make_reliability_figure(
     title: str, logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float
 ) -> Figure:
-    """Return diagrams of one exit, before and after calibration.
+    """Return a figure with the diagrams of one exit before and after calibration.
 
     Args:
-        title: name of the exit.
+        title: title of the figure, which names the exit.
         logits: (N, 2), uncalibrated.
         labels: (N,) int64.
-        temperature: of the calibration.
+        temperature: the temperature that the calibration found.
     """
     figure, axes = new_figure(columns=2, width=4.4)
     figure.suptitle(title)
@@ -31,7 +31,7 @@ def make_reliability_figure(
 
 
 def draw_reliability(ax: Axes, certainties: NDArray[np.floating], correct: NDArray[np.bool_]) -> None:
-    """Draw accuracy and share of rows by certainty, for two classes: certainties (N,) within [0.5, 1]."""
+    """Draw accuracy and share of rows by certainty. With two classes, certainties (N,) lie within [0.5, 1]."""
     counts, mean_certainty, mean_correct = reliability_bins(certainties, correct)
     filled = counts > 0
     ax.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="perfect calibration")

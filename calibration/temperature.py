@@ -1,6 +1,7 @@
-"""Find the temperature of an exit, by likelihood or by calibration error.
+"""Find the temperature of an exit by minimising the negative log-likelihood or the calibration error.
 
-Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2; applied to each exit.
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2. Here each exit has its own
+temperature.
 """
 
 from collections.abc import Callable
@@ -17,25 +18,25 @@ from utils.classification_metrics import certainty, expected_calibration_error, 
 
 LEAST_TEMPERATURE: Final = 0.05
 GREATEST_TEMPERATURE: Final = 20.0
-# Steps of 0.3 % over that range: finer than the calibration error of a few thousand rows can resolve.
+# The grid has steps of 0.3 %, smaller than differences that the calibration error of a few thousand rows can show.
 _GRID: Final = np.geomspace(LEAST_TEMPERATURE, GREATEST_TEMPERATURE, 2001)
 
 LEAST_ROWS: Final = 100
-"""With fewer rows, a calibration error in 15 bins and the temperature that minimises it are mostly chance."""
+"""With fewer rows, the calibration error in 15 bins, and so the best temperature, are mostly due to chance."""
 
 Method = Callable[[NDArray[np.floating], NDArray[np.int64]], float]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of an exit's certainties: negative log-likelihood in nats, and expected calibration error."""
+    """Quality of an exit's certainties: negative log-likelihood (NLL) in nats, and expected calibration error (ECE)."""
 
     nll: float
     ece: float
 
 
 def measure_quality(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float = 1.0) -> Quality:
-    """Return NLL and ECE of logits (N, 2) divided by a temperature, against labels (N,)."""
+    """Return the NLL and the ECE of logits (N, 2), divided by a temperature, for labels (N,)."""
     scaled = logits / temperature
     predictions, certainties = certainty(scaled)
     return Quality(
@@ -45,7 +46,12 @@ def measure_quality(logits: NDArray[np.floating], labels: NDArray[np.int64], tem
 
 
 def find_doubts(temperature: float, rows: int) -> list[str]:
-    """Return reasons, in sentences, not to trust a temperature that was found on so many rows."""
+    """Return sentences that say why a temperature is unreliable; none if there is no reason for doubt.
+
+    Args:
+        temperature: the temperature.
+        rows: number of rows on which it was found.
+    """
     found = []
     if rows < LEAST_ROWS:
         found.append(f"{rows} rows are too few to calibrate on. Use at least {LEAST_ROWS}.")
@@ -64,17 +70,18 @@ def fit_by_likelihood(
     epochs: int = 80,
     progress: Progress = no_progress,
 ) -> float:
-    """Return the temperature of lowest ECE among 1 and those that LBFGS reaches while it minimises NLL.
+    """Return the temperature with the lowest ECE among 1 and those that LBFGS reaches while it minimises the NLL.
 
     Args:
         logits: (N, 2) of one exit.
         labels: (N,) int64.
         max_iter: LBFGS iterations per epoch.
-        epochs: most calls of LBFGS, each of which gives a temperature; the last is the first that repeats one.
+        epochs: largest number of epochs. An epoch is one call of LBFGS, which yields one temperature; the search stops
+            early when an epoch does not change the temperature.
         progress: called with 1 after each epoch.
     """
     inputs, targets = torch.from_numpy(logits.astype(np.float64)), torch.from_numpy(labels)
-    # LBFGS changes the logarithm, so the temperature stays positive.
+    # LBFGS optimises the logarithm of the temperature, so that the temperature stays positive.
     exponent = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([exponent], max_iter=max_iter, line_search_fn="strong_wolfe")
 
@@ -96,9 +103,9 @@ def fit_by_likelihood(
 
 
 def fit_by_ece(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Return the temperature of lowest ECE on a fine grid of [0.05, 20]; among equals, the one nearest to 1.
+    """Return the temperature with the lowest ECE on a grid from 0.05 to 20; of several, the nearest to 1 in logarithm.
 
-    ECE is a step function of the temperature, so every point is tried.
+    The ECE is not a continuous function of the temperature, so every point of the grid is tried.
     """
     order = np.argsort(np.abs(np.log(_GRID)), kind="stable")
     errors = [measure_quality(logits, labels, float(temperature)).ece for temperature in _GRID[order]]
