@@ -1,4 +1,7 @@
-"""List the seven checkpoints that the authors of the paper published on Google Drive. Standard library only."""
+"""List the seven checkpoints that the authors of the paper published on Google Drive.
+
+This module imports only the standard library.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +21,7 @@ class PublishedCheckpoint:
 
     @property
     def file_name(self) -> str:
-        """Its file name, as published and as saved."""
+        """The file name, as published and as saved."""
         return f"{self.name}.pth"
 
 
@@ -34,10 +37,10 @@ CATALOG: Final = (
 
 
 def find_checkpoint(name: str) -> PublishedCheckpoint:
-    """Return the checkpoint of that name, with or without ``.pth``, in any case.
+    """Return the published checkpoint with a given name, with or without ``.pth``, in upper or lower case.
 
     Raises:
-        ValueError: there is none; the message lists the names.
+        ValueError: no published checkpoint has this name; the message lists the names.
     """
     wanted = name.lower().removesuffix(".pth")
     for entry in CATALOG:

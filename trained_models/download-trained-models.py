@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Download the published checkpoints from Google Drive.
 
+Run:
     python trained_models/download-trained-models.py
     python trained_models/download-trained-models.py --model MobileNetV2WithExits --model AlexNetWithExits
 
-A file that exists and passes its check is not downloaded again. A download gets its file name only after it has been
-loaded and holds the network that the name says; an interrupted download leaves no file.
+A file that exists and passes its check is not downloaded again unless --force is given. A download gets its file name
+only after a check that it can be loaded and holds the network that the name says. An interrupted download leaves no
+file.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from utils import cli
 
 
 def parse_name(text: str) -> PublishedCheckpoint:
-    """Return the checkpoint of that name; an argparse type."""
+    """Return the published checkpoint with a given name; an argparse type."""
     try:
         return find_checkpoint(text)
     except ValueError as problem:
@@ -27,7 +29,7 @@ def parse_name(text: str) -> PublishedCheckpoint:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the argument parser."""
     parser = cli.new_parser(__doc__)
     parser.add_argument(
         "--model",

@@ -16,7 +16,8 @@ from trained_models.checkpoint_catalog import PublishedCheckpoint
 from utils.download import TIMEOUT, Download, Progress
 from utils.errors import CheckpointError, DownloadError
 
-SECONDS_OF_PAGES: Final = 120.0  # Google Drive may reply with pages; gdown limits neither their number nor size
+# Time limit until the file begins: Google Drive may send web pages first, and gdown limits neither number nor size.
+SECONDS_OF_PAGES: Final = 120.0
 RETRIES: Final = 3
 
 
@@ -31,13 +32,13 @@ def check_checkpoint(entry: PublishedCheckpoint, path: Path) -> None:
     """Check that a file is undamaged and holds the network that the catalog says.
 
     Raises:
-        CheckpointError: it is damaged, hostile, or holds another network.
+        CheckpointError: the file is damaged or hostile, or holds another network.
     """
     found = read_checkpoint(path)
     name = found.architecture.name + "_calibrated" * found.calibrated
     if name != entry.name:
         raise CheckpointError(f"{path}: holds {name}, not {entry.name}. Download it again.")
-    if zipfile.is_zipfile(path):  # torch's older format is not
+    if zipfile.is_zipfile(path):  # files of torch's older format are not zip files
         try:
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()  # torch does not check the checksums
@@ -55,7 +56,7 @@ def _transfer_from_drive(entry: PublishedCheckpoint, url: str, path: Path, progr
         timer.cancel()
         progress(received, total)
 
-    # gdown retries only into a file of its own, which it does not remove after an error.
+    # gdown retries only into a file of its own, and does not remove that file after an error.
     with TemporaryDirectory(dir=path.parent, prefix=".download.") as folder:
         timer.start()
         try:
