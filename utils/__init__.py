@@ -3,4 +3,4 @@
 from typing import Final
 
 VERSION: Final = "1.0.0"
-"""Version of the toolkit: the newest entry of CHANGELOG.md, and what ``--version`` of every script prints."""
+"""Version of the toolkit, which ``--version`` of every script prints. It is that of the newest CHANGELOG.md entry."""

@@ -1,4 +1,4 @@
-"""Run an iterator in a background thread while its items are used."""
+"""Run an iterator in a background thread while the caller uses its items."""
 
 import contextlib
 import queue
@@ -16,11 +16,11 @@ _JOIN_TIMEOUT: Final = 0.2
 def iterate_in_background(items: Iterator[T], most: int, seconds: float) -> Generator[T | None, None, None]:
     """Yield the items of an iterator that runs in a background thread, and None after each timeout without an item.
 
-    Exceptions of the iterator are raised here. Closing this generator ends the thread at its next item, but does not
-    wait long for it: an item may take minutes, and a signal may have to end the process at once.
+    An exception of the iterator is raised again here. Closing this generator ends the thread at its next item, but
+    waits at most 0.2 seconds for it: an item may take minutes, and a signal may have to end the process at once.
 
     Args:
-        items: runs only in the thread; false items, such as empty lists, are skipped.
+        items: the iterator, which runs only in the thread; falsy items, such as empty lists, are skipped.
         most: capacity of the queue; when it is full, the thread blocks.
         seconds: the timeout.
     """

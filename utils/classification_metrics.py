@@ -1,4 +1,4 @@
-"""Metrics of a classifier, NaN where a denominator is zero."""
+"""Compute metrics of a classifier. A metric whose denominator is zero is NaN."""
 
 from typing import Final
 
@@ -28,12 +28,12 @@ def accuracy(predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> float
 def reliability_bins(
     certainties: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = ECE_BINS
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Count predictions in equal-width bins of certainty, (i/B, (i+1)/B].
+    """Count predictions, and average their certainty and accuracy, in B equal bins of certainty, (i/B, (i+1)/B].
 
     Args:
         certainties: (N,) within [0, 1].
         correct: (N,) whether each prediction is correct.
-        bins: B.
+        bins: number of bins, B.
 
     Returns:
         counts (B,), mean certainties (B,) and accuracies (B,) of the bins; 0 for an empty bin.
@@ -49,7 +49,7 @@ def reliability_bins(
 def expected_calibration_error(
     certainties: NDArray[np.floating], correct: NDArray[np.bool_], bins: int = ECE_BINS
 ) -> float:
-    """Return the mean gap between certainty and accuracy of bins, weighted by their counts; NaN without rows.
+    """Return the mean difference between certainty and accuracy over bins, weighted by count; NaN without rows.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
     """
@@ -58,7 +58,7 @@ def expected_calibration_error(
 
 
 def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Return the mean cross-entropy, in nats, of logits (N, C) against labels (N,); NaN without rows."""
+    """Return the mean cross-entropy, in nats, of logits (N, C) for labels (N,); NaN without rows."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
     return ratio(float((log_sum - shifted[np.arange(len(labels)), labels]).sum()), len(labels))

@@ -1,4 +1,4 @@
-"""Argument types, common options and exit codes of the scripts' command lines."""
+"""Define argument types, common options and exit codes for the command lines of the scripts."""
 
 import argparse
 import logging
@@ -30,12 +30,13 @@ def run(
 ) -> int:
     """Parse ``argv``, call ``body`` and return the exit code.
 
-    This is what ``body`` returns, or 0 for None. A ToolkitError is printed in one line on stderr and gives its own exit
-    code, as does a package that is not installed; an interrupt or SIGTERM gives 130. Other exceptions are bugs and keep
-    their traceback. With ``--log-format json`` the line is a JSON object with the exit code.
+    The exit code is the one that ``body`` returns, or 0 for None. A ToolkitError is printed on one line on stderr, and
+    its ``exit_code`` is returned. A package that is not installed is reported in the same way, with exit code 2, and an
+    interrupt or SIGTERM with exit code 130. If the reader of stdout closes it, the exit code is 0. Other exceptions are
+    bugs, and keep their traceback. With ``--log-format json``, the line is a JSON object with the exit code.
     """
     args = parser.parse_args(argv)
-    # SIGTERM, like an interrupt, lets every open `with` block clean up.
+    # On SIGTERM, as on an interrupt, every open `with` block cleans up.
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = body(args)
@@ -60,7 +61,7 @@ def run(
 
 
 def _report_end(program: str, args: argparse.Namespace, kind: str, reason: str, code: int) -> int:
-    """Print on stderr why the script ends, and return its exit code."""
+    """Report why the script ends, on stderr or in the JSON log, and return its exit code."""
     if getattr(args, "log_format", None) == "json":
         log.error(reason, extra={"event": "ended", "exit_code": code})
     else:
@@ -78,7 +79,7 @@ def new_parser(docstring: str | None) -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong in one line, without the usage, in which it would be lost."""
+        """Print the error on one line and exit with 2; the usage, which argparse would also print, would hide it."""
         self.exit(2, f"{self.prog}: error: {escape_unprintable(' '.join(message.split()))}; see --help\n")
 
 
@@ -116,7 +117,7 @@ def real_number(least: float, most: float, *, open_ends: bool = False) -> Callab
 
 
 def web_address(text: str) -> str:
-    """Return a plain http(s) address without a slash at its end; an argparse type."""
+    """Return a plain http(s) address without a trailing slash; an argparse type."""
     if "@" in text:  # messages quote addresses
         raise argparse.ArgumentTypeError("an address may hold no password; put user name and password in ~/.netrc")
     if _WEB_ADDRESS.fullmatch(text) is None:
@@ -125,7 +126,7 @@ def web_address(text: str) -> str:
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """Return an argparse type: one of ``choices``, in any case."""
+    """Return an argparse type: one of ``choices``, in upper or lower case."""
 
     def convert(text: str) -> str:
         name = text.lower()
@@ -150,7 +151,7 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
 
     Args:
         parser: parser or group that gets the options.
-        otherwise: another source of the thresholds, for the help.
+        otherwise: text that follows each default in the help, such as another source of the thresholds.
     """
     defaults = vars(DEFAULT_THRESHOLDS)
     for exit_number in (1, 2):
@@ -165,13 +166,13 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
 
 
 def thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
-    """Return the thresholds of the arguments, and those of ``otherwise`` for thresholds that are not given."""
+    """Return the thresholds that the arguments give, and those of ``otherwise`` for the others."""
     pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
     return Thresholds(*(other if given is None else given for given, other in pairs))
 
 
 def has_thresholds(args: argparse.Namespace) -> bool:
-    """Return whether the arguments give a threshold."""
+    """Return whether the arguments give at least one threshold."""
     return any(one is not None for one in _given_thresholds(args))
 
 
@@ -187,7 +188,7 @@ def _given_thresholds(args: argparse.Namespace) -> tuple[float | None, ...]:
 def add_trained_model(
     parser: argparse.ArgumentParser, families: Sequence[str], what: str = "checkpoint (.pth)"
 ) -> None:
-    """Add ``--trained-model``, and ``--model``, against which the file is checked."""
+    """Add ``--trained-model``, and ``--model``, the network that the file must hold."""
     parser.add_argument("--trained-model", required=True, type=Path, metavar="FILE", help=what)
     parser.add_argument(
         "--model",
@@ -203,7 +204,7 @@ def add_dataset(parser: argparse._ActionsContainer, *, required: bool = True) ->
 
 
 def add_batch_size(parser: argparse._ActionsContainer, default: int = 1000) -> None:
-    """Add ``--batch-size``, also in the published spelling with an underscore."""
+    """Add ``--batch-size``, which can also be written with an underscore, as in the published scripts."""
     parser.add_argument(
         "--batch-size",
         "--batch_size",
@@ -219,7 +220,7 @@ def add_runtime(parser: argparse._ActionsContainer, what_for: str) -> None:
 
     Args:
         parser: parser or group that gets the options.
-        what_for: what the second half of an exported network is needed for, for the help.
+        what_for: a clause for the help that says what the second half of an exported network is needed for.
     """
     add_expert(
         parser,
@@ -232,14 +233,14 @@ def add_runtime(parser: argparse._ActionsContainer, what_for: str) -> None:
 
 
 def add_second_exit_file(parser: argparse._ActionsContainer, what_for: str) -> None:
-    """Add ``--second-exit-file``; arguments as for ``add_runtime``."""
+    """Add ``--second-exit-file``; the arguments are those of ``add_runtime``."""
     parser.add_argument(
         "--second-exit-file", type=Path, metavar="ONNX", help=f"second half of an exported network, {what_for}"
     )
 
 
 def add_quantize_linear(group: argparse._ActionsContainer) -> None:
-    """Add ``--quantize``."""
+    """Add ``--quantize``, for the linear layers of exit 2."""
     group.add_argument(
         "--quantize",
         choices=("int8",),
@@ -252,7 +253,7 @@ def is_exported(args: argparse.Namespace, network_file: Path) -> bool:
     """Return whether the network is an exported one, which ONNX Runtime computes.
 
     Raises:
-        InputFileError: other arguments contradict this.
+        InputFileError: ``--second-exit-file`` or ``--device`` does not fit the kind of network.
     """
     runtime = getattr(args, "runtime", None)
     exported = bool(network_file.suffix == ".onnx" if runtime is None else runtime == "onnx")
@@ -284,7 +285,7 @@ def add_download(
         parser: the parser.
         folder: default output folder.
         base_url: default address.
-        what: meaning of the address, for the help.
+        what: what the address names, for the help.
     """
     add = parser.add_argument
     add("--output-folder", type=Path, default=folder, metavar="FOLDER", help="default: %(default)s")
@@ -308,7 +309,7 @@ def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar of bytes if stderr is a terminal.
 
     Yields:
-        a function to call with the bytes received and the total, None if that is unknown.
+        a function to call with the number of bytes received and their total; None if the total is unknown.
     """
     from tqdm import tqdm
 

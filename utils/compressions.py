@@ -17,15 +17,15 @@ _MAGIC: Final[tuple[tuple[bytes, str, str], ...]] = (
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "7z x -so"),
     (b"Rar!\x1a\x07", "is a rar archive", "unrar p -inul"),
 )
-"""First bytes, clause for messages, and command."""
+"""First bytes of a format, a clause for messages, and the command that unpacks it to stdout."""
 
 _TAR_OFFSET: Final = 257
 LONGEST_MAGIC: Final = _TAR_OFFSET + 5
-"""First bytes of a file that are examined."""
+"""Number of bytes at the beginning of a file that are examined."""
 
 
 def find_compression(beginning: bytes) -> tuple[str, str] | None:
-    """Return how a file is compressed, as a clause, and the command that unpacks it to stdout; None if it is not.
+    """Return a clause that says how a file is compressed, and the command that unpacks it to stdout; else None.
 
     Args:
         beginning: the first ``LONGEST_MAGIC`` bytes of the file, or the whole of a shorter one.
@@ -39,6 +39,6 @@ def find_compression(beginning: bytes) -> tuple[str, str] | None:
 
 
 def describe_compression(beginning: bytes) -> str | None:
-    """Return how a file is compressed and what unpacks it, as a clause for messages; None if it is not."""
+    """Return a clause for messages on how a file is compressed and what unpacks it; None if it is not compressed."""
     compression = find_compression(beginning)
     return None if compression is None else f"{compression[0]}; unpack it with {compression[1]}"

@@ -1,4 +1,4 @@
-"""The cost models: what an event costs if it is decided at exit 1, and if it is offloaded."""
+"""Compute what an event costs, in seconds, if it is accepted at exit 1 and if it is offloaded."""
 
 from pathlib import Path
 from typing import Final
@@ -21,14 +21,17 @@ FloatArray = NDArray[np.float64]
 def event_costs(
     evaluation: Evaluation, model: str = "paper", cost_per_offload: float | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the cost of each event in seconds: decided at exit 1 (N,), and offloaded (N,).
+    """Return the cost of each event in seconds: if accepted at exit 1 (N,), and if offloaded (N,).
 
     Args:
-        evaluation: has the time of each part of the network for each event.
-        model: ``paper``: the whole path through the network, as published, without head 1 for an offloaded event;
-            ``full``: the same with head 1, which every event passes; ``edge``: only the edge's share, which is
-            segment 1 and head 1, and for an offloaded event its sending.
-        cost_per_offload: seconds of the edge to send an event; only for ``edge``.
+        evaluation: holds the time of each part of the network for each event.
+        model: the parts whose times are added up. ``paper``: all parts that the event passes, but, as published,
+            without exit 1 for an offloaded event. ``full``: all parts that the event passes; every event passes exit 1.
+            ``edge``: segment 1 and exit 1, which the edge computes, and ``cost_per_offload`` for an offloaded event.
+        cost_per_offload: processor seconds that the edge needs to send an event; only for ``edge``.
+
+    Raises:
+        ValueError: ``model`` is ``edge``, and ``cost_per_offload`` is None.
     """
     exit_1 = evaluation.time_segment_1 + evaluation.time_exit_1
     if model == "edge":
@@ -40,19 +43,19 @@ def event_costs(
 
 
 _MOST: Final = 1e15
-"""Limit for the events and milliseconds of a request: above any real value, and no sum of them overflows."""
+"""Largest accepted number of events or milliseconds of a request: above any real value, but sums cannot overflow."""
 
 
 def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
-    """Return the mean processor time in seconds that the edge needs to send an event, from measured requests.
+    """Return the processor time in seconds that the edge needs to send an event, averaged over measured requests.
 
     Args:
-        path: TSV with a row for each kind of request; its columns ``TIMING_COLUMNS`` are the events in a request and
-            the milliseconds of the edge's processor for the request.
-        where: column -> value; only rows with all these values are used.
+        path: TSV with a row for each kind of request. Its columns ``TIMING_COLUMNS`` are the number of events in a
+            request and the processor time of the edge for the request, in milliseconds.
+        where: maps columns to values; only rows with all these values are used.
 
     Raises:
-        InputFileError: the file is missing, is not such a table, or has no such row.
+        InputFileError: the file is missing, is not such a table, or has no row with these values.
     """
     check_readable(path, InputFileError)
     table = read_csv(path, InputFileError, TIMING_COLUMNS, "\t")

@@ -1,4 +1,4 @@
-"""Read small CSV tables whole, without guessing anything from the file's name and without dropping cells."""
+"""Read small CSV tables into memory, whatever the name of the file, and without dropping cells."""
 
 import csv
 import warnings
@@ -13,17 +13,17 @@ from utils.table_formats import open_table, read_first_lines
 
 
 def read_csv(path: Path, error: type[InputFileError], columns: Collection[str], delimiter: str = ",") -> pd.DataFrame:
-    """Return the table in a CSV file. Blank lines are kept, as empty rows, so that row numbers are those of the file.
+    """Return the table in a CSV file. Blank lines become empty rows, so that row numbers are those of the file.
 
     Args:
-        path: plain or compressed.
-        error: the exception to raise.
-        columns: expected column names, among others; in the header their case does not matter.
-        delimiter: between cells.
+        path: the file, plain or compressed with gzip or bzip2.
+        error: class of the exception to raise.
+        columns: names of expected columns, in upper or lower case in the header; the table may have other columns.
+        delimiter: character between cells.
 
     Raises:
-        InputFileError: (``error``) the file is damaged or not UTF-8 text, a row has too many cells, or a reason can be
-            seen why the first line is no header.
+        InputFileError: (``error``) the file is damaged or not UTF-8 text, a row has too many cells, or the first line
+            has no expected column and the reason is known.
     """
     with well_formed_csv(path, error):
         lines = read_first_lines(path, error)

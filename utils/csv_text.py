@@ -1,4 +1,4 @@
-"""The text of CSV files: their headers and cells, and how messages describe what is wrong with them."""
+"""Parse the cells and headers of CSV files, and describe for messages what is wrong with them."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ _LEAST_NAMES: Final = 2
 
 @contextmanager
 def well_formed_csv(path: Path, error: type[InputFileError]) -> Iterator[None]:
-    """Raise ``error`` for what a damaged CSV file makes readers and decompressors raise in the block."""
+    """Replace the exceptions that readers and decompressors raise in the block for a damaged CSV file by ``error``."""
     try:
         yield
     except (ValueError, OSError, EOFError, MemoryError, csv.Error, zlib.error) as problem:
@@ -34,25 +34,25 @@ def well_formed_csv(path: Path, error: type[InputFileError]) -> Iterator[None]:
 def parse_number(cell: str) -> float:
     """Return the number in a cell; NaN if there is none."""
     try:
-        # float() also accepts 1_000 and the digits of all scripts.
+        # float() would also accept 1_000 and digits of other scripts.
         return float(cell) if cell.isascii() and "_" not in cell else math.nan
     except ValueError:
         return math.nan
 
 
 def escape_formula(cell: str) -> str:
-    """Return a cell of text that no spreadsheet takes for a formula: with an apostrophe in front where needed."""
+    """Return a cell's text; with an apostrophe in front if a spreadsheet would take it for a formula."""
     mark = "'" if cell.startswith(_FORMULA_STARTS) and math.isnan(parse_number(cell)) else ""
     return mark + cell.replace("\r", " ")  # for some readers, a carriage return ends the row
 
 
 def describe_row(index: int) -> str:
-    """Return how messages name a row of a file with a header; ``index`` counts from 0, the message from 1."""
+    """Return the name of a row for messages, for a file with a header; ``index`` counts from 0, the name from 1."""
     return f"row {index + 1} (line {index + 2})"
 
 
 def describe_cell(cell: object) -> str:
-    """Return what a cell holds, as a clause for messages."""
+    """Return a clause for messages that says what a cell holds."""
     text = "" if cell is None else str(cell)
     if _has_decimal_comma(text):
         return f"holds {text[:40]!r}, with a decimal comma"
@@ -76,7 +76,7 @@ def _has_decimal_comma(cell: str) -> bool:
 
 
 def match_names(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return column names in the spelling of the known ones; case and surrounding spaces do not matter."""
+    """Return column names, those that are known in their known spelling; case and surrounding spaces do not matter."""
     spelling = {name.lower(): name for name in known}
     return [spelling.get(name.strip().lower(), name.strip()) for name in names]
 
@@ -86,8 +86,8 @@ def explain_header(lines: Sequence[str], known: Collection[str], delimiter: str 
 
     Args:
         lines: the first lines of the file, without line ends.
-        known: column names.
-        delimiter: the expected one.
+        known: known column names.
+        delimiter: the expected delimiter.
     """
     for number, line in enumerate(lines, 1):
         for found, name in _DELIMITERS.items():

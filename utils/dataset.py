@@ -20,16 +20,16 @@ from utils.table_formats import PARQUET_ENDINGS
 
 _ENDINGS: Final = (".csv", ".csv.bz2", ".csv.gz", *PARQUET_ENDINGS)
 _UNREAD_ENDINGS: Final = (".csv.xz", ".csv.zst", ".csv.zip")
-"""Endings of files that are found only for the error message with the command that unpacks them."""
+"""Endings of files that cannot be read. They are matched so that an error message can name the command to unpack."""
 
 _CLASS_WORDS: Final = {name: label for label, name in enumerate(CLASS_NAMES)}
 
 ByteProgress = Callable[[int, int | None], object]
-"""Called with the bytes of the files that have been read, and their total."""
+"""Called with the number of bytes read from all files so far, and the total size of the files."""
 
 
 def _ignore_progress(_done: int, _total: int | None) -> None:
-    """Show nothing."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Dataset:
     Attributes:
         features: (N, 58) float32, scaled, in the order of ``schema.FEATURES``; read-only if spooled.
         labels: (N,) int64, 0 normal and 1 attack; None for an unlabelled file.
-        source: names of the files they were read from, for messages and checkpoints.
-        spooled: folder of the unnamed temporary file that the features are mapped from, because they are too large for
+        source: names of the files that the records were read from, for messages and checkpoints.
+        spooled: folder of the unnamed temporary file from which the features are mapped, because they are too large for
             memory; None if they are in memory.
     """
 
@@ -61,12 +61,14 @@ def to_images(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the distinct rows of features (N, 58): most rows of real traffic repeat, and need computing only once.
+    """Return the indices of the distinct rows of features (N, 58).
+
+    Most rows of real traffic are repeated, and need to be computed only once.
 
     Returns:
         ``first`` (D,) and ``place`` (N,), indices such that ``features == features[first][place]``.
     """
-    if len(features) == 1:  # single events are frequent, and a sort would cost more than exit 1 does
+    if len(features) == 1:  # single events are frequent, and sorting would take longer than exit 1
         return np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.intp)
     rows = np.ascontiguousarray(features)
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
@@ -83,17 +85,17 @@ def read_dataset(path: Path, *, labelled: bool = False, progress: ByteProgress =
         progress: called after each chunk.
 
     Raises:
-        DatasetError: the file is missing, empty, or not such a table; the message names file, column and row. Or it is
-            too large for memory, and the folder for temporary files cannot hold it.
+        DatasetError: the file is missing, empty, or not such a table; the message names file, column and row. Or its
+            features are too large for memory, and the folder for temporary files cannot hold them.
     """
     return _read([path], labelled=labelled, progress=progress)
 
 
 def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tuple[Dataset, NDArray[np.int64]]:
-    """Read a dataset that must have the ``class`` column; return it and its labels (N,) int64.
+    """Read a dataset that must have the ``class`` column, and return it with its labels (N,) int64.
 
     Raises:
-        DatasetError: as ``read_dataset``, or there is no ``class`` column.
+        DatasetError: as for ``read_dataset``, or there is no ``class`` column.
     """
     return read_all_labelled([path], progress)
 
@@ -101,10 +103,10 @@ def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tupl
 def read_all_labelled(
     paths: Sequence[Path], progress: ByteProgress = _ignore_progress
 ) -> tuple[Dataset, NDArray[np.int64]]:
-    """Read several labelled datasets as one, in the order given.
+    """Read several labelled datasets as one, in the given order.
 
     Raises:
-        DatasetError: as ``read_labelled``.
+        DatasetError: as for ``read_labelled``.
     """
     dataset = _read(paths, labelled=True, progress=progress)
     assert dataset.labels is not None  # guaranteed by labelled=True
@@ -120,14 +122,14 @@ def describe_spooling(dataset: Dataset) -> str:
 
 
 def find_datasets(folder: Path, pattern: str) -> list[Path]:
-    """Return the datasets of a folder whose names match, sorted.
+    """Return the paths of the datasets in a folder whose names match a pattern, sorted.
 
     Args:
         folder: the folder.
-        pattern: a glob such as ``2016_0[1-3]`` or ``2016_*``, or a name; with or without the ending.
+        pattern: a glob such as ``2016_0[1-3]`` or ``2016_*``, or a name; with or without the ending of the file.
 
     Raises:
-        DatasetError: no file matches, or two files differ only in the ending, so that their rows would count twice.
+        DatasetError: no file matches, or two files differ only in their ending, so that rows would be counted twice.
         InputFileError: the folder is missing.
     """
     check_folder(folder)
@@ -141,7 +143,7 @@ def find_datasets(folder: Path, pattern: str) -> list[Path]:
 
 
 def _match(folder: Path, pattern: str, endings: tuple[str, ...]) -> list[Path]:
-    """Return the files, sorted, whose names match a pattern with or without one of the endings, in any case."""
+    """Return, sorted, the files whose names match a pattern with one of the endings, which may be left out."""
     if pattern.lower().endswith(endings):
         patterns = [pattern]
     else:
@@ -154,7 +156,7 @@ def _match(folder: Path, pattern: str, endings: tuple[str, ...]) -> list[Path]:
 
 
 def strip_ending(file_name: str) -> str:
-    """Return the name of a dataset's file without its ending: of ``2016_01.csv.gz``, ``2016_01``."""
+    """Return the name of a dataset's file without its ending, such as ``2016_01`` for ``2016_01.csv.gz``."""
     ending = max((ending for ending in _ENDINGS if file_name.lower().endswith(ending)), key=len, default="")
     return file_name[: len(file_name) - len(ending)]
 
@@ -219,7 +221,7 @@ def _check_columns(file: DatasetFile, path: Path, *, labelled: bool) -> None:
 
 
 def _check_features(chunk: Chunk, path: Path, file: DatasetFile, rows_before: int) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, which is an error
         features = chunk.numbers[:, :FEATURE_COUNT].astype(np.float32)
     finite = np.isfinite(features)
     if not finite.all():

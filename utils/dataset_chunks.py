@@ -20,17 +20,20 @@ from utils.schema import CLASS, FEATURE_COUNT, FEATURES, IDENTITY
 from utils.table_formats import LONGEST_LINE, check_unpacked_size, is_parquet, open_table, read_first_lines
 
 BLOCK_BYTES: Final = 2**21
-"""Of a CSV, per chunk; pandas is no faster with more."""
+"""Bytes of a CSV per chunk; pandas is no faster with more."""
 SMALL_BYTES: Final = 2**20
-"""Of a CSV that is read without pandas unless that is loaded: its import takes longer, and 40 MB of memory."""
+"""A chunk of fewer bytes is parsed without pandas, if pandas is not imported yet.
+
+The import would take longer than the parsing, and 40 MB of memory.
+"""
 CHUNK_ROWS: Final = 4096
-"""Of a Parquet file, per chunk."""
+"""Rows of a Parquet file per chunk."""
 
 _NUMBER_BYTES: Final = 4
 _KNOWN: Final = (*FEATURES, CLASS, *IDENTITY)
 
 Columns = Mapping[str, Callable[[str], float]]
-"""Column names, each with the function that returns the number in a cell: ``parse_number`` or another."""
+"""Maps column names to functions that return the number in a cell, such as ``parse_number``."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Chunk:
     Attributes:
         numbers: (n, C) float64, NaN where a cell holds no number.
         get_cell: returns the cell in a row and a column, for messages.
-        bytes_read: how many of the file's bytes have been read with it.
+        bytes_read: number of the file's bytes that have been read so far, with those of this chunk.
     """
 
     numbers: NDArray[np.float64]
@@ -57,9 +60,9 @@ class DatasetFile:
 
     Attributes:
         columns: names of its columns, in order; known names in the spelling of ``utils.schema``.
-        first_lines: the first lines of a CSV, to explain why they hold no header; none of a Parquet file.
-        describe_row: returns how messages name a row, counted from 0.
-        read_chunks: yields the given C columns of the file, chunk by chunk; raises DatasetError where it is damaged.
+        first_lines: the first lines of a CSV, to explain why they hold no header; empty for a Parquet file.
+        describe_row: returns the name for messages of a row with an index from 0.
+        read_chunks: yields the given C columns of the file in chunks; raises DatasetError if the file is damaged.
     """
 
     columns: list[str]
@@ -69,7 +72,7 @@ class DatasetFile:
 
 
 def open_dataset(path: Path) -> DatasetFile:
-    """Read the header of an existing dataset file: Parquet by its content or name, else CSV.
+    """Read the header of an existing dataset file: Parquet if its content or its name says so, else CSV.
 
     Raises:
         DatasetError: the file is not of that format, or pyarrow is not installed.
@@ -99,10 +102,10 @@ def _open_csv(path: Path) -> DatasetFile:
 
 
 def _read_blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield blocks of whole lines, each line ending in a newline alone.
+    """Yield blocks of whole lines, each of which ends in a newline without a carriage return.
 
     Raises:
-        ValueError: a line is too long, or contains a carriage return.
+        ValueError: a line is too long, or contains a carriage return before its end.
     """
     rest = b""
     while block := stream.read(BLOCK_BYTES):
@@ -125,17 +128,17 @@ def _strip_carriage_returns(lines: bytes) -> bytes:
 def _parse_by_pandas(
     lines: bytes, width: int, parsers: Mapping[int, Callable[[str], float]]
 ) -> NDArray[np.float64] | None:
-    """Return the numbers in some columns of lines of ``width`` cells, correctly rounded.
+    """Return the numbers in some columns of lines of ``width`` cells, correctly rounded; None if pandas is unsuitable.
 
-    None: a line has another number of cells, a cell contains a quote, or a cell for ``parse_number`` is no number; or
-    the lines are few and pandas is not loaded.
+    It is unsuitable if a line has another number of cells, there is a quote within a cell, the first line contains true
+    or false, a cell for ``parse_number`` is not a number, or the lines are few and pandas is not imported yet.
     """
     if len(lines) < SMALL_BYTES and sys.modules.get("pandas") is None:
         return None
     import pandas as pd
 
     first = lines.partition(b"\n")[0].lower()
-    if first.count(b",") != width - 1:  # pandas would make as many columns as the first line has cells
+    if first.count(b",") != width - 1:  # pandas would create as many columns as the first line has cells
         return None
     # pandas would read a column of True as 1, and "5"6 as 56.
     if b"true" in first or b"false" in first or (b'"' in lines and re.search(rb'[^,\n]"[^,\n]', lines)):
@@ -158,7 +161,7 @@ def _parse_by_pandas(
 
 
 def _split_lines(path: Path, lines: bytes, width: int, rows_before: int) -> list[list[str]]:
-    """Return the cells of each line, filled up with empty cells to ``width``.
+    """Return the cells of each line, padded with empty cells to ``width``.
 
     Raises:
         DatasetError: a line has more cells than the header, or a quoted cell that does not end with its quote.
@@ -206,7 +209,7 @@ def _open_parquet(path: Path) -> DatasetFile:
             raise DatasetError(f"{path}: is not a well-formed Parquet file: {problem}; export it again") from problem
 
     def open_file() -> Any:
-        # By default pyarrow holds a whole row group, which may be the whole file.
+        # By default, pyarrow keeps a whole row group in memory, which may be the whole file.
         return parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
 
     def read_chunks(chosen: Columns) -> Generator[Chunk]:
@@ -236,7 +239,7 @@ def _get_parquet_cell(columns: Sequence[Any], row: int, column: int) -> object:
 
 
 def _parse_column(column: Any, parse: Callable[[str], float]) -> NDArray[np.float64]:
-    """Return the numbers of an Arrow column (n,), NaN where a cell holds none."""
+    """Return the numbers (n,) in an Arrow column; NaN where a cell holds no number."""
     from pyarrow import types
 
     if types.is_integer(column.type) or types.is_floating(column.type):

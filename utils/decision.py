@@ -1,8 +1,9 @@
-"""The decision rule: accept at exit 1, offload, accept at exit 2, or reject. This is its only copy.
+"""Apply the decision rule: accept at exit 1, offload, accept at exit 2, or reject.
 
 An event is accepted at exit 1 if the certainty is at least threshold(c, exit 1) for the predicted class c. Otherwise it
 is offloaded, and accepted at exit 2 if the certainty is at least threshold(c, exit 2) for the class c that exit 2
-predicts. Otherwise it is rejected.
+predicts. Otherwise it is rejected. The edge and the evaluations use this module; the search in ``nsga2`` applies the
+same rule to sorted certainties.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from utils.schema import ATTACK, Thresholds
 def is_accepted(
     predictions: NDArray[np.int64], certainties: NDArray[np.floating], normal: ArrayLike, attack: ArrayLike
 ) -> NDArray[np.bool_]:
-    """Return which answers of an exit are accepted.
+    """Return which predictions of an exit are accepted.
 
     Args:
         predictions: (N,) classes.
@@ -39,7 +40,7 @@ class Outcome:
     Attributes:
         rows: N.
         accepted_1, accepted_2: events accepted at each exit.
-        correct_1, correct_2: those of them that are predicted correctly.
+        correct_1, correct_2: events accepted at each exit whose prediction is correct.
         attacks: accepted events that are attacks.
         alarms: accepted events that are predicted as attacks.
         caught: accepted attacks that are predicted as attacks.
@@ -61,32 +62,32 @@ class Outcome:
 
     @property
     def acceptance(self) -> float:
-        """Accepted / all."""
+        """Accepted events / all events."""
         return ratio(self.accepted, self.rows)
 
     @property
     def rejected_share(self) -> float:
-        """Rejected / all."""
+        """Rejected events / all events."""
         return ratio(self.rows - self.accepted, self.rows)
 
     @property
     def offloaded_share(self) -> float:
-        """Events not accepted at exit 1 / all."""
+        """Events not accepted at exit 1 / all events."""
         return ratio(self.rows - self.accepted_1, self.rows)
 
     @property
     def accuracy(self) -> float:
-        """Correct / accepted."""
+        """Correctly decided events / accepted events."""
         return ratio(self.correct_1 + self.correct_2, self.accepted)
 
     @property
     def error(self) -> float:
-        """Wrong / accepted."""
+        """Wrongly decided events / accepted events."""
         return ratio(self.accepted - self.correct_1 - self.correct_2, self.accepted)
 
     @property
     def true_positive_rate(self) -> float:
-        """Caught / accepted attacks."""
+        """Caught attacks / accepted attacks."""
         return ratio(self.caught, self.attacks)
 
     @property
@@ -96,7 +97,7 @@ class Outcome:
 
     @property
     def precision(self) -> float:
-        """Caught / alarms."""
+        """Caught attacks / alarms."""
         return ratio(self.caught, self.alarms)
 
     @property
@@ -111,8 +112,8 @@ class Decisions:
 
     Attributes:
         labels: (N,) int64.
-        at_1, at_2: (N,) bool, accepted at each exit; an event accepted at neither is rejected.
-        predictions: (N,) int64, the class of the deciding exit; of a rejected event, that of exit 2.
+        at_1, at_2: (N,) bool, whether the event is accepted at exit 1 or 2; an event accepted at neither is rejected.
+        predictions: (N,) int64, the class that the accepting exit predicts; for a rejected event, that of exit 2.
     """
 
     labels: NDArray[np.int64]
@@ -136,7 +137,7 @@ def decide(
     certainty_2: NDArray[np.floating],
     thresholds: Thresholds,
 ) -> Decisions:
-    """Decide labelled events (N,) from the answers of both exits."""
+    """Decide labelled events (N,) from the predictions and certainties of both exits."""
     at_1 = is_accepted(prediction_1, certainty_1, thresholds.normal_exit_1, thresholds.attack_exit_1)
     at_2 = ~at_1 & is_accepted(prediction_2, certainty_2, thresholds.normal_exit_2, thresholds.attack_exit_2)
     return Decisions(labels, at_1, at_2, np.where(at_1, prediction_1, prediction_2))

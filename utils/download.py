@@ -1,4 +1,4 @@
-"""Download files: limited in size, checked, and written whole or not at all."""
+"""Download files: limit their size, check their content, and write them atomically."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from utils.errors import DownloadError, ToolkitError, UnreachableError
 from utils.escaping import escape_unprintable
 from utils.files import replacing
 
-TIMEOUT: Final = (10.0, 60.0)  # seconds, for a connection and for the next bytes
+TIMEOUT: Final = (10.0, 60.0)  # seconds to connect, and between two pieces of data
 RETRIES: Final = Retry(
     3, backoff_factor=1, retry_after_max=60, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
 )
@@ -23,14 +23,14 @@ MOST_BYTES: Final = 1 << 30
 _WEB_PAGE: Final = re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes received and the total; None if the server does not tell it."""
+"""Called with the number of bytes received and their total; None if the server does not send the total."""
 
 
 def transfer_over_http(url: str, path: Path, progress: Progress) -> None:
     """Save the response of a web server to a file.
 
     Raises:
-        OSError, ValueError: the download failed; with an errno only if the file cannot be written.
+        OSError, ValueError: the download failed. The exception has an errno only if the file cannot be written.
     """
     with requests.Session() as session:
         session.max_redirects = 5
@@ -52,10 +52,10 @@ class Download:
     """One file to download.
 
     Attributes:
-        url: its address.
-        target: where to save it.
+        url: address of the file.
+        target: path to save it to.
         check: raises a ToolkitError if a file has the wrong content.
-        transfer: saves the content at a URL to a file; raises as ``transfer_over_http``, or a DownloadError.
+        transfer: saves the content at a URL to a file; raises the errors of ``transfer_over_http``, or a DownloadError.
     """
 
     url: str
@@ -65,7 +65,7 @@ class Download:
 
 
 def download(job: Download, progress: Progress) -> int:
-    """Download one file and return its size in bytes; an existing file is replaced after the new one is checked.
+    """Download one file and return its size in bytes. An existing file is replaced only after the new one is checked.
 
     Raises:
         DownloadError: the file cannot be downloaded whole, is too large, or fails its check.
@@ -84,16 +84,16 @@ def download_all(
     show: Callable[[str], AbstractContextManager[Progress]],
     say: Callable[[str], None],
 ) -> str:
-    """Download the files that do not exist yet and return a summary in one line.
+    """Download the files that do not exist yet or fail their check, and return a summary on one line.
 
     Args:
         jobs: the files.
-        force: download also files that exist and pass their check.
+        force: also download files that exist and pass their check.
         show: opens a progress bar for a file name.
         say: called with one line about each file.
 
     Raises:
-        DownloadError: a file could not be downloaded; the others were, unless the server cannot be reached.
+        DownloadError: a file could not be downloaded. All others were tried, unless the server cannot be reached.
         InputFileError: a file cannot be written.
     """
     downloaded, size, kept, failures = 0, 0, 0, list[DownloadError]()
@@ -124,7 +124,7 @@ def _exists(job: Download, say: Callable[[str], None]) -> bool:
             return False
         job.check(job.target)
     except OSError:
-        return False  # writing the file will say why
+        return False  # writing the file will raise the error
     except ToolkitError as problem:
         say(escape_unprintable(f"{problem} (downloading it again)"))
         return False
@@ -133,7 +133,7 @@ def _exists(job: Download, say: Callable[[str], None]) -> bool:
 
 
 def _transfer(job: Download, path: Path, progress: Progress) -> None:
-    """Transfer a file up to the limit on its size; failures other than of writing it become a DownloadError."""
+    """Transfer a file up to the limit on its size; raise a DownloadError unless the file itself cannot be written."""
     received = 0
 
     def count(size: int, total: int | None) -> None:
@@ -154,7 +154,7 @@ def _transfer(job: Download, path: Path, progress: Progress) -> None:
             raise DownloadError(f"{job.url}: {reason}") from problem
         reason = "the server cannot be reached, or not securely; check the network, the clock, the proxy and --base-url"
         raise UnreachableError(f"{job.url}: {reason}") from problem
-    except (OSError, ValueError) as problem:  # requests raises both, as for a redirect to an invalid address
+    except (OSError, ValueError) as problem:  # requests raises both, for example after a redirect to an invalid address
         if getattr(problem, "errno", None):
             raise  # the file cannot be written
         raise DownloadError(f"{job.url}: cannot be downloaded: {problem}; check --base-url") from problem

@@ -1,4 +1,4 @@
-"""The toolkit's exceptions.
+"""Define the exceptions of the toolkit.
 
 ::
 
@@ -6,17 +6,17 @@
     ├── InputFileError            a file or folder that cannot be read, written, or understood
     │   ├── DatasetError          a dataset with wrong columns, cells or labels
     │   ├── CaptureError          a damaged capture file, or an interface that cannot be captured
-    │   │   └── NoInterfaceError  one that does not exist or is down (exit code 3)
+    │   │   └── NoInterfaceError  an interface that does not exist or is down (exit code 3)
     │   ├── CheckpointError       a .pth or .onnx file that is damaged, hostile, or of another network
     │   └── ResultFileError       not a valid evaluation CSV or NSGA-II result file
-    ├── DeviceError               a compute device that does not exist
+    ├── DeviceError               a compute device that does not exist, or cannot do what is asked
     ├── PeerError                 another process of the same run failed, or cannot be reached (exit code 3)
     ├── InfeasibleError           no thresholds satisfy the constraints
     ├── DownloadError             a file that could not be downloaded whole (exit code 3)
-    │   └── UnreachableError      its server cannot be reached (exit code 3)
-    └── CloudError                the broker or worker of the edge-cloud link
+    │   └── UnreachableError      a server that cannot be reached (exit code 3)
+    └── CloudError                a failure of the broker or the worker
         ├── MessageError          a message that breaks the protocol
-        ├── CloudUnavailableError no broker, no worker, or no answer in time (exit code 3)
+        ├── CloudUnavailableError no broker, no worker, or no reply in time (exit code 3)
         └── BrokerRefusedError    user, password, virtual host or certificate refused (exit code 4)
 
 Every message has the form ``FILE: what is wrong (where). What to do.`` A script prints it on one line and exits with
@@ -57,7 +57,7 @@ class ResultFileError(InputFileError):
 
 
 class DeviceError(ToolkitError):
-    """A compute device that does not exist."""
+    """A compute device that does not exist, or cannot do what is asked."""
 
 
 class PeerError(ToolkitError):
@@ -81,7 +81,7 @@ class UnreachableError(DownloadError):
 
 
 class CloudError(ToolkitError):
-    """The broker or the worker of the edge-cloud link failed."""
+    """A failure of the broker or the worker, or of the connection to them."""
 
 
 class MessageError(CloudError):
@@ -99,7 +99,7 @@ class MessageError(CloudError):
 
 
 class CloudUnavailableError(CloudError):
-    """No broker, no worker, or no answer in time.
+    """No broker, no worker, or no reply in time.
 
     Args:
         text: what is wrong, and what to do.

@@ -1,10 +1,10 @@
-"""Make text from files and from the network safe to print on a terminal."""
+"""Escape text from files and from the network, so that it is safe to print on a terminal."""
 
 
 def escape_unprintable(text: str) -> str:
-    r"""Return a text with escapes such as ``\x1b`` and ``\u202e`` in place of unprintable characters.
+    r"""Return a text in which unprintable characters are replaced by escapes such as ``\x1b`` and ``\u202e``.
 
-    These are control characters, line breaks, and characters that reverse the direction of writing.
+    Unprintable are, for example, control characters, line breaks, and characters that reverse the text direction.
     """
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""Options for experts: ``--help`` does not show them, and environment variables can set their defaults."""
+"""Add expert options, which ``--help`` does not show, and whose defaults can be set by environment variables."""
 
 import argparse
 import os
@@ -7,30 +7,31 @@ from typing import Any
 
 
 def get_variable(option: str) -> str:
-    """Return the environment variable with the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
+    """Return the environment variable that sets the default of an expert option: ``EE_CHUNK`` for ``--chunk``."""
     return f"EE_{option.removeprefix('--').replace('-', '_').upper()}"
 
 
 def add_option(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an ordinary option; its ``meaning`` is a phrase with the default in brackets, as for ``add_expert``."""
+    """Add an ordinary option whose help is ``meaning``, a phrase with the default in brackets."""
     group.add_argument(option, help=meaning.replace(" (", " (default: "), **details)
 
 
 def add_expert(group: argparse._ActionsContainer, option: str, *, meaning: str, **details: Any) -> None:
-    """Add an option that ``--help`` does not show and whose default the environment can set; see ``get_variable``.
+    """Add an option that ``--help`` does not show; the variable of ``get_variable`` can set its default.
 
     Args:
         group: parser or group that gets the option.
         option: its name, with the dashes.
-        meaning: a phrase for the table of expert settings; becomes the attribute ``meaning`` of the action.
+        meaning: a phrase for the table of expert settings, with the default in brackets; stored as the attribute
+            ``meaning`` of the argparse action.
         details: arguments of ``add_argument``.
     """
     variable = get_variable(option)
     setting = os.environ.get(variable)
     is_switch = "action" in details
-    if setting and not (is_switch and setting.lower() in {"0", "no", "false"}):  # a switch can only be switched on
+    if setting and not (is_switch and setting.lower() in {"0", "no", "false"}):  # a variable can only turn a switch on
         details["default"] = True if is_switch else setting
-    if "type" in details and not isinstance(details["type"], type):  # a class such as Path takes any text
+    if "type" in details and not isinstance(details["type"], type):  # a class such as Path accepts any text
         details["type"] = _name_variable(variable, details["type"])
     action = group.add_argument(option, help=argparse.SUPPRESS, **details)
     action.meaning = meaning  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Collect features in memory while they are few, and in a temporary file once they are too large for it."""
+"""Collect features in memory, or in a temporary file once they exceed a limit."""
 
 import io
 import mmap
@@ -15,13 +15,13 @@ from utils.errors import DatasetError
 from utils.schema import FEATURE_COUNT
 
 MOST_IN_MEMORY: Final = 128 * 2**20
-"""Bytes of features kept in memory; a constant, so that a run is the same on any machine."""
+"""Largest number of bytes of features kept in memory. It is constant, so that a run is the same on any machine."""
 
 
 class FeatureBuffer:
-    """A growing table of features (N, 58) float32, within ``with``.
+    """A growing table of features (N, 58) float32, to be used in a ``with`` block.
 
-    The temporary file is in TMPDIR and has no name: it disappears with the process, however that ends.
+    The temporary file is in TMPDIR. It has no name, so it disappears when the process ends, for whatever reason.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class FeatureBuffer:
 
         Args:
             features: the rows.
-            share: fraction of the whole table that has been added with them, within (0, 1]; from it follows how much
-                disk space is needed.
+            share: fraction of the whole table that has been added so far, with these rows, within (0, 1]; the needed
+                disk space is computed from it.
 
         Raises:
-            DatasetError: the folder for temporary files has no space.
+            DatasetError: the folder for temporary files has too little space, or cannot be written to.
         """
         self._bytes += features.nbytes
         self._chunks.append(features)
@@ -58,9 +58,9 @@ class FeatureBuffer:
             self._write()
 
     def finish(self) -> tuple[NDArray[np.float32], Path | None]:
-        """Return the whole table, and the folder of its temporary file; None if it is in memory.
+        """Return the whole table, and the folder of its temporary file; None if the table is in memory.
 
-        A table in a file is mapped read-only, so that the system can drop its pages from memory.
+        A table in a file is mapped read-only, so that the system can evict its pages from memory.
 
         Raises:
             DatasetError: the file cannot be mapped.
@@ -72,7 +72,7 @@ class FeatureBuffer:
         except OSError as problem:
             raise self._no_space(problem.strerror) from problem
         if hasattr(mmap, "MADV_RANDOM"):
-            # A batch has rows from everywhere; reading ahead would fetch a hundred times as much.
+            # A batch has rows from all over the file; reading ahead would fetch a hundred times as much.
             mapped.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(mapped, dtype=np.float32).reshape(-1, FEATURE_COUNT), self._folder
 

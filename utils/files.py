@@ -1,4 +1,4 @@
-"""Check paths before they are used, and write files whole or not at all."""
+"""Check paths before they are used, and write files atomically."""
 
 import glob
 import os
@@ -16,7 +16,7 @@ NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 """Flag that refuses to open a symbolic link, which anyone can create in a shared folder."""
 
 COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
-"""How a table is written, by the ending of its name; with any other ending, as plain text."""
+"""Maps the ending of a table's name to the compression with which it is written; other tables are plain text."""
 
 _TABLE_ENDINGS: Final = (".csv", ".txt", "")
 
@@ -25,7 +25,7 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
     """Return ``path`` if it is a non-empty file that this process may read.
 
     Raises:
-        InputFileError: (``error``) it is not.
+        InputFileError: (``error``) the file is missing, empty, a folder, or not readable.
     """
     if _is_folder(path):
         raise error(f"{path}: is a folder; name a file in it")
@@ -41,7 +41,7 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
 
 
 def _is_folder(path: Path) -> bool:
-    """Return whether ``path`` is a folder; False if it cannot be examined, because its use will then say why."""
+    """Return whether ``path`` is a folder; False if it cannot be examined: using it will then raise the error."""
     try:
         return path.is_dir()
     except OSError:
@@ -52,7 +52,7 @@ def check_folder(path: Path) -> Path:
     """Return ``path`` if it is a folder.
 
     Raises:
-        InputFileError: it is missing, or is not a folder.
+        InputFileError: the path is missing, or is not a folder.
     """
     if not _is_folder(path):
         problem = "is a file, not a folder" if os.access(path, os.F_OK) else "no such folder"
@@ -61,7 +61,7 @@ def check_folder(path: Path) -> Path:
 
 
 def expand_pattern(path: Path) -> list[Path]:
-    """Return the files that match a pattern, sorted; or the path itself if it exists, or nothing matches."""
+    """Return, sorted, the files that match a pattern; only the path itself if it exists or if nothing matches."""
     found = sorted(map(Path, glob.glob(str(path)))) if glob.has_magic(str(path)) else []  # noqa: PTH207  # any folder
     return [path] if not found or path in found else found
 
@@ -84,7 +84,7 @@ def make_folder(path: Path) -> Path:
 def check_writable(path: Path) -> Path:
     """Return ``path`` if a file of that name can be written; create its folder if needed.
 
-    Call it before a long computation, so that a wrong name is found early.
+    Call it before a long computation, so that a wrong name is reported early.
 
     Raises:
         InputFileError: the path is a folder, a device or a pipe, or its folder cannot be written to.
@@ -96,7 +96,7 @@ def check_writable(path: Path) -> Path:
         raise InputFileError(f"{path}: is a device or a pipe, not a file; name a file")
     make_folder(path.parent)
     try:
-        # The temporary name is longer, so a name that is too long is found now and not after the computation.
+        # The temporary name is longer, so a name that is too long fails now and not after the computation.
         partial, _ = _create_partial(path)
         partial.unlink()
     except OSError as problem:
@@ -105,10 +105,10 @@ def check_writable(path: Path) -> Path:
 
 
 def check_table(path: Path) -> Path:
-    """Return ``path`` if a CSV of that name can be written, as ``check_writable``.
+    """Return ``path`` if a CSV of that name can be written; create its folder if needed.
 
     Raises:
-        InputFileError: as there, or its ending names another format.
+        InputFileError: as for ``check_writable``, or the ending of the name names another format.
     """
     check_table_ending(path)
     return check_writable(path)
@@ -118,7 +118,7 @@ def check_table_ending(path: Path) -> None:
     """Check that the ending of a table's name does not name a format other than CSV.
 
     Raises:
-        InputFileError: it does; an ending without letters, as in ``month.01``, names no format.
+        InputFileError: the ending names another format. One without letters, as in ``month.01``, names no format.
     """
     endings = [ending.lower() for ending in path.suffixes[-2:]]
     if endings and endings[-1] in COMPRESSIONS:
@@ -134,22 +134,22 @@ def check_apart(output: Path, inputs: Iterable[Path]) -> None:
     """Check that an output is not one of the inputs, which it would replace.
 
     Raises:
-        InputFileError: it is.
+        InputFileError: the output is an input.
     """
     for path in inputs:
         try:
             same = output.samefile(path)
         except OSError:
-            continue  # one of them does not exist, or its use will say what is wrong
+            continue  # one of them does not exist, or using it will raise the error
         if same:
             raise InputFileError(f"{output}: is an input, too, and would be lost; choose another name for the output")
 
 
 def check_distinct(outputs: Iterable[Path | None]) -> None:
-    """Check that no two of the named outputs are the same file.
+    """Check that no two of the given outputs are the same file; ignore outputs that are None.
 
     Raises:
-        InputFileError: two are.
+        InputFileError: two outputs are the same file.
     """
     named = [path for path in outputs if path is not None]
     places = [os.path.realpath(path) for path in named]
@@ -159,11 +159,11 @@ def check_distinct(outputs: Iterable[Path | None]) -> None:
 
 
 def is_pipe(path: Path) -> bool:
-    """Return whether ``path`` is a named pipe, or one of the shell, as in ``<(zcat capture.gz)``."""
+    """Return whether ``path`` is a named pipe, or a pipe of the shell, as in ``<(zcat capture.gz)``."""
     try:
         return path.is_fifo()
     except OSError:
-        return False  # its use will say why
+        return False  # using it will raise the error
 
 
 def _is_special(path: Path) -> bool:
@@ -171,15 +171,15 @@ def _is_special(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
     except OSError:
-        return False  # its use will say why
+        return False  # using it will raise the error
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat_result]:
-    """Create an empty file beside ``path`` with a name that cannot be guessed; return its path and status.
+    """Create an empty file beside ``path`` with a name that cannot be guessed, and return its path and status.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: the file cannot be created.
     """
     partial = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
     file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, permissions)
@@ -199,10 +199,10 @@ def get_permissions(path: Path) -> int | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``, which replaces ``path`` if the block succeeds.
+    """Yield the path of a temporary file beside ``path``, which replaces ``path`` if the block succeeds.
 
-    A reader sees either the old file or the whole new one, which gets the permissions of the old one. After an
-    exception the temporary file is removed. It keeps the suffix, by which matplotlib chooses the format.
+    A reader sees either the old file or the complete new file, which gets the permissions of the old one. After an
+    exception, the temporary file is removed. It has the suffix of ``path``, by which matplotlib chooses the format.
 
     Raises:
         InputFileError: the file cannot be written, for example because the disk is full.
@@ -212,7 +212,7 @@ def replacing(path: Path) -> Iterator[Path]:
     permissions = get_permissions(path)
     partial = None
     try:
-        # While it is written, nobody else may read the new content of a private file.
+        # While the file is written, other users must not be able to read the new content of a private file.
         partial, created = _create_partial(path, 0o666 if permissions is None else 0o600)
         yield partial
         _finish(partial, created, permissions)
@@ -233,7 +233,7 @@ def _finish(partial: Path, created: os.stat_result, permissions: int | None) -> 
     """Flush a finished file to the disk and set its permissions.
 
     Raises:
-        OSError: it is empty, or is not the file that was created.
+        OSError: the file is empty, or is not the one that was created.
     """
     file = os.open(partial, os.O_RDONLY | NO_FOLLOW)
     try:

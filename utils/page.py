@@ -1,4 +1,4 @@
-"""Pages and reports from Jinja2 templates, which stand beside the modules that fill them in."""
+"""Fill in Jinja2 templates for pages and reports, and write the results."""
 
 import base64
 import io
@@ -14,10 +14,10 @@ _SHARED: Final = Path(__file__).with_name("templates")
 
 
 def fill_template(template: Path, **values: object) -> str:
-    """Return a template with its values filled in; in ``*.html.j2``, they are escaped.
+    """Return the text of a template with values filled in; in a ``*.html.j2`` template, they are escaped.
 
-    A template may extend ``page.html.j2`` (a page that fetches nothing) and import from ``parts.html.j2`` (tables,
-    pictures).
+    A template can extend ``page.html.j2`` (a page that loads nothing from the network) and import macros from
+    ``parts.html.j2`` (tables, pictures), both in ``utils/templates/``.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -33,14 +33,14 @@ def fill_template(template: Path, **values: object) -> str:
 
 
 def make_data_uri(figure: "Figure") -> str:
-    """Return a figure as the address of a picture that is part of the page (SVG)."""
+    """Return a figure as a data URI that holds an SVG picture, so that the page needs no other file."""
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def write_page(text: str, path: Path) -> Path:
-    """Write a page, whole or not at all; return the path.
+    """Write a page atomically and return the path.
 
     Raises:
         InputFileError: the file cannot be written.

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Operations that pickle arrays, numbers, text, lists and tuples. Others are refused before anything is loaded: ten
-# bytes of them can fill the memory (LONG_BINPUT), or use the processor for years (a dict keyed by nested tuples).
+# The pickle operations for arrays, numbers, text, lists and tuples. A pickle with any other is refused before anything
+# is loaded: ten bytes can fill the memory (LONG_BINPUT) or occupy the processor for years (a dict keyed by nested
+# tuples).
 _OPCODES: Final = (
     *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "BINGET"),
     *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "BINFLOAT"),
@@ -26,7 +27,7 @@ class ForbiddenError(Exception):
 
 
 class _PickledDtype:
-    """The state of a pickled dtype, unchecked until ``to_numpy``."""
+    """The state of a pickled dtype, which ``to_numpy`` checks."""
 
     def __init__(self, code: object = "", *_flags: object) -> None:
         self.code = code
@@ -40,14 +41,14 @@ class _PickledDtype:
             self.byte_order = None
 
     def to_numpy(self) -> "np.dtype[Any] | None":
-        # Tuples, not sets: an object from a file may have no hash, or one that never ends.
+        # Tuples, not sets: an object from a file may have no hash, or one whose computation never ends.
         if self.code not in ("f4", "f8", "i4", "i8", "u1", "b1") or self.byte_order not in ("<", ">", "|", "="):
             return None
         return np.dtype(f"{self.byte_order}{self.code}")
 
 
 class PickledArray:
-    """The state of a pickled array or scalar, unchecked until ``to_numpy``; NumPy gets only the checked bytes."""
+    """The state of a pickled array or scalar. ``to_numpy`` checks it, and NumPy gets only checked bytes."""
 
     def __init__(self, shape: object = (), dtype: object = None, data: object = b"", fortran: object = False) -> None:
         self.parts = (shape, dtype, data, fortran)
@@ -58,7 +59,7 @@ class PickledArray:
             self.parts = (shape, dtype, data, fortran)
 
     def to_numpy(self) -> NDArray[Any] | None:
-        """Return the array, of at most two dimensions; None if the parts are not those of an array of numbers."""
+        """Return the array; None if the state is not that of an array of numbers with at most two dimensions."""
         shape, pickled, data, fortran = self.parts
         dtype = pickled.to_numpy() if isinstance(pickled, _PickledDtype) else None
         if dtype is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
@@ -71,11 +72,11 @@ class PickledArray:
 
 
 def load(data: bytes) -> object:
-    """Return the content of a pickle: numbers, text, lists, tuples; a ``PickledArray`` for an array or NumPy scalar.
+    """Return the content of a pickle: numbers, text, lists and tuples; arrays and NumPy scalars as ``PickledArray``.
 
     Raises:
-        ForbiddenError: it contains anything else, or refers to another class or function.
-        Exception: of almost any type, if it is damaged.
+        ForbiddenError: the pickle contains anything else, or refers to another class or function.
+        Exception: the pickle is damaged; the exception can be of almost any type.
     """
     for opcode, _argument, _position in pickletools.genops(data):
         if opcode.name not in _OPCODES:
@@ -84,7 +85,7 @@ def load(data: bytes) -> object:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles NumPy arrays and scalars as ``PickledArray``, and plain values; finds no other class or function."""
+    """An unpickler of plain values, and of NumPy arrays and scalars as ``PickledArray``; others raise an error."""
 
     _ADMITTED: Final[dict[str, Callable[..., object]]] = {
         "dtype": _PickledDtype,

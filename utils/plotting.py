@@ -15,7 +15,7 @@ from utils.files import replacing
 
 FORMATS: Final = (".png", ".pdf", ".svg")
 
-# Names of files, devices and errors may contain a $, which must not begin a formula.
+# Names of files, devices and errors may contain a $, which matplotlib would take for the start of a formula.
 mpl.rcParams["text.parse_math"] = False
 
 
@@ -38,7 +38,7 @@ def check_format(path: Path, *others: str) -> Path:
     """Return ``path`` if its ending names a picture format, or is one of ``others``.
 
     Raises:
-        InputFileError: it does not.
+        InputFileError: the ending names no such format.
     """
     known = (*FORMATS, *others)
     if path.suffix.lower() not in known:
@@ -47,7 +47,7 @@ def check_format(path: Path, *others: str) -> Path:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Save a figure in the format that the ending of ``path`` names; return the path.
+    """Save a figure in the format that the ending of ``path`` names, and return the path.
 
     Raises:
         InputFileError: the ending names no picture format, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Flow records, which are computed from captures and get verdicts and alerts."""
+"""Define flow records, which are computed from captures and then get verdicts and alerts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,13 +24,13 @@ class Records:
     Attributes:
         window_start: (R,) int64, seconds since the epoch.
         address_a: (R,) uint32, source of the record's first packet.
-        address_b: (R,) uint32, its destination.
+        address_b: (R,) uint32, destination of the record's first packet.
         features: (R, 58) float64, raw, in the order of ``schema.FEATURES``; times in microseconds, sizes in
             bytes, throughput in bytes per microsecond.
         first_packet: (R,) int64, index of the record's first packet in the capture.
-        first_seen: (R,) int64, that packet's time, microseconds since the epoch.
-        protocol: (R,) uint8, that packet's protocol.
-        ports: (R,) uint32, that packet's ports, as in ``dataset.packets.packets.Packets``.
+        first_seen: (R,) int64, time of the first packet, microseconds since the epoch.
+        protocol: (R,) uint8, protocol of the first packet.
+        ports: (R,) uint32, ports of the first packet, as in ``dataset.packets.packets.Packets``.
     """
 
     window_start: NDArray[np.int64]
@@ -47,11 +47,11 @@ class Records:
 
     @property
     def packets(self) -> NDArray[np.int64]:
-        """Numbers of packets that a and b sent (R, 2)."""
+        """Numbers of packets that a and b sent, (R, 2) int64."""
         return self.features[:, _PACKETS].astype(np.int64)
 
     def take(self, chosen: NDArray[np.intp]) -> Self:
-        """Return the records at some indices (K,), in that order."""
+        """Return the records at the given indices (K,), in that order."""
         return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @classmethod
@@ -61,7 +61,7 @@ class Records:
 
 
 def identity_columns(records: Records) -> dict[str, NDArray[Any]]:
-    """Return the columns ``schema.IDENTITY`` of records (R,)."""
+    """Return the columns of ``schema.IDENTITY``, each (R,), by name."""
     addresses = (np.array(format_addresses(of), dtype=object) for of in (records.address_a, records.address_b))
     return dict(zip(IDENTITY, (records.window_start, *addresses), strict=True))
 

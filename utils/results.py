@@ -22,18 +22,18 @@ from utils.schema import CLASS_COUNT, EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION
 
 _LARGEST_RESULT_FILE: Final = 4 * 2**20
 _MOST_SECONDS: Final = 1e12
-"""Limit for the time of an event: above any real value, and no sum of them overflows."""
+"""Largest accepted time of an event: above any real value, but sums of such times cannot overflow."""
 _REMEDY: Final = "write it again with nsga2/nsga2_2variables.py"
 
 
 def write_table(table: pd.DataFrame, path: Path, delimiter: str = ",", float_format: str | None = None) -> None:
-    """Write a table as CSV, whole or not at all; text is escaped so that no spreadsheet runs it as a formula.
+    """Write a table as CSV, atomically. Text is escaped, so that no spreadsheet runs it as a formula.
 
     Args:
         table: numbers and text.
-        path: compressed if its ending says so.
-        delimiter: between cells.
-        float_format: format of fractions, such as ``%.9g``; None: as many digits as identify them.
+        path: the file to write; it is compressed if it ends in .gz or .bz2.
+        delimiter: character between cells.
+        float_format: format of fractions, such as ``%.9g``; None: with as many digits as are needed to read them back.
 
     Raises:
         InputFileError: the file cannot be written, or its ending names another format.
@@ -55,7 +55,7 @@ def _escape_cell(cell: object) -> object:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Answers and times of two exits on N labelled rows.
+    """Predictions, certainties and times of two exits on N labelled rows.
 
     Attributes:
         labels: (N,) int64.
@@ -78,17 +78,17 @@ class Evaluation:
         return len(self.labels)
 
     def decide(self, thresholds: Thresholds) -> Decisions:
-        """Decide the rows under thresholds."""
+        """Decide the rows with the given thresholds."""
         first, second = (self.prediction_1, self.certainty_1), (self.prediction_2, self.certainty_2)
         return decide(self.labels, *first, *second, thresholds)
 
 
 @dataclass(frozen=True)
 class SingleExitEvaluation:
-    """Answers and times of a single exit on N labelled rows.
+    """Predictions, certainties and times of a single exit on N labelled rows.
 
     Attributes:
-        labels, prediction: (N,) int64.
+        labels, prediction: (N,) int64, true and predicted classes.
         certainty: (N,) float64 within [0, 1].
         time: (N,) float64, seconds per event.
     """
@@ -116,7 +116,7 @@ def read_single_exit_evaluation(path: Path) -> SingleExitEvaluation:
     """Read the evaluation CSV of a network with a single exit.
 
     Raises:
-        ResultFileError: as ``read_evaluation``.
+        ResultFileError: as for ``read_evaluation``.
     """
     return SingleExitEvaluation(*_evaluation_columns(path, SINGLE_EXIT_EVALUATION_COLUMNS, "a single exit"))
 
@@ -157,10 +157,10 @@ class Front:
 
     Attributes:
         thresholds: (k, 4) float64: normal and attack at exit 1, normal and attack at exit 2.
-        objectives: (k, 2) float64: error rate of accepted events, normalised time.
-        min_time, max_time: µs per event if all are decided at exit 1, and if all are decided at exit 2.
-        accuracy_1, acceptance_1: of exit 1 alone, without rejection.
-        accuracy_2, acceptance_2: of exit 2 alone, without rejection.
+        objectives: (k, 2) float64: error of accepted events, and normalised time.
+        min_time, max_time: µs per event if all events are decided at exit 1, and if all are decided at exit 2.
+        accuracy_1, acceptance_1: accuracy and acceptance if all events are decided at exit 1; the acceptance is 1.
+        accuracy_2, acceptance_2: accuracy and acceptance if all events are decided at exit 2; the acceptance is 1.
     """
 
     thresholds: NDArray[np.float64]
@@ -176,12 +176,12 @@ class Front:
         return len(self.thresholds)
 
     def point(self, index: int) -> Thresholds:
-        """Return the thresholds of one point."""
+        """Return the thresholds of the point with an index."""
         return Thresholds(*(float(value) for value in self.thresholds[index]))
 
 
 def write_front(front: Front, path: Path) -> None:
-    """Write an NSGA-II result file, whole or not at all.
+    """Write an NSGA-II result file atomically.
 
     Raises:
         InputFileError: the file cannot be written.

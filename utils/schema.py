@@ -1,6 +1,6 @@
-"""Names that the stages share: feature, label and result columns, and the four thresholds.
+"""Define names that the stages share: feature, label and result columns, and the four thresholds.
 
-It imports only the standard library, so that ``--help`` of every script is fast.
+This module imports only the standard library, so that ``--help`` of every script is fast.
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ FEATURES: Final[tuple[str, ...]] = tuple(
 FEATURE_COUNT: Final = len(FEATURES)
 
 IMAGE_SIDE: Final = 8
-"""Side of the row-major 8x8 image that a network gets: the features, zero-padded to 64 values."""
+"""Height and width of the image that a network gets: the features, zero-padded to 64 values, in row-major order."""
 
 IDENTITY: Final = ("window_start", "address_a", "address_b")
-"""Columns that identify a record, beside the features; no stage computes with them."""
+"""Columns that identify a record, in addition to the features; no stage computes with them."""
 
 AUTO: Final = "auto"
-"""Value of an option that the program chooses itself."""
+"""Value of an option with which the program chooses for the user."""
 
 CLASS: Final = "class"
 NORMAL: Final = 0
@@ -71,13 +71,13 @@ INFERENCE_COLUMNS: Final = (
 OFFLOAD_COLUMNS: Final = (*INFERENCE_COLUMNS, "final_certainty", "final_prediction", CLASS)
 
 NOT_ASKED: Final = "N/A"
-"""Cell of an offload CSV if exit 2 was not computed, or the class is unknown."""
+"""Content of a cell in an offload CSV if exit 2 was not computed, or if the class is unknown."""
 
 REJECTED: Final = "rejected"
-"""Final prediction, and decider, of an event whose certainty at exit 2 is below the threshold."""
+"""Final prediction and decider of an event whose certainty at exit 2 is below the threshold."""
 
 DECIDER_COLUMNS: Final = ("decider", "reason")
-"""Additional columns of an offload CSV: who decided, and why."""
+"""Additional columns of an offload CSV: which part decided the event, and why."""
 
 EDGE: Final = "edge"
 CLOUD: Final = "cloud"
@@ -90,9 +90,9 @@ UNCERTAIN: Final = "uncertain"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Least certainties at which an exit's answer is accepted, for each predicted class.
+    """The lowest certainties at which the prediction of an exit is accepted, for each predicted class.
 
-    The fields are in the order of the columns of X in an NSGA-II result file.
+    The fields have the order of the four columns of thresholds in an NSGA-II result file.
     """
 
     normal_exit_1: float
@@ -107,4 +107,4 @@ class Thresholds:
 
 
 DEFAULT_THRESHOLDS: Final = Thresholds(0.95, 0.95, 0.98, 0.98)
-"""Thresholds if none are given."""
+"""The thresholds that are used if none are given."""

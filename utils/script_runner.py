@@ -1,4 +1,4 @@
-"""Run the stages' scripts in processes of their own, and print each command line as a user would type it."""
+"""Run the scripts of the stages as child processes, and print each command line as a user would type it."""
 
 import os
 import subprocess
@@ -17,15 +17,15 @@ _NO_VARIABLES: Final[Mapping[str, str]] = {}
 
 
 def run_script(script: str, options: Sequence[object], environment: Mapping[str, str] = _NO_VARIABLES) -> None:
-    """Run a script, with its output on our stdout and stderr.
+    """Run a script, whose output goes to the stdout and stderr of this process.
 
     Args:
-        script: its path from the root.
-        options: its command-line arguments.
-        environment: variables in addition to our own.
+        script: path of the script from the root of the repository.
+        options: command-line arguments of the script.
+        environment: environment variables in addition to those of this process.
 
     Raises:
-        ToolkitError: its exit code is not 0.
+        ToolkitError: the exit code of the script is not 0.
     """
     print(f"$ {format_command(script, options)}", flush=True)
     command = [sys.executable, str(ROOT / script), *map(str, options)]
@@ -35,21 +35,23 @@ def run_script(script: str, options: Sequence[object], environment: Mapping[str,
 
 
 def format_command(script: str, options: Sequence[object]) -> str:
-    """Return a command line as a user would type it in the root folder."""
+    """Return a command line as a user would type it in the root folder of the repository."""
     return " ".join(("python", script, *(str(option).removeprefix(f"{ROOT}{os.sep}") for option in options)))
 
 
 @contextmanager
 def serving(script: str, options: Sequence[object], environment: Mapping[str, str]) -> Iterator[None]:
-    """Run a server script within the block, which starts when the script prints that it is ready.
+    """Run a server script during the block, and terminate it afterwards.
+
+    The block starts once the script has printed a line that begins with ``ready:``.
 
     Args:
-        script: its path from the root.
-        options: its command-line arguments.
-        environment: variables in addition to our own.
+        script: path of the script from the root of the repository.
+        options: command-line arguments of the script.
+        environment: environment variables in addition to those of this process.
 
     Raises:
-        CloudUnavailableError: the script ended, or was not ready in time.
+        CloudUnavailableError: the script ended, or was not ready within 60 seconds.
     """
     print(f"$ {format_command(script, options)} &", flush=True)
     with subprocess.Popen(
@@ -57,7 +59,7 @@ def serving(script: str, options: Sequence[object], environment: Mapping[str, st
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C at the terminal reaches it through us alone
+        start_new_session=True,  # Ctrl-C at the terminal reaches only this process, which then ends the script
     ) as process:
         assert process.stdout is not None
         try:

@@ -1,4 +1,4 @@
-"""Stop a client by signals: after the first it finishes pending work, after the second it ends at once."""
+"""Stop a client by signals: after the first signal it finishes pending work, after the second it ends at once."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ class Stop:
     """A request to stop, and the deadline that follows from it.
 
     Args:
-        drain_timeout: seconds that pending work may still take after the request.
+        drain_timeout: seconds that pending work may take after the request.
     """
 
     def __init__(self, drain_timeout: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class Stop:
 
     @property
     def requested(self) -> bool:
-        """Whether a stop is requested: no new work may begin."""
+        """Whether a stop is requested, so that no new work may begin."""
         return self._deadline is not None
 
     @property

@@ -1,4 +1,4 @@
-"""Open tables by their content, not by their names: plain text, gzip or bzip2, unpacked up to a limit."""
+"""Open tables that are plain text, gzip or bzip2: recognise them by their content, and unpack them up to a limit."""
 
 import bz2
 import gzip
@@ -16,13 +16,13 @@ from utils.errors import InputFileError
 PARQUET_ENDINGS: Final = (".parquet", ".pq")
 
 LONGEST_LINE: Final = 2**16
-"""Bytes; no line of 60 numbers is longer, and a longer one is not held in memory."""
+"""Largest number of bytes in a line that is kept in memory; no line of 60 numbers is longer."""
 
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
-"""Byte order mark with which spreadsheets begin UTF-8 text."""
+"""Byte order mark that spreadsheets write at the beginning of UTF-8 text."""
 
 _HEAD_LINES: Final = 10
-"""First lines of a table that are searched for its header."""
+"""Number of lines at the beginning of a table that are searched for its header."""
 
 _PARQUET: Final = b"PAR1"
 _GZIP, _BZ2 = b"\x1f\x8b", b"BZh"
@@ -38,11 +38,14 @@ _MAGIC_BYTES: Final = 512
 
 _LEAST_LIMIT: Final = 2**28
 _GREATEST_RATIO: Final = 100
-"""A table may unpack to 256 MiB, or to 100 times its size: ten times what real ones do, a tenth of a gzip bomb."""
+"""A table may unpack to 256 MiB or, if that is more, to 100 times its size.
+
+Real tables unpack to about 10 times their size, and a gzip bomb to about 1,000 times its size.
+"""
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a file is Parquet, by its content, or by its name in any case."""
+    """Return whether a file is Parquet, by its content or by the ending of its name, in upper or lower case."""
     return path.suffix.lower() in PARQUET_ENDINGS or _read_magic(path).startswith(_PARQUET)
 
 
@@ -51,10 +54,10 @@ def open_table(path: Path, error: type[InputFileError]) -> Generator[tuple[IO[by
     """Open a text table: plain, or compressed with gzip or bzip2.
 
     Yields:
-        the file, whose position tells how much of it has been read, and its unpacked content.
+        the file, whose position is the number of its bytes that have been read, and a stream of its unpacked content.
 
     Raises:
-        InputFileError: (``error``) the file is compressed in another way, or is not text. While it is read: it
+        InputFileError: (``error``) the file is compressed in another way, or is not text; or, while it is read, it
             unpacks to far more than a table would.
     """
     magic = _read_magic(path)
@@ -69,10 +72,10 @@ def open_table(path: Path, error: type[InputFileError]) -> Generator[tuple[IO[by
 
 
 def read_first_lines(path: Path, error: type[InputFileError]) -> list[str]:
-    """Return the first lines of a text table without their ends; bytes that are not UTF-8 are escaped.
+    """Return the first lines of a text table without line ends; bytes that are not UTF-8 are escaped.
 
     Raises:
-        InputFileError: (``error``) as ``open_table``.
+        InputFileError: (``error``) as for ``open_table``.
         OSError, EOFError, zlib.error: the file is damaged.
     """
     with open_table(path, error) as (_, stream):
@@ -84,7 +87,7 @@ def check_unpacked_size(size: int, path: Path, error: type[InputFileError]) -> N
     """Check that a file does not unpack to far more bytes than a table would.
 
     Raises:
-        InputFileError: (``error``) it does.
+        InputFileError: (``error``) the file unpacks to more.
     """
     if size > max(_LEAST_LIMIT, _GREATEST_RATIO * path.stat().st_size):
         raise error(

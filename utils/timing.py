@@ -1,4 +1,4 @@
-"""Measure the time of computations."""
+"""Measure the processor time or the elapsed time of computations."""
 
 import time
 from collections.abc import Callable
@@ -14,8 +14,8 @@ class Stopwatch:
     """A clock that measures consecutive computations, in seconds.
 
     Args:
-        clock: a key of CLOCKS.
-        device: where the computations run; a CUDA device is synchronized, because its calls return before they end.
+        clock: a key of ``CLOCKS``.
+        device: device of the computations. A CUDA device is synchronized, because its calls return before they end.
     """
 
     def __init__(self, clock: str, device: torch.device) -> None:
