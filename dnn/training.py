@@ -91,7 +91,7 @@ def split_rows(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDAr
 
 
 def choose_batch_size(batch_size: int, rows: int) -> int:
-    """Return ``batch_size``, or a smaller size with which an epoch has at least 36 steps, if there are so many rows."""
+    """Return ``batch_size``, or a smaller size with which an epoch has at least 36 steps, if it has 36 rows."""
     return max(1, min(batch_size, rows // LEAST_STEPS_AN_EPOCH))
 
 

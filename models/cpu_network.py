@@ -86,7 +86,7 @@ def compute_logits(
         features: (N, 58) float32.
         batch_size: distinct rows per batch.
         device: the device that computes the logits.
-        progress: called after each batch with the number of rows, repeated ones included, that it stands for.
+        progress: called after each batch with the number of rows that it completed, including repeated ones.
         int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
 
     Raises:

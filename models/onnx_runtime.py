@@ -223,7 +223,7 @@ def start_session(content: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.enable_mem_pattern = False  # a pattern for each batch size would take 10 MB and save no time
-    options.log_severity_level = 4  # our own error messages say what is wrong with a file
+    options.log_severity_level = 4  # nothing: error messages of this module say what is wrong
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # to save energy
     options.add_session_config_entry("session.load_model_format", "ONNX")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -87,7 +87,7 @@ def predict(
         features: (N, 58) float32; copied in parts, so they may be mapped from a file.
         batch_size: distinct rows per forward pass.
         device: the device that computes the logits.
-        progress: called after each pass with the number of rows, repeated ones included, that it stands for.
+        progress: called after each pass with the number of rows that it completed, including repeated ones.
     """
 
     def compute(events: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

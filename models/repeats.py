@@ -11,7 +11,7 @@ from utils.schema import CLASS_COUNT
 
 FloatArray = NDArray[np.float32]
 Progress = Callable[[int], object]
-"""Called after each batch with the number of dataset rows, repeated ones included, that it stands for."""
+"""Called after each batch with the number of rows that it completed, including repeated ones."""
 
 _LOOKED_AT: Final = 32_768
 """Number of consecutive rows among which repeated rows are found. It is limited, because they are sorted and copied."""
