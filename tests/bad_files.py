@@ -223,7 +223,7 @@ def _scaler(content: object, *says: str) -> Fault:
 PCAP_HEADER = bytes.fromhex("d4c3b2a1020004000000000000000000000004000100" + "0000")
 CAPTURES: dict[str, Fault] = {
     **unreadable(".pcap"),
-    "no capture": _capture(b"this is text, and no capture at all", "no pcap or pcapng"),
+    "no capture": _capture(b"this is text, and no capture at all", "is not a pcap or pcapng capture"),
     "a header cut off": _capture(PCAP_HEADER[:10], "cut off in its header"),
     "of an unknown link": _capture(PCAP_HEADER[:20] + b"\x93\0\0\0" + bytes(16), "link type 147"),
     "a frame too large": _capture(PCAP_HEADER + b"\xff" * 16, "is damaged at byte 24"),

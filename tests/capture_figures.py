@@ -80,13 +80,13 @@ def _repeat(original: Path, path: Path) -> int:
     """Write a capture again and again, each time as much later as it is long; return the packets in all."""
     import gzip
 
-    from dataset.packets.capture_formats import Pcap
-    from dataset.packets.frames import words
+    from dataset.packets.frames import read_numbers
+    from dataset.packets.pcap import Pcap
 
     content = bytearray(gzip.decompress(original.read_bytes()))
-    (frames,), _ = Pcap("<", 10**6, 1).take(bytes(content[24:]), 24)
+    (frames,), _ = Pcap("<", 10**6, 1).parse(bytes(content[24:]), 24)
     headers = 24 + frames.start - 16
-    seconds = words(np.frombuffer(content, np.uint8), headers, "<u4")
+    seconds = read_numbers(np.frombuffer(content, np.uint8), headers, "<u4")
     length = int(seconds.max() - seconds.min()) // 15 * 15 + 15
     times = LARGE // len(content) + 1
     flat = np.frombuffer(content, np.uint8).copy()

@@ -32,12 +32,12 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class Source(Protocol):
-    """Where packets come from.
+    """A source of live packets.
 
     Attributes:
-        grace: seconds after which a packet that was captured is here.
-        is_drained: whether there was no more than was handed out.
-        ended: whether nothing will come any more.
+        grace: seconds from a packet's capture until it can be read, at most.
+        is_drained: whether all packets that have arrived were read.
+        has_ended: whether no packet will arrive any more.
     """
 
     grace: float
@@ -46,13 +46,13 @@ class Source(Protocol):
     def is_drained(self) -> bool: ...  # noqa: D102 see above
 
     @property
-    def ended(self) -> bool: ...  # noqa: D102
+    def has_ended(self) -> bool: ...  # noqa: D102
 
-    def packets(self, seconds: float, /) -> Packets:
-        """Return the next packets, as soon as there are some; none if there are none for so long.
+    def read_packets(self, timeout: float, /) -> Packets:
+        """Return the next packets as soon as there are some, and none after ``timeout`` seconds.
 
         Raises:
-            CaptureError: no more can be had.
+            CaptureError: the source has failed.
         """
 
 
@@ -83,8 +83,8 @@ def live_records(
     """
     before, ahead = clock(), ConfirmedMaximum()
     try:
-        while not (is_over() or source.ended):
-            packets = source.packets(TICK)
+        while not (is_over() or source.has_ended):
+            packets = source.read_packets(TICK)
             now = clock()
             found: list[Records] = []
             if now < before - _SET_BACK:
@@ -113,8 +113,8 @@ def _backlog(source: Source, windows: Windows, end: float, *, clamp: bool) -> It
     """Yield the records that what was captured before the end completes."""
     deadline = time.monotonic() + _BACKLOG
     while time.monotonic() < deadline:
-        packets = source.packets(TICK)
+        packets = source.read_packets(TICK)
         yield windows.add(clamp_sizes(packets) if clamp else packets)
         is_later = len(packets) and int(packets.timestamp.max()) >= end * _MICROSECONDS
-        if is_later or source.ended or (source.is_drained and not len(packets)):
+        if is_later or source.has_ended or (source.is_drained and not len(packets)):
             return

@@ -122,7 +122,7 @@ def observe(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observati
         coming = live_records(source, windows, over, clamp=traffic.clamp)
         # In a thread, for the kernel's room is small, and what is done with the records may take long.
         with closing(iterate_in_background(coming, _MOST_WAITING, TICK)) as lists:
-            records = _with_ipv4(map(show, lists), traffic, counts, lambda: source.ended)
+            records = _with_ipv4(map(show, lists), traffic, counts, lambda: source.has_ended)
             yield Observation(records, counts, traffic)
 
 

@@ -167,7 +167,7 @@ class Windows:
 
     def _records(self, windows: Sequence[_Window]) -> Records:
         """Return the records of windows that are over."""
-        packets = Packets.joined([part for window in windows for part in window.packets])
+        packets = Packets.concatenate([part for window in windows for part in window.packets])
         places = np.concatenate([part for window in windows for part in window.places])
         self.held -= len(packets)
         if (np.diff(places) < 0).any():  # packets of the windows alternate

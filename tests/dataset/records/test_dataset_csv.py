@@ -17,7 +17,7 @@ from dataset.records.flow_features import flow_features
 from dataset.records.scaling import PUBLISHED, fitted, read_scaler
 from dataset.records.windows import Windows
 from tests.captures import SHARED, needs_shared
-from tests.dataset.packets.test_captures import FRAMES, expected, frame, pcap
+from tests.dataset.packets.test_captures import FRAMES, frame, make_packets, pcap
 from tests.offload.link_ends import Program, wait_until
 from tests.scripts import EXTRACT, call
 from utils.dataset import read_dataset, read_labelled
@@ -65,7 +65,7 @@ def test_a_csv_is_scaled_as_published_and_read_as_a_dataset(
     output = tmp_path / "records.csv"
     ended = call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--identity")
     assert (ended.code, ended.err) == (0, "")
-    records = flow_features(expected(FRAMES))
+    records = flow_features(make_packets(FRAMES))
     scaled = PUBLISHED.scale(records.features).astype(np.float32)
     np.testing.assert_array_equal(read_dataset(output).features, scaled)
     table = pd.read_csv(output)
@@ -122,7 +122,7 @@ def test_a_packet_with_a_wrong_time_costs_no_other_its_record(tmp_path: Path) ->
     (tmp_path / "a.pcap").write_bytes(pcap(frames))
     windows = Windows()
     found = records_of(tmp_path / "a.pcap", windows=windows)
-    wanted = flow_features(expected(frames))
+    wanted = flow_features(make_packets(frames))
     assert windows.counts.late == 0
     for field in fields(Records):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(wanted, field.name))
@@ -187,7 +187,7 @@ def test_what_was_observed_before_a_file_is_lost_is_written_and_the_loss_told(
     good = pcap([(1_600_000_000 * SECOND + number, 60, frame(number)) for number in range(90)])
     path.write_bytes(b"no capture at all, of any kind, by its first bytes")
     ended = call(capsys, EXTRACT, "--pcap", path, "--follow", "--output", output)
-    assert (ended.code, "is no pcap or pcapng capture" in ended.err, output.exists()) == (2, True, False)
+    assert (ended.code, "is not a pcap or pcapng capture" in ended.err, output.exists()) == (2, True, False)
     path.write_bytes(good)
     remover = threading.Thread(target=unlink_once_read, args=(path,))
     remover.start()
@@ -227,12 +227,12 @@ def test_a_capture_is_never_written_over(
 
 
 def test_clamped_sizes_are_those_of_frames_on_a_wire() -> None:
-    packets = expected([(0, size, frame(1)) for size in (54, 60, 700, 1514, 9000)])
+    packets = make_packets([(0, size, frame(1)) for size in (54, 60, 700, 1514, 9000)])
     assert clamp_sizes(packets).size.tolist() == [60, 60, 700, 1514, 1514]
 
 
 def test_raw_features_are_whole_but_for_the_variances() -> None:
-    table = record_table(flow_features(expected(FRAMES)), None, np.array([1, 0, 1]))
+    table = record_table(flow_features(make_packets(FRAMES)), None, np.array([1, 0, 1]))
     kinds = {name: table[name].dtype.kind for name in FEATURES}
     assert {name for name, kind in kinds.items() if kind == "f"} == {name for name in FEATURES if "variance" in name}
     assert table[CLASS].tolist() == [1, 0, 1]

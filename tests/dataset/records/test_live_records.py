@@ -43,23 +43,23 @@ class Replay:
 
     @property
     def is_drained(self) -> bool:
-        return self.ended or bool(self.due[self.at] > self.seconds * SECOND)
+        return self.has_ended or bool(self.due[self.at] > self.seconds * SECOND)
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return self.at == len(self.all)
 
     def clock(self) -> float:
         return self.seconds - self.offset
 
-    def packets(self, seconds: float, /) -> Packets:
+    def read_packets(self, timeout: float, /) -> Packets:
         if self.at == self.fails_at:
             raise CaptureError("eth0: the interface was removed")
-        if self.ended or self.empty_first:
+        if self.has_ended or self.empty_first:
             self.empty_first = False
             return NO_PACKETS
         if self.is_drained:
-            self.seconds = min(self.seconds + seconds, int(self.due[self.at]) / SECOND)
+            self.seconds = min(self.seconds + timeout, int(self.due[self.at]) / SECOND)
         end = min(int(np.searchsorted(self.due, self.seconds * SECOND, "right")), self.at + self.most)
         now, self.at = self.all.take(np.arange(self.at, end)), end
         return now
@@ -84,7 +84,7 @@ def test_a_capture_at_its_own_timestamps_gives_the_records_of_the_whole(name: st
 
 
 def test_a_silent_link_yields_its_records_when_the_window_is_over() -> None:
-    source = replay(Packets.joined([packets_at(1, 2), packets_at(100)]))
+    source = replay(Packets.concatenate([packets_at(1, 2), packets_at(100)]))
     source.run()
     first, _ = source.found
     assert first[0] == pytest.approx(NOW / SECOND + 15.1, abs=0.06)
@@ -106,10 +106,10 @@ def test_a_clock_that_is_set_back_begins_anew() -> None:
     ahead, back = packets_at(3600, 3601), packets_at(0, 1, 2)
     source = replay(ahead)
     windows, seen = live_windows(), []
-    for found in live_records(source, windows, lambda: source.seconds > NOW / SECOND + 3 and source.ended,
+    for found in live_records(source, windows, lambda: source.seconds > NOW / SECOND + 3 and source.has_ended,
                               clock=source.clock):  # fmt: skip
         seen += found
-        if source.ended and source.seconds > NOW / SECOND + 3000:
+        if source.has_ended and source.seconds > NOW / SECOND + 3000:
             source.all, source.due, source.at, source.seconds = back, back.timestamp, 0, NOW / SECOND - 1
     assert Records.joined(seen).packets[:, 0].tolist() == [2, 3]
     assert windows.counts.late == 0
@@ -134,7 +134,7 @@ def with_packets_ahead(place: int, count: int) -> Packets:
     """Return the packets of two minutes, and among them some of two hours later."""
     steady = packets_at(*np.linspace(0, 120, 600).tolist())
     before, after = np.arange(place), np.arange(place, len(steady))
-    return Packets.joined([steady.take(before), ahead(count), steady.take(after)])
+    return Packets.concatenate([steady.take(before), ahead(count), steady.take(after)])
 
 
 @pytest.mark.parametrize("count", [1, IN_A_ROW - 1])
@@ -168,7 +168,7 @@ def test_packets_far_ahead_that_nothing_confirms_make_no_other_late_as_they_come
 
 
 def test_a_capture_that_goes_on_two_hours_later_is_closed_up_to_there() -> None:
-    packets = Packets.joined([packets_at(1, 2, 3), ahead(100)])
+    packets = Packets.concatenate([packets_at(1, 2, 3), ahead(100)])
     windows, source = live_windows(), Replay(packets, NOW / SECOND + 10**6, most=10)
     coming = live_records(source, windows, lambda: False, clock=lambda: 2e9)
     first = [some for _, records in zip(range(4), coming, strict=False) for some in records]
@@ -208,10 +208,10 @@ def test_a_file_that_grows_gives_the_packets_of_the_whole(tmp_path: Path, name: 
         parts = []
         for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(content)], strict=True):
             stream.write(content[start:end])
-            parts.append(source.packets(0))
-        assert not source.ended
+            parts.append(source.read_packets(0))
+        assert not source.has_ended
         assert source.is_drained
-    assert_packets(Packets.joined(parts), read_packets(FOLDER / name))
+    assert_packets(Packets.concatenate(parts), read_packets(FOLDER / name))
     assert counts.truncated == 0
 
 
@@ -237,7 +237,7 @@ def test_standard_input_is_read_as_a_pipe() -> None:
     program = (
         "from dataset.packets.traffic_counts import TrafficCounts\nfrom dataset.packets.growing_capture import *\n"
         "with GrowingCapture(STANDARD_INPUT, TrafficCounts()) as source:\n"
-        "    count = 0\n    while not source.ended:\n        count += len(source.packets(1))\n    print(count)"
+        "    count = 0\n    while not source.has_ended:\n        count += len(source.read_packets(1))\n    print(count)"
     )
     with (FOLDER / "nmap-version-scan.pcap").open("rb") as capture:
         done = subprocess.run(
@@ -251,17 +251,17 @@ def test_a_file_that_cannot_grow_is_refused(tmp_path: Path) -> None:
     with (
         GrowingCapture(FOLDER / "echo-connections.pcap.gz", TrafficCounts()) as source,
         pytest.raises(
-            CaptureError, match=r"echo-connections.pcap.gz: is gzip-compressed, so it does not grow; leave out --follow"
+            CaptureError, match=r"echo-connections.pcap.gz: is gzip-compressed, so it cannot grow; leave out --follow"
         ),
     ):
-        source.packets(0)
+        source.read_packets(0)
     path = tmp_path / "cut.pcap"
     path.write_bytes((FOLDER / "nmap-version-scan.pcap").read_bytes())
     with GrowingCapture(path, TrafficCounts()) as source:
-        source.packets(0)
+        source.read_packets(0)
         path.write_bytes(b"")
-        with pytest.raises(CaptureError, match="became shorter while it was read"):
-            source.packets(0)
+        with pytest.raises(CaptureError, match="was truncated while it was read"):
+            source.read_packets(0)
     with (
         pytest.raises(CaptureError, match="cannot be read: No such file"),
         GrowingCapture(tmp_path / "no", TrafficCounts()),
@@ -280,7 +280,7 @@ def test_a_file_that_was_moved_away_is_told_after_what_it_held(tmp_path: Path, r
         path.rename(tmp_path / "a.pcap.1")
         if replaced:
             path.write_bytes(b"")
-        with pytest.raises(CaptureError, match=r"a\.pcap: was moved or removed; start again with the new one"):
+        with pytest.raises(CaptureError, match=r"a\.pcap: was moved or removed; start again with the new file"):
             for records in coming:
                 found += records
     assert len(Records.joined(found)) == 7
@@ -292,7 +292,7 @@ def test_a_pipe_that_no_one_writes_yet_is_waited_for_until_a_stop(tmp_path: Path
     threading.Timer(0.3, over.set).start()
     with GrowingCapture(path, TrafficCounts()) as source:
         assert [some for found in live_records(source, live_windows(), over.is_set) for some in found] == []
-        assert not source.ended
+        assert not source.has_ended
 
 
 def test_a_file_that_cannot_be_read_is_one_line() -> None:
@@ -300,7 +300,7 @@ def test_a_file_that_cannot_be_read_is_one_line() -> None:
         GrowingCapture(Path("/proc/self/mem"), TrafficCounts()) as source,
         pytest.raises(CaptureError, match="/proc/self/mem: cannot be read: Input/output error"),
     ):
-        source.packets(0)
+        source.read_packets(0)
     closed = [sys.executable, "dataset/extract-features.py", "--pcap", "-", "--output", "/dev/null/x.csv"]
     done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *closed], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)

@@ -57,12 +57,12 @@ def test_the_script_writes_the_expected_records(
 
 
 @each_capture
-@pytest.mark.parametrize(("piece", "most"), [(300, 7), (7001, 50), (100_003, 100_000)])
+@pytest.mark.parametrize(("chunk_bytes", "most"), [(300, 7), (7001, 50), (100_003, 100_000)])
 def test_a_capture_read_in_pieces_gives_the_expected_records(
-    capture: Path, expected: Path, piece: int, most: int
+    capture: Path, expected: Path, chunk_bytes: int, most: int
 ) -> None:
     windows, found = Windows(), list[Records]()
-    for packets in read_capture(capture, TrafficCounts(), piece=piece):
+    for packets in read_capture(capture, TrafficCounts(), chunk_bytes=chunk_bytes):
         for start in range(0, len(packets), most):
             found += windows.add(packets.take(np.arange(start, min(start + most, len(packets)))))
     assert rows_of(Records.joined(found + windows.close())) == rows(expected)
@@ -75,7 +75,7 @@ def test_a_capture_read_in_pieces_gives_the_expected_records(
 def test_a_capture_replayed_at_its_own_pace_gives_the_expected_records(
     capture: Path, expected: Path, most: int
 ) -> None:
-    source = replay(Packets.joined(list(read_capture(capture, TrafficCounts()))))
+    source = replay(Packets.concatenate(list(read_capture(capture, TrafficCounts()))))
     source.most = most
     # No packet comes after its time, but one whose time is wrong comes with its neighbours.
     source.due = np.minimum.accumulate(source.all.timestamp[::-1])[::-1]
@@ -118,7 +118,7 @@ def test_the_odd_captures_are_those_that_their_script_makes(name: str) -> None:
 def test_the_odd_captures_hold_what_their_description_says() -> None:
     frames = odd_capture.odd_frames()
     counts = TrafficCounts()
-    packets = Packets.joined(list(read_capture(FOLDER / "odd.pcap.gz", counts)))
+    packets = Packets.concatenate(list(read_capture(FOLDER / "odd.pcap.gz", counts)))
     assert (counts.packets, counts.other, counts.malformed) == (len(frames), 6, 2)
     assert {kind for _, _, content in frames if (kind := content[12:14]) in (b"\x81\0", b"\x86\xdd")} != set()
     first_bytes = {content[14] for _, _, content in ip_frames(frames)}

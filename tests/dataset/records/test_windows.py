@@ -167,11 +167,11 @@ def test_after_a_restart_packets_of_any_time_are_taken_and_places_go_on() -> Non
 
 def test_a_window_takes_only_so_many_records_and_counts_what_it_left_out() -> None:
     windows = Windows(most_records=2)
-    first = Packets.joined(
+    first = Packets.concatenate(
         [packets_at(0, host=5), packets_at(1, 2, host=3), packets_at(3, host=4), packets_at(4, host=5)]
     )
     windows.add(first)
-    windows.add(Packets.joined([packets_at(5, host=3), packets_at(6, host=2)]))
+    windows.add(Packets.concatenate([packets_at(5, host=3), packets_at(6, host=2)]))
     windows.add(packets_at(15, host=2))
     records = Records.joined(windows.close())
     assert records.address_a.tolist() == [5, 3, 2]
@@ -204,7 +204,7 @@ def test_windows_closed_few_or_many_at_once_give_the_records_of_the_whole(
 ) -> None:
     monkeypatch.setattr(dataset.records.windows, "_BATCH", batch)
     parts = [packets_at(*(15 * number + late for late in (1, 2, -3)), host=number % 3 + 1) for number in range(1, 20)]
-    packets = Packets.joined(parts)
+    packets = Packets.concatenate(parts)
     assert_same(through(Windows(), pieces(packets, 8)), flow_features(packets))
 
 

@@ -82,13 +82,15 @@ def packets_of(
 
 def records_of(count: int, seconds: float = 0.0) -> Records:
     """Return so many records of one window, from different hosts."""
-    return flow_features(Packets.joined([packets_of(a=host, seconds=seconds) for host in range(1, count + 1)]))
+    return flow_features(Packets.concatenate([packets_of(a=host, seconds=seconds) for host in range(1, count + 1)]))
 
 
 def scan_of(count: int, source: int = A, seconds: float = 0.0) -> Records:
     """Return so many records of one window, from one host to different ones."""
     hosts = range(1, count + 1)
-    return flow_features(Packets.joined([packets_of(a=source, b=host, answers=0, seconds=seconds) for host in hosts]))
+    return flow_features(
+        Packets.concatenate([packets_of(a=source, b=host, answers=0, seconds=seconds) for host in hosts])
+    )
 
 
 def decided_of(records: Records, seed: int = 0) -> Batch:
