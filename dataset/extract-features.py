@@ -28,7 +28,7 @@ from utils.files import check_apart, check_distinct, check_table_ending, check_w
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
-    from dataset.records.dataset_csv import Written
+    from dataset.records.dataset_csv import WriteSummary
     from dataset.records.labels import Labels
     from utils.records import Records
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     """Extract as the arguments say."""
     from dataset.records.dataset_csv import write_records
     from dataset.records.labels import read_labels
-    from dataset.records.scaling import fitted, write_scaler
+    from dataset.records.scaling import fit_scaler, write_scaler
     from dataset.records.traffic import observe
     from utils.records import Records
     from utils.stopping import Stop
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         records: Iterable[Records] = (some for found in coming for some in found)
         fit = None
         if args.fit_scaler and (records := list(records)):
-            fit = fitted(Records.joined(records).features)
+            fit = fit_scaler(Records.joined(records).features)
             scaler = scaler if args.raw or args.scaler else fit
         written = write_records(
             records, args.output, scaler, labels, identity=args.identity, explain_none=observation.explain_no_ipv4
@@ -118,7 +118,7 @@ def _check_files(args: argparse.Namespace) -> None:
     check_table_ending(args.output)
 
 
-def _summary(written: "Written", labels: "Labels | None") -> None:
+def _summary(written: "WriteSummary", labels: "Labels | None") -> None:
     share = 100 * written.outside / (written.rows * FEATURE_COUNT)
     print(f"{written.windows} windows of 15 s; {share:.2f} % of the values lie outside the scaler's range")
     if labels is not None and written.attacks is not None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dataset import simulated_conversations as talk
 from dataset.packets.packets import Packets
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from dataset.records.scaling import PUBLISHED
 from dataset.simulated_conversations import SECOND, Behaviour
 from utils.records import Records
@@ -131,7 +131,7 @@ def _records(kinds: list[Kind], month: int, random: Random) -> tuple[Records, ND
     columns.append(np.zeros(len(rows)))  # conversations have no ports
     dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8, np.uint32)
     packets = Packets(*(column.astype(dtype) for column, dtype in zip(columns, dtypes, strict=True)))
-    records = flow_features(packets)
+    records = compute_records(packets)
     return records, truth[records.first_packet]
 
 

@@ -232,13 +232,13 @@ CAPTURES: dict[str, Fault] = {
 GOOD_SCALER = [{"feature": name, "min": 0, "range": 1} for name in FEATURES]
 SCALERS: dict[str, Fault] = {
     **unreadable(".json"),
-    "no JSON": Fault(lambda folder: _copy(folder / "scaler.json", b"min, range"), ("is no scaler",)),
-    "another table": _scaler({"a": 1}, "is no scaler"),
-    "a feature short": _scaler(GOOD_SCALER[1:], f"lacks {FEATURES[0]}"),
-    "a feature twice": _scaler([*GOOD_SCALER, GOOD_SCALER[0]], "one twice"),
+    "no JSON": Fault(lambda folder: _copy(folder / "scaler.json", b"min, range"), ("is not a scaler",)),
+    "another table": _scaler({"a": 1}, "is not a scaler"),
+    "a feature short": _scaler(GOOD_SCALER[1:], f"{FEATURES[0]} is missing"),
+    "a feature twice": _scaler([*GOOD_SCALER, GOOD_SCALER[0]], "it holds 59 entries"),
     "a negative range": _scaler([{**GOOD_SCALER[0], "range": -1}, *GOOD_SCALER[1:]], FEATURES[0]),
     "NaN": _scaler([{**GOOD_SCALER[0], "min": float("nan")}, *GOOD_SCALER[1:]], FEATURES[0]),
-    "nested too deep": Fault(lambda folder: _copy(folder / "scaler.json", b"[" * 100_000), ("is no scaler",)),
+    "nested too deep": Fault(lambda folder: _copy(folder / "scaler.json", b"[" * 100_000), ("is not a scaler",)),
 }
 
 

@@ -28,7 +28,7 @@ def captures(data: Path, output: Path) -> Iterator[Figure]:
 
 
 def _mutants(folder: Path, output: Path) -> Figure:
-    from dataset.records.capture_records import capture_records
+    from dataset.records.capture_records import read_capture_records
     from dataset.records.windows import Windows
     from utils.errors import CaptureError
 
@@ -44,7 +44,7 @@ def _mutants(folder: Path, output: Path) -> Figure:
         path.write_bytes(content[:end])
         begun = time.monotonic()
         try:
-            for _ in capture_records([path], Windows()):
+            for _ in read_capture_records([path], Windows()):
                 pass
             outcomes["records"] += 1
         except CaptureError as problem:

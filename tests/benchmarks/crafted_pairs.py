@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
 from dataset.packets.packets import Packets
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from tests.benchmarks.rounds import Costs, in_turns
 from tests.crafted_pairs import colliding_pairs, packets_of, random_pairs
 
@@ -43,7 +43,7 @@ def main() -> int:
 def spent(packets: Packets) -> Costs:
     """Return the processor time of extracting the records of packets."""
     start = time.process_time()
-    flow_features(packets)
+    compute_records(packets)
     return (time.process_time() - start,)
 
 

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dataset.packets.packets import Packets
-from dataset.records.capture_records import capture_records
+from dataset.records.capture_records import read_capture_records
 from dataset.records.labels import read_labels
 from dataset.records.windows import Windows
 from tests.captures import read_frames, read_packets
@@ -252,8 +252,8 @@ def test_the_labels_of_a_capture_call_some_records_attacks_and_others_not(made: 
 def labelled(name: Path) -> tuple[Records, NDArray[np.int64]]:
     """Return the records of a capture that was made, and their classes."""
     capture, truth = (name.with_name(name.name + ending) for ending in (".pcap.gz", "-labels.txt"))
-    records = Records.joined(list(capture_records([capture], Windows())))
-    return records, read_labels(truth).of(records)
+    records = Records.joined(list(read_capture_records([capture], Windows())))
+    return records, read_labels(truth).classify(records)
 
 
 def test_the_bundled_capture_is_what_its_description_says(sample: Path) -> None:

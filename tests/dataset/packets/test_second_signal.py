@@ -26,7 +26,7 @@ def compute(packets):
     while True:
         time.sleep(0.01)
 
-dataset.records.windows.flow_features = compute
+dataset.records.windows.compute_records = compute
 script = load_script(sys.argv[1])
 sys.exit(script.main(sys.argv[2:]))
 """
