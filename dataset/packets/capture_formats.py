@@ -12,6 +12,9 @@ from utils.errors import CaptureError
 HEADER: Final = 24
 """Bytes that are needed to detect the format, if the file has as many: the file header of pcap."""
 
+GZIP: Final = b"\x1f\x8b"
+"""First bytes of a gzip-compressed file."""
+
 CUT_OFF: Final = "is cut off in its header; fetch or copy it again"
 
 _TICKS: Final = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}  # per second, by the file's first four bytes

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from dataset.packets.capture_formats import CUT_OFF, HEADER, detect_format
+from dataset.packets.capture_formats import CUT_OFF, GZIP, HEADER, detect_format
 from dataset.packets.frames import CaptureFormat, Frames
 from dataset.packets.link_types import LINK_TYPES, extract_ipv4_packets, name_link_type
 from dataset.packets.packets import Packets
@@ -20,8 +20,6 @@ from utils.files import check_readable
 
 CHUNK_BYTES: Final = 4 * 2**20
 """Bytes of a capture that are decoded together."""
-
-_GZIP: Final = b"\x1f\x8b"
 
 
 def read_capture(
@@ -42,7 +40,7 @@ def read_capture(
         CaptureError: the file is missing, damaged or not a capture, or a pcap of an unsupported link type.
     """
     with check_readable(path, CaptureError).open("rb") as file:
-        is_gzip = file.read(2) == _GZIP
+        is_gzip = file.read(2) == GZIP
         file.seek(0)
         try:
             stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file

@@ -8,14 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from dataset.packets.capture_formats import GZIP
 from dataset.packets.captures import CHUNK_BYTES, Decoder
 from dataset.packets.packets import NO_PACKETS, Packets
 from dataset.packets.traffic_counts import TrafficCounts
 from utils.errors import CaptureError
 
 STANDARD_INPUT: Final = Path("-")
-
-_GZIP: Final = b"\x1f\x8b"
 
 
 class GrowingCapture:
@@ -78,7 +77,7 @@ class GrowingCapture:
         except OSError as problem:
             raise CaptureError(f"{self._name}: cannot be read: {problem.strerror}; check the disk") from problem
         self.is_drained = len(chunk) < CHUNK_BYTES if self._is_file else not chunk
-        if self._read == 0 and chunk.startswith(_GZIP):
+        if self._read == 0 and chunk.startswith(GZIP):
             remedy = "so it cannot grow; leave out --follow" if self._is_file else "unpack it in the pipe with gzip -dc"
             raise CaptureError(f"{self._name}: is gzip-compressed{',' if self._is_file else ';'} {remedy}")
         self._read += len(chunk)

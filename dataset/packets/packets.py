@@ -8,7 +8,6 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-SIZE_BITS: Final = 32
 _DTYPES: Final = ("i8", "u4", "u4", "i8", "u1", "u1", "u4")
 _KEY: Final = tuple(np.uint64(secrets.randbits(64) | 1) for _ in range(2))
 """Odd factors, of this process alone; see ``_scramble``."""
@@ -42,7 +41,7 @@ class Packets:
             column = getattr(self, field.name)
             if column.dtype != np.dtype(dtype) or column.shape != (len(self),):
                 raise ValueError(f"{field.name} is {column.dtype} {column.shape}, not {np.dtype(dtype)} ({len(self)},)")
-        if len(self) and not 0 <= self.size.min() <= self.size.max() < 1 << SIZE_BITS:
+        if len(self) and not 0 <= self.size.min() <= self.size.max() < 1 << 32:
             raise ValueError(f"sizes from {self.size.min()} to {self.size.max()}; they lie within [0, 2**32)")
 
     def __len__(self) -> int:

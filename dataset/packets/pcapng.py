@@ -204,12 +204,7 @@ def _flatten(lists: Iterator[list[int]], dtype: type[Any]) -> NDArray[Any]:
 
 
 def _group_by_value(values: NDArray[Any], interface: Integers) -> Iterator[tuple[int, Any]]:
-    """Yield each distinct value of the interfaces (I,), and the indices of its packets, in order.
-
-    Args:
-        values: (I,) one for each interface.
-        interface: (N,) interface of each packet.
-    """
+    """Yield each distinct value of the interfaces (I,) and its packets, given the interface (N,) of each packet."""
     if (values == values[0]).all():
         yield int(values[0]), slice(None)
         return

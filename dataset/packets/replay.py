@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from dataset.packets.capture_formats import HEADER, detect_format
+from dataset.packets.capture_formats import GZIP, HEADER, detect_format
 from dataset.packets.link_types import name_link_type
 from utils.errors import CaptureError
 from utils.files import check_readable
@@ -17,7 +17,6 @@ _LARGEST_FILE: Final = 64 * 2**20
 _HEADER: Final = 14
 _LARGEST_FRAME: Final = 1514
 _MICROSECONDS: Final = 1_000_000
-_GZIP: Final = b"\x1f\x8b"
 
 
 def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
@@ -32,7 +31,7 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
     check_readable(path, CaptureError)
     try:
         with path.open("rb") as file:
-            stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+            stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file
             content = stream.read(_LARGEST_FILE + 1)
     except (OSError, EOFError, zlib.error) as problem:
         raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
@@ -64,12 +63,7 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
 
 
 def replay(frames: Iterator[tuple[float, bytes]], send: Callable[[bytes], object]) -> int:
-    """Send frames when they are due; return their number.
-
-    Args:
-        frames: as of ``read_frames``, in the order of time.
-        send: sends one frame.
-    """
+    """Send frames, given as by ``read_frames``, when they are due; return their number."""
     begun, count = time.monotonic(), 0
     for due, frame in frames:
         wait = due - (time.monotonic() - begun)

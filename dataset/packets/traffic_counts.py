@@ -67,11 +67,7 @@ class TrafficCounts:
             self.kinds[kind] += count
 
     def summarize(self, *, is_live: bool) -> str:
-        """Return the counts as one line for people.
-
-        Args:
-            is_live: whether ``--max-records`` applies.
-        """
+        """Return the counts as one line for people; those of ``--max-records`` only for live traffic."""
         parts = [
             f"{self.packets} packets: {self.ipv4} IPv4, {self.other} other, {self.malformed} malformed",
             f"{self.late} too late for their window",

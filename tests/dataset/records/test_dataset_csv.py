@@ -135,7 +135,7 @@ def test_labels_are_written_as_the_class(capsys: pytest.CaptureFixture[str], cap
     assert (ended.code, ended.err) == (0, "")
     _, classes = read_labelled(output)
     assert classes.tolist() == [0, 1, 0]
-    assert "1 attacks by the labels (33.33 %); 1 lines on IPv6 left out\n" in ended.out
+    assert "1 labelled attacks (33.33 %); 1 lines about IPv6 ignored\n" in ended.out
 
 
 def test_max_records_limits_the_records_of_a_live_window(
