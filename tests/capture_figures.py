@@ -1,4 +1,4 @@
-"""The promises about captures: damage of all kinds is borne, and memory is bounded."""
+"""Figures about captures: every kind of damage is handled, and memory is bounded."""
 
 import os
 import random
@@ -22,7 +22,7 @@ BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 
 
 def captures(data: Path, output: Path) -> Iterator[Figure]:
-    """Mutated captures give records or one clear line; a large one takes little memory."""
+    """Yield the figures: mutated captures give records or one error line; a large capture takes little memory."""
     yield _mutants(data / "pcaps", output)
     yield _large(data / "pcaps" / "echo-connections.pcap.gz", output)
 
@@ -53,8 +53,8 @@ def _mutants(folder: Path, output: Path) -> Figure:
     path.unlink()
     borne = sum(outcomes.values())
     return Figure(
-        f"{MUTANTS} mutated captures of {len(originals)} real ones", "no crash, no hang; records or one clear line",
-        f"{outcomes['records']} give records, {outcomes['one line']} one line, the slowest {slowest:.2f} s, all in "
+        f"{MUTANTS} mutated captures of {len(originals)} real ones", "no crash, no hang; records or one error line",
+        f"{outcomes['records']} give records, {outcomes['one line']} one line, slowest {slowest:.2f} s, total "
         f"{time.monotonic() - start:.0f} s", borne == MUTANTS and slowest < LONGEST,
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def _large(original: Path, output: Path) -> Figure:
 
 
 def _repeat(original: Path, path: Path) -> int:
-    """Write a capture again and again, each time as much later as it is long; return the packets in all."""
+    """Write consecutive copies of a capture, each with later timestamps; return the number of packets."""
     import gzip
 
     from dataset.packets.frames import read_numbers

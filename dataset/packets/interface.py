@@ -161,7 +161,7 @@ def parse_block(block: bytes, link_type: int) -> tuple[Frames, int]:
         start = header + read_numbers(content, header + _FRAME_OFFSET, "=u2")
     except (IndexError, struct.error):
         raise CaptureError(
-            "the kernel's ring is make_damage_error: a frame lies beyond the end of its block; start again"
+            "the kernel's ring is damaged: a frame lies beyond the end of its block; start again"
         ) from None
     seconds, nanoseconds, captured, size, status = numbers.astype(np.int64)
     timestamp = seconds * 10**6 + nanoseconds // 1000

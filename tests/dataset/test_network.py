@@ -19,8 +19,8 @@ from dataset.records.capture_records import read_capture_records
 from dataset.records.labels import read_labels
 from dataset.records.windows import Windows
 from tests.captures import read_frames, read_packets
-from tests.network.hosts import Host, Network, NetworkError, skipping, tcpdump
-from tests.network.scenario import ATTACKERS, OFFICE, ROOT, SERVER, act, attackers, serve
+from tests.network.hosts import Host, Network, NetworkError, skip_without_network, tcpdump
+from tests.network.scenario import ATTACKERS, OFFICE, ROOT, SERVER, act, list_attackers, serve
 from tests.network.traffic import FORGED, TRANSFER
 from tests.offload.link_ends import wait_until
 from tests.scripts import EXTRACT, call
@@ -40,14 +40,14 @@ LARGEST_FRAME = 1514
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    with skipping(), Network(HOSTS, gateway="gateway", beyond=["203.0.113.0/24"]) as made:
+    with skip_without_network(), Network(HOSTS, gateway="gateway", beyond=["203.0.113.0/24"]) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The start of the names of a short capture and its labels; a busy machine needs a longer capture."""
-    with skipping(), Network({}):
+    with skip_without_network(), Network({}):
         pass
     for seconds in (4, 12, 36):
         folder = tmp_path_factory.mktemp("network")
@@ -112,7 +112,7 @@ def list_interfaces(host: Host) -> list[str]:
 
 def test_hosts_reach_only_each_other_and_the_networks_of_the_gateway() -> None:
     own = socket.if_nameindex()
-    with skipping(), Network(HOSTS, gateway="gateway", beyond=["203.0.113.0/24"]) as network:
+    with skip_without_network(), Network(HOSTS, gateway="gateway", beyond=["203.0.113.0/24"]) as network:
         left = network["left"]
         for address in (HOSTS["right"], "203.0.113.9"):
             assert "1 received" in left.run(["ping", "-n", "-c", "1", address])
@@ -212,7 +212,7 @@ def test_a_closed_network_leaves_nothing(network: Network) -> None:
 
 
 def test_a_killed_process_leaves_nothing_of_its_network() -> None:
-    with skipping(), Network({}):
+    with skip_without_network(), Network({}):
         pass
     program = (
         "from tests.network.hosts import Network\n"
@@ -238,14 +238,14 @@ def test_missing_programs_are_named_and_fail_only_under_ci(
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CI", under_ci)
     packages = "ethtool iproute2 iputils-ping tcpdump util-linux"
-    with pytest.raises(outcome, match=f"apt install {packages}"), skipping(), Network({}):
+    with pytest.raises(outcome, match=f"apt install {packages}"), skip_without_network(), Network({}):
         pass
 
 
 def test_the_labels_of_a_capture_match_the_attackers(made: Path) -> None:
     records, labels = read_labelled_capture(made)
     attackers_records = [
-        {*pair} & set(map(parse_address, attackers()))
+        {*pair} & set(map(parse_address, list_attackers()))
         for pair in zip(records.address_a, records.address_b, strict=True)
     ]
     assert labels.tolist() == [int(bool(found)) for found in attackers_records]
@@ -274,4 +274,4 @@ def test_the_bundled_capture_matches_its_readme(sample: Path) -> None:
     assert max(len(kept) for _, _, kept in frames) == 96
     assert capture.stat().st_size < 400_000
     addresses = {*records.address_a, *records.address_b}
-    assert {parse_address(address) for address in attackers()} <= addresses
+    assert {parse_address(address) for address in list_attackers()} <= addresses

@@ -17,7 +17,7 @@ from dataset.packets.captures import read_capture
 from dataset.packets.packets import Packets
 from dataset.packets.pcapng import PcapNg
 from dataset.packets.traffic_counts import TrafficCounts
-from tests.captures import SHARED, Frame, ipv4_packet, needs_shared, read_frames, read_packets
+from tests.captures import SHARED, Frame, needs_shared, parse_ipv4_packet, read_frames, read_packets
 from utils.errors import CaptureError
 
 FOLDER = SHARED / "data" / "pcaps"
@@ -43,7 +43,7 @@ FRAMES: list[Frame] = [
 
 
 def make_packets(frames: list[Frame]) -> Packets:
-    rows = [packet for one in frames if (packet := ipv4_packet(*one)) is not None]
+    rows = [packet for one in frames if (packet := parse_ipv4_packet(*one)) is not None]
     columns = zip(*rows, strict=True) if rows else [()] * len(DTYPES)
     return Packets(*(np.array(column, dtype) for column, dtype in zip(columns, DTYPES, strict=True)))
 

@@ -14,7 +14,7 @@ import pytest
 from dataset.packets.replay import read_frames, replay
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network, stamped_once, tcpdump
 from tests.network import hosts
-from tests.network.hosts import Network, skipping
+from tests.network.hosts import Network, skip_without_network
 from tests.network.scenario import ATTACKERS, HOSTS, OFFICE, SERVER, act, serve
 from tests.offload.link_ends import wait_until
 from tests.scripts import EXTRACT, ROOT, call
@@ -112,7 +112,10 @@ def test_packets_captured_live_give_the_records_of_their_pcap_bit_for_bit(
 def test_traffic_of_real_programs_gives_the_records_of_its_pcap_apart_from_the_clocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with skipping(), Network(HOSTS, gateway="gateway", beyond=("203.0.113.0/24", "192.0.2.0/28")) as network:
+    with (
+        skip_without_network(),
+        Network(HOSTS, gateway="gateway", beyond=("203.0.113.0/24", "192.0.2.0/28")) as network,
+    ):
         for name in ("gateway", "server"):
             serve(network[name])
         sensor = network.sensor

@@ -10,7 +10,7 @@ import pytest
 from dataset.packets.packets import Packets
 from dataset.records.flow_features import compute_records
 from dataset.records.live_records import make_live_windows
-from tests.crafted_pairs import colliding_pairs, packets_of, random_pairs
+from tests.crafted_pairs import make_colliding_pairs, make_packets, make_random_pairs
 
 COUNT = 20_000
 MOST = 2.5
@@ -36,18 +36,18 @@ def measure(work: Callable[[], object]) -> float:
 
 
 def test_crafted_pairs_collide_in_a_hash_without_a_key() -> None:
-    crafted, random = (pairs(COUNT) for pairs in (colliding_pairs, random_pairs))
+    crafted, random = (pairs(COUNT) for pairs in (make_colliding_pairs, make_random_pairs))
     assert measure(lambda: pd.factorize(crafted)) > 10 * measure(lambda: pd.factorize(random))
 
 
 @pytest.mark.parametrize("work", [compute_records, compute_window])
 def test_crafted_pairs_take_no_longer_than_random_ones(work: Callable[[Packets], object]) -> None:
-    crafted, random = (packets_of(pairs(COUNT)) for pairs in (colliding_pairs, random_pairs))
+    crafted, random = (make_packets(pairs(COUNT)) for pairs in (make_colliding_pairs, make_random_pairs))
     assert measure(lambda: work(crafted)) < MOST * measure(lambda: work(random))
 
 
 def test_keys_of_pairs_are_unique_and_differ_from_their_addresses() -> None:
-    pairs = np.concatenate((colliding_pairs(COUNT), random_pairs(COUNT)))
-    numbers = packets_of(pairs).pairs
+    pairs = np.concatenate((make_colliding_pairs(COUNT), make_random_pairs(COUNT)))
+    numbers = make_packets(pairs).pairs
     assert len(np.unique(numbers)) == len(pairs)
     assert not np.isin(numbers, pairs).any()

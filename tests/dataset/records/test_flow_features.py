@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from dataset.packets.packets import Packets
 from dataset.records.flow_features import compute_records
-from tests.captures import SHARED, needs_shared, pcap_frames, pcapng_frames, read_frames, read_packets
-from tests.flow_features_reference import ACK, FIN, PSH, SYN, Packet, Record, reference_records
+from tests.captures import SHARED, needs_shared, read_frames, read_packets, read_pcap_frames, read_pcapng_frames
+from tests.flow_features_reference import ACK, FIN, PSH, SYN, Packet, Record, compute_reference_records
 from utils.records import Records
 from utils.schema import FEATURES
 
@@ -88,7 +88,7 @@ def test_real_captures_give_the_expected_records_bit_for_bit(capture: str) -> No
 def test_the_reference_gives_the_expected_records_too(capture: str) -> None:
     columns = [getattr(read_packets(FOLDER / capture), field.name) for field in dataclasses.fields(Packets)]
     packets = [Packet(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    assert reference_records(packets) == read_expected(capture)
+    assert compute_reference_records(packets) == read_expected(capture)
 
 
 @needs_shared
@@ -111,7 +111,7 @@ def test_a_pcap_of_either_byte_order_and_clock_is_read_to_the_microsecond(
 ) -> None:
     header = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, 1)
     packet = struct.pack(order + "IIII", 1_700_000_000, fraction, 4, 1500) + b"abcd"
-    assert list(pcap_frames(header + packet)) == [(1_700_000_000_123_456, 1500, b"abcd")]
+    assert list(read_pcap_frames(header + packet)) == [(1_700_000_000_123_456, 1500, b"abcd")]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -128,7 +128,7 @@ def test_a_pcapng_of_any_resolution_is_read_to_the_microsecond(order: str, resol
         + block(1, struct.pack(order + "HHI", 1, 0, 65535) + options)
         + block(6, struct.pack(order + "IIIII", 0, time >> 32, time & 0xFFFFFFFF, 3, 60) + b"abc\0")
     )
-    assert list(pcapng_frames(content)) == [(1_700_000_000_500_000, 60, b"abc")]
+    assert list(read_pcapng_frames(content)) == [(1_700_000_000_500_000, 60, b"abc")]
 
 
 def test_a_lone_packet_has_no_steps_and_one_size() -> None:
@@ -245,7 +245,7 @@ some_packets = st.builds(
 @settings(max_examples=300, database=None)
 @given(st.lists(some_packets, max_size=40))
 def test_any_packets_in_any_order_give_the_records_of_the_reference(packets: list[Packet]) -> None:
-    assert_same(compute_records(make_packets(packets)), reference_records(packets))
+    assert_same(compute_records(make_packets(packets)), compute_reference_records(packets))
 
 
 @pytest.mark.parametrize("hosts", [2, 3, 12])
@@ -264,7 +264,9 @@ def test_long_records_equal_those_of_the_reference(hosts: int, in_order: bool) -
         np.zeros(n, dtype=np.uint32),
     )
     columns = [getattr(packets, field.name).tolist() for field in dataclasses.fields(Packets)]
-    assert_same(compute_records(packets), reference_records([Packet(*row) for row in zip(*columns, strict=True)]))
+    assert_same(
+        compute_records(packets), compute_reference_records([Packet(*row) for row in zip(*columns, strict=True)])
+    )
 
 
 def test_more_records_than_16_bits_can_number_keep_their_order_and_their_packets() -> None:

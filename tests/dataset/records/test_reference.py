@@ -43,7 +43,7 @@ def format_rows(records: Records) -> list[str]:
 
 @each_capture
 def test_the_reference_gives_the_expected_records(capture: Path, expected: Path) -> None:
-    assert list(flow_features_reference.csv_lines(capture)) == expected.read_text().splitlines()
+    assert list(flow_features_reference.format_csv(capture)) == expected.read_text().splitlines()
 
 
 @each_capture
@@ -109,14 +109,14 @@ def test_the_reference_runs_as_its_docstring_says() -> None:
 
 @pytest.mark.parametrize("name", ["odd.pcap.gz", "odd.pcapng.gz"])
 def test_the_odd_captures_equal_those_of_their_script(name: str) -> None:
-    frames = odd_capture.odd_frames()
+    frames = odd_capture.make_odd_frames()
     assert list(read_frames(FOLDER / name)) == frames
-    content = odd_capture.as_pcap(frames) if name.endswith("pcap.gz") else odd_capture.as_pcapng(frames)
+    content = odd_capture.make_pcap(frames) if name.endswith("pcap.gz") else odd_capture.make_pcapng(frames)
     assert gzip.decompress((FOLDER / name).read_bytes()) == content
 
 
 def test_the_odd_captures_contain_what_their_docstring_says() -> None:
-    frames = odd_capture.odd_frames()
+    frames = odd_capture.make_odd_frames()
     counts = TrafficCounts()
     packets = Packets.concatenate(list(read_capture(FOLDER / "odd.pcap.gz", counts)))
     assert (counts.packets, counts.other, counts.malformed) == (len(frames), 6, 2)

@@ -27,7 +27,7 @@ from offload.defaults import SOURCES
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.second_exit import LocalSecondExit
-from tests.captures import SHARED, ipv4_packet, needs_shared, read_frames, read_packets
+from tests.captures import SHARED, needs_shared, parse_ipv4_packet, read_frames, read_packets
 from tests.networks import calibrated_network
 from tests.offload.edge.test_edge import MOBILENET, THRESHOLDS
 from tests.offload.exits import exits_of
@@ -166,7 +166,7 @@ def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each
 @pytest.mark.parametrize("name", CAPTURES)
 def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name: str) -> None:
     records = compute_records(read_packets(FOLDER / name))
-    times = [time for frame in read_frames(FOLDER / name) if ipv4_packet(*frame) for time in frame[:1]]
+    times = [time for frame in read_frames(FOLDER / name) if parse_ipv4_packet(*frame) for time in frame[:1]]
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
     for event, first in zip(events, records.first_packet.tolist(), strict=True):
         moment = datetime.strptime(event["timestamp"], "%Y-%m-%dT%H:%M:%S.%f%z")
@@ -347,7 +347,7 @@ def test_where_ports_are_not_known_a_community_id_is_made_of_addresses_and_proto
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
 def test_community_ids_of_a_real_capture_are_those_of_another_decoder_and_another_implementation(name: str) -> None:
-    frames = [frame[2] for frame in read_frames(FOLDER / name) if ipv4_packet(*frame)]
+    frames = [frame[2] for frame in read_frames(FOLDER / name) if parse_ipv4_packet(*frame)]
     records = compute_records(read_packets(FOLDER / name))
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
     wanted = [corelights(decoded(frames[first])) for first in records.first_packet.tolist()]
