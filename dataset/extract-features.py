@@ -6,7 +6,7 @@ Run:
 
 A record is all IPv4 packets between two addresses in one window of 15 seconds, described by 58 features. Captures are
 pcap or pcapng, plain or gzip-compressed, of Ethernet, raw IP, Linux cooked or loopback links; several captures are read
-as consecutive parts of one. An interface is observed until SIGTERM, Ctrl-C or --duration; then the file is complete.
+as consecutive parts of one. An interface is observed until SIGTERM, Ctrl-C or --duration; then the file is written.
 """
 
 import argparse
@@ -37,13 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = cli.new_parser(__doc__)
     traffic_options.add_sources(parser.add_mutually_exclusive_group(required=True))
     add = parser.add_argument
-    add(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="CSV",
-        help="dataset CSV to write; .gz and .bz2 are compressed",
-    )
+    add("--output", required=True, type=Path, metavar="CSV", help="dataset CSV to write; .gz and .bz2 are compressed")
     add(
         "--labels",
         type=Path,
@@ -99,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _defer_error(lists: "Iterator[list[Records]]", failures: "list[CaptureError]") -> "Iterator[list[Records]]":
-    """Yield records until an error; if there were any, add the error to ``failures``, so that they are written."""
+    """Yield records until an error; if there were any, add the error to ``failures`` so that they can be written."""
     has_records = False
     try:
         for found in lists:
