@@ -1,1 +1,1 @@
-"""From packets to flow records: the 58 features, their scaling, and where the data comes from."""
+"""Turn packets into records with 58 features, and make or download datasets."""

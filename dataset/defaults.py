@@ -3,4 +3,4 @@
 from typing import Final
 
 MOST_RECORDS: Final = 200_000
-"""Records of one window of live traffic."""
+"""Most records in one window of live traffic."""

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Download the published dataset: real backbone traffic of 2016, a sample of each month, or the whole of it.
+"""Download the published dataset, real backbone traffic of 2016: a sample of each month, or whole months.
 
     python dataset/download-dataset.py
     python dataset/download-dataset.py --months 2016_01 2016_02 --full
 
-A file that is there already and passes its check is not downloaded again. A file takes its name only after its
-header and all its rows have been checked; an interrupted download leaves nothing behind.
+A file that exists and passes its check is not downloaded again. A file gets its name only after its header and all
+its rows have been checked, so an interrupted download leaves nothing behind.
 """
 
 import argparse
@@ -21,31 +21,31 @@ from utils import cli
 MONTHS: Final = tuple(f"2016_{month:02}" for month in range(1, 13))
 
 
-def month(text: str) -> str:
-    """Return a published month; an argparse type."""
+def parse_month(text: str) -> str:
+    """Check a published month; an argparse type."""
     if re.fullmatch("2016_(0[1-9]|1[0-2])", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a month from {MONTHS[0]} to {MONTHS[-1]}")
     return text
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     parser.add_argument(
         "--months",
-        type=month,
+        type=parse_month,
         action="extend",
         nargs="+",
         metavar="2016_MM",
         help=f"months to download (default: all, {MONTHS[0]} to {MONTHS[-1]})",
     )
-    parser.add_argument("--full", action="store_true", help="whole months (.csv.bz2) in place of samples (.csv)")
+    parser.add_argument("--full", action="store_true", help="whole months (.csv.bz2) instead of samples (.csv)")
     cli.add_download(parser, Path("dataset"))
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download the months asked for and print what became of them."""
+    """Download the given months and print a summary."""
     from utils.dataset import read_labelled
     from utils.download import Download, download_all
 

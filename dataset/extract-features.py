@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-r"""Turn captures, or an interface's traffic, into flow records: a dataset CSV that every other stage takes as it is.
+r"""Turn captures, or the traffic of an interface, into records: a dataset CSV that every other stage reads.
 
 Run:
     python dataset/extract-features.py --pcap capture.pcap --output saves/records.csv
 
 A record is all IPv4 packets between two addresses in one window of 15 seconds, described by 58 features. Captures are
-pcap or pcapng, in either byte order, plain or gzipped, of Ethernet, raw IP, Linux cooked or loopback links; several are
-read one after the other, as the parts of one. An interface is observed until SIGTERM, Ctrl-C or --duration, and then
-the file is written.
+pcap or pcapng, plain or gzip-compressed, of Ethernet, raw IP, Linux cooked or loopback links; several captures are read
+as consecutive parts of one. An interface is observed until SIGTERM, Ctrl-C or --duration; then the file is written.
 """
 
 import argparse
@@ -28,13 +27,13 @@ from utils.files import check_apart, check_distinct, check_table_ending, check_w
 from utils.schema import FEATURE_COUNT
 
 if TYPE_CHECKING:
-    from dataset.records.dataset_csv import Written
+    from dataset.records.dataset_csv import WriteSummary
     from dataset.records.labels import Labels
     from utils.records import Records
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     traffic_options.add_sources(parser.add_mutually_exclusive_group(required=True))
     add = parser.add_argument
@@ -43,43 +42,42 @@ def make_parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="CSV",
-        help="add the column class: attacks are what this CSV of MAWILab, or list of addresses or flows, names",
+        help="add the column class; this file, a CSV of MAWILab or a list of addresses or flows, names the attacks",
     )
     add(
         "--fit-scaler",
         type=Path,
         metavar="JSON",
-        help="write the least and greatest values of these records to this file, and scale by them unless told "
-        "otherwise",
+        help="fit a scaler to these records and write it; it scales them unless --scaler or --raw is given",
     )
     add("--raw", action="store_true", help="do not scale: microseconds, bytes and counts")
-    add("--identity", action="store_true", help="put window_start, address_a and address_b in front of the features")
+    add("--identity", action="store_true", help="add window_start, address_a and address_b before the features")
     traffic_options.add_traffic(parser, ends=add_option)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Extract as the arguments say."""
+    """Extract the records and print a summary."""
     from dataset.records.dataset_csv import write_records
     from dataset.records.labels import read_labels
-    from dataset.records.scaling import fitted, write_scaler
+    from dataset.records.scaling import fit_scaler, write_scaler
     from dataset.records.traffic import observe
     from utils.records import Records
     from utils.stopping import Stop
 
     start = time.perf_counter()
     _check_files(args)
-    traffic, labels = traffic_options.traffic(args), read_labels(args.labels) if args.labels else None
-    scaler = None if args.raw else traffic_options.scaler(args)
+    traffic, labels = traffic_options.parse_traffic(args), read_labels(args.labels) if args.labels else None
+    scaler = None if args.raw else traffic_options.load_scaler(args)
     stop, failures = Stop(), list[CaptureError]()
-    # The records of live traffic until a signal are worth writing; half of a capture is not.
+    # A signal completes the CSV of live traffic, but interrupts the extraction of a capture.
     signals = stop.on_signals() if traffic.is_live else contextlib.nullcontext()
     with signals, observe(traffic, lambda: stop.requested) as observation:
-        coming = _until_it_fails(observation.records, failures) if traffic.is_live else observation.records
+        coming = _defer_error(observation.records, failures) if traffic.is_live else observation.records
         records: Iterable[Records] = (some for found in coming for some in found)
         fit = None
         if args.fit_scaler and (records := list(records)):
-            fit = fitted(Records.joined(records).features)
+            fit = fit_scaler(Records.joined(records).features)
             scaler = scaler if args.raw or args.scaler else fit
         written = write_records(
             records, args.output, scaler, labels, identity=args.identity, explain_none=observation.explain_no_ipv4
@@ -88,14 +86,14 @@ def run(args: argparse.Namespace) -> None:
         write_scaler(fit, args.fit_scaler)
         print(f"scaler -> {args.fit_scaler}")
     print(f"{observation.summarize()}, in {time.perf_counter() - start:.1f} s")
-    _summary(written, labels)
+    _print_summary(written, labels)
     print(f"{written.rows} records -> {args.output}")
     if failures:
         raise failures[0]
 
 
-def _until_it_fails(lists: "Iterator[list[Records]]", failures: "list[CaptureError]") -> "Iterator[list[Records]]":
-    """Yield what is observed until an error, and note the error where there were records: they are worth writing."""
+def _defer_error(lists: "Iterator[list[Records]]", failures: "list[CaptureError]") -> "Iterator[list[Records]]":
+    """Yield records until an error; if there were any, add the error to ``failures`` so that they can be written."""
     has_records = False
     try:
         for found in lists:
@@ -109,7 +107,7 @@ def _until_it_fails(lists: "Iterator[list[Records]]", failures: "list[CaptureErr
 
 def _check_files(args: argparse.Namespace) -> None:
     if args.raw and args.scaler:
-        raise InputFileError("--raw leaves the features as they are, and --scaler scales them; leave out one")
+        raise InputFileError("--raw and --scaler exclude each other; leave out one")
     check_distinct((args.output, args.fit_scaler))
     read = [path for path in (*(args.pcap or ()), args.scaler, args.labels) if path is not None]
     for written in (args.output, args.fit_scaler):
@@ -118,16 +116,16 @@ def _check_files(args: argparse.Namespace) -> None:
     check_table_ending(args.output)
 
 
-def _summary(written: "Written", labels: "Labels | None") -> None:
+def _print_summary(written: "WriteSummary", labels: "Labels | None") -> None:
     share = 100 * written.outside / (written.rows * FEATURE_COUNT)
     print(f"{written.windows} windows of 15 s; {share:.2f} % of the values lie outside the scaler's range")
     if labels is not None and written.attacks is not None:
-        ignored = f"; {labels.ignored} lines on IPv6 left out" if labels.ignored else ""
-        print(f"{written.attacks} attacks by the labels ({100 * written.attacks / written.rows:.2f} %){ignored}")
+        ignored = f"; {labels.ignored} lines about IPv6 ignored" if labels.ignored else ""
+        print(f"{written.attacks} labelled attacks ({100 * written.attacks / written.rows:.2f} %){ignored}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the script; return its exit code."""
+    """Run the script and return its exit code."""
     return cli.run(make_parser(), run, argv)
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Simulate a small labelled dataset: twelve months of flow records, as CSVs.
+"""Simulate a small labelled dataset: twelve months of records, as CSVs.
 
     python dataset/make-sample-dataset.py --output-folder dataset/sample
 
-The packets are simulated, not captured: the files show the format and let every stage be tried out; figures
-computed from them say nothing of real traffic. One seed gives the same bytes on every machine.
+The packets are simulated, not captured. The files show the format and let you try every stage, but figures computed
+from them say nothing about real traffic. One seed gives the same bytes on every machine.
 """
 
 import argparse
@@ -18,38 +18,38 @@ from utils.files import make_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     parser.add_argument(
         "--output-folder",
         type=Path,
         default=Path("dataset/sample"),
         metavar="FOLDER",
-        help="where 2016_01.csv and the others go; made if need be (default: %(default)s)",
+        help="folder for 2016_01.csv and the others; created if missing (default: %(default)s)",
     )
     parser.add_argument(
         "--rows",
         type=cli.whole_number(1, 100_000),
         default=700,
         metavar="N",
-        help="records a month (default: %(default)s)",
+        help="records per month (default: %(default)s)",
     )
     parser.add_argument(
         "--months",
         type=cli.whole_number(1, 12),
         default=12,
         metavar="N",
-        help="how many months, from January on (default: %(default)s)",
+        help="number of months, starting in January (default: %(default)s)",
     )
     cli.add_seed(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Simulate, write and describe each month."""
+    """Simulate and write each month, then print a summary."""
     from tqdm import tqdm
 
-    from dataset.simulation import repeated_share, simulate_month, write_month
+    from dataset.simulated_months import compute_repeated_share, simulate_month, write_month
 
     make_folder(args.output_folder)
     summary = []
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         write_month(features, labels, path)
         summary.append(
             f"{path}: {len(labels)} rows, {labels.mean():.1%} attack, "
-            f"{repeated_share(features):.1%} repeated, {path.stat().st_size:,} bytes"
+            f"{compute_repeated_share(features):.1%} repeated, {path.stat().st_size:,} bytes"
         )
     print("\n".join(summary))
 

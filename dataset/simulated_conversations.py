@@ -1,8 +1,8 @@
-"""What two simulated hosts send each other: pings, scans, floods, lookups, sessions, logins.
+"""Draw the packets of simulated conversations between two hosts: pings, scans, floods, DNS lookups, sessions, logins.
 
-Each function draws one conversation and returns its packets in order of time. Side a begins; sizes are those
-of Ethernet frames without checksum, so nothing is smaller than 60 bytes. Only integer and uniform draws of
-``random.Random`` are used: they give the same packets on every machine.
+Each function returns one conversation, its packets in order of time. Side a begins. Sizes are those of Ethernet frames
+without checksum, at least 60 bytes. Only integer and uniform draws of ``random.Random`` are used, which give the same
+packets on every machine.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ SECOND: Final = 1_000_000
 
 _LEAST_FRAME: Final = 60
 _LARGEST_FRAME: Final = 1514
-_SYN_SIZES: Final = (60, 62, 66, 70, 74, 78)  # by the TCP options that a host's SYN carries
-_SCAN_WEIGHTS: Final = (62, 16, 9, 1, 11, 1)  # scanners build theirs without options
+_SYN_SIZES: Final = (60, 62, 66, 70, 74, 78)  # with different TCP options
+_SCAN_WEIGHTS: Final = (62, 16, 9, 1, 11, 1)  # most scanners send no options
 _HOST_WEIGHTS: Final = (3, 25, 37, 4, 30, 1)
 
 
 class Sent(NamedTuple):
-    """One packet: microseconds since the conversation began, whether b sent it, frame bytes, TCP flags."""
+    """One packet: microseconds since the start, whether b sent it, bytes of the frame, TCP flags."""
 
     at: int
     by_b: bool
@@ -34,32 +34,32 @@ Conversation = list[Sent]
 Behaviour = Callable[[Random], Conversation]
 
 
-def ping(random: Random) -> Conversation:
-    """Return an echo request of 60 bytes and, where the host exists, its answer."""
+def draw_ping(random: Random) -> Conversation:
+    """Return an echo request of 60 bytes and, if the host exists, its reply."""
     request = Sent(0, False, _LEAST_FRAME)
     if random.random() < 0.78:
         return [request]
     return [request, Sent(random.randint(40, 380) * MILLISECOND + random.randrange(1000), True, _LEAST_FRAME)]
 
 
-def padded_datagram(random: Random) -> Conversation:
-    """Return a lone small UDP packet, padded to 60 bytes: it keeps a translator's port open, or probes it."""
+def draw_padded_datagram(random: Random) -> Conversation:
+    """Return a single small UDP packet, padded to 60 bytes: it keeps a NAT mapping open, or probes a port."""
     del random
     return [Sent(0, False, _LEAST_FRAME)]
 
 
-def tcp_keepalive(random: Random) -> Conversation:
-    """Return a lone acknowledgement of an idle connection."""
+def draw_tcp_keepalive(random: Random) -> Conversation:
+    """Return a single acknowledgement of an idle connection."""
     return [Sent(0, False, random.choice((60, 60, 66)), ACK)]
 
 
-def syn_scan(random: Random) -> Conversation:
-    """Return a lone SYN that nobody answers: a step of a scan, or of a flood with forged sources."""
+def draw_syn_scan(random: Random) -> Conversation:
+    """Return a single unanswered SYN: part of a scan, or of a flood from forged addresses."""
     return [Sent(0, False, _pick(random, _SYN_SIZES, _SCAN_WEIGHTS), SYN)]
 
 
-def unanswered_connection(random: Random) -> Conversation:
-    """Return the SYNs of a host that tries again, three seconds after the first and six after the second."""
+def draw_unanswered_connection(random: Random) -> Conversation:
+    """Return the SYNs of a host that retries three seconds after the first and six after the second."""
     size = _pick(random, _SYN_SIZES, _HOST_WEIGHTS)
     at = 0
     packets = [Sent(at, False, size, SYN)]
@@ -69,49 +69,49 @@ def unanswered_connection(random: Random) -> Conversation:
     return packets
 
 
-def syn_flood(random: Random) -> Conversation:
+def draw_syn_flood(random: Random) -> Conversation:
     """Return a flood of SYNs from one source."""
-    return _burst(random, random.randint(5, 900), 60, 20, 9_000, SYN)
+    return _draw_burst(random, random.randint(5, 900), 60, 20, 9_000, SYN)
 
 
-def backscatter(random: Random) -> Conversation:
-    """Return what a flooded host answers to a forged source: SYN-ACK or RST, now and then repeated."""
+def draw_backscatter(random: Random) -> Conversation:
+    """Return the reply of a flooded host to a forged address: SYN-ACK or RST, sometimes repeated."""
     size = _pick(random, (60, 62), (80, 20))
     flags = _pick(random, (SYN | ACK, RST | ACK, RST), (60, 20, 20))
     count = _pick(random, (1, 2, 3), (80, 13, 7))
     return [Sent(turn * 3 * SECOND + random.randrange(900), False, size, flags) for turn in range(count)]
 
 
-def udp_scan(random: Random) -> Conversation:
-    """Return a lone UDP probe of a usual size, or a SIP probe, whose size varies with the address."""
+def draw_udp_scan(random: Random) -> Conversation:
+    """Return a single UDP probe of a common size, or a SIP probe, whose size varies with the address."""
     size = _pick(random, (70, 72, 62, 146, 132, 83, 149, 98), (24, 20, 14, 18, 9, 6, 5, 4))
     return [Sent(0, False, size if random.random() < 0.85 else random.randint(448, 461))]
 
 
-def udp_burst(random: Random) -> Conversation:
-    """Return a few UDP packets of one size that nobody answers."""
+def draw_udp_burst(random: Random) -> Conversation:
+    """Return a few unanswered UDP packets of one size."""
     count = _pick(random, (2, 3, 5, 30), (70, 15, 10, 5))
-    return _burst(random, count, random.choice((62, 72, 90, 165, 335)), 400, 4_000_000, 0)
+    return _draw_burst(random, count, random.choice((62, 72, 90, 165, 335)), 400, 4_000_000, 0)
 
 
-def lookup(random: Random) -> Conversation:
-    """Return a DNS query and its answer."""
+def draw_dns_lookup(random: Random) -> Conversation:
+    """Return a DNS query and its response."""
     return [
         Sent(0, False, random.randint(68, 99)),
         Sent(random.randint(900, 190_000), True, random.randint(90, 420)),
     ]
 
 
-def amplification(random: Random) -> Conversation:
-    """Return forged DNS queries, all alike, and their large answers."""
+def draw_amplification(random: Random) -> Conversation:
+    """Return identical forged DNS queries and their large responses."""
     size = random.choice((70, 77, 82))
     packets = []
-    for query in _burst(random, random.randint(1, 5), size, 1_000, 2_500_000, 0):
+    for query in _draw_burst(random, random.randint(1, 5), size, 1_000, 2_500_000, 0):
         packets += [query, Sent(query.at + random.randint(900, 60_000), True, random.randint(500, 1500))]
     return sorted(packets)
 
 
-def browsing(random: Random) -> Conversation:
+def draw_web_session(random: Random) -> Conversation:
     """Return a web session: a few requests with their responses."""
     session = _Session(random)
     session.open()
@@ -122,8 +122,8 @@ def browsing(random: Random) -> Conversation:
     return session.packets
 
 
-def login_attempts(random: Random) -> Conversation:
-    """Return guesses at a password: short sessions, one after another."""
+def draw_login_attempts(random: Random) -> Conversation:
+    """Return guesses of a password: short sessions, one after another."""
     session = _Session(random)
     for _ in range(random.randint(1, 9)):
         session.open()
@@ -134,39 +134,39 @@ def login_attempts(random: Random) -> Conversation:
     return session.packets
 
 
-def bulk_transfer(random: Random) -> Conversation:
-    """Return one large download, begun before the capture."""
+def draw_bulk_transfer(random: Random) -> Conversation:
+    """Return one large download that began before the capture."""
     session = _Session(random)
     for _ in range(random.randint(1, 12)):
         session.exchange(random.randint(60, 200), random.randint(30_000, 160_000))
     return session.packets
 
 
-def seen_one_way(behaviour: Behaviour) -> Behaviour:
-    """Return the behaviour as a link sees it whose other direction takes another route."""
+def hide_one_direction(behaviour: Behaviour) -> Behaviour:
+    """Return the behaviour on a link that carries only one of its directions."""
 
-    def one_way(random: Random) -> Conversation:
+    def draw_one_direction(random: Random) -> Conversation:
         packets = behaviour(random)
         side = random.choice(packets).by_b
         seen = [packet for packet in packets if packet.by_b == side]
-        # Side a is whoever the link sees first.
+        # Side a is the sender of the first packet on the link.
         return [Sent(packet.at - seen[0].at, False, packet.size, packet.flags) for packet in seen]
 
-    return one_way
+    return draw_one_direction
 
 
 def _pick(random: Random, values: tuple[int, ...], weights: tuple[int, ...]) -> int:
     return random.choices(values, weights)[0]
 
 
-def _burst(random: Random, count: int, size: int, least_step: int, most_step: int, flags: int) -> Conversation:
-    """Return ``count`` packets of side a, all alike, with steps around one mean step in µs."""
+def _draw_burst(random: Random, count: int, size: int, least_step: int, most_step: int, flags: int) -> Conversation:
+    """Return ``count`` packets of side a with one size and steps in µs around one mean."""
     step = random.randint(least_step, most_step)
     return [Sent(turn * step + random.randrange(step), False, size, flags) for turn in range(count)]
 
 
 class _Session:
-    """A TCP connection, or one after another, with a round trip and header size of its own."""
+    """One or more consecutive TCP connections with one round-trip time and header size."""
 
     def __init__(self, random: Random) -> None:
         self.packets: Conversation = []
@@ -183,7 +183,7 @@ class _Session:
         self._answer(False, self._header, ACK)
 
     def exchange(self, request: int, response: int) -> None:
-        """Send a request and a response of so many bytes; every second full segment is acknowledged."""
+        """Send a request and a response, sizes in bytes; every second full segment is acknowledged."""
         self._send(False, self._header + request, PSH | ACK)
         self.pause(self._delay)
         segment = _LARGEST_FRAME - self._header
@@ -202,7 +202,7 @@ class _Session:
         self._answer(False, self._header, ACK)
 
     def pause(self, duration: int) -> None:
-        """Let some microseconds pass."""
+        """Advance the time by some microseconds."""
         self._at += duration
 
     def _answer(self, by_b: bool, size: int, flags: int) -> None:

@@ -1,4 +1,4 @@
-"""Options that name the traffic to observe, for the scripts that do so."""
+"""Options that select the traffic to observe, for scripts."""
 
 import argparse
 from collections.abc import Callable
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 def add_sources(group: argparse._ActionsContainer) -> None:
-    """Add captures and interfaces to what may be named as the source."""
+    """Add the options for captures and interfaces."""
     group.add_argument(
         "--pcap",
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="captures, in the order of time: pcap or pcapng, plain or gzipped; - is standard input",
+        help="captures in chronological order: pcap or pcapng, plain or gzip-compressed; - is standard input",
     )
-    group.add_argument("--interface", metavar="IF", help="network interface, observed until stopped; needs CAP_NET_RAW")
+    group.add_argument("--interface", metavar="IF", help="network interface to observe; needs CAP_NET_RAW")
 
 
 def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object]) -> None:
-    """Add how traffic is observed and turned into features.
+    """Add the options for how traffic is observed and turned into features.
 
     Args:
-        group: to add it to.
-        ends: adds the options on when to stop: ``add_option`` or ``add_expert``.
+        group: where to add them.
+        ends: adds the options for when to stop: ``add_option`` or ``add_expert``.
     """
     ends(
         group,
@@ -57,31 +57,31 @@ def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object
     group.add_argument(
         "--clamp-size",
         action="store_true",
-        help="bring frame sizes to 60 to 1514 bytes: frames captured on the host that sends them lie outside",
+        help="clamp frame sizes to 60 to 1514 bytes: frames captured on the sending host lie outside",
     )
     group.add_argument("--scaler", type=Path, metavar="JSON", help="scaler of the features (default: as published)")
 
 
-def traffic(args: argparse.Namespace) -> "Traffic":
-    """Return the traffic that the arguments name.
+def parse_traffic(args: argparse.Namespace) -> "Traffic":
+    """Return the traffic that the arguments select.
 
     Raises:
-        InputFileError: they do not go together.
+        InputFileError: they are not compatible, or a capture is missing.
     """
     from dataset.records.traffic import Traffic
 
-    named = Traffic(
+    traffic = Traffic(
         args.pcap or (), args.interface, args.follow, args.duration, args.max_records, clamp=args.clamp_size
     )
-    named.check()
-    return named
+    traffic.check()
+    return traffic
 
 
-def scaler(args: argparse.Namespace) -> "Scaler":
-    """Return the scaler that the arguments name.
+def load_scaler(args: argparse.Namespace) -> "Scaler":
+    """Return the scaler that the arguments select.
 
     Raises:
-        InputFileError: its file is none.
+        InputFileError: its file is missing or not a scaler.
     """
     from dataset.records.scaling import PUBLISHED, read_scaler
 

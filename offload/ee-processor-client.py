@@ -175,8 +175,8 @@ def _make_source(args: argparse.Namespace, savefile: "OffloadCsv | None", metric
     from offload.alerts.traffic_source import AlertSettings, TrafficSource
 
     settings = AlertSettings(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source)
-    scaler = traffic_options.scaler(args)
-    return TrafficSource(traffic_options.traffic(args), scaler.scale, args.batch_size, settings, metrics)
+    scaler = traffic_options.load_scaler(args)
+    return TrafficSource(traffic_options.parse_traffic(args), scaler.scale, args.batch_size, settings, metrics)
 
 
 def _network_facts(args: argparse.Namespace) -> "Facts":

@@ -1,6 +1,6 @@
-"""Files that are wrong in every way that a user, a broken copy or an enemy can bring about.
+"""Faulty files of all kinds: by mistakes of a user, broken copies or an attacker.
 
-Each table maps a fault's name to what makes such a file in a folder and the words that the message about it must hold.
+Each table maps the name of a fault to a function that makes such a file and the words that the error must contain.
 """
 
 import functools
@@ -31,11 +31,11 @@ CANARY = "canary"
 
 @dataclass(frozen=True)
 class Fault:
-    """How a bad file comes to be, and words that the message about it must hold.
+    """A faulty file and its error message.
 
     Attributes:
-        make: from an existing folder to the path of the bad file.
-        says: the words.
+        make: makes the file in an existing folder and returns its path.
+        says: words that the message must contain.
     """
 
     make: Callable[[Path], Path]
@@ -43,7 +43,7 @@ class Fault:
 
 
 def month() -> list[list[str]]:
-    """Return the first lines of a good labelled dataset CSV as cells."""
+    """Return the cells of the first lines of a valid labelled dataset CSV."""
     with SAMPLE.open() as stream:
         return [next(stream).strip().split(",") for _ in range(ROWS + 1)]
 
@@ -68,7 +68,7 @@ def good_front() -> Front:
 
 @functools.cache
 def good_weights(class_name: str) -> Mapping[str, torch.Tensor]:
-    """Return a state dict of the right names and shapes, all zeros, that takes no room on disk."""
+    """Return a state dict with the right names and shapes, all zeros, that takes no disk space."""
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in models.ARCHITECTURES[class_name].create().state_dict().items()}
     return {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
@@ -85,7 +85,7 @@ def _mkdir(path: Path) -> Path:
 
 
 def unreadable(ending: str) -> dict[str, Fault]:
-    """Return what can be wrong with any file."""
+    """Return faults that any file can have."""
     name = f"bad{ending}"
     return {
         "missing": Fault(lambda folder: folder / name, ("no such file", "check the path")),
@@ -106,7 +106,7 @@ def _dataset(*says: str, change: Callable[[list[list[str]]], Any]) -> Fault:
 
 
 def _cell(row: int, column: int, cell: str, *says: str) -> Fault:
-    """Return a dataset one of whose cells is wrong; rows count from 1, as in the messages."""
+    """Return a dataset with one wrong cell; rows are counted from 1, as in the messages."""
     name = [*FEATURES, "class"][column]
 
     def change(lines: list[list[str]]) -> None:
@@ -223,7 +223,7 @@ def _scaler(content: object, *says: str) -> Fault:
 PCAP_HEADER = bytes.fromhex("d4c3b2a1020004000000000000000000000004000100" + "0000")
 CAPTURES: dict[str, Fault] = {
     **unreadable(".pcap"),
-    "no capture": _capture(b"this is text, and no capture at all", "no pcap or pcapng"),
+    "no capture": _capture(b"this is text, and no capture at all", "is not a pcap or pcapng capture"),
     "a header cut off": _capture(PCAP_HEADER[:10], "cut off in its header"),
     "of an unknown link": _capture(PCAP_HEADER[:20] + b"\x93\0\0\0" + bytes(16), "link type 147"),
     "a frame too large": _capture(PCAP_HEADER + b"\xff" * 16, "is damaged at byte 24"),
@@ -232,13 +232,13 @@ CAPTURES: dict[str, Fault] = {
 GOOD_SCALER = [{"feature": name, "min": 0, "range": 1} for name in FEATURES]
 SCALERS: dict[str, Fault] = {
     **unreadable(".json"),
-    "no JSON": Fault(lambda folder: _copy(folder / "scaler.json", b"min, range"), ("is no scaler",)),
-    "another table": _scaler({"a": 1}, "is no scaler"),
-    "a feature short": _scaler(GOOD_SCALER[1:], f"lacks {FEATURES[0]}"),
-    "a feature twice": _scaler([*GOOD_SCALER, GOOD_SCALER[0]], "one twice"),
+    "no JSON": Fault(lambda folder: _copy(folder / "scaler.json", b"min, range"), ("is not a scaler",)),
+    "another table": _scaler({"a": 1}, "is not a scaler"),
+    "a feature short": _scaler(GOOD_SCALER[1:], f"{FEATURES[0]} is missing"),
+    "a feature twice": _scaler([*GOOD_SCALER, GOOD_SCALER[0]], "it holds 59 entries"),
     "a negative range": _scaler([{**GOOD_SCALER[0], "range": -1}, *GOOD_SCALER[1:]], FEATURES[0]),
     "NaN": _scaler([{**GOOD_SCALER[0], "min": float("nan")}, *GOOD_SCALER[1:]], FEATURES[0]),
-    "nested too deep": Fault(lambda folder: _copy(folder / "scaler.json", b"[" * 100_000), ("is no scaler",)),
+    "nested too deep": Fault(lambda folder: _copy(folder / "scaler.json", b"[" * 100_000), ("is not a scaler",)),
 }
 
 

@@ -1,4 +1,4 @@
-"""The promises about captures: damage of all kinds is borne, and memory is bounded."""
+"""Figures about captures: every kind of damage is handled, and memory is bounded."""
 
 import os
 import random
@@ -22,13 +22,13 @@ BYTES = (0, 1, 0x7F, 0x80, 0xFF)
 
 
 def captures(data: Path, output: Path) -> Iterator[Figure]:
-    """Mutated captures give records or one clear line; a large one takes little memory."""
+    """Yield the figures: mutated captures give records or one error line; a large capture takes little memory."""
     yield _mutants(data / "pcaps", output)
     yield _large(data / "pcaps" / "echo-connections.pcap.gz", output)
 
 
 def _mutants(folder: Path, output: Path) -> Figure:
-    from dataset.records.capture_records import capture_records
+    from dataset.records.capture_records import read_capture_records
     from dataset.records.windows import Windows
     from utils.errors import CaptureError
 
@@ -44,7 +44,7 @@ def _mutants(folder: Path, output: Path) -> Figure:
         path.write_bytes(content[:end])
         begun = time.monotonic()
         try:
-            for _ in capture_records([path], Windows()):
+            for _ in read_capture_records([path], Windows()):
                 pass
             outcomes["records"] += 1
         except CaptureError as problem:
@@ -53,8 +53,8 @@ def _mutants(folder: Path, output: Path) -> Figure:
     path.unlink()
     borne = sum(outcomes.values())
     return Figure(
-        f"{MUTANTS} mutated captures of {len(originals)} real ones", "no crash, no hang; records or one clear line",
-        f"{outcomes['records']} give records, {outcomes['one line']} one line, the slowest {slowest:.2f} s, all in "
+        f"{MUTANTS} mutated captures of {len(originals)} real ones", "no crash, no hang; records or one error line",
+        f"{outcomes['records']} give records, {outcomes['one line']} one line, slowest {slowest:.2f} s, total "
         f"{time.monotonic() - start:.0f} s", borne == MUTANTS and slowest < LONGEST,
     )  # fmt: skip
 
@@ -77,16 +77,16 @@ def _large(original: Path, output: Path) -> Figure:
 
 
 def _repeat(original: Path, path: Path) -> int:
-    """Write a capture again and again, each time as much later as it is long; return the packets in all."""
+    """Write consecutive copies of a capture, each with later timestamps; return the number of packets."""
     import gzip
 
-    from dataset.packets.capture_formats import Pcap
-    from dataset.packets.frames import words
+    from dataset.packets.frames import read_numbers
+    from dataset.packets.pcap import Pcap
 
     content = bytearray(gzip.decompress(original.read_bytes()))
-    (frames,), _ = Pcap("<", 10**6, 1).take(bytes(content[24:]), 24)
+    (frames,), _ = Pcap("<", 10**6, 1).parse(bytes(content[24:]), 24)
     headers = 24 + frames.start - 16
-    seconds = words(np.frombuffer(content, np.uint8), headers, "<u4")
+    seconds = read_numbers(np.frombuffer(content, np.uint8), headers, "<u4")
     length = int(seconds.max() - seconds.min()) // 15 * 15 + 15
     times = LARGE // len(content) + 1
     flat = np.frombuffer(content, np.uint8).copy()

@@ -1,7 +1,7 @@
-"""Reads capture files into packets, plainly and packet by packet: the reference that our own reader is tested against.
+"""A plain reader of captures, packet by packet: the reference for the tests of the project's reader.
 
-It imports the standard library alone. The headers are unpacked here because dpkt's readers hand out timestamps as
-floats, and no sizes on the wire.
+It imports the standard library only. dpkt does not serve: its readers return timestamps as floats and no sizes on the
+wire.
 """
 
 import gzip
@@ -16,18 +16,18 @@ ETHERNET = 1
 UNITS_PER_SECOND = {0xA1B2C3D4: 10**6, 0xA1B23C4D: 10**9}
 
 
-def ipv4_packet(time: int, size: int, frame: bytes) -> tuple[int, int, int, int, int, int, int] | None:
-    """Return a row of ``Packets``, or None where the Ethernet frame is not IPv4."""
+def parse_ipv4_packet(time: int, size: int, frame: bytes) -> tuple[int, int, int, int, int, int, int] | None:
+    """Return a row of ``Packets``; None if the Ethernet frame is not IPv4."""
     if frame[12:14] != b"\x08\x00" or len(frame) < 34:
         return None
     source, destination = struct.unpack_from(">II", frame, 26)
     protocol = frame[23]
     flags = frame[47] if protocol == 6 and len(frame) > 47 else 0
-    return time, source, destination, size, protocol, flags, ports(protocol, frame)
+    return time, source, destination, size, protocol, flags, parse_ports(protocol, frame)
 
 
-def ports(protocol: int, frame: bytes) -> int:
-    """Return source and destination port of an IPv4 packet, 16 bits each, or an ICMP packet's type and code."""
+def parse_ports(protocol: int, frame: bytes) -> int:
+    """Return the source and destination port of an IPv4 packet, 16 bits each; of ICMP, type and code."""
     length = 4 * (frame[14] & 15)
     behind = 14 + length
     if protocol not in {1, 6, 17, 132} or int.from_bytes(frame[20:22]) & 0x1FFF:
@@ -40,14 +40,14 @@ def ports(protocol: int, frame: bytes) -> int:
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
-    """Yield a capture's frames in file order."""
+    """Yield the frames of a capture in the order of the file."""
     content = path.read_bytes()
     if content.startswith(b"\x1f\x8b"):
         content = gzip.decompress(content)
-    return pcapng_frames(content) if content.startswith(b"\x0a\x0d\x0d\x0a") else pcap_frames(content)
+    return read_pcapng_frames(content) if content.startswith(b"\x0a\x0d\x0d\x0a") else read_pcap_frames(content)
 
 
-def pcap_frames(content: bytes) -> Iterator[Frame]:
+def read_pcap_frames(content: bytes) -> Iterator[Frame]:
     """Yield the frames of a classic pcap."""
     order = "<" if struct.unpack_from("<I", content)[0] in UNITS_PER_SECOND else ">"
     magic, link = struct.unpack_from(order + "I16xI", content)
@@ -64,8 +64,8 @@ def pcap_frames(content: bytes) -> Iterator[Frame]:
         at += captured
 
 
-def pcapng_frames(content: bytes) -> Iterator[Frame]:
-    """Yield the frames of the enhanced packet blocks of a pcapng of one section."""
+def read_pcapng_frames(content: bytes) -> Iterator[Frame]:
+    """Yield the frames in the enhanced packet blocks of a pcapng with one section."""
     order = "<" if content[8:12] == b"\x4d\x3c\x2b\x1a" else ">"
     units: list[int] = []  # of each interface, per second
     at = 0
@@ -74,14 +74,14 @@ def pcapng_frames(content: bytes) -> Iterator[Frame]:
         body = content[at + 8 : at + length - 4]
         if kind == 1:
             assert struct.unpack_from(order + "H", body)[0] == ETHERNET
-            units.append(timestamp_units(body[8:], order))
+            units.append(read_timestamp_units(body[8:], order))
         elif kind == 6:
             interface, high, low, captured, size = struct.unpack_from(order + "IIIII", body)
             yield (high << 32 | low) * 10**6 // units[interface], size, body[20 : 20 + captured]
         at += length
 
 
-def timestamp_units(options: bytes, order: str) -> int:
+def read_timestamp_units(options: bytes, order: str) -> int:
     """Return the units per second that an interface's options declare, a million by default."""
     at = 0
     while at + 4 <= len(options):

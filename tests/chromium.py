@@ -1,4 +1,4 @@
-"""Opens pages in a real headless Chromium."""
+"""Open pages in a headless Chromium."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 
 def find_chromium() -> str:
-    """Return the program; where there is none, skip, but fail under CI."""
+    """Return the path of Chromium; if there is none, skip the test, or fail it under CI."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         reason = "Chromium is not installed (on Debian: apt install chromium)"
@@ -20,7 +20,7 @@ def find_chromium() -> str:
 
 
 def visit(page: Path, profile: Path, *options: str) -> str:
-    """Open a page without a network, and return what Chromium prints."""
+    """Open a page without network access and return the output of Chromium."""
     command = [
         find_chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
         f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--window-size=1200,1000",
@@ -31,7 +31,7 @@ def visit(page: Path, profile: Path, *options: str) -> str:
 
 
 def dom_after(page: Path, script: str, folder: Path) -> str:
-    """Return the document that a page has become after a script was run in it, as if a person had acted."""
+    """Return the document of a page after a script has run in it as if a person had acted."""
     acted = folder / f"acted-{page.name}"
     acted.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     return visit(acted, folder / "profile", "--dump-dom")

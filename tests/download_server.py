@@ -1,4 +1,4 @@
-"""A local server in place of GitHub's raw files and, through a proxy and under its own certificate, of Google Drive."""
+"""A local server that replaces GitHub's raw files and, as a proxy with its own certificate, Google Drive."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ FORM = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server sends for a path, and how that ends; a body that breaks off or stalls lacks 100 bytes."""
+    """The response for a path, and how it ends; a body that breaks off or stalls is 100 bytes short."""
 
     body: bytes = b""
     status: int = 200
@@ -36,7 +36,7 @@ class Answer:
 
 
 class DownloadServer(ThreadingHTTPServer):
-    """Serves ``files`` by path, the last answer of each again and again, and ``drive`` by id, behind ``page``."""
+    """Serves ``files`` by path, repeating the last answer of each, and ``drive`` by ID, behind ``page``."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -56,7 +56,7 @@ class DownloadServer(ThreadingHTTPServer):
             self.environment |= {name: value, name.upper(): value}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up."""
+        """Ignore clients that close the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: object) -> None:
-        """Keep the tests' output clean."""
+        """Log nothing."""
 
     def do_CONNECT(self) -> None:
         self.send_response(200)
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         try:
             super().finish()
-        finally:  # the client may have left
+        finally:  # the client may have closed it
             self.connection.close()
 
     def do_GET(self) -> None:
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         length = len(answer.body) + (0 if answer.end == "whole" else 100)
         stated = {} if answer.end == "endless" else {"Content-Length": str(length)}
-        # Each answer has a connection of its own, so that its end is the body's end whatever the headers say.
+        # Each answer has its own connection, so that the body ends with the connection, whatever the headers say.
         headers = {"Content-Type": "application/octet-stream", "Connection": "close", **stated, **answer.headers}
         for name, value in headers.items():
             self.send_header(name, value)
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_server() -> Iterator[DownloadServer]:
-    """Run a server on a free port for the length of a block."""
+    """Run a server on a free port while the block runs."""
     with tempfile.TemporaryDirectory() as folder, DownloadServer(Path(folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -132,7 +132,7 @@ def running_server() -> Iterator[DownloadServer]:
 
 
 def run_script(server: DownloadServer, script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project from another folder, for which a server is Google Drive."""
+    """Run a script of the project in another folder, with the server in place of Google Drive."""
     command = [sys.executable, str(ROOT / script), *arguments]
     environment = os.environ | server.environment
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

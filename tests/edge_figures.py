@@ -1,4 +1,4 @@
-"""What 8-bit integers do to answers: an edge's convolutions to both exits, a worker's linear layers to exit 2."""
+"""Figures about 8-bit integers: convolutions at the edge for both exits, linear layers at the worker for exit 2."""
 
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ LATER_MONTHS = "2016_0[2-8].csv"
 
 
 def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
-    """Compare a network whose first half was exported with 8-bit convolutions, to ranges of January, with itself.
+    """Compare a network whose first half is exported with 8-bit convolutions, calibrated on January, with float32.
 
-    Both exits are computed from that half, as on an edge that runs exit 2 itself or sends activations.
+    Both exits are computed from that half, as on an edge that computes exit 2 itself or sends activations.
     """
     network, entry = read_two_exits(checkpoint)
     january = read_dataset(data / "dataset" / "2016_01.csv").features[:2000]
@@ -57,7 +57,7 @@ def int8_accuracy(checkpoint: Path, data: Path) -> Iterator[Figure]:
 
 
 def int8_worker(checkpoint: Path, data: Path) -> Figure:
-    """Compare exit 2 of a network whose large linear layers are quantised with itself, row by row."""
+    """Compare exit 2 of a network with quantised large linear layers with float32, row by row."""
     plain, entry = read_two_exits(checkpoint)
     months = sorted((data / "dataset").glob(LATER_MONTHS))
     features = np.concatenate([read_dataset(path).features for path in months])

@@ -1,11 +1,11 @@
-"""Objects that do harm where a file is unpickled without care: they make a canary file."""
+"""Objects that run code when they are unpickled without care: the code creates a canary file."""
 
 import os
 from pathlib import Path
 
 
 class Bomb:
-    """Pickles to a call of ``os.system`` that makes the canary."""
+    """An object that pickles to a call of ``os.system``, which creates the canary."""
 
     def __init__(self, canary: Path) -> None:
         self.command = f"touch {canary}"
@@ -15,7 +15,7 @@ class Bomb:
 
 
 class Evaluated(Bomb):
-    """Pickles to a call of ``eval`` that makes the canary."""
+    """An object that pickles to a call of ``eval``, which creates the canary."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return eval, (f"__import__('os').system({self.command!r})",)

@@ -1,4 +1,4 @@
-"""A network of the tests' own: a namespace that the calling thread is in for a while, and frames sent in it."""
+"""A network namespace for the calling thread, with a virtual cable to send frames on."""
 
 import ctypes
 import os
@@ -17,40 +17,40 @@ import pytest
 from tests.offload.link_ends import wait_until
 
 LEFT, RIGHT = "left", "right"
-"""Interfaces with a cable between them: what the one sends, the other receives."""
+"""Two interfaces joined by a virtual cable: each receives the frames that the other sends."""
 
-_LIBC = ctypes.CDLL(None, use_errno=True)  # os.unshare and os.setns are of Python 3.12
+_LIBC = ctypes.CDLL(None, use_errno=True)  # os.unshare and os.setns need Python 3.12
 _NEW_NETWORK = 0x40000000
 
 
 def cannot(reason: str) -> None:
-    """Skip, but fail under CI."""
+    """Skip the test; under CI, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 def need(program: str, package: str) -> None:
-    """Skip where a program is not installed, but fail under CI."""
+    """Skip the test if a program is not installed; under CI, fail it."""
     if shutil.which(program) is None:
         cannot(f"{program} is not installed (on Debian: apt install {package})")
 
 
 def ip(*arguments: str) -> str:
-    """Run the program ``ip``, and return what it prints."""
+    """Run the program ``ip`` and return its output."""
     return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True).stdout
 
 
 @contextmanager
 def own_network() -> Iterator[None]:
-    """Have this thread, and the programs that it starts, in a new network: ``lo``, and a cable from left to right."""
+    """Move this thread and the programs that it starts to a new network with ``lo`` and a cable from left to right."""
     need("ip", "iproute2")
     with Path("/proc/thread-self/ns/net").open() as before:
         if _LIBC.unshare(_NEW_NETWORK):
-            cannot(f"a network namespace cannot be made here, but by root: {os.strerror(ctypes.get_errno())}")
+            cannot(f"only root can create a network namespace here: {os.strerror(ctypes.get_errno())}")
         try:
             without_ipv6 = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
-            if without_ipv6.exists():  # which says hello whenever a link comes up
+            if without_ipv6.exists():  # IPv6 sends packets whenever a link comes up
                 without_ipv6.write_text("1")
             ip("link", "add", LEFT, "type", "veth", "peer", "name", RIGHT)
             for name in ("lo", LEFT, RIGHT):
@@ -62,7 +62,7 @@ def own_network() -> Iterator[None]:
 
 @contextmanager
 def cable_end(name: str = LEFT) -> Iterator[socket.socket]:
-    """Open a socket that sends whole frames by an interface."""
+    """Open a socket that sends whole frames on an interface."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end:
         end.bind((name, 0))
         yield end
@@ -70,18 +70,18 @@ def cable_end(name: str = LEFT) -> Iterator[socket.socket]:
 
 @contextmanager
 def stamped_once() -> Iterator[None]:
-    """Have the kernel stamp frames when they come, for all who receive them; else each ring has a time of its own."""
+    """Make the kernel stamp frames on arrival, once for all receivers; otherwise each ring stamps them itself."""
     with socket.socket(type=socket.SOCK_DGRAM) as asking:
         asking.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
-        time.sleep(0.3)  # the kernel does so a little later
+        time.sleep(0.3)  # the kernel switches with a delay
         yield
 
 
 @contextmanager
 def tcpdump(path: Path) -> Iterator[None]:
-    """Have tcpdump capture what comes by the right end within the block; it must not lose any.
+    """Capture the frames at the right end with tcpdump while the block runs; none may be dropped.
 
-    In immediate mode the kernel keeps room for a whole frame of ``-s`` bytes for each: here for 30,000 frames.
+    In immediate mode the kernel reserves ``-s`` bytes for each frame; the buffer has room for 30,000 frames.
     """
     need("tcpdump", "tcpdump")
     command = ["tcpdump", "-i", RIGHT, "-w", str(path), "-U", "--immediate-mode", "-B", "65536", "-s", "2048"]
@@ -100,8 +100,8 @@ def tcpdump(path: Path) -> Iterator[None]:
 
 
 def wait_until_written(tcpdump: "subprocess.Popen[str]") -> None:
-    """Wait until tcpdump has written every frame that the kernel took for it, by the counts it prints at SIGUSR1."""
-    time.sleep(0.3)  # for frames that the kernel still passes from one end of a cable to the other
+    """Wait until tcpdump has written all frames that it received, by the counts that it prints at SIGUSR1."""
+    time.sleep(0.3)  # the kernel may still be passing frames along the cable
 
     def has_caught_up() -> bool:
         assert tcpdump.stderr is not None

@@ -1,4 +1,4 @@
-"""Small helpers that build networks for tests."""
+"""Build networks for tests."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "dataset" / "sample" / "2016_01.c
 
 
 def new_network(class_name: str, seed: int = 0) -> EarlyExitNetwork | SingleExitNetwork:
-    """Return an untrained network in evaluation mode, repeatable by its seed, with the sample's input transform."""
+    """Return an untrained network in evaluation mode, determined by the seed, with the sample's input transform."""
     torch.manual_seed(seed)
     network = models.ARCHITECTURES[class_name].create()
     initialise(network)
@@ -25,7 +25,7 @@ def new_network(class_name: str, seed: int = 0) -> EarlyExitNetwork | SingleExit
 
 
 def calibrated_network(class_name: str, seed: int = 0) -> CalibratedNetwork:
-    """Return a network with two exits calibrated so that both classes and all certainties occur."""
+    """Return a calibrated network with two exits, which predicts both classes with all certainties."""
     network = new_network(class_name, seed)
     assert isinstance(network, EarlyExitNetwork)
     features = read_dataset(SAMPLE).features

@@ -1,4 +1,4 @@
-"""What a promise of the toolkit came to when it was measured."""
+"""A figure that the toolkit promises, with its goal and its measurement."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ FIGURE_COLUMNS = ("figure", "goal", "measured", "")
 
 @dataclass(frozen=True)
 class Figure:
-    """One promise, what was measured, and whether that meets it; None where it is stated beside another's claim."""
+    """One figure; ``met`` is None if it has no goal of its own and is only stated beside the paper's claim."""
 
     name: str
     goal: str
@@ -16,9 +16,9 @@ class Figure:
 
     @property
     def word(self) -> str:
-        """Whether it is met, in a word."""
+        """One word for whether the goal is met."""
         return {True: "met", False: "NOT MET", None: "stated"}[self.met]
 
     def cells(self) -> tuple[str, ...]:
-        """Return the texts under ``FIGURE_COLUMNS``."""
+        """Return the cells of the columns ``FIGURE_COLUMNS``."""
         return self.name, self.goal, self.measured, self.word

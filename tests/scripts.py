@@ -1,4 +1,4 @@
-"""Finds the project's scripts, whose names are no module names, and calls them inside the test process."""
+"""Find the project's scripts, whose names are not module names, and call them in the test process."""
 
 import functools
 import importlib.util
@@ -43,7 +43,7 @@ FETCH_MODELS = "trained_models/download-trained-models.py"
 
 @functools.cache
 def load_script(script: str) -> ModuleType:
-    """Return a script, given by its path from the root, as a module."""
+    """Return a script as a module, given its path from the root."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -55,7 +55,7 @@ def load_script(script: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call of a script ended."""
+    """The result of a call of a script: exit code and output."""
 
     code: int
     out: str
@@ -63,11 +63,11 @@ class Ended:
 
 
 def call(capsys: pytest.CaptureFixture[str], script: str, *arguments: object) -> Ended:
-    """Call a script's ``main`` as its own process would, and return how it ended."""
+    """Call the ``main`` of a script as its own process would, and return the result."""
     module = load_script(script)
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [script])  # argparse takes the program's name from it
+        patch.setattr(sys, "argv", [script])  # from which argparse takes the name of the program
         try:
             code = module.main([str(argument) for argument in arguments])
         except SystemExit as left:  # argparse
@@ -77,5 +77,5 @@ def call(capsys: pytest.CaptureFixture[str], script: str, *arguments: object) ->
 
 
 def flat(options: Mapping[str, object]) -> list[object]:
-    """Return options and their values as one list of arguments."""
+    """Return options and their values as a list of arguments."""
     return [part for pair in options.items() for part in pair]

@@ -1,4 +1,4 @@
-"""The promises about thresholds: how exact, how fast, how good, and what an operating point is worth."""
+"""Figures about thresholds: exactness and speed of the searches, and the value of operating points."""
 
 import os
 import statistics
@@ -22,7 +22,7 @@ TIMINGS = {"network": "AlexNet", "datacenter": "ibm-sp", "input_size": "8"}
 
 
 def fronts(data: Path, output: Path) -> Iterator[Figure]:
-    """The exact front's time, memory and error on few rows and many, and NSGA-II's hypervolume beside it."""
+    """Yield time, memory and error of the exact front on few and many rows, and the hypervolume of NSGA-II."""
     from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
     from nsga2.problem import ThresholdsProblem
@@ -30,15 +30,15 @@ def fronts(data: Path, output: Path) -> Iterator[Figure]:
     from utils.results import read_evaluation, read_front
 
     mobilenet = data / "evaluations" / "mobilenet_pc_2016_03.csv"
-    seconds, _, _ = _search_script(output, "--solver", "exact", "--eval-file", mobilenet)
+    seconds, _, _ = _run_search(output, "--solver", "exact", "--eval-file", mobilenet)
     least = read_front(output / "front.sav").objectives[:, 0].min()
     yield Figure("exact front of 5,000 rows, one core, start included", "≤ 10 s", f"{seconds:.2f} s", seconds <= 10)
     yield Figure(
         "its least error, mobilenet_pc_2016_03, acceptance 0.9", "5.93 %", f"{100 * least:.2f} %",
         f"{100 * least:.2f}" == "5.93",
     )  # fmt: skip
-    many = _many_rows(data, output, 100_000)
-    seconds, memory, said = _search_script(output, "--solver", "exact", "--eval-file", many)
+    many = _write_many_rows(data, output, 100_000)
+    seconds, memory, said = _run_search(output, "--solver", "exact", "--eval-file", many)
     yield Figure(
         "exact front of 100,000 distinct rows, one core", "≤ 60 s and ≤ 4 GB",
         f"{seconds:.1f} s, {memory / 2**30:.2f} GiB; {said.splitlines()[0]}", seconds <= 60 and memory <= 4e9,
@@ -59,20 +59,20 @@ def fronts(data: Path, output: Path) -> Iterator[Figure]:
 
 
 def search_times(data: Path, output: Path) -> Iterator[Figure]:
-    """How long NSGA-II takes on 5,000 rows, and on a million beside it, in turns."""
+    """Yield the time of NSGA-II on 5,000 rows, and its ratio on a million rows, measured alternately."""
     from nsga2.objectives import Objectives
     from nsga2.problem import ThresholdsProblem
     from nsga2.search import search_front
     from utils.results import read_evaluation
 
     alexnet = data / "evaluations" / "alexnet_pc_2016_02.csv"
-    seconds, _, _ = _search_script(output, "--eval-file", alexnet)
+    seconds, _, _ = _run_search(output, "--eval-file", alexnet)
     yield Figure(
         "NSGA-II, 100 / 80 / 1,000 generations, 5,000 rows, one core, start included", "≤ 15 s", f"{seconds:.1f} s",
         seconds <= 15,
     )  # fmt: skip
     few = ThresholdsProblem(Objectives(read_evaluation([alexnet])), LEAST)
-    evaluation = read_evaluation([_many_rows(data, output, 1_000_000)])
+    evaluation = read_evaluation([_write_many_rows(data, output, 1_000_000)])
     start = time.perf_counter()
     many = ThresholdsProblem(Objectives(evaluation), LEAST)
     sorting = time.perf_counter() - start
@@ -92,7 +92,7 @@ def search_times(data: Path, output: Path) -> Iterator[Figure]:
 
 
 def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
-    """What the published AlexNet is worth at acceptance 0.9 on February and March, beside the paper's claim."""
+    """Yield the operating points of the published AlexNet at acceptance 0.9 on February and March."""
     from nsga2.defaults import LEAST_COST
     from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
@@ -139,8 +139,8 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
             )
 
 
-def _many_rows(data: Path, output: Path, count: int) -> Path:
-    """Write an evaluation of so many rows: those of a published one, with noise, so that hardly two are alike."""
+def _write_many_rows(data: Path, output: Path, count: int) -> Path:
+    """Write an evaluation of ``count`` rows: those of a published one with noise, so that almost all are distinct."""
     path = output / f"evaluation_{count}.csv"
     if not path.exists():
         table = pd.read_csv(data / "evaluations" / "mobilenet_pc_2016_03.csv")
@@ -152,8 +152,8 @@ def _many_rows(data: Path, output: Path, count: int) -> Path:
     return path
 
 
-def _search_script(output: Path, *options: object) -> tuple[float, int, str]:
-    """Run the script on one core; return its seconds, its greatest memory in bytes, and what it said."""
+def _run_search(output: Path, *options: object) -> tuple[float, int, str]:
+    """Run the script on one core; return its seconds, its peak memory in bytes and its output."""
     command = [sys.executable, SEARCH, "--min-acceptance", LEAST, "--savefile", output / "front.sav", *options]
     start = time.perf_counter()
     with subprocess.Popen(

@@ -1,23 +1,19 @@
-"""The format of a capture file, by its first bytes, and classic pcap, in either byte order, piece by piece.
-
-What can be read for all frames of a piece at once is; only where they begin each tells of the next.
-
-Source: the Internet draft draft-ietf-opsawg-pcap.
-"""
+"""Detect the format of a capture file from its first bytes."""
 
 import struct
 from typing import Final
 
-import numpy as np
-
-from dataset.packets.frame_headers import FRAME_HEADER, frame_headers
-from dataset.packets.frames import LARGEST_FRAME, CaptureFormat, Frames, damaged, structures
+from dataset.packets.frames import CaptureFormat
+from dataset.packets.pcap import Pcap
 from dataset.packets.pcapng import MAGIC, PcapNg
 from utils.compressions import describe_compression
 from utils.errors import CaptureError
 
 HEADER: Final = 24
-"""Bytes by which a capture's format is told, if there are as many."""
+"""Bytes that are needed to detect the format, if the file has as many: the file header of pcap."""
+
+GZIP: Final = b"\x1f\x8b"
+"""First bytes of a gzip-compressed file."""
 
 CUT_OFF: Final = "is cut off in its header; fetch or copy it again"
 
@@ -32,17 +28,17 @@ _OTHER_CAPTURES: Final = (
     (b"\x34\xcd\xb2\xa1", "pcap with Kuznetzov's extension"),
     (b"\xa1\xb2\xcd\x34", "pcap with Kuznetzov's extension"),
 )
-"""First bytes of captures that editcap reads, and their names."""
+"""First bytes of formats that editcap reads, and their names."""
 
 
-def capture_format(beginning: bytes) -> tuple[CaptureFormat, int]:
-    """Return the format of a file that begins so, and how many bytes its header takes.
+def detect_format(beginning: bytes) -> tuple[CaptureFormat, int]:
+    """Return the format of a capture and the size of its file header in bytes.
 
     Args:
         beginning: the first ``HEADER`` bytes or more, or the whole of a shorter file.
 
     Raises:
-        CaptureError: it is no capture, or of a version that is not known.
+        CaptureError: not a capture, or an unsupported version.
     """
     if beginning[:4] == MAGIC:
         return PcapNg(), 0
@@ -51,18 +47,18 @@ def capture_format(beginning: bytes) -> tuple[CaptureFormat, int]:
             magic, *version, link = struct.unpack_from(f"{order}IHH12xI", beginning)
             if magic in _TICKS:
                 _check_version(*version)
-                # The bits above say whether frames end with a check sequence, and how long it is.
+                # The upper 16 bits describe the frame check sequences.
                 return Pcap(order, _TICKS[magic], link & 0xFFFF), HEADER
     raise CaptureError(_describe(beginning))
 
 
 def _check_version(major: int, minor: int) -> None:
-    if not (major == 2 and minor <= 4) and (major, minor) != (543, 0):  # which is DG/UX's name for 2.4
+    if not (major == 2 and minor <= 4) and (major, minor) != (543, 0):  # DG/UX's number for 2.4
         raise CaptureError(f"is of pcap version {major}.{minor}; only version 2.4 can be read; fetch or make it again")
 
 
 def _describe(beginning: bytes) -> str:
-    """Return what a file is that is no capture, and what to do."""
+    """Return what a file is that is not a capture, and what to do."""
     if not beginning:
         return "is empty; capture or fetch it again"
     if any(beginning[:4] == magic[: len(beginning)] for magic in _MAGICS):
@@ -71,36 +67,5 @@ def _describe(beginning: bytes) -> str:
         return compressed
     for magic, name in _OTHER_CAPTURES:
         if beginning.startswith(magic):
-            return f"is a capture of the format {name}; convert it with editcap"
-    return (
-        "is no pcap or pcapng capture, by its first bytes; name another file, or convert it with editcap if Wireshark "
-        "opens it"
-    )
-
-
-class Pcap:
-    """Classic pcap: each frame behind a header of seconds, fraction, captured and original length."""
-
-    def __init__(self, order: str, ticks: int, link_type: int) -> None:
-        self.untimed = 0
-        self.only_link_type: int | None = link_type
-        self._order, self._ticks, self._link_type = order, ticks, link_type
-        self._header = np.dtype([(name, f"{order}u4") for name in ("seconds", "fraction", "captured", "size")])
-
-    def take(self, piece: bytes, place: int, /) -> tuple[list[Frames], int]:
-        """See ``CaptureFormat``."""
-        content, at = np.frombuffer(piece, np.uint8), frame_headers(piece, self._order)
-        header = structures(content, at, self._header)
-        start, captured = at + FRAME_HEADER, header["captured"].astype(np.int64)
-        wrong = captured > LARGEST_FRAME
-        if wrong.any():
-            first = int(wrong.argmax())
-            raise damaged(place + int(at[first]), f"a frame of {captured[first]} bytes")
-        end = start + captured
-        whole = slice(np.count_nonzero(end <= len(piece)))  # all but perhaps the last
-        microseconds = header["seconds"] * np.int64(10**6) + header["fraction"] // (self._ticks // 10**6)
-        frames = Frames(
-            content, start[whole], captured[whole], header["size"][whole].astype(np.int64), microseconds[whole],
-            self._link_type,
-        )  # fmt: skip
-        return [frames], int(end[whole].max(initial=0))
+            return f"is a capture in {name} format; convert it with editcap"
+    return "is not a pcap or pcapng capture; name another file, or convert it with editcap if Wireshark opens it"

@@ -1,4 +1,4 @@
-"""Captures as packets, in pieces of bounded size, plain or gzipped."""
+"""Read the IPv4 packets of captures, plain or gzip-compressed, in chunks of bounded size."""
 
 import gzip
 import zlib
@@ -9,41 +9,42 @@ from typing import Final
 
 import numpy as np
 
-from dataset.packets.capture_formats import CUT_OFF, HEADER, capture_format
+from dataset.packets.capture_formats import CUT_OFF, GZIP, HEADER, detect_format
 from dataset.packets.frames import CaptureFormat, Frames
-from dataset.packets.link_types import LINK_TYPES, ipv4_packets, name_link_type
+from dataset.packets.link_types import LINK_TYPES, extract_ipv4_packets, name_link_type
 from dataset.packets.packets import Packets
 from dataset.packets.traffic_counts import UNTIMED, TrafficCounts
 from utils.compressions import LONGEST_MAGIC
 from utils.errors import CaptureError
 from utils.files import check_readable
 
-PIECE: Final = 4 * 2**20
-"""Bytes of a capture that are looked at together."""
-
-_GZIP: Final = b"\x1f\x8b"
+CHUNK_BYTES: Final = 4 * 2**20
+"""Bytes of a capture that are decoded together."""
 
 
 def read_capture(
-    path: Path, counts: TrafficCounts, progress: Callable[[int], object] = lambda _bytes: None, piece: int = PIECE
+    path: Path,
+    counts: TrafficCounts,
+    progress: Callable[[int], object] = lambda _bytes: None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[Packets]:
-    """Yield the IPv4 packets of a capture, some at a time, in its order.
+    """Yield the IPv4 packets of a capture chunk by chunk, in the order of the file.
 
     Args:
-        path: pcap or pcapng, in either byte order, plain or gzipped; its first bytes say which.
-        counts: what is read is added to them.
-        progress: called with the bytes of the file that were read.
-        piece: bytes that are looked at together.
+        path: pcap or pcapng, in either byte order, plain or gzip-compressed; the first bytes decide.
+        counts: updated with what is read.
+        progress: called with the bytes of the file that were read so far.
+        chunk_bytes: bytes that are decoded together.
 
     Raises:
-        CaptureError: the file is missing, is no capture, is damaged, or is a pcap of a link of an unknown type.
+        CaptureError: the file is missing, damaged or not a capture, or a pcap of an unsupported link type.
     """
     with check_readable(path, CaptureError).open("rb") as file:
-        zipped = file.read(2) == _GZIP
+        is_gzip = file.read(2) == GZIP
         file.seek(0)
         try:
-            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if zipped else file
-            yield from _pieces(stream, lambda: progress(file.tell()), counts, piece)
+            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file
+            yield from _read_packets(stream, lambda: progress(file.tell()), counts, chunk_bytes)
         except CaptureError as problem:
             raise CaptureError(f"{path}: {problem}") from None
         except (zlib.error, gzip.BadGzipFile) as problem:
@@ -52,14 +53,14 @@ def read_capture(
             raise CaptureError(f"{path}: cannot be read: {problem.strerror or problem}; check the disk") from problem
 
 
-def _pieces(
-    stream: BufferedIOBase, progress: Callable[[], object], counts: TrafficCounts, piece: int
+def _read_packets(
+    stream: BufferedIOBase, progress: Callable[[], object], counts: TrafficCounts, chunk_bytes: int
 ) -> Iterator[Packets]:
-    decoder, ends, is_cut, read = Decoder(counts), False, False, 0
-    while not ends:
-        more, ends, is_cut = _read(stream, piece)
-        read += len(more)
-        yield from decoder.decode(more)
+    decoder, has_ended, is_cut, read = Decoder(counts), False, False, 0
+    while not has_ended:
+        chunk, has_ended, is_cut = _read_chunk(stream, chunk_bytes)
+        read += len(chunk)
+        yield from decoder.decode(chunk)
         progress()
     if is_cut and not read:
         raise CaptureError(CUT_OFF)
@@ -67,76 +68,76 @@ def _pieces(
 
 
 class Decoder:
-    """Turns a capture's bytes into packets, as they come.
+    """Decodes the bytes of a capture into packets as they arrive.
 
     Args:
-        counts: what is read is added to them.
+        counts: updated with what is decoded.
     """
 
     def __init__(self, counts: TrafficCounts) -> None:
         self._counts = counts
         self._format: CaptureFormat | None = None
-        self._rest, self._place = b"", 0  # what is not decoded yet, and where in the capture it stands
+        self._rest, self._offset = b"", 0  # bytes that are not parsed yet, and their offset in the capture
         self._untimed = 0
 
-    def decode(self, more: bytes) -> Iterator[Packets]:
-        """Yield the IPv4 packets that the next bytes bring.
+    def decode(self, chunk: bytes) -> Iterator[Packets]:
+        """Yield the IPv4 packets that the next bytes complete.
 
         Raises:
-            CaptureError: they are of no capture, damaged, or of a pcap of a link of an unknown type.
+            CaptureError: damaged, not a capture, or a pcap of an unsupported link type.
         """
-        self._rest += more
+        self._rest += chunk
         if self._format is None:
             if len(self._rest) < HEADER:
                 return
-            self._begin()
-        assert self._format is not None
-        frames, done = self._format.take(self._rest, self._place)
-        self._done_with(done)
+            self._format = self._start()
+        frames, parsed = self._format.parse(self._rest, self._offset)
+        self._discard(parsed)
         self._counts.count_malformed(UNTIMED, self._format.untimed - self._untimed)
         self._untimed = self._format.untimed
         if frames:
-            yield self._packets(frames)
+            yield self._extract_packets(frames)
 
-    def _packets(self, frames: list[Frames]) -> Packets:
-        """Return the IPv4 packets among frames of a piece, in the file's order."""
-        found = [ipv4_packets(some, self._counts) for some in frames]
+    def _extract_packets(self, frames: list[Frames]) -> Packets:
+        """Return the IPv4 packets among the frames of a chunk, in the order of the file."""
+        found = [extract_ipv4_packets(some, self._counts) for some in frames]
         if len(found) == 1:
             return found[0][0]
         order = np.argsort(np.concatenate([start for _, start in found]), kind="stable")
-        return Packets.joined([packets for packets, _ in found]).take(order)
+        return Packets.concatenate([packets for packets, _ in found]).take(order)
 
     def finish(self) -> None:
-        """Count what the end of the capture leaves.
+        """Count a last frame that is incomplete.
 
         Raises:
-            CaptureError: it is too short to be one.
+            CaptureError: the file ends within its header.
         """
         if self._format is None:
-            self._begin()
-        if not self._place:
+            self._start()
+        if not self._offset:
             raise CaptureError(CUT_OFF)
         self._counts.truncated += bool(self._rest)
 
-    def _begin(self) -> None:
-        self._format, done = capture_format(self._rest[:LONGEST_MAGIC])
-        only = self._format.only_link_type
-        if only is not None and only not in LINK_TYPES:
-            known = ", ".join(dict.fromkeys(link.name for link in LINK_TYPES.values()))
-            raise CaptureError(f"was captured with {name_link_type(only)}; known are {known}")
-        self._done_with(done)
+    def _start(self) -> CaptureFormat:
+        form, header = detect_format(self._rest[:LONGEST_MAGIC])
+        link_type = form.only_link_type
+        if link_type is not None and link_type not in LINK_TYPES:
+            supported = ", ".join(dict.fromkeys(link.name for link in LINK_TYPES.values()))
+            raise CaptureError(f"was captured with {name_link_type(link_type)}; supported are {supported}")
+        self._discard(header)
+        return form
 
-    def _done_with(self, count: int) -> None:
-        self._rest, self._place = self._rest[count:], self._place + count
+    def _discard(self, count: int) -> None:
+        self._rest, self._offset = self._rest[count:], self._offset + count
 
 
-def _read(stream: BufferedIOBase, count: int) -> tuple[bytes, bool, bool]:
-    """Return the next bytes, whether the stream ends there, and whether it does so before its time."""
+def _read_chunk(stream: BufferedIOBase, count: int) -> tuple[bytes, bool, bool]:
+    """Return the next bytes, whether the stream has ended, and whether it is truncated."""
     parts = []
     try:
         while count and (part := stream.read1(count)):
             parts.append(part)
             count -= len(part)
-    except EOFError:  # a gzip file that is cut off; what came before is here
+    except EOFError:  # a truncated gzip file; everything before is in parts
         return b"".join(parts), True, True
     return b"".join(parts), count > 0, False

@@ -1,4 +1,4 @@
-"""Captures that another program is still writing: a file that grows, or standard input."""
+"""Read a capture while another program writes it: a growing file, a named pipe or standard input."""
 
 import os
 import select
@@ -8,33 +8,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from dataset.packets.captures import PIECE, Decoder
+from dataset.packets.capture_formats import GZIP
+from dataset.packets.captures import CHUNK_BYTES, Decoder
 from dataset.packets.packets import NO_PACKETS, Packets
 from dataset.packets.traffic_counts import TrafficCounts
 from utils.errors import CaptureError
 
 STANDARD_INPUT: Final = Path("-")
 
-_GZIP: Final = b"\x1f\x8b"
-
 
 class GrowingCapture:
-    """Use it in a ``with`` block; see ``dataset.records.live_records.Source``.
+    """A ``dataset.records.live_records.Source`` and a context manager.
 
     Args:
         path: pcap or pcapng, not compressed; ``-`` is standard input, as in ``tcpdump -U -w - | ...``.
-        counts: what is read is added to them.
+        counts: updated with what is read.
 
     Raises:
-        CaptureError: on entering, the file cannot be opened; later, it is no capture, is damaged, was captured on a
-            link of an unknown type, or became shorter.
+        CaptureError: on entering, the file cannot be opened; later, it is damaged, not a capture, a pcap of an
+            unsupported link type, or was truncated, moved or removed.
     """
 
     grace = 2.0
-    """Seconds: tcpdump hands packets on after one at most, and then they are written."""
+    """Seconds: tcpdump gets packets from the kernel after one second at most, and then writes them."""
 
     def __init__(self, path: Path, counts: TrafficCounts) -> None:
-        self.ended = self.is_drained = False
+        self.has_ended = self.is_drained = False
         self._path, self._decoder = path, Decoder(counts)
         self._file = -1
         self._read = 0
@@ -44,11 +43,11 @@ class GrowingCapture:
             if self._path == STANDARD_INPUT:
                 self._file = os.dup(0)
             else:
-                # A pipe that no one writes yet is waited for later, where a stop is seen.
+                # Opening a pipe without a writer would block, and a stop would not be noticed.
                 self._file = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as problem:
             raise CaptureError(f"{self._name}: cannot be read: {problem.strerror}; check the path") from problem
-        self._grows = self._path != STANDARD_INPUT and stat.S_ISREG(os.fstat(self._file).st_mode)
+        self._is_file = self._path != STANDARD_INPUT and stat.S_ISREG(os.fstat(self._file).st_mode)
         return self
 
     def __exit__(
@@ -56,52 +55,52 @@ class GrowingCapture:
     ) -> None:
         os.close(self._file)
 
-    def packets(self, seconds: float, /) -> Packets:
+    def read_packets(self, timeout: float, /) -> Packets:
         """See ``Source``."""
-        if self.ended:
+        if self.has_ended:
             return NO_PACKETS
-        more = self._more(seconds)
+        chunk = self._read_chunk(timeout)
         try:
-            found = list(self._decoder.decode(more))
-            if self.ended and not self._read:
+            found = list(self._decoder.decode(chunk))
+            if self.has_ended and not self._read:
                 raise CaptureError("is empty; check the program that writes it")
-            if self.ended:
+            if self.has_ended:
                 self._decoder.finish()
         except CaptureError as problem:
             raise CaptureError(f"{self._name}: {problem}") from None
-        return Packets.joined(found) if found else NO_PACKETS
+        return Packets.concatenate(found) if found else NO_PACKETS
 
-    def _more(self, seconds: float) -> bytes:
-        """Return what has been written since, at most a piece; waits a while if that is nothing."""
+    def _read_chunk(self, timeout: float) -> bytes:
+        """Return at most ``CHUNK_BYTES`` new bytes; where there are none, wait up to ``timeout`` seconds."""
         try:
-            more = self._grown(seconds) if self._grows else self._piped(seconds)
+            chunk = self._read_file(timeout) if self._is_file else self._read_pipe(timeout)
         except OSError as problem:
             raise CaptureError(f"{self._name}: cannot be read: {problem.strerror}; check the disk") from problem
-        self.is_drained = len(more) < PIECE if self._grows else not more
-        if self._read == 0 and more.startswith(_GZIP):
-            remedy = "so it does not grow; leave out --follow" if self._grows else "unpack it in the pipe with gzip -dc"
-            raise CaptureError(f"{self._name}: is gzip-compressed{',' if self._grows else ';'} {remedy}")
-        self._read += len(more)
-        return more
+        self.is_drained = len(chunk) < CHUNK_BYTES if self._is_file else not chunk
+        if self._read == 0 and chunk.startswith(GZIP):
+            remedy = "so it cannot grow; leave out --follow" if self._is_file else "unpack it in the pipe with gzip -dc"
+            raise CaptureError(f"{self._name}: is gzip-compressed{',' if self._is_file else ';'} {remedy}")
+        self._read += len(chunk)
+        return chunk
 
-    def _grown(self, seconds: float) -> bytes:
-        more = os.read(self._file, PIECE)
+    def _read_file(self, timeout: float) -> bytes:
+        chunk = os.read(self._file, CHUNK_BYTES)
         if os.fstat(self._file).st_size < self._read:
-            raise CaptureError(f"{self._name}: became shorter while it was read; start again with the new one")
-        if not more:
+            raise CaptureError(f"{self._name}: was truncated while it was read; start again with the new file")
+        if not chunk:
             if not self._path.exists() or not os.path.samestat(self._path.stat(), os.fstat(self._file)):
-                raise CaptureError(f"{self._name}: was moved or removed; start again with the new one")
-            time.sleep(seconds)
-        return more
+                raise CaptureError(f"{self._name}: was moved or removed; start again with the new file")
+            time.sleep(timeout)
+        return chunk
 
-    def _piped(self, seconds: float) -> bytes:
-        ready, _, _ = select.select([self._file], [], [], seconds)
+    def _read_pipe(self, timeout: float) -> bytes:
+        ready, _, _ = select.select([self._file], [], [], timeout)
         try:
-            more = os.read(self._file, PIECE) if ready else b""
+            chunk = os.read(self._file, CHUNK_BYTES) if ready else b""
         except BlockingIOError:
             return b""
-        self.ended = bool(ready) and not more
-        return more
+        self.has_ended = bool(ready) and not chunk
+        return chunk
 
     @property
     def _name(self) -> str:

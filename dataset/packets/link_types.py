@@ -1,7 +1,6 @@
-"""Frames to IPv4 packets, by the link that they were captured on.
+"""Supported link types, and how the IPv4 packets of their frames are extracted.
 
-A frame's size counts as if the packet had come over Ethernet, whatever the link's own header: the features speak of
-Ethernet frames.
+Sizes are those of Ethernet frames, whatever the header of the link: the features are defined on Ethernet frames.
 """
 
 from collections import Counter
@@ -12,25 +11,24 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.packets.frames import Bytes, Frames, Integers, layout, structures, words
+from dataset.packets.frames import Bytes, Frames, Integers, define_structure, read_numbers, read_structures
 from dataset.packets.packets import NO_PACKETS, Packets
 from dataset.packets.traffic_counts import CUT_SHORT, NO_TIME, NOT_VERSION_4, OTHER, VLAN, TrafficCounts
 
 _ETHERNET_HEADER: Final = 14
 _IPV4: Final = 0x0800
 _IP_HEADER: Final = 20
-_FLAGS: Final = 33  # of TCP, behind an IPv4 header without options
+_FLAGS: Final = 33  # offset of the TCP flags after an IPv4 header without options
 _TCP: Final = 6
 _ICMP: Final = 1
 _WITH_PORTS: Final = np.isin(np.arange(256), (_ICMP, _TCP, 17, 132))
 _LATEST: Final = 253_402_300_800 * 10**6  # microseconds: the year 10000
 _LARGEST_SIZE: Final = 2**32 - 1
-_HEADERS: Final = layout(
+_HEADERS: Final = define_structure(
     version_length=("u1", 0), fragment=(">u2", 6), protocol=("u1", 9), source=(">u4", 12), destination=(">u4", 16),
     ports=(">u4", _IP_HEADER), flags=("u1", _FLAGS),
 )  # fmt: skip
-"""The headers of IPv4, and of TCP behind it where that one has no options."""
-
+"""An IPv4 header without options and the fields of TCP after it."""
 
 _ETHERTYPES: Final = {
     **dict.fromkeys((0x8100, 0x88A8, 0x9100), VLAN),
@@ -45,13 +43,13 @@ _VERSIONS: Final = dict.fromkeys(range(0x60, 0x70), "IPv6")
 
 @dataclass(frozen=True)
 class LinkType:
-    """How a link's frames begin.
+    """The header of a link's frames.
 
     Attributes:
         name: for people.
-        header: bytes in front of the IP packet.
-        marks: (place, type of number, values), what stands there in front of an IPv4 packet.
-        others: what other frames are, by the number that stands there.
+        header: bytes before the IP packet.
+        marks: offset and dtype of the number that tells the protocol, and its values for IPv4.
+        others: names of other protocols, by that number.
     """
 
     name: str
@@ -62,7 +60,7 @@ class LinkType:
 
 _FIRST_NIBBLE: Final = tuple(range(0x40, 0x50))
 _RAW: Final = LinkType("raw IP", 0, (0, "u1", _FIRST_NIBBLE), _VERSIONS)
-# A loopback frame begins with the address family of the machine it was captured on, in that machine's byte order.
+# A loopback frame begins with the address family of the capturing machine, in that machine's byte order.
 _NULL: Final = LinkType("BSD loopback", 4, (0, "<u4", (2, 2 << 24)), _FAMILIES)
 _ETHERNET: Final = LinkType("Ethernet", _ETHERNET_HEADER, (12, ">u2", (_IPV4,)), _ETHERTYPES)
 LINK_TYPES: Final = {
@@ -102,21 +100,19 @@ _UNREADABLE: Final = {
     253: "netlink",
     283: "IEEE 802.15.4",
 }
-"""Names of link types that cannot be read, by number."""
+"""Names of unsupported link types, by LINKTYPE_ number."""
 
 
 def name_link_type(number: int) -> str:
-    """Return a LINKTYPE_ number with its name, where there is one here."""
+    """Return a LINKTYPE_ number with its name, if known here."""
     known = LINK_TYPES[number].name if number in LINK_TYPES else _UNREADABLE.get(number)
     return f"link type {number}" + (f" ({known})" if known else "")
 
 
-def ipv4_packets(frames: Frames, counts: TrafficCounts) -> tuple[Packets, Integers]:
-    """Return the IPv4 packets among frames, in their order, and where in the piece their frames begin (P,).
+def extract_ipv4_packets(frames: Frames, counts: TrafficCounts) -> tuple[Packets, Integers]:
+    """Return the IPv4 packets among frames of one link type, in order, and the offsets (P,) of their frames.
 
-    Args:
-        frames: of one link.
-        counts: all frames are added to them.
+    All frames are added to ``counts``.
     """
     if frames.link_type not in LINK_TYPES:
         name = name_link_type(frames.link_type)
@@ -124,24 +120,24 @@ def ipv4_packets(frames: Frames, counts: TrafficCounts) -> tuple[Packets, Intege
         counts.unreadable[name] += len(frames)
         return NO_PACKETS, frames.start[:0]
     link = LINK_TYPES[frames.link_type]
-    place, dtype, values = link.marks
-    whole = np.flatnonzero(frames.captured >= max(link.header, place + np.dtype(dtype).itemsize))
-    marks = words(frames.content, frames.start[whole] + place, dtype)
+    offset, dtype, values = link.marks
+    whole = np.flatnonzero(frames.captured >= max(link.header, offset + np.dtype(dtype).itemsize))
+    marks = read_numbers(frames.content, frames.start[whole] + offset, dtype)
     is_marked = _is_one_of(marks, values)
     marked = whole[is_marked]
     long = marked[frames.captured[marked] >= link.header + _IP_HEADER]
     timed = long
     if len(long) and not 0 <= frames.timestamp.min() <= frames.timestamp.max() < _LATEST:
         timed = long[(frames.timestamp[long] >= 0) & (frames.timestamp[long] < _LATEST)]
-    # Behind an Ethernet header, no more than its type is asked for: so the features are defined.
+    # The features are defined by the EtherType alone; so on Ethernet the version is not checked.
     chosen = timed if link is _ETHERNET else timed[_is_version_4(frames, timed, link)]
     counts.ipv4 += len(chosen)
-    for kind, count in _name_kinds(marks[~is_marked], link).items():
+    for kind, count in _count_kinds(marks[~is_marked], link).items():
         counts.count_other(kind, count)
     counts.count_malformed(CUT_SHORT, len(frames) - len(whole) + len(marked) - len(long))
     counts.count_malformed(NO_TIME, len(long) - len(timed))
     counts.count_malformed(NOT_VERSION_4, len(timed) - len(chosen))
-    return _packets(frames, chosen, link), frames.start[chosen]
+    return _parse_packets(frames, chosen, link), frames.start[chosen]
 
 
 def _is_version_4(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> NDArray[np.bool_]:
@@ -149,8 +145,8 @@ def _is_version_4(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> N
     return is_4
 
 
-def _name_kinds(marks: Integers, link: LinkType) -> Counter[str]:
-    """Return of which kinds frames (N,) are that are not IPv4, by what stands where that is said."""
+def _count_kinds(marks: Integers, link: LinkType) -> Counter[str]:
+    """Return the protocols of frames that are not IPv4, and how many of each, from their marks (N,)."""
     kinds = Counter[str]()
     for mark, count in zip(*np.unique(marks, return_counts=True), strict=True):
         kinds[link.others.get(int(mark), OTHER)] += int(count)
@@ -164,12 +160,12 @@ def _is_one_of(numbers: Integers, values: tuple[int, ...]) -> NDArray[np.bool_]:
     return found
 
 
-def _packets(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> Packets:
+def _parse_packets(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> Packets:
     start, captured = frames.start[chosen] + link.header, frames.captured[chosen] - link.header
     content = frames.content
     if (lacking := int(start.max(initial=0)) + _HEADERS.itemsize - len(content)) > 0:
         content = np.append(content, np.zeros(lacking, np.uint8))
-    header = structures(content, start, _HEADERS)
+    header = read_structures(content, start, _HEADERS)
     protocol = header["protocol"].copy()
     return Packets(
         frames.timestamp[chosen],
@@ -178,21 +174,22 @@ def _packets(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> Packet
         np.clip(frames.size[chosen] - link.header + _ETHERNET_HEADER, 0, _LARGEST_SIZE),
         protocol,
         np.where((protocol == _TCP) & (captured > _FLAGS), header["flags"], 0),
-        _ports(content, start, captured, header),
+        _parse_ports(content, start, captured, header),
     )
 
 
-def _ports(content: Bytes, start: Integers, captured: Integers, header: NDArray[np.void]) -> NDArray[np.uint32]:
+def _parse_ports(content: Bytes, start: Integers, captured: Integers, header: NDArray[np.void]) -> NDArray[np.uint32]:
     """Return the ports (P,) of packets, as in ``Packets``.
 
-    They are known of a datagram's first fragment alone, and not where the header claims to be shorter than it can be.
+    Only the first fragment of a datagram has ports. A header with an invalid length has none.
     """
     length = (header["version_length"] & 0xF).astype(np.int64) * 4
-    there = (length >= _IP_HEADER) & (length + 4 <= captured)
-    there &= _WITH_PORTS[header["protocol"]] & (header["fragment"] & 0x1FFF == 0)
-    ports = np.where(there, header["ports"], 0)
-    moved = np.flatnonzero(there & (length != _IP_HEADER))
-    ports[moved] = words(content, start[moved] + length[moved], ">u4")
+    has_ports = (length >= _IP_HEADER) & (length + 4 <= captured)
+    has_ports &= _WITH_PORTS[header["protocol"]] & (header["fragment"] & 0x1FFF == 0)
+    ports = np.where(has_ports, header["ports"], 0)
+    with_options = np.flatnonzero(has_ports & (length != _IP_HEADER))
+    ports[with_options] = read_numbers(content, start[with_options] + length[with_options], ">u4")
+
     icmp = np.flatnonzero(header["protocol"] == _ICMP)
     first = ports[icmp]
     ports[icmp] = first >> 24 << 16 | first >> 16 & 0xFF

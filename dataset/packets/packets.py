@@ -1,4 +1,4 @@
-"""The IPv4 packets of a capture, as a table of columns."""
+"""IPv4 packets as columns, one array for each field."""
 
 import secrets
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-SIZE_BITS: Final = 32
 _DTYPES: Final = ("i8", "u4", "u4", "i8", "u1", "u1", "u4")
 _KEY: Final = tuple(np.uint64(secrets.randbits(64) | 1) for _ in range(2))
 """Odd factors, of this process alone; see ``_scramble``."""
@@ -16,17 +15,17 @@ _KEY: Final = tuple(np.uint64(secrets.randbits(64) | 1) for _ in range(2))
 
 @dataclass(frozen=True)
 class Packets:
-    """Packets of a capture, in its order; arrays of one length P.
+    """IPv4 packets, in the order of the capture; arrays of one length P.
 
     Attributes:
         timestamp: (P,) int64, microseconds since the epoch.
         source: (P,) uint32, IPv4 address.
         destination: (P,) uint32, IPv4 address.
-        size: (P,) int64, bytes of the frame on the wire, however few of them were captured; less than 2**32.
+        size: (P,) int64, bytes of the frame on the wire, not only the captured ones; less than 2**32.
         protocol: (P,) uint8, of the IPv4 header.
-        tcp_flags: (P,) uint8, FIN in the lowest bit; 0 where not known or not TCP.
-        ports: (P,) uint32, of the source in the upper 16 bits, of the destination in the lower; of ICMP, type and code;
-            0 where not known.
+        tcp_flags: (P,) uint8, FIN in the lowest bit; 0 where unknown or not TCP.
+        ports: (P,) uint32, source port in the upper 16 bits, destination port in the lower; of ICMP, type and code;
+            0 where unknown.
     """
 
     timestamp: NDArray[np.int64]
@@ -42,7 +41,7 @@ class Packets:
             column = getattr(self, field.name)
             if column.dtype != np.dtype(dtype) or column.shape != (len(self),):
                 raise ValueError(f"{field.name} is {column.dtype} {column.shape}, not {np.dtype(dtype)} ({len(self)},)")
-        if len(self) and not 0 <= self.size.min() <= self.size.max() < 1 << SIZE_BITS:
+        if len(self) and not 0 <= self.size.min() <= self.size.max() < 1 << 32:
             raise ValueError(f"sizes from {self.size.min()} to {self.size.max()}; they lie within [0, 2**32)")
 
     def __len__(self) -> int:
@@ -50,10 +49,10 @@ class Packets:
 
     @property
     def pairs(self) -> NDArray[np.uint64]:
-        """A number (P,) of the two addresses, whichever is the source; another one in each process.
+        """Keys (P,) of the unordered address pairs; they differ from process to process.
 
-        Whoever sends packets chooses their addresses. The numbers are keyed, so that nobody can choose pairs whose
-        numbers collide in a hash table, which would make it slow.
+        A sender chooses its packets' addresses. Secret factors keep it from choosing pairs whose keys collide in a
+        hash table, which would make the table slow.
         """
         pairs = np.minimum(self.source, self.destination).astype(np.uint64)
         pairs <<= np.uint64(32)
@@ -61,12 +60,12 @@ class Packets:
         return _scramble(pairs)
 
     def take(self, chosen: NDArray[np.intp]) -> Self:
-        """Return the packets at some places (K,), in that order."""
+        """Return the packets at indices (K,), in that order."""
         return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Return the packets of several parts, at least one, one after another."""
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Return the packets of one or more parts, one after another."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
@@ -74,8 +73,9 @@ NO_PACKETS: Final = Packets(*(np.empty(0, dtype) for dtype in _DTYPES))
 
 
 def _scramble(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Replace numbers (N,) in place by others that only this process can foretell, different ones by different ones."""
-    # Every step can be undone, so no two numbers become one. Python's own hashes of integers have no key.
+    """Replace numbers (N,) in place by distinct ones that no other process can predict."""
+    # Every step is invertible, so different numbers stay different. Python's hash of an integer has no key.
+
     upper = np.empty_like(numbers)
     for factor, shift in zip(_KEY, (32, 29), strict=True):
         numbers *= factor

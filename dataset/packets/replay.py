@@ -1,4 +1,4 @@
-"""Captured frames sent again, at their own pace."""
+"""Replay the frames of a capture at their original pace."""
 
 import gzip
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from dataset.packets.capture_formats import HEADER, capture_format
+from dataset.packets.capture_formats import GZIP, HEADER, detect_format
 from dataset.packets.link_types import name_link_type
 from utils.errors import CaptureError
 from utils.files import check_readable
@@ -17,42 +17,42 @@ _LARGEST_FILE: Final = 64 * 2**20
 _HEADER: Final = 14
 _LARGEST_FRAME: Final = 1514
 _MICROSECONDS: Final = 1_000_000
-_GZIP: Final = b"\x1f\x8b"
 
 
 def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
-    """Yield the frames of a small Ethernet capture: seconds since the first, and the frame.
+    """Yield the frames of a small Ethernet capture, each with its time in seconds since the first.
 
-    A frame that was cut when it was captured has its length again; zeros stand for what is missing.
+    Frames that were truncated when they were captured are padded with zeros to their original size.
 
     Raises:
-        CaptureError: the file is missing, large, no capture or damaged, or is not of Ethernet frames of the usual size.
+        CaptureError: the file is missing, too large, damaged or not a capture, or has frames that are not Ethernet or
+            of an unusual size.
     """
     check_readable(path, CaptureError)
     try:
         with path.open("rb") as file:
-            stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+            stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file
             content = stream.read(_LARGEST_FILE + 1)
     except (OSError, EOFError, zlib.error) as problem:
         raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
     if len(content) > _LARGEST_FILE:
-        raise CaptureError(f"{path}: is too large to be replayed; cut it, for example with editcap")
+        raise CaptureError(f"{path}: is too large to replay; split it, for example with editcap")
     try:
-        form, done = capture_format(content[:HEADER])
-        frames, _ = form.take(content[done:], done)
+        form, header = detect_format(content[:HEADER])
+        frames, _ = form.parse(content[header:], header)
     except CaptureError as problem:
         raise CaptureError(f"{path}: {problem}") from None
     if not sum(map(len, frames)):
-        raise CaptureError(f"{path}: holds no frame; replay another")
+        raise CaptureError(f"{path}: holds no frame; name another capture")
     first = None
     for some in frames:
         if some.link_type != _ETHERNET:
             raise CaptureError(
-                f"{path}: was captured with {name_link_type(some.link_type)}; only Ethernet can be replayed"
+                f"{path}: was captured with {name_link_type(some.link_type)}; name a capture of Ethernet frames"
             )
         if not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
             raise CaptureError(
-                f"{path}: holds other than Ethernet frames of {_HEADER} to {_LARGEST_FRAME} bytes; replay another"
+                f"{path}: holds frames that are not {_HEADER} to {_LARGEST_FRAME} bytes long; name another capture"
             )
         for start, captured, size, timestamp in zip(
             some.start.tolist(), some.captured.tolist(), some.size.tolist(), some.timestamp.tolist(), strict=True
@@ -63,12 +63,7 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
 
 
 def replay(frames: Iterator[tuple[float, bytes]], send: Callable[[bytes], object]) -> int:
-    """Send frames when they are due; return how many were.
-
-    Args:
-        frames: seconds since the first, and what to send.
-        send: sends one.
-    """
+    """Send frames, given as by ``read_frames``, when they are due; return their number."""
     begun, count = time.monotonic(), 0
     for due, frame in frames:
         wait = due - (time.monotonic() - begun)

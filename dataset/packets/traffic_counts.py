@@ -1,4 +1,4 @@
-"""What was counted of observed traffic, from the capture to the alerts: one object that all stages add to."""
+"""Counts of frames and packets: one object that every step from the capture to the alerts updates."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from typing import Final
 VLAN: Final = "VLAN-tagged"
 CUT_SHORT: Final = "cut short within their headers"
 NO_TIME: Final = "without a timestamp from 1970 to 9999"
-NOT_VERSION_4: Final = "of another version than their link's header says"
+NOT_VERSION_4: Final = "of another IP version than their link's header says"
 OTHER: Final = "of other protocols"
 UNTIMED: Final = "without a timestamp (simple packet blocks)"
-"""Kinds of frames that are not read as IPv4 packets."""
+"""Kinds of frames that are not counted as IPv4 packets."""
 
 _MOST_NAMED: Final = 3
 _MOST_KINDS: Final = 8
@@ -20,7 +20,7 @@ _REMEDIES: Final = {
     UNTIMED: "capture again with dumpcap or tcpdump, which write timestamps",
     CUT_SHORT: "capture again with at least 80 bytes of each frame",
 }
-_ANY_REMEDY: Final = "records are made of IPv4 packets, so name a capture that holds some"
+_ANY_REMEDY: Final = "name a capture with IPv4 packets"
 
 
 @dataclass
@@ -29,14 +29,14 @@ class TrafficCounts:
 
     Attributes:
         ipv4: IPv4 packets.
-        other: frames of another protocol, or of a link whose type is not known.
-        malformed: frames too short for what they claim to be, of another version, or without a time.
+        other: frames of another protocol or of an unsupported link type.
+        malformed: frames shorter than their headers, of another IP version, or without a timestamp.
         late: IPv4 packets that were discarded because their window was closed.
-        left_out: IPv4 packets that were discarded because their window held as many records as are allowed.
-        dropped: frames that the kernel had no room for; None where the traffic does not come from an interface.
+        left_out: IPv4 packets that were discarded because their window held the maximum number of records.
+        dropped: frames that the kernel had no room for; None if the traffic does not come from an interface.
         truncated: captures that end within a frame.
-        kinds: how many of the others and of the malformed there are of each kind.
-        unreadable: of the others, those of a link whose type is not known, by its name.
+        kinds: other and malformed frames, by kind.
+        unreadable: those of ``other`` that are of an unsupported link type, by its name.
     """
 
     ipv4: int = 0
@@ -51,27 +51,23 @@ class TrafficCounts:
 
     @property
     def packets(self) -> int:
-        """All frames that were read."""
+        """Number of all frames that were read."""
         return self.ipv4 + self.other + self.malformed
 
     def count_other(self, kind: str, count: int) -> None:
-        """Add frames of another protocol or link."""
+        """Count frames of another protocol or of an unsupported link type."""
         if count:
             self.other += count
             self.kinds[kind] += count
 
     def count_malformed(self, kind: str, count: int) -> None:
-        """Add frames that cannot be read as what they claim to be."""
+        """Count frames that are not what their headers say."""
         if count:
             self.malformed += count
             self.kinds[kind] += count
 
     def summarize(self, *, is_live: bool) -> str:
-        """Return the counts as one line for people.
-
-        Args:
-            is_live: whether records can have been left out.
-        """
+        """Return the counts as one line for people; those of ``--max-records`` only for live traffic."""
         parts = [
             f"{self.packets} packets: {self.ipv4} IPv4, {self.other} other, {self.malformed} malformed",
             f"{self.late} too late for their window",
@@ -87,14 +83,10 @@ class TrafficCounts:
         return ", ".join(parts)
 
     def explain_no_ipv4(self, names: Sequence[str]) -> str:
-        """Return the error message for captures without IPv4 packets: what they hold instead, and what to do.
-
-        Args:
-            names: of the captures.
-        """
+        """Return the error message for captures, given their names, that hold no IPv4 packets."""
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
         start = f"{', '.join(names[:_MOST_NAMED])}{more}: "
-        cut = "is cut in its first frame" if len(names) == 1 else "some are cut in their first frame"
+        cut = "is cut off in its first frame" if len(names) == 1 else "some are cut off in their first frame"
         if not self.packets:
             return start + (f"{cut}; fetch or copy it again" if self.truncated else "no packets; capture again, longer")
         (most, _), *others = self.kinds.most_common()
@@ -107,12 +99,7 @@ class TrafficCounts:
 
 
 def _name_most_common(kinds: Counter[str], form: str) -> str:
-    """Return the most common kinds as a list for people.
-
-    Args:
-        kinds: how many there are of each.
-        form: of one entry, with the fields ``count`` and ``kind``.
-    """
+    """Return the most common kinds as a list for people; ``form`` formats the ``count`` and ``kind`` of an entry."""
     named = [form.format(count=count, kind=kind) for kind, count in kinds.most_common(_MOST_KINDS)]
     rest = [f"{kinds.total()} in all"] if len(kinds) > _MOST_KINDS else []
     return ", ".join(named + rest)

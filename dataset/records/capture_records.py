@@ -1,4 +1,4 @@
-"""Turn whole captures into records."""
+"""Read the records of captures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,34 +15,34 @@ from utils.records import Records
 
 LEAST_SIZE: Final = 60
 GREATEST_SIZE: Final = 1514
-"""Bytes of the frames that the published traffic is made of."""
+"""Smallest and largest frames of the published traffic, in bytes."""
 
 
-def capture_records(
+def read_capture_records(
     paths: Sequence[Path],
     windows: Windows,
     *,
     clamp: bool = False,
     progress: Callable[[int, int], object] = lambda _file, _bytes: None,
 ) -> Iterator[Records]:
-    """Yield the flow records of captures, read one after the other as the parts of one, in order.
+    """Yield the records of captures, in order; the files are read as consecutive parts of one capture.
 
-    A file that begins before what is closed already is a capture of its own.
+    A file that begins before a window that is already closed starts a new capture.
 
     Args:
         paths: the captures.
-        windows: hold what is not over; new ones. What is read is added to their counts.
-        clamp: bring sizes to those of frames that the published traffic is made of; see ``clamp_sizes``.
-        progress: called with the number of the file, and its bytes that were read.
+        windows: new windows; their counts are updated with what is read.
+        clamp: clamp frame sizes to those of the published traffic; see ``clamp_sizes``.
+        progress: called with the index of the file and its bytes that were read so far.
 
     Raises:
         CaptureError: as ``read_capture``.
     """
     for number, path in enumerate(paths):
-        begun = False
+        has_begun = False
         for packets in read_capture(path, windows.counts, partial(progress, number)):
-            if len(packets) and not begun:
-                begun = True
+            if len(packets) and not has_begun:
+                has_begun = True
                 if windows.is_closed_at(int(packets.timestamp[0])):
                     yield from windows.restart()
             yield from windows.add(clamp_sizes(packets) if clamp else packets)
@@ -50,8 +50,8 @@ def capture_records(
 
 
 def clamp_sizes(packets: Packets) -> Packets:
-    """Return packets with sizes within [``LEAST_SIZE``, ``GREATEST_SIZE``].
+    """Return packets with sizes clamped to [``LEAST_SIZE``, ``GREATEST_SIZE``].
 
-    Frames captured on the host that sent them are not padded yet, and may be many in one.
+    Frames captured on the sending host are not padded yet, and with segmentation offload may be many frames in one.
     """
     return replace(packets, size=np.clip(packets.size, LEAST_SIZE, GREATEST_SIZE))

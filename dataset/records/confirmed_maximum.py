@@ -1,4 +1,4 @@
-"""The time that packets have reached, which a lone packet with a wrong time does not change."""
+"""The maximum of a stream of values that outliers do not raise: the time that packets have reached."""
 
 from typing import Any, Final
 
@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 IN_A_ROW: Final = 8
-"""Packets in a row that must have reached a time before it is believed; a power of 2."""
+"""Consecutive values that must reach a maximum to confirm it; a power of 2."""
 
 NEVER: Final = float("-inf")
 
 
 class ConfirmedMaximum:
-    """The greatest value that ``IN_A_ROW`` values in a row have reached.
+    """The greatest value that ``IN_A_ROW`` consecutive values have reached.
 
     Attributes:
-        value: that value; ``NEVER`` while there were fewer values.
+        value: that value; ``NEVER`` as long as there are fewer values.
     """
 
     def __init__(self) -> None:
@@ -23,10 +23,10 @@ class ConfirmedMaximum:
         self._last: NDArray[Any] = np.empty(0, np.int64)
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take the next values (N,)."""
+        """Add the next values (N,)."""
         lowest = np.concatenate((self._last, values)) if len(self._last) else values
         self._last = lowest[1 - IN_A_ROW :]
-        reach = 1  # values that each of the lowest is the lowest of
+        reach = 1  # number of consecutive values of which each element of lowest is the minimum
         while reach < IN_A_ROW:
             lowest = np.minimum(lowest[:-reach], lowest[reach:])
             reach *= 2
@@ -35,5 +35,5 @@ class ConfirmedMaximum:
 
     @property
     def unconfirmed(self) -> float:
-        """The least of the values so far while there are fewer than ``IN_A_ROW``; ``NEVER`` where there are none."""
+        """The minimum of the values so far, to be used while there are fewer than ``IN_A_ROW``; ``NEVER`` if none."""
         return float(self._last.min()) if len(self._last) else NEVER

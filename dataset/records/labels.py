@@ -1,7 +1,7 @@
-"""Labels of flow records: which of them a list of anomalies, addresses or flows calls attacks.
+"""Label records as normal or attack by a list of anomalies, addresses or flows.
 
-Sources: MAWILab's CSV files (http://www.fukuda-lab.org/mawilab/documentation.html), by the packet that a record begins
-with, as the published dataset was labelled; or plain lists.
+As in the published dataset, the first packet of a record decides. Source of the format of MAWILab's CSV files:
+http://www.fukuda-lab.org/mawilab/documentation.html.
 """
 
 import codecs
@@ -24,7 +24,7 @@ from utils.schema import ATTACK, NORMAL
 MAWILAB_COLUMNS: Final = ("srcIP", "srcPort", "dstIP", "dstPort", "label")
 ATTACK_LABELS: Final = ("anomalous", "suspicious")
 NORMAL_LABELS: Final = ("notice", "benign")
-"""MAWILab's labels, in lower case; there are no others."""
+"""All labels of MAWILab, in lower case."""
 
 _LARGEST_FILE: Final = 64 * 2**20
 _WITH_PORTS: Final = (6, 17, 132)  # TCP, UDP, SCTP
@@ -33,124 +33,123 @@ _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Rule(NamedTuple):
-    """What a record's first packet must be for the record to be an attack; None stands for anything."""
+    """Fields of the first packet of an attack; None matches anything."""
 
     source: int | None
     source_port: int | None
     destination: int | None
     destination_port: int | None
 
-    def turned(self) -> "Rule":
-        """Return the rule for packets the other way."""
+    def reverse(self) -> "Rule":
+        """Return the rule for the opposite direction."""
         return Rule(self.destination, self.destination_port, self.source, self.source_port)
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Which records are attacks.
+    """Rules that tell attacks from normal records.
 
     Attributes:
-        rules: a record that fits one of them is one.
-        ignored: lines that speak of IPv6, which no record is made of.
+        rules: a record that matches one of them is an attack.
+        ignored: number of lines about IPv6, which has no records.
     """
 
     rules: Sequence[Rule]
     ignored: int
 
-    def of(self, records: Records) -> NDArray[np.int64]:
+    def classify(self, records: Records) -> NDArray[np.int64]:
         """Return the classes (R,) of records."""
         known = np.isin(records.protocol, _WITH_PORTS) & (records.ports > 0)
         port_a, port_b = (np.where(known, ports, _NO_PORT) for ports in (records.ports >> 16, records.ports & 0xFFFF))
         packets = np.column_stack((records.address_a, port_a, records.address_b, port_b)).astype(np.int64)
         attack = np.zeros(len(records), np.bool_)
-        for named, rules in self._by_what_they_name():
-            attack |= _are_among(packets[:, named], rules)
+        for named, rules in self._group_by_fields():
+            attack |= _is_among(packets[:, named], rules)
         return np.where(attack, ATTACK, NORMAL)
 
-    def _by_what_they_name(self) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
-        """Yield the numbers (C,) of the fields that some rules name, and what these rules say of them (K, C)."""
+    def _group_by_fields(self) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+        """Yield each set of fields (C,) that rules name, by index, and the values (K, C) of these rules."""
         groups: dict[tuple[int, ...], list[list[int]]] = {}
         for rule in self.rules:
-            said = [(number, value) for number, value in enumerate(rule) if value is not None]
-            groups.setdefault(tuple(number for number, _ in said), []).append([value for _, value in said])
+            values = [(field, value) for field, value in enumerate(rule) if value is not None]
+            groups.setdefault(tuple(field for field, _ in values), []).append([value for _, value in values])
         for named, rules in groups.items():
             yield list(named), np.array(rules, np.int64)
 
 
-def _are_among(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which rows (N, C) are among others (K, C)."""
-    # By sorting: whoever sends packets chooses their addresses and ports, and could choose ones that hash tables are
-    # slow with.
+def _is_among(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each row (N, C) equals one of the wanted rows (K, C)."""
+    # By sorting: a sender chooses the addresses and ports of its packets, and could make a hash table slow with them.
     among = np.ones(len(rows), np.bool_)
-    place, wanted_place = np.zeros(len(rows), np.int64), np.zeros(len(wanted), np.int64)
+    code, wanted_code = np.zeros(len(rows), np.int64), np.zeros(len(wanted), np.int64)
     for column, wanted_column in zip(rows.T, wanted.T, strict=True):
         values, number = np.unique(wanted_column, return_inverse=True)
         found = np.minimum(np.searchsorted(values, column), len(values) - 1)
         among &= values[found] == column
-        # What the columns so far hold is one number again, less than K, so that the next product cannot overflow.
-        held, wanted_place = np.unique(wanted_place * len(values) + number, return_inverse=True)
-        product = place * len(values) + found
-        place = np.minimum(np.searchsorted(held, product), len(held) - 1)
-        among &= held[place] == product
+        # A code below K stands for all columns so far, so that the next product cannot overflow.
+        codes, wanted_code = np.unique(wanted_code * len(values) + number, return_inverse=True)
+        product = code * len(values) + found
+        code = np.minimum(np.searchsorted(codes, product), len(codes) - 1)
+        among &= codes[code] == product
     return among
 
 
 def read_labels(path: Path) -> Labels:
-    """Read labels.
+    """Read labels from a file.
 
     Args:
-        path: a CSV of MAWILab, in which an empty field stands for anything; or a list with on each line the address of
-            an attacker, ``address,address`` or ``address,port,address,port`` of a flow, in whichever direction. What
-            follows a # is not read. UTF-8, or UTF-16 with a byte-order mark; upper and lower case are the same.
+        path: a CSV of MAWILab, where an empty field matches anything; or a list with one entry per line: ``address``,
+            ``address,address`` or ``address,port,address,port``, in either direction, with comments after ``#``. UTF-8,
+            or UTF-16 with a byte-order mark. Case does not matter.
 
     Raises:
-        InputFileError: the file is missing, is neither, or names all traffic at once; the message names the line.
+        InputFileError: the file is missing or in neither format, or a line matches all traffic.
     """
     if check_readable(path, InputFileError).stat().st_size > _LARGEST_FILE:
-        raise InputFileError(f"{path}: is larger than any list of labels; name another")
+        raise InputFileError(f"{path}: is too large for a list of labels; name another file")
     content = path.read_bytes()
     if compressed := describe_compression(content[:LONGEST_MAGIC]):
         raise InputFileError(f"{path}: {compressed}")
     lines = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig", errors="replace").splitlines()
     if "".join(lines[:2]).lstrip().startswith("<"):
-        raise InputFileError(f"{path}: is XML, like one of MAWILab's two forms; take MAWILab's CSV of the same day")
+        raise InputFileError(f"{path}: is XML, one of MAWILab's two formats; name MAWILab's CSV of the same day")
     try:
-        is_mawilab = bool(lines) and {name.lower() for name in MAWILAB_COLUMNS} <= set(_fields(lines[0].lower()))
-        found = list(_mawilab_rules(lines) if is_mawilab else _listed_rules(lines))
+        is_mawilab = bool(lines) and {name.lower() for name in MAWILAB_COLUMNS} <= set(_split(lines[0].lower()))
+        found = list(_parse_mawilab(lines) if is_mawilab else _parse_list(lines))
     except (ValueError, csv.Error) as problem:
         raise InputFileError(f"{path}: {problem}") from problem
     return Labels([rule for rule in found if rule is not None], found.count(None))
 
 
-def _mawilab_rules(lines: list[str]) -> Iterator[Rule | None]:
-    names = _fields(lines[0].lower())
+def _parse_mawilab(lines: list[str]) -> Iterator[Rule | None]:
+    names = _split(lines[0].lower())
     places = [names.index(name.lower()) for name in MAWILAB_COLUMNS]
     for number, line in enumerate(lines[1:], 2):
-        fields = _fields(line)
+        fields = _split(line)
         if any(fields):
             if len(fields) < len(names):
-                raise ValueError(f"line {number} has {len(fields)} fields, not {len(names)}; mend or drop it")
+                raise ValueError(f"line {number} has {len(fields)} fields, not {len(names)}; correct or delete it")
             *flow, label = (fields[place] for place in places)
             if _is_attack(label, number):
-                yield _rule(flow, number)
+                yield _parse_rule(flow, number)
 
 
 def _is_attack(label: str, number: int) -> bool:
-    """Return whether a label of MAWILab is that of an attack.
+    """Return whether a label of MAWILab means an attack.
 
     Raises:
-        ValueError: it is none of MAWILab's.
+        ValueError: MAWILab has no such label.
     """
     if label.lower() not in (*ATTACK_LABELS, *NORMAL_LABELS):
         said = f"the label {label[:40]!r} is unknown" if label else "the label is empty"
         known = ", ".join((*ATTACK_LABELS, *NORMAL_LABELS))
-        raise ValueError(f"line {number}: {said}; mend it (MAWILab's labels are {known}) or drop the line")
+        raise ValueError(f"line {number}: {said} (MAWILab's labels are {known}); correct or delete it")
     return label.lower() in ATTACK_LABELS
 
 
-def _listed_rules(lines: list[str]) -> Iterator[Rule | None]:
+def _parse_list(lines: list[str]) -> Iterator[Rule | None]:
     for number, line in enumerate(lines, 1):
-        match _fields(line.partition("#")[0]):
+        match _split(line.partition("#")[0]):
             case [""] | []:
                 continue
             case [address]:
@@ -161,42 +160,42 @@ def _listed_rules(lines: list[str]) -> Iterator[Rule | None]:
                 pass
             case _:
                 raise ValueError(
-                    f"line {number} is neither an address, address,address nor address,port,address,port; and a CSV of "
-                    f"MAWILab begins with a line that names {', '.join(MAWILAB_COLUMNS)}"
+                    f"line {number} is not address or address,address or address,port,address,port; correct or delete "
+                    f"it (the first line of a CSV of MAWILab must name {', '.join(MAWILAB_COLUMNS)})"
                 )
-        rule = _rule(flow, number)
+        rule = _parse_rule(flow, number)
         yield rule
         if rule is not None:
-            yield rule.turned()
+            yield rule.reverse()
 
 
-def _fields(line: str) -> list[str]:
+def _split(line: str) -> list[str]:
     return [field.strip() for field in next(csv.reader([line]), [])]
 
 
-def _rule(flow: Iterable[str], number: int) -> Rule | None:
-    """Return the rule of source, port, destination and port as text; None where it is about IPv6.
+def _parse_rule(flow: Iterable[str], number: int) -> Rule | None:
+    """Return the rule of a source, port, destination and port as text; None for IPv6.
 
     Raises:
-        ValueError: they are no addresses and ports, or all empty.
+        ValueError: an address or port is invalid, or all are empty.
     """
     source, source_port, destination, destination_port = flow
     try:
         addresses = [ipaddress.ip_address(text) if text else None for text in (source, destination)]
     except ValueError as problem:
-        raise ValueError(f"line {number}: {problem}; mend or drop it") from problem
+        raise ValueError(f"line {number}: {problem}; correct or delete it") from problem
     if any(address is not None and address.version == 6 for address in addresses):
         return None
     a, b = (None if address is None else int(address) for address in addresses)
-    rule = Rule(a, _port(source_port, number), b, _port(destination_port, number))
+    rule = Rule(a, _parse_port(source_port, number), b, _parse_port(destination_port, number))
     if rule == (None,) * len(rule):
-        raise ValueError(f"line {number} names no address and no port, so all traffic would be an attack; drop it")
+        raise ValueError(f"line {number} names no address and no port, so it matches all traffic; delete it")
     return rule
 
 
-def _port(text: str, number: int) -> int | None:
+def _parse_port(text: str, number: int) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 0xFFFF):
-        raise ValueError(f"line {number}: {text!r} is no port, 0 to 65535; mend or drop it")
+        raise ValueError(f"line {number}: {text!r} is not a port (0 to 65535); correct or delete it")
     return int(text)

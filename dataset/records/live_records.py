@@ -1,9 +1,9 @@
-"""Packets that come as time passes, to flow records: windows are closed by the clock, so a silent link has its records.
+"""Read records from live packets: windows are closed by the clock, so that a silent link has its records in time.
 
-A window is closed once no packet of it can still be on its way. The clock that stamps the packets may be another
-machine's: how far it is ahead of ours is what the promptest packets show. Whoever is behind with reading goes by the
-packets' own times instead, so that a burst is late, but whole; and so does whoever reads a capture of former times.
-Either way, only a time that several packets in a row have reached counts: a lone packet far ahead closes no window.
+A window is closed once none of its packets can still arrive. The clock that stamps the packets may be that of another
+machine; its offset to ours is estimated from the packets with the least delay. When reading lags, and for packets of
+an old capture, windows are closed by packet time instead, so that a burst is delayed but complete. Either way a time
+counts only once several consecutive packets have reached it: a single packet with a wrong time closes no window.
 """
 
 import time
@@ -20,24 +20,24 @@ from utils.errors import CaptureError
 from utils.records import Records
 
 TICK: Final = 0.05
-"""Seconds between two looks at the clock, at most."""
+"""Most seconds between two looks at the clock."""
 
 MOST_PACKETS: Final = 4_000_000
-"""That an open window holds at most: 150 MB, and as much again when it is closed."""
+"""Packets that open windows hold at most: 150 MB, and as much again while they are closed."""
 
-_OLD: Final = 60.0  # seconds; a capture whose packets are always older than this is one of former times
-_BACKLOG: Final = 1.0  # seconds in which what the source still holds is read at the end, at most
-_SET_BACK: Final = 1.0
+_OLD: Final = 60.0  # seconds; packets that are always older belong to an old capture
+_BACKLOG: Final = 1.0  # most seconds for reading the backlog of the source at the end
+_SET_BACK: Final = 1.0  # seconds; a clock that goes back further was set
 _MICROSECONDS: Final = 1_000_000
 
 
 class Source(Protocol):
-    """Where packets come from.
+    """A source of live packets.
 
     Attributes:
-        grace: seconds after which a packet that was captured is here.
-        is_drained: whether there was no more than was handed out.
-        ended: whether nothing will come any more.
+        grace: seconds from a packet's capture until it can be read, at most.
+        is_drained: whether all packets that have arrived were read.
+        has_ended: whether no packet will arrive any more.
     """
 
     grace: float
@@ -46,22 +46,22 @@ class Source(Protocol):
     def is_drained(self) -> bool: ...  # noqa: D102 see above
 
     @property
-    def ended(self) -> bool: ...  # noqa: D102
+    def has_ended(self) -> bool: ...  # noqa: D102
 
-    def packets(self, seconds: float, /) -> Packets:
-        """Return the next packets, as soon as there are some; none if there are none for so long.
+    def read_packets(self, timeout: float, /) -> Packets:
+        """Return the next packets as soon as there are some, and none after ``timeout`` seconds.
 
         Raises:
-            CaptureError: no more can be had.
+            CaptureError: the source has failed.
         """
 
 
-def live_windows(counts: TrafficCounts | None = None, most_records: int = MOST_RECORDS) -> Windows:
-    """Return windows as ``live_records`` needs them, of bounded memory."""
+def make_live_windows(counts: TrafficCounts | None = None, most_records: int = MOST_RECORDS) -> Windows:
+    """Return new windows of bounded memory for ``read_live_records``."""
     return Windows(most_packets=MOST_PACKETS, in_order=False, most_records=most_records, counts=counts)
 
 
-def live_records(
+def read_live_records(
     source: Source,
     windows: Windows,
     is_over: Callable[[], bool],
@@ -69,52 +69,53 @@ def live_records(
     clamp: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[list[Records]]:
-    """Yield the records of each window once it is closed, and nothing, an empty list, while time passes.
+    """Yield the records of each window once it is closed, and an empty list at every tick without records.
 
     Args:
-        source: of packets.
-        windows: ``live_windows``, new ones.
-        is_over: whether to stop; what is open then is closed, and yielded at last.
-        clamp: as ``capture_records``.
-        clock: seconds since the epoch, by which the packets are stamped.
+        source: source of the packets.
+        windows: new windows of ``make_live_windows``.
+        is_over: whether to stop; the windows that are open then are closed and yielded last.
+        clamp: as of ``read_capture_records``.
+        clock: returns seconds since the epoch.
 
     Raises:
-        CaptureError: what ``source`` raises, after the records of the windows that were open.
+        CaptureError: the error of ``source``, raised after the records of the open windows.
     """
-    before, ahead = clock(), ConfirmedMaximum()
+    before, offsets = clock(), ConfirmedMaximum()
     try:
-        while not (is_over() or source.ended):
-            packets = source.packets(TICK)
+        while not (is_over() or source.has_ended):
+            packets = source.read_packets(TICK)
             now = clock()
             found: list[Records] = []
             if now < before - _SET_BACK:
-                # Time begins anew, lest all packets until then be too late.
-                found, ahead = windows.restart(), ConfirmedMaximum()
+                # Otherwise all packets would be late until the clock has caught up.
+                found, offsets = windows.restart(), ConfirmedMaximum()
             before = now
             if len(packets):
-                ahead.add(packets.timestamp / _MICROSECONDS - now)
+                offsets.add(packets.timestamp / _MICROSECONDS - now)
                 found += windows.add(clamp_sizes(packets) if clamp else packets)
-            is_current = source.is_drained and _seconds_ahead(ahead) > -_OLD
-            yield found + windows.close((now + _seconds_ahead(ahead) if is_current else windows.reached) - source.grace)
-        yield from _backlog(source, windows, clock(), clamp=clamp)
+            offset = _estimate_offset(offsets)
+            is_current = source.is_drained and offset > -_OLD
+            yield found + windows.close((now + offset if is_current else windows.reached) - source.grace)
+        yield from _read_backlog(source, windows, clock(), clamp=clamp)
     except CaptureError:
         yield windows.close()
         raise
     yield windows.close()
 
 
-def _seconds_ahead(ahead: ConfirmedMaximum) -> float:
-    """Return how far the packets' clock is ahead of ours, or behind it where negative."""
-    # A few first packets are believed unless they are ahead: that they would have to show in greater number.
-    return min(ahead.unconfirmed, 0.0) if ahead.value == NEVER else ahead.value
+def _estimate_offset(offsets: ConfirmedMaximum) -> float:
+    """Return the seconds by which the packets' clock is ahead of ours."""
+    # Too few packets to confirm an offset: they may show that their clock is behind, but not that it is ahead.
+    return min(offsets.unconfirmed, 0.0) if offsets.value == NEVER else offsets.value
 
 
-def _backlog(source: Source, windows: Windows, end: float, *, clamp: bool) -> Iterator[list[Records]]:
-    """Yield the records that what was captured before the end completes."""
+def _read_backlog(source: Source, windows: Windows, end: float, *, clamp: bool) -> Iterator[list[Records]]:
+    """Yield the records completed by packets that were captured before the end but not read yet."""
     deadline = time.monotonic() + _BACKLOG
     while time.monotonic() < deadline:
-        packets = source.packets(TICK)
+        packets = source.read_packets(TICK)
         yield windows.add(clamp_sizes(packets) if clamp else packets)
         is_later = len(packets) and int(packets.timestamp.max()) >= end * _MICROSECONDS
-        if is_later or source.ended or (source.is_drained and not len(packets)):
+        if is_later or source.has_ended or (source.is_drained and not len(packets)):
             return

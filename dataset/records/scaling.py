@@ -1,8 +1,8 @@
-"""Min-max scalers: raw flow features to network inputs and back.
+"""Min-max scalers: from raw features to network inputs and back.
 
-The published scaler's minimums and ranges were recovered from the published CSVs themselves (folder ``dataset/`` of the
-GitHub repository jasimioni/ids-ee-offload): un-scaled, their cells are whole numbers, variances in hundredths, and
-scaling these again gives every cell back bit for bit. Traffic unlike that of the published months leaves [0, 1]; it is
+The minimums and ranges of the published scaler were recovered from the published CSVs (folder ``dataset/`` of the
+GitHub repository jasimioni/ids-ee-offload): unscaled, all cells are whole numbers, or hundredths for variances, and
+scaling these numbers reproduces every cell bit for bit. Values beyond the published range lie outside [0, 1]; they are
 not clipped.
 """
 
@@ -22,46 +22,46 @@ FloatArray = NDArray[np.float64]
 
 _KEYS: Final = {"feature", "min", "range"}
 _LARGEST_FILE: Final = 2**20
+_REMEDY: Final = "write one with --fit-scaler"
 _MOST: Final = 1e30
-"""Of a minimum or range: no feature comes near it, and nothing that is computed with it overflows."""
+"""Greatest minimum and range: far above all features, and small enough that no result overflows."""
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """What of each feature becomes 0 and 1.
+    """The raw values that are scaled to 0 and to 1.
 
     Attributes:
-        minimums: (58,) float64, the raw values that become 0, in the order of ``schema.FEATURES``.
-        ranges: (58,) float64, how far above them lie the raw values that become 1; of a constant feature, 0, and then
-            its one value becomes 0.
+        minimums: (58,) float64, raw values that become 0, in the order of ``schema.FEATURES``.
+        ranges: (58,) float64, added to the minimums: raw values that become 1; 0 for a constant feature, whose value
+            becomes 0.
     """
 
     minimums: FloatArray
     ranges: FloatArray
 
     def scale(self, raw: FloatArray) -> FloatArray:
-        """Return raw features (..., 58) scaled, with the published scaler bit for bit as published; not clipped."""
-        # A product and a sum in place of (raw - minimum) / range: that differs in the last bits, and the published
-        # cells were computed in this way.
+        """Return raw features (..., 58) scaled; ``PUBLISHED`` reproduces the published cells bit for bit."""
+        # (raw - minimum) / range differs in the last bits; the published cells were computed in this way.
         factors = 1 / self._divisors()
         scaled: FloatArray = raw * factors + -self.minimums * factors
         return scaled
 
     def unscale(self, scaled: FloatArray) -> FloatArray:
-        """Return scaled features (..., 58) raw again, up to the rounding of float64."""
+        """Return the raw values of scaled features (..., 58), up to the rounding of float64."""
         raw: FloatArray = scaled * self._divisors() + self.minimums
         return raw
 
-    def out_of_range(self, raw: FloatArray) -> int:
-        """Return how many values of raw features (N, 58) lie outside what the scaler was made from."""
+    def count_out_of_range(self, raw: FloatArray) -> int:
+        """Return the number of raw values (N, 58) outside the range of the scaler."""
         return int(((raw < self.minimums) | (raw > self.minimums + self.ranges)).sum())
 
     def _divisors(self) -> FloatArray:
         return np.where(self.ranges > 0, self.ranges, 1.0)
 
 
-def fitted(raw: FloatArray) -> Scaler:
-    """Return the scaler that takes raw features (N, 58), N of at least 1, to [0, 1]."""
+def fit_scaler(raw: FloatArray) -> Scaler:
+    """Return the scaler that scales raw features (N, 58), N > 0, to [0, 1]."""
     minimums = raw.min(axis=0)
     return Scaler(minimums, raw.max(axis=0) - minimums)
 
@@ -70,36 +70,33 @@ def read_scaler(path: Path) -> Scaler:
     """Read a scaler: a JSON list of objects with the keys feature, min and range, one for each feature.
 
     Raises:
-        InputFileError: the file is missing, or is no such list.
+        InputFileError: the file is missing or not a scaler.
     """
     if check_readable(path, InputFileError).stat().st_size > _LARGEST_FILE:
-        raise InputFileError(f"{path}: is larger than any scaler; write one with --fit-scaler")
+        raise InputFileError(f"{path}: is too large for a scaler; {_REMEDY}")
     try:
         entries = json.loads(path.read_bytes())
         table = {entry["feature"]: (float(entry["min"]), float(entry["range"])) for entry in entries}
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as problem:
         raise InputFileError(
-            f"{path}: is no scaler, a JSON list of objects with feature, min and range; write one with --fit-scaler"
+            f"{path}: is not a scaler, a JSON list of objects with feature, min and range; {_REMEDY}"
         ) from problem
     missing = [name for name in FEATURES if name not in table]
     if missing or len(entries) != FEATURE_COUNT:
-        raise InputFileError(f"{path}: must hold each of the {FEATURE_COUNT} features once; {_told(missing, table)}")
+        found = f"{missing[0]} is missing" if missing else f"it holds {len(entries)} entries"
+        raise InputFileError(f"{path}: must hold each of the {FEATURE_COUNT} features once, but {found}; {_REMEDY}")
     values = np.array([table[name] for name in FEATURES])
     least, spread = values.T
     wrong = ~((np.abs(least) <= _MOST) & (spread >= 0) & (spread <= _MOST)) | ((spread > 0) & (spread < 1 / _MOST))
     if wrong.any():
         raise InputFileError(
-            f"{path}: {FEATURES[int(wrong.argmax())]} has no finite min, or no range of 0 or more, within {_MOST:g}"
+            f"{path}: min or range of {FEATURES[int(wrong.argmax())]} is invalid (within ±{_MOST:g}); {_REMEDY}"
         )
     return Scaler(values[:, 0], values[:, 1])
 
 
-def _told(missing: list[str], table: dict[str, tuple[float, float]]) -> str:
-    return f"it lacks {missing[0]}" if missing else f"it holds others, or one twice, among {len(table)}"
-
-
 def write_scaler(scaler: Scaler, path: Path) -> None:
-    """Write a scaler as ``read_scaler`` reads it, whole or not at all.
+    """Write a scaler in the format of ``read_scaler``, completely or not at all.
 
     Raises:
         InputFileError: the file cannot be written.
@@ -115,7 +112,7 @@ _STEPS_B: Final = ((2, 1998), *((0, 14_812_096),) * 5, (0, 1_061_544_960))
 _SIZES: Final = (*((60, 1454),) * 6, (0, 1_057_058))
 _SIZES_B: Final = ((60, 1940), *((0, 1514),) * 5, (0, 1_057_058))
 _COUNTERS: Final = (
-    # a to b, b to a
+    # each: a to b, b to a
     ((1, 2_942_523), (0, 73_567)),  # packets
     ((0, 82_128), (0, 73_546)),  # ACK
     ((0, 79), (0, 1)),  # pure ACK
@@ -127,7 +124,7 @@ _COUNTERS: Final = (
 )
 _TABLE: Final[FloatArray] = np.array(
     [
-        *(_ALL_STEPS + _ALL_STEPS + _STEPS_B),  # all packets, a to b, b to a; of each, the seven statistics
+        *(_ALL_STEPS + _ALL_STEPS + _STEPS_B),  # seven statistics each of all packets, a to b, b to a
         *(_SIZES + _SIZES + _SIZES_B),
         *(pair for directions in _COUNTERS for pair in directions),
     ],

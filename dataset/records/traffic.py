@@ -1,4 +1,4 @@
-"""Observe traffic: turn captures, or what passes an interface, into records, and count what is read."""
+"""Observe traffic: records and packet counts of captures or of an interface."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,8 @@ from dataset.defaults import MOST_RECORDS
 from dataset.packets.growing_capture import STANDARD_INPUT, GrowingCapture
 from dataset.packets.interface import Interface
 from dataset.packets.traffic_counts import TrafficCounts
-from dataset.records.capture_records import capture_records
-from dataset.records.live_records import TICK, live_records, live_windows
+from dataset.records.capture_records import read_capture_records
+from dataset.records.live_records import TICK, make_live_windows, read_live_records
 from dataset.records.windows import Windows
 from utils.background_iterator import iterate_in_background
 from utils.errors import CaptureError, InputFileError
@@ -27,15 +27,15 @@ _MOST_WAITING: Final = 2
 
 @dataclass(frozen=True)
 class Traffic:
-    """What to observe: captures or an interface.
+    """The traffic to observe: captures or an interface.
 
     Attributes:
-        captures: read one after the other; ``-`` is standard input, and with a named pipe it is the only one.
-        interface: its name.
-        follow: go on reading the capture as it grows.
-        duration: seconds after which to stop.
-        most_records: of a window, where it is observed as it comes.
-        clamp: bring sizes to those of frames that the published traffic is made of.
+        captures: read one after the other; ``-`` is standard input. A live capture must be the only one.
+        interface: name of the interface.
+        follow: keep reading the capture as it grows.
+        duration: seconds after which to stop; live traffic only.
+        most_records: records of one window at most; live traffic only.
+        clamp: clamp frame sizes to those of the published traffic.
     """
 
     captures: Sequence[Path] = ()
@@ -47,27 +47,27 @@ class Traffic:
 
     @property
     def names(self) -> list[str]:
-        """What messages call its sources."""
+        """Names of the sources, for messages."""
         if self.interface is not None:
             return [self.interface]
         return ["standard input" if path == STANDARD_INPUT else str(path) for path in self.captures]
 
     @property
     def is_live(self) -> bool:
-        """Whether it is observed as it comes."""
-        flowing = any(path == STANDARD_INPUT or is_pipe(path) for path in self.captures)
-        return self.interface is not None or self.follow or flowing
+        """Whether packets are observed as they arrive: an interface, a pipe or a growing capture."""
+        has_pipe = any(path == STANDARD_INPUT or is_pipe(path) for path in self.captures)
+        return self.interface is not None or self.follow or has_pipe
 
     def check(self) -> None:
-        """Check that its parts go together, and that captures are there.
+        """Check that the attributes are compatible and the captures exist.
 
         Raises:
-            InputFileError: they do not, or are not.
+            InputFileError: they are not compatible, or a capture cannot be read.
         """
         if self.is_live and len(self.captures) > 1:
-            raise InputFileError("only one capture can be followed, or standard input be read; name one")
+            raise InputFileError("only one capture can be followed or read from a pipe; name one")
         if self.duration is not None and not self.is_live:
-            raise InputFileError("--duration is for traffic that is still coming; leave it out, or add --follow")
+            raise InputFileError("--duration is for live traffic only; leave it out, or add --follow")
         if not self.is_live:
             for path in self.captures:
                 check_readable(path, CaptureError)
@@ -78,9 +78,9 @@ class Observation:
     """Traffic under observation.
 
     Attributes:
-        records: of the windows that are closed, in lists; an empty list whenever there are none for a moment.
-        counts: of what was read so far.
-        traffic: what is observed.
+        records: lists of the records of closed windows; empty lists while there are none.
+        counts: counts of the packets read so far.
+        traffic: the traffic that is observed.
     """
 
     records: Iterator[list[Records]]
@@ -98,82 +98,82 @@ class Observation:
 
 @contextmanager
 def observe(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observation]:
-    """Yield traffic under observation, with a progress bar on a terminal.
+    """Observe traffic, with a progress bar on a terminal.
 
     Args:
         traffic: what to observe.
-        is_over: whether to stop; of live traffic, the records of windows that are open then are yielded too.
+        is_over: whether to stop; open windows of live traffic are closed then, and their records yielded.
 
     Raises:
-        CaptureError: what ``read_capture``, ``GrowingCapture`` or ``Interface`` raises; and at the end of captures that
-            were not stopped, that there were no IPv4 packets.
+        CaptureError: the error of ``read_capture``, ``GrowingCapture`` or ``Interface``; or a capture has ended without
+            an IPv4 packet.
     """
     traffic.check()
     counts = TrafficCounts()
     if not traffic.is_live:
-        with _byte_bar(traffic.captures, counts) as progress:
-            found = capture_records(traffic.captures, Windows(counts=counts), clamp=traffic.clamp, progress=progress)
-            records = _with_ipv4(_until(is_over, found), traffic, counts, lambda: not is_over())
+        with _draw_bytes(traffic.captures, counts) as show:
+            found = read_capture_records(traffic.captures, Windows(counts=counts), clamp=traffic.clamp, progress=show)
+            records = _require_ipv4(_stop_when(is_over, found), traffic, counts, lambda: not is_over())
             yield Observation(records, counts, traffic)
         return
-    windows = live_windows(counts, traffic.most_records)
-    over = _or_after(traffic.duration, is_over)
-    with _open(traffic, counts) as source, _packet_bar(traffic, counts) as show:
-        coming = live_records(source, windows, over, clamp=traffic.clamp)
-        # In a thread, for the kernel's room is small, and what is done with the records may take long.
+    windows = make_live_windows(counts, traffic.most_records)
+    over = _limit_duration(traffic.duration, is_over)
+    with _open_source(traffic, counts) as source, _draw_packets(traffic, counts) as update:
+        coming = read_live_records(source, windows, over, clamp=traffic.clamp)
+        # In a thread: the kernel's ring is small, and the caller may take long for each list.
         with closing(iterate_in_background(coming, _MOST_WAITING, TICK)) as lists:
-            records = _with_ipv4(map(show, lists), traffic, counts, lambda: source.ended)
+            records = _require_ipv4(map(update, lists), traffic, counts, lambda: source.has_ended)
             yield Observation(records, counts, traffic)
 
 
-def _until(is_over: Callable[[], bool], found: Iterator[Records]) -> Iterator[list[Records]]:
+def _stop_when(is_over: Callable[[], bool], found: Iterator[Records]) -> Iterator[list[Records]]:
     for records in found:
         yield [records]
         if is_over():
             return
 
 
-def _with_ipv4(
+def _require_ipv4(
     records: Iterator[list[Records]], traffic: Traffic, counts: TrafficCounts, has_ended: Callable[[], bool]
 ) -> Iterator[list[Records]]:
-    """Yield records, and raise an error where the traffic has ended by itself and there were no IPv4 packets."""
+    """Yield records; raise an error if the traffic has ended by itself without an IPv4 packet."""
     yield from records
     if has_ended() and not counts.ipv4:
         raise CaptureError(counts.explain_no_ipv4(traffic.names))
 
 
-def _or_after(seconds: float | None, is_over: Callable[[], bool]) -> Callable[[], bool]:
+def _limit_duration(seconds: float | None, is_over: Callable[[], bool]) -> Callable[[], bool]:
     end = float("inf") if seconds is None else time.monotonic() + seconds
     return lambda: is_over() or time.monotonic() >= end
 
 
-def _open(traffic: Traffic, counts: TrafficCounts) -> Interface | GrowingCapture:
+def _open_source(traffic: Traffic, counts: TrafficCounts) -> Interface | GrowingCapture:
     if traffic.interface is not None:
         return Interface(traffic.interface, counts)
     return GrowingCapture(traffic.captures[0], counts)
 
 
 @contextmanager
-def _byte_bar(paths: Sequence[Path], counts: TrafficCounts) -> Iterator[Callable[[int, int], None]]:
-    """Draw a bar of the bytes of some files; yield what to call with the number of a file and its bytes read."""
+def _draw_bytes(paths: Sequence[Path], counts: TrafficCounts) -> Iterator[Callable[[int, int], None]]:
+    """Draw a progress bar in bytes; yield a function that takes the index of a file and its bytes read so far."""
     sizes = [path.stat().st_size for path in paths]
     with tqdm(desc="captures", total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
-        yield partial(_show_bytes, bar, sizes, counts)
+        yield partial(_update_bytes, bar, sizes, counts)
 
 
-def _show_bytes(bar: "tqdm[NoReturn]", sizes: Sequence[int], counts: TrafficCounts, number: int, read: int) -> None:
+def _update_bytes(bar: "tqdm[NoReturn]", sizes: Sequence[int], counts: TrafficCounts, number: int, read: int) -> None:
     bar.set_postfix(packets=counts.packets, refresh=False)
     bar.update(sum(sizes[:number]) + read - bar.n)
 
 
 @contextmanager
-def _packet_bar(traffic: Traffic, counts: TrafficCounts) -> Iterator[Callable[[list[Records] | None], list[Records]]]:
-    """Draw how many packets came; yield what passes records on and brings it up to date."""
+def _draw_packets(traffic: Traffic, counts: TrafficCounts) -> Iterator[Callable[[list[Records] | None], list[Records]]]:
+    """Draw a counter of packets; yield a function that updates it and returns the given records."""
     name = traffic.interface or str(traffic.captures[0])
     with tqdm(desc=name, unit=" packets", unit_scale=True, disable=None) as bar:
 
-        def show(records: list[Records] | None) -> list[Records]:
+        def update(records: list[Records] | None) -> list[Records]:
             bar.update(counts.packets - bar.n)
             return records or []
 
-        yield show
+        yield update

@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
 from dataset.packets.packets import Packets
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from tests.benchmarks.rounds import Costs, in_turns
-from tests.crafted_pairs import colliding_pairs, packets_of, random_pairs
+from tests.crafted_pairs import make_colliding_pairs, make_packets, make_random_pairs
 
 GOAL = 1.3
 
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--packets", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    random, crafted = (packets_of(pairs(args.packets)) for pairs in (random_pairs, colliding_pairs))
+    random, crafted = (make_packets(pairs(args.packets)) for pairs in (make_random_pairs, make_colliding_pairs))
     (turns,) = in_turns(lambda: spent(random), lambda: spent(crafted), args.rounds)
     of_random, of_crafted = turns.medians
     ratio = 1 / statistics.median(turns.ratios)
@@ -43,7 +43,7 @@ def main() -> int:
 def spent(packets: Packets) -> Costs:
     """Return the processor time of extracting the records of packets."""
     start = time.process_time()
-    flow_features(packets)
+    compute_records(packets)
     return (time.process_time() - start,)
 
 

@@ -26,12 +26,12 @@ sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from dataset.packets.traffic_counts import TrafficCounts
 from dataset.records.dataset_csv import write_records
-from dataset.records.capture_records import capture_records
+from dataset.records.capture_records import read_capture_records
 from dataset.records.scaling import PUBLISHED
 from dataset.records.windows import Windows
 capture, output = Path(sys.argv[1]), sys.argv[2]
 start = time.perf_counter()
-records = capture_records([capture], Windows())
+records = read_capture_records([capture], Windows())
 if output == "none":
     found = sum(map(len, records))
 else:

@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from dataset.packets.interface import Interface
 from dataset.packets.traffic_counts import TrafficCounts
-from dataset.records.live_records import live_records, live_windows
+from dataset.records.live_records import make_live_windows, read_live_records
 from tests.namespaces import RIGHT, cable_end, own_network
 from utils.records import WINDOW_SECONDS
 from utils.stopping import Stop
@@ -117,11 +117,11 @@ def receive(pipe: Connection, ring: int) -> None:
     """Be a sensor until SIGTERM; send what was seen."""
     take_core(RECEIVER)
     seen, stop = Seen(), Stop()
-    windows = live_windows(seen.counts)
+    windows = make_live_windows(seen.counts)
     with stop.on_signals(), Interface(RIGHT, seen.counts, ring_bytes=ring << 20) as interface:
         begun = time.process_time()
         pipe.send("ready")
-        for found in live_records(interface, windows, lambda: stop.requested):
+        for found in read_live_records(interface, windows, lambda: stop.requested):
             for records in found:
                 seen.records += len(records)
                 if not stop.requested:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dataset.records.scaling import PUBLISHED
 from dataset.simulated_conversations import Sent
-from dataset.simulation import KINDS, MONTHS, Kind, repeated_share, simulate_month, write_month
+from dataset.simulated_months import KINDS, MONTHS, Kind, compute_repeated_share, simulate_month, write_month
 from utils.dataset import Dataset, find_datasets, read_labelled
 from utils.schema import ATTACK, FEATURES, NORMAL
 
@@ -22,14 +22,14 @@ NAMES = [f"2016_{month:02d}.csv" for month in range(1, MONTHS + 1)]
 LabelledMonth = tuple[Dataset, NDArray[np.int64]]
 
 
-def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_make_sample(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(SCRIPT), *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
 
 
-def make_into(folder: Path, *arguments: str) -> dict[str, bytes]:
-    done = make("--output-folder", str(folder), *arguments, folder=folder.parent)
+def make_sample(folder: Path, *arguments: str) -> dict[str, bytes]:
+    done = run_make_sample("--output-folder", str(folder), *arguments, folder=folder.parent)
     assert (done.returncode, done.stderr) == (0, "")
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -39,8 +39,8 @@ def months() -> list[LabelledMonth]:
     return [read_labelled(SAMPLE / name) for name in NAMES]
 
 
-def exact_match_bound(months: list[LabelledMonth]) -> float:
-    """Return the share of rows that the best answer to each distinct vector of these months gets right."""
+def compute_exact_match_bound(months: list[LabelledMonth]) -> float:
+    """Return the accuracy of the best possible class for each distinct vector of these months."""
     features = np.concatenate([dataset.features for dataset, _ in months])
     labels = np.concatenate([labels for _, labels in months])
     _, vector, count = np.unique(features, axis=0, return_inverse=True, return_counts=True)
@@ -48,32 +48,32 @@ def exact_match_bound(months: list[LabelledMonth]) -> float:
     return float(np.maximum(attacks, count - attacks).sum() / len(labels))
 
 
-def raw(name: str, dataset: Dataset) -> NDArray[np.float64]:
-    """Return one feature (N,), unscaled, as the whole number it was."""
+def unscale(name: str, dataset: Dataset) -> NDArray[np.float64]:
+    """Return one raw feature (N,), rounded to the integer that it was."""
     return np.rint(PUBLISHED.unscale(dataset.features.astype(np.float64))[:, FEATURES.index("MOORE_" + name)])
 
 
-def accuracy_of_one_rule(month: LabelledMonth) -> float:
-    """Return how often it is right to call a record normal iff its frames are 60 bytes and a sent no SYN or ACK."""
+def compute_accuracy_of_one_rule(month: LabelledMonth) -> float:
+    """Return the accuracy of the rule: normal if every frame is 60 bytes and a sent neither SYN nor ACK."""
     dataset, labels = month
-    small = raw("maximumDataWire", dataset) == 60
-    quiet = (raw("syn_pkts_sent_a_b", dataset) == 0) & (raw("ack_pkts_sent_a_b", dataset) == 0)
+    small = unscale("maximumDataWire", dataset) == 60
+    quiet = (unscale("syn_pkts_sent_a_b", dataset) == 0) & (unscale("ack_pkts_sent_a_b", dataset) == 0)
     return float((np.where(small & quiet, NORMAL, ATTACK) == labels).mean())
 
 
-def test_the_bundled_sample_is_what_the_script_makes_byte_for_byte(tmp_path: Path) -> None:
-    made = make_into(tmp_path / "sample")
+def test_the_bundled_sample_equals_the_output_of_the_script_byte_for_byte(tmp_path: Path) -> None:
+    made = make_sample(tmp_path / "sample")
     assert made == {name: (SAMPLE / name).read_bytes() for name in NAMES}
 
 
-def test_the_bundled_sample_is_small_and_says_what_it_is() -> None:
+def test_the_bundled_sample_is_small_and_described_as_synthetic() -> None:
     files = sorted(path.name for path in SAMPLE.iterdir())
     assert files == [*NAMES, "README.md", "network"]
     assert sum((SAMPLE / name).stat().st_size for name in NAMES) < 2_500_000
     assert "**not real traffic**" in (SAMPLE / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_bundled_sample_is_found_and_read_as_any_dataset(months: list[LabelledMonth]) -> None:
+def test_the_bundled_sample_is_found_and_read_like_any_dataset(months: list[LabelledMonth]) -> None:
     assert find_datasets(SAMPLE, "2016_01") == [SAMPLE / "2016_01.csv"]
     assert [len(dataset) for dataset, _ in months] == [700] * 12
 
@@ -83,44 +83,44 @@ def test_the_bundled_sample_has_about_as_many_attacks_as_normal_records(months: 
 
 
 def test_two_thirds_of_the_bundled_sample_repeat_an_earlier_vector(months: list[LabelledMonth]) -> None:
-    assert all(0.5 < repeated_share(dataset.features) < 0.75 for dataset, _ in months)
-    assert 0.62 < repeated_share(np.concatenate([dataset.features for dataset, _ in months])) < 0.72
+    assert all(0.5 < compute_repeated_share(dataset.features) < 0.75 for dataset, _ in months)
+    assert 0.62 < compute_repeated_share(np.concatenate([dataset.features for dataset, _ in months])) < 0.72
 
 
-def test_a_lone_packet_and_a_lone_syn_are_about_half_of_the_bundled_sample(months: list[LabelledMonth]) -> None:
+def test_about_half_of_the_bundled_sample_are_single_packets(months: list[LabelledMonth]) -> None:
     shares = []
     for dataset, _ in months:
-        packets = raw("total_packets_a_b", dataset) + raw("total_packets_b_a", dataset)
-        lone = (packets == 1) & (raw("maximumDataWire", dataset) == 60)
-        shares.append((lone & (raw("ack_pkts_sent_a_b", dataset) == 0)).mean())
+        packets = unscale("total_packets_a_b", dataset) + unscale("total_packets_b_a", dataset)
+        lone = (packets == 1) & (unscale("maximumDataWire", dataset) == 60)
+        shares.append((lone & (unscale("ack_pkts_sent_a_b", dataset) == 0)).mean())
     assert 0.42 < np.mean(shares) < 0.52
 
 
-def test_equal_vectors_of_the_bundled_sample_carry_both_labels(months: list[LabelledMonth]) -> None:
-    bounds = [exact_match_bound([month]) for month in months]
+def test_equal_vectors_of_the_bundled_sample_have_both_labels(months: list[LabelledMonth]) -> None:
+    bounds = [compute_exact_match_bound([month]) for month in months]
     assert all(0.88 < bound < 0.98 for bound in bounds)
-    assert 0.92 < exact_match_bound(months) < 0.96
+    assert 0.92 < compute_exact_match_bound(months) < 0.96
     assert bounds[5] == min(bounds[:10])  # June
 
 
 def test_the_bundled_sample_drifts_in_november_and_december(months: list[LabelledMonth]) -> None:
-    accuracies = [accuracy_of_one_rule(month) for month in months]
+    accuracies = [compute_accuracy_of_one_rule(month) for month in months]
     assert all(0.86 < accuracy < 0.96 for accuracy in accuracies[:10])
     assert min(accuracies[:10]) == accuracies[5]  # June
     assert max(accuracies[10:]) < min(accuracies[:10]) - 0.05
 
 
-def test_one_seed_gives_the_same_bytes_twice_and_another_seed_others(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     arguments = ("--rows", "40", "--months", "2")
-    first = make_into(tmp_path / "first", *arguments, "--seed", "7")
+    first = make_sample(tmp_path / "first", *arguments, "--seed", "7")
     assert sorted(first) == NAMES[:2]
-    assert make_into(tmp_path / "second", *arguments, "--seed", "7") == first
-    other = make_into(tmp_path / "other", *arguments, "--seed", "8")
+    assert make_sample(tmp_path / "second", *arguments, "--seed", "7") == first
+    other = make_sample(tmp_path / "other", *arguments, "--seed", "8")
     assert all(other[name] != first[name] for name in first)
 
 
-def test_the_script_ends_with_one_line_a_month(tmp_path: Path) -> None:
-    done = make("--output-folder", "made", "--rows", "30", "--months", "3", folder=tmp_path)
+def test_the_script_prints_one_line_per_month(tmp_path: Path) -> None:
+    done = run_make_sample("--output-folder", "made", "--rows", "30", "--months", "3", folder=tmp_path)
     lines = done.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"made/{name}" for name in NAMES[:3]]
     size = (tmp_path / "made" / NAMES[0]).stat().st_size
@@ -139,9 +139,9 @@ def test_the_script_ends_with_one_line_a_month(tmp_path: Path) -> None:
         (["--output-folder", "a-file"], "a-file"),
     ],
 )
-def test_bad_arguments_end_in_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], named: str) -> None:
+def test_bad_arguments_give_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], named: str) -> None:
     (tmp_path / "a-file").write_text("in the way")
-    done = make(*arguments, folder=tmp_path)
+    done = run_make_sample(*arguments, folder=tmp_path)
     assert done.returncode == 2
     assert named in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -149,14 +149,14 @@ def test_bad_arguments_end_in_one_line_and_exit_code_2(tmp_path: Path, arguments
 
 
 @pytest.mark.parametrize("rows", [1, 2, 50])
-def test_a_month_has_as_many_rows_as_were_asked_for(rows: int) -> None:
+def test_a_month_has_the_given_number_of_rows(rows: int) -> None:
     features, labels = simulate_month(12, rows, seed=3)
     assert features.shape == (rows, 58)
     assert features.dtype == np.float32
     assert labels.shape == (rows,)
 
 
-def test_cells_are_read_as_the_very_numbers_that_were_written(tmp_path: Path) -> None:
+def test_cells_are_read_as_exactly_the_numbers_written(tmp_path: Path) -> None:
     features, labels = simulate_month(11, 300, seed=5)
     write_month(features, labels, tmp_path / "month.csv")
     dataset, read = read_labelled(tmp_path / "month.csv")
@@ -165,7 +165,7 @@ def test_cells_are_read_as_the_very_numbers_that_were_written(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.behaviour.__name__)
-def test_a_conversation_begins_with_a_and_runs_forward_in_possible_frames(kind: Kind) -> None:
+def test_a_conversation_begins_with_a_and_has_ascending_times_and_valid_frames(kind: Kind) -> None:
     for seed in range(60):
         packets: list[Sent] = kind.behaviour(Random(seed))
         assert packets
@@ -178,4 +178,4 @@ def test_a_conversation_begins_with_a_and_runs_forward_in_possible_frames(kind: 
 
 @pytest.mark.parametrize("month", range(1, MONTHS + 1))
 def test_no_kind_of_conversation_has_a_negative_share(month: int) -> None:
-    assert all(kind.share(month) > 0 for kind in KINDS)
+    assert all(kind.compute_share(month) > 0 for kind in KINDS)

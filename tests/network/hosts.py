@@ -1,8 +1,8 @@
-"""A small network on this machine alone: hosts in network namespaces, joined by a hub that a sensor listens to.
+"""A small isolated network on this machine: hosts in network namespaces, joined by a hub that a sensor listens to.
 
-Nothing leads out of it: no namespace has an interface but loopback and its end of a cable to the hub. No namespace has
-a name either: each lives as long as a process that waits for the end of its input, which comes when the network is
-closed, or when the process that made it dies in whatever way.
+Each namespace has only loopback and a cable to the hub, so nothing leads out. The namespaces have no names: each lives
+as long as a process that waits for the end of its input, which comes when the network is closed or when the process
+that created the network ends, for whatever reason.
 """
 
 import os
@@ -26,28 +26,28 @@ PROGRAMS: Final = {
     "tcpdump": "tcpdump",
     **dict.fromkeys(("nsenter", "setpriv", "taskset", "unshare"), "util-linux"),
 }
-"""What a network is made with, and the Debian packages that bring it."""
+"""Programs that a network needs, and their Debian packages."""
 
 _TIMEOUT: Final = 60.0  # seconds
 _IS_ROOT: Final = os.geteuid() == 0
 _UNSHARE: Final = ("unshare", "--net") if _IS_ROOT else ("unshare", "--net", "--user", "--map-root-user")
 _ENTER: Final = ("--net",) if _IS_ROOT else ("--net", "--user", "--preserve-credentials")
 
-# A frame on the way is one that a wire could carry: cut to its size, and with its checksum, before it is sent.
+# Frames must be like those on a wire: segmented, and with checksums, before they are sent.
 _LIKE_A_WIRE: Final = "tx off tso off gso off gro off"
 
 
 class NetworkError(ToolkitError):
-    """A network did not do what it should."""
+    """A program or command in a network failed."""
 
 
 class UnavailableError(NetworkError):
-    """This machine, or this user of it, cannot have a network."""
+    """A network cannot be created on this machine or by this user."""
 
 
 @contextmanager
-def skipping() -> Iterator[None]:
-    """Skip the test where the block cannot have a network; under CI let it fail."""
+def skip_without_network() -> Iterator[None]:
+    """Skip the test if the block cannot create a network; under CI, fail it."""
     try:
         yield
     except UnavailableError as problem:
@@ -59,9 +59,9 @@ class Host:
     """A host of a network.
 
     Attributes:
-        address: IPv4; of the sensor, which only listens, there is none.
-        interface: the name, inside the host, of its end of the cable to the hub.
-        enter: the command in front of one that is to run inside the host.
+        address: IPv4 address; empty for the sensor, which only listens.
+        interface: name, inside the host, of its end of the cable to the hub.
+        enter: prefix of a command that runs inside the host.
     """
 
     address: str
@@ -70,41 +70,41 @@ class Host:
     interface: str = "eth0"
 
     def start(self, command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
-        """Start a program inside the host; it is killed with the network, or with the thread that started it.
+        """Start a program inside the host; it is killed when the network is closed or the starting thread ends.
 
         Args:
-            command: program and arguments; run as root of the network.
+            command: program and arguments; runs as root of the network.
             options: of ``subprocess.Popen``.
         """
         return _start(self._stack, [*self.enter, *command], **options)
 
     def run(self, command: Sequence[str | Path]) -> str:
-        """Run a program inside the host to its end, within a minute; return what it printed.
+        """Run a program inside the host, for a minute at most, and return its output.
 
         Raises:
-            NetworkError: it failed; the message says what it complained of.
+            NetworkError: it failed; the message holds its error output.
         """
         return _run([*self.enter, *command])
 
 
 class Network:
-    """A network; use it in a ``with`` block.
+    """A network, created and closed by a ``with`` block.
 
-    Programs inside its hosts all run on one processor, so that whoever listens sees the frames in the same order; the
-    sensor's may run on any.
+    The programs inside the hosts share one processor, so that all listeners see the frames in the same order; programs
+    of the sensor run on any processor.
 
     Args:
-        addresses: of the hosts by name, at most 15 characters, in one network of 24 bits.
-        gateway: the host to which the others send what is for elsewhere; it drops that without a word.
-        beyond: networks elsewhere, such as ``203.0.113.0/24``, all addresses of which the gateway answers for.
+        addresses: address of each host by its name of at most 15 characters, all in one /24 network.
+        gateway: the default gateway of the others, which silently drops packets to other networks.
+        beyond: other networks, such as ``203.0.113.0/24``, for whose addresses the gateway answers.
 
     Attributes:
-        sensor: a host without an address; every frame between the others reaches its interface once, as at the mirror
-            port of a switch.
-        hub: what the other ends of all cables are in, each by the name of its host.
+        sensor: a host without an address that gets every frame between the others once, as on the mirror port of a
+            switch.
+        hub: the namespace with the other ends of all cables, each named after its host.
 
     Raises:
-        UnavailableError: on entering: a program is missing, or the kernel or its settings refuse something.
+        UnavailableError: on entering, a program is missing, or the kernel or its settings refuse an operation.
     """
 
     sensor: Host
@@ -126,7 +126,7 @@ class Network:
             self._build()
         except NetworkError as problem:
             self._stack.close()
-            raise UnavailableError(f"a network is not to be had here: {problem}") from None
+            raise UnavailableError(f"a network cannot be created here: {problem}") from None
         except BaseException:
             self._stack.close()
             raise
@@ -136,9 +136,9 @@ class Network:
         self._stack.close()
 
     def _build(self) -> None:
-        hub = self._namespace(())
-        self.hub = Host("", _inside(hub), self._stack, "hub")
-        _set_up(hub, "ip link add hub type bridge ageing_time 0 mcast_snooping 0", _up("hub"))
+        hub = self._make_namespace(())
+        self.hub = Host("", _enter_namespace(hub), self._stack, "hub")
+        _set_up(hub, "ip link add hub type bridge ageing_time 0 mcast_snooping 0", _bring_up("hub"))
         self.sensor = self._join(hub, "sensor", "")
         one_processor = ("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))))
         for name, address in self._addresses.items():
@@ -146,8 +146,8 @@ class Network:
         for name, host in self._hosts.items():
             self._route(name, host)
 
-    def _namespace(self, outer: Sequence[str]) -> int:
-        """Make a network namespace, inside another if not the first; return the number of the process that holds it."""
+    def _make_namespace(self, outer: Sequence[str]) -> int:
+        """Create a network namespace, inside another if not the first; return the ID of the process that holds it."""
         unshare = _UNSHARE if not outer else ("unshare", "--net")
         holder = _start(
             self._stack,
@@ -162,19 +162,19 @@ class Network:
         return holder.pid
 
     def _join(self, hub: int, name: str, address: str, outer: Sequence[str] = ()) -> Host:
-        """Make a host and put its cable into the hub."""
-        pid, interface = self._namespace(_inside(hub)), Host.interface
+        """Create a host and connect it to the hub."""
+        pid, interface = self._make_namespace(_enter_namespace(hub)), Host.interface
         _set_up(
             hub,
             f"ip link add name {name} type veth peer name {interface} netns {pid}",
             f"ip link set dev {name} master hub",
             f"ethtool -K {name} {_LIKE_A_WIRE}",
-            _up(name),
+            _bring_up(name),
         )
-        _set_up(pid, "ip link set dev lo up", f"ethtool -K {interface} {_LIKE_A_WIRE}", _up(interface))
+        _set_up(pid, "ip link set dev lo up", f"ethtool -K {interface} {_LIKE_A_WIRE}", _bring_up(interface))
         if address:
             _set_up(pid, f"ip address add {address}/24 dev {interface}")
-        return Host(address, (*outer, *_inside(pid), "setpriv", "--pdeathsig", "KILL"), self._stack)
+        return Host(address, (*outer, *_enter_namespace(pid), "setpriv", "--pdeathsig", "KILL"), self._stack)
 
     def _route(self, name: str, host: Host) -> None:
         if name == self._gateway:
@@ -186,7 +186,7 @@ class Network:
 
 
 def _start(stack: ExitStack, command: Sequence[str | Path], **options: Any) -> "subprocess.Popen[str]":
-    """Start a program that is killed, and waited for, with a stack."""
+    """Start a program that is killed and waited for when the stack is closed."""
     process: subprocess.Popen[str] = stack.enter_context(subprocess.Popen(command, text=True, **options))
     stack.callback(process.kill)
     return process
@@ -199,33 +199,33 @@ def _run(command: Sequence[str | Path]) -> str:
     return done.stdout
 
 
-def _inside(pid: int) -> tuple[str, ...]:
-    """Return the command in front of one that is to run in the namespace which a process holds."""
+def _enter_namespace(pid: int) -> tuple[str, ...]:
+    """Return the prefix of a command that runs in the namespace held by a process."""
     return ("nsenter", f"--target={pid}", *_ENTER)
 
 
 def _set_up(pid: int, *commands: str) -> None:
-    """Run a shell's commands in the namespace which a process holds, up to the first that fails."""
-    _run([*_inside(pid), "sh", "-ec", "; ".join(commands)])
+    """Run shell commands in the namespace held by a process, up to the first that fails."""
+    _run([*_enter_namespace(pid), "sh", "-ec", "; ".join(commands)])
 
 
-def _up(interface: str) -> str:
-    """Return the commands that bring an interface up without an IPv6 address, which it would announce."""
+def _bring_up(interface: str) -> str:
+    """Return commands that bring an interface up without an IPv6 address, which it would announce."""
     return f"ip link set dev {interface} addrgenmode none; ip link set dev {interface} up"
 
 
 @contextmanager
 def tcpdump(sensor: Host, path: Path, size: int = 262_144) -> Iterator[None]:
-    """Capture, for the length of a block, every frame that passes the sensor.
+    """Capture every frame at the sensor while the block runs.
 
     Args:
         sensor: of a network.
-        path: the pcap to write, ending in ``.pcap``.
-        size: bytes at which a frame is cut.
+        path: the pcap to write, with the suffix ``.pcap``.
+        size: captured bytes of each frame at most.
 
     Raises:
         UnavailableError: tcpdump does not start, as in the namespace of a user who is not root.
-        NetworkError: it lost a frame.
+        NetworkError: it dropped a frame.
     """
     options = ["-w", str(path.resolve()), "-U", "--immediate-mode", "-B", "16384", "-s", str(size), "-n", "-Z", "root"]
     process = sensor.start(["tcpdump", "-i", sensor.interface, *options], stderr=subprocess.PIPE)

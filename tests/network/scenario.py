@@ -1,4 +1,4 @@
-"""Who does what in the small network, and the truth about it."""
+"""The scenario of the small network: its hosts, their activities and the true labels."""
 
 import subprocess
 import sys
@@ -11,14 +11,14 @@ from tests.network.traffic import FORGED
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-_LAST_WORD: Final = 30.0  # seconds, at most, until what was begun in time has come to its end
+_LAST_WORD: Final = 30.0  # most seconds for the activities to finish after their time
 
 SITES: Final = "203.0.113.0/24"
-"""Elsewhere: every address answers, and serves pages."""
+"""A remote network: every address answers and serves pages."""
 
 ALIVE: Final = "192.0.2.0/28"
 UNUSED: Final = "192.0.2.0/24"
-"""Elsewhere: only the addresses in ``ALIVE`` answer."""
+"""A remote network: only the addresses in ``ALIVE`` answer."""
 
 SERVER: Final = "10.77.0.2"
 OFFICE: Final = {"office1": "10.77.0.11", "office2": "10.77.0.12", "office3": "10.77.0.13"}
@@ -29,7 +29,7 @@ ATTACKERS: Final = {
 HOSTS: Final = {"gateway": "10.77.0.1", "server": SERVER, **OFFICE, **ATTACKERS}
 
 Order = tuple[str, str, str, float, float]
-"""Who does which activity, to which target, from when to when, as shares of the whole time."""
+"""Host, activity, target, start and end; times are fractions of the whole duration."""
 
 ORDERS: Final[tuple[Order, ...]] = (
     *((name, "browse", SERVER, 0.0, 1.0) for name in OFFICE),
@@ -46,36 +46,36 @@ ORDERS: Final[tuple[Order, ...]] = (
 )
 
 
-def attackers() -> dict[str, str]:
-    """Return the addresses whose records are attacks, and who they are; all other records are normal."""
+def list_attackers() -> dict[str, str]:
+    """Return the addresses whose records are attacks, with their names; all other records are normal."""
     return {address: name for name, address in ATTACKERS.items()} | dict.fromkeys(FORGED, "forged by the flooder")
 
 
 def new_network() -> Network:
-    """Return the network in which all happens, not made yet."""
+    """Return the network of the scenario, not created yet."""
     return Network(HOSTS, gateway="gateway", beyond=(SITES, ALIVE))
 
 
 def play(network: Network, seconds: float, seed: int) -> None:
-    """Let everything in the network happen once; see ``act``."""
+    """Run the whole scenario once; see ``act``."""
     for name in ("gateway", "server"):
         serve(network[name])
     act(network, ORDERS, seconds, seed)
 
 
 def serve(host: Host) -> None:
-    """Let a host be a server of everything."""
+    """Start all services on a host."""
     _wait_for_line(_start(host, "services"))
 
 
 def act(network: Network, orders: Sequence[Order], seconds: float, seed: int) -> None:
-    """Let hosts follow orders, all at once.
+    """Carry out orders concurrently.
 
     Args:
-        network: in which the servers are ready.
-        orders: what they do.
-        seconds: how long all of it takes; what is begun then comes to its end, which takes a little more.
-        seed: of what the hosts choose; when they do is theirs and the machine's.
+        network: network with running services.
+        orders: activities of the hosts.
+        seconds: duration; activities that are in progress then are finished, which takes a little longer.
+        seed: determines the choices of the hosts, but not their timing.
 
     Raises:
         NetworkError: a client or an attacker failed.
@@ -101,7 +101,7 @@ def _start(host: Host, module: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def _wait_for_line(process: "subprocess.Popen[str]") -> None:
-    """Wait until a process says that it is ready."""
+    """Wait until a process prints that it is ready."""
     assert process.stdout is not None
     if not process.stdout.readline():
         raise NetworkError(f"{process.args!r} failed")

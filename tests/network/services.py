@@ -1,4 +1,4 @@
-"""The servers of the small network: web, names and login sessions, for clients of the same standing.
+"""The servers of the small network: web, DNS and login sessions.
 
 Run, inside a host:
     python -m tests.network.services
@@ -22,28 +22,28 @@ LOGIN: Final = 22
 PASSWORD: Final = b"correct horse"
 
 SITES: Final = "203.0.113."
-"""The beginning of the addresses that names stand for."""
+"""Start of the addresses that names resolve to."""
 
 PACE: Final = 2_000_000
-"""Bytes a second at which a connection sends at most, so that a transfer takes its time as on a slower link."""
+"""Greatest rate of a connection in bytes per second, so that a transfer takes as long as on a slower link."""
 
 _SO_MAX_PACING_RATE: Final = 47  # missing in socket; linux/asm-generic/socket.h
 _TIMEOUT: Final = 60.0  # seconds
 
 
-def paced(connection: socket.socket) -> None:
-    """Let a connection send at ``PACE``."""
+def limit_pace(connection: socket.socket) -> None:
+    """Limit the sending rate of a connection to ``PACE``."""
     connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, PACE)
 
 
 class Web(BaseHTTPRequestHandler):
-    """Answers ``GET /N`` with N bytes, and takes what is put."""
+    """Answers ``GET /N`` with N bytes, and accepts every PUT."""
 
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT
 
     def do_GET(self) -> None:
-        paced(self.connection)
+        limit_pace(self.connection)
         self._answer(bytes(int(self.path[1:])))
 
     def do_PUT(self) -> None:
@@ -59,11 +59,11 @@ class Web(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Names(DatagramRequestHandler):
-    """Answers a question for an address; the same name has always the same."""
+    """Answers DNS queries; a name always has the same address."""
 
     def handle(self) -> None:
         message = dpkt.dns.DNS(self.rfile.read())
@@ -75,7 +75,7 @@ class Names(DatagramRequestHandler):
 
 
 class Login(StreamRequestHandler):
-    """Greets, asks for the password up to three times, then answers each line as a shell might."""
+    """Greets, asks for the password up to three times, then answers each line like a shell."""
 
     timeout = _TIMEOUT
 
@@ -104,11 +104,11 @@ class _Tcp(ThreadingTCPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up, as scanners do."""
+        """Ignore clients that close the connection, as scanners do."""
 
 
 def main() -> int:
-    """Serve until killed."""
+    """Start all servers, which run until they are killed; return 0."""
     for server in (_Tcp(("", WEB), Web), _Tcp(("", LOGIN), Login), UDPServer(("", NAMES), Names)):
         _serve(server)
     print(flush=True)

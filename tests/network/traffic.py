@@ -1,10 +1,10 @@
-"""What the clients and the attackers of the small network do, each for a time, at random moments, to one target.
+"""The activities of clients and attackers in the small network: random in time, each with one target.
 
 Run, inside a host:
     python -m tests.network.traffic SEED ACTIVITY,TARGET,BEGIN,END [...]
 
-It prints a line when it is ready, and begins when it is told one; times are seconds from there. Every activity is
-bounded in rate and in number, and its choices are repeatable by the seed.
+It prints a line when it is ready and starts when it reads one; times are seconds after that. Every activity is bounded
+in rate and number, and the seed determines its choices.
 """
 
 import random
@@ -21,21 +21,21 @@ from typing import Final
 
 import dpkt
 
-from tests.network.services import LOGIN, NAMES, PASSWORD, WEB, paced
+from tests.network.services import LOGIN, NAMES, PASSWORD, WEB, limit_pace
 
 FORGED: Final = [str(address) for address in IPv4Network("198.51.100.0/27").hosts()]
-"""The addresses that a flood of connections claims to come from."""
+"""Forged source addresses of the flood of connections."""
 
 TRANSFER: Final = 500_000
-"""Bytes of a large download or upload."""
+"""Bytes of a large transfer."""
 
 _TIMEOUT: Final = 60.0  # seconds
 _PASSWORDS: Final = (b"123456", b"password", b"admin", b"letmein", b"root", b"qwerty", b"changeme", b"raspberry")
 _LINES: Final = (b"ls", b"cd /srv", b"tail -n 20 messages", b"df -h", b"exit 0 || true", b"vi notes", b"uptime")
 
 
-def moments(chosen: random.Random, rate: float, end: float, most: int) -> Iterator[int]:
-    """Yield numbers from 0, the first soon, then so many a second at random, to an end by the clock or a count."""
+def wait_at_random(chosen: random.Random, rate: float, end: float, most: int) -> Iterator[int]:
+    """Yield numbers from 0 after random waits, ``rate`` per second on average, until a time or a count is reached."""
     for number in range(most):
         wait = chosen.expovariate(rate) if number else 0.2 * chosen.random()
         time.sleep(min(wait, max(0.0, end - time.monotonic())))
@@ -45,8 +45,8 @@ def moments(chosen: random.Random, rate: float, end: float, most: int) -> Iterat
 
 
 def browse(chosen: random.Random, target: str, end: float) -> None:
-    """Look names up at the target, and read some pages at each of their addresses."""
-    for _ in moments(chosen, 1.0, end, 1_000):
+    """Resolve names at the target and read some pages from each of their addresses."""
+    for _ in wait_at_random(chosen, 1.0, end, 1_000):
         address = resolve(target, f"www{chosen.randrange(500)}.example", chosen.getrandbits(16))
         site = HTTPConnection(address, WEB, timeout=_TIMEOUT)
         for page in range(chosen.choice((1, 1, 2, 4))):
@@ -56,7 +56,7 @@ def browse(chosen: random.Random, target: str, end: float) -> None:
 
 
 def resolve(server: str, name: str, number: int) -> str:
-    """Return the address of a name, as a server says."""
+    """Return the address of a name from a DNS server."""
     question = dpkt.dns.DNS(id=number, qd=[dpkt.dns.DNS.Q(name=name)])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         link.settimeout(_TIMEOUT)
@@ -66,17 +66,17 @@ def resolve(server: str, name: str, number: int) -> str:
 
 
 def fetch(site: HTTPConnection, method: str, path: str, body: bytes | None = None) -> None:
-    """Send a request and read all of the answer."""
+    """Send a request and read the whole response."""
     site.request(method, path, body)
     site.getresponse().read()
 
 
 def transfer(chosen: random.Random, target: str, end: float) -> None:
-    """Download and upload much at once, now and then."""
-    for _ in moments(chosen, 0.05, end, 10):
+    """Make a large download or upload from time to time."""
+    for _ in wait_at_random(chosen, 0.05, end, 10):
         site = HTTPConnection(target, WEB, timeout=_TIMEOUT)
         site.connect()
-        paced(site.sock)
+        limit_pace(site.sock)
         if chosen.random() < 0.5:
             fetch(site, "GET", f"/{TRANSFER}")
         else:
@@ -85,8 +85,8 @@ def transfer(chosen: random.Random, target: str, end: float) -> None:
 
 
 def work(chosen: random.Random, target: str, end: float) -> None:
-    """Log in, type lines with time to think, and log out; again and again."""
-    for _ in moments(chosen, 0.5, end, 100):
+    """Log in, type lines with pauses, and log out, repeatedly."""
+    for _ in wait_at_random(chosen, 0.5, end, 100):
         with socket.create_connection((target, LOGIN), _TIMEOUT) as link, link.makefile("rwb", 0) as session:
             session.readline()
             for line in (PASSWORD, *chosen.choices(_LINES, k=chosen.randrange(2, 12))):
@@ -96,9 +96,9 @@ def work(chosen: random.Random, target: str, end: float) -> None:
 
 
 def ping(chosen: random.Random, target: str, end: float) -> None:
-    """Ping addresses of a network with the system's own program, some of which nobody answers for."""
+    """Ping addresses of a network, some of which do not answer, with the system's own program."""
     addresses = list(map(str, IPv4Network(target).hosts()))
-    for _ in moments(chosen, 1.0, end, 1_000):
+    for _ in wait_at_random(chosen, 1.0, end, 1_000):
         options = ["-n", "-q", "-i", "0.25", "-W", "1", "-c", str(chosen.choice((1, 1, 2, 4)))]
         command = ["setpriv", "--pdeathsig", "KILL", "ping", *options, chosen.choice(addresses)]
         if subprocess.run(command, stdout=subprocess.DEVNULL, timeout=_TIMEOUT, check=False).returncode > 1:
@@ -106,55 +106,55 @@ def ping(chosen: random.Random, target: str, end: float) -> None:
 
 
 def scan_ports(chosen: random.Random, target: str, end: float, rate: float = 60.0) -> None:
-    """Send SYNs to ports, each once, in any order, and answer nothing: the kernel resets what is accepted."""
-    source, ports = own_address(target), chosen.sample(range(1, 1_025), 1_024)
-    with raw_socket() as link:
-        for number in moments(chosen, rate, end, len(ports)):
-            link.sendto(syn(chosen, source, target, ports[number]), (target, 0))
+    """Send one SYN to each port in random order; the kernel resets connections that are accepted."""
+    source, ports = find_own_address(target), chosen.sample(range(1, 1_025), 1_024)
+    with open_raw_socket() as link:
+        for number in wait_at_random(chosen, rate, end, len(ports)):
+            link.sendto(make_syn(chosen, source, target, ports[number]), (target, 0))
 
 
 def scan_slowly(chosen: random.Random, target: str, end: float) -> None:
-    """Scan ports so slowly that few packets lie in a window."""
+    """Scan ports so slowly that a window holds few packets of the scan."""
     scan_ports(chosen, target, end, 0.7)
 
 
 def connect_to_ports(chosen: random.Random, target: str, end: float) -> None:
     """Scan ports by connecting to them."""
-    for number in moments(chosen, 30.0, end, 400):
+    for number in wait_at_random(chosen, 30.0, end, 400):
         with socket.socket() as link, suppress(OSError):
             link.settimeout(0.5)
             link.connect((target, 10 + number))
 
 
 def sweep(chosen: random.Random, target: str, end: float) -> None:
-    """Look for hosts in a network: an echo request to each address, then a SYN to one port of each."""
+    """Search for hosts in a network: send an echo request, then a SYN, to each address."""
     addresses = list(map(str, IPv4Network(target).hosts()))
-    source = own_address(addresses[0])
+    source = find_own_address(addresses[0])
     order = [(address, probe) for probe in ("echo", "syn") for address in chosen.sample(addresses, len(addresses))]
-    with raw_socket() as link:
-        for number in moments(chosen, 8.0, end, len(order)):
+    with open_raw_socket() as link:
+        for number in wait_at_random(chosen, 8.0, end, len(order)):
             address, probe = order[number]
-            packet = syn(chosen, source, address, 445) if probe == "syn" else echo(source, address, number)
+            packet = make_syn(chosen, source, address, 445) if probe == "syn" else make_echo(source, address, number)
             link.sendto(packet, (address, 0))
 
 
 def flood_connections(chosen: random.Random, target: str, end: float) -> None:
-    """Send SYNs to one port from addresses that are not this host's."""
-    with raw_socket() as link:
-        for _ in moments(chosen, 120.0, end, 4_000):
-            link.sendto(syn(chosen, chosen.choice(FORGED), target, WEB), (target, 0))
+    """Send SYNs to one port from forged addresses."""
+    with open_raw_socket() as link:
+        for _ in wait_at_random(chosen, 120.0, end, 4_000):
+            link.sendto(make_syn(chosen, chosen.choice(FORGED), target, WEB), (target, 0))
 
 
 def flood_datagrams(chosen: random.Random, target: str, end: float) -> None:
     """Send datagrams of random sizes to random ports."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-        for _ in moments(chosen, 120.0, end, 4_000):
+        for _ in wait_at_random(chosen, 120.0, end, 4_000):
             link.sendto(bytes(chosen.randrange(18, 600)), (target, chosen.randrange(1_024, 65_536)))
 
 
 def guess_passwords(chosen: random.Random, target: str, end: float) -> None:
-    """Try passwords, three in a connection."""
-    for _ in moments(chosen, 2.0, end, 400):
+    """Try passwords, three per connection."""
+    for _ in wait_at_random(chosen, 2.0, end, 400):
         with socket.create_connection((target, LOGIN), _TIMEOUT) as link, link.makefile("rwb", 0) as session:
             session.readline()
             for _ in range(3):
@@ -171,20 +171,20 @@ ACTIVITIES: Final[dict[str, Callable[[random.Random, str, float], None]]] = {
 }  # fmt: skip
 
 
-def own_address(target: str) -> str:
-    """Return the address from which this host speaks to a target."""
+def find_own_address(target: str) -> str:
+    """Return the source address of this host for packets to a target."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         link.connect((target, 9))
         return str(link.getsockname()[0])
 
 
-def raw_socket() -> socket.socket:
-    """Return a socket that sends IPv4 packets as they are."""
+def open_raw_socket() -> socket.socket:
+    """Return a socket that sends complete IPv4 packets."""
     return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
 
-def syn(chosen: random.Random, source: str, target: str, port: int) -> bytes:
-    """Return the packet of a connection's first segment, as a scanner makes it."""
+def make_syn(chosen: random.Random, source: str, target: str, port: int) -> bytes:
+    """Return a SYN packet like that of a scanner."""
     segment = dpkt.tcp.TCP(
         sport=chosen.randrange(32_768, 61_000), dport=port, seq=chosen.getrandbits(32), flags=dpkt.tcp.TH_SYN,
         win=1_024, opts=b"\x02\x04\x05\xb4", off=6,
@@ -192,8 +192,8 @@ def syn(chosen: random.Random, source: str, target: str, port: int) -> bytes:
     return _packet(source, target, dpkt.ip.IP_PROTO_TCP, segment)
 
 
-def echo(source: str, target: str, number: int) -> bytes:
-    """Return the packet of an echo request, as large as the usual program's."""
+def make_echo(source: str, target: str, number: int) -> bytes:
+    """Return an echo request of the usual size."""
     request = dpkt.icmp.ICMP(type=dpkt.icmp.ICMP_ECHO, data=dpkt.icmp.ICMP.Echo(id=1, seq=number, data=bytes(56)))
     return _packet(source, target, dpkt.ip.IP_PROTO_ICMP, request)
 
@@ -205,14 +205,14 @@ def _packet(source: str, target: str, protocol: int, data: object) -> bytes:
 
 
 def _act(seed: str, begun: float, order: str) -> None:
-    """Do what an order says in its time."""
+    """Carry out one order at its time."""
     name, target, begin, end = order.split(",")
     time.sleep(max(0.0, begun + float(begin) - time.monotonic()))
     ACTIVITIES[name](random.Random(f"{seed} {order}"), target, begun + float(end))
 
 
 def main(seed: str, *orders: str) -> int:
-    """Do all that is ordered at once."""
+    """Carry out all orders concurrently; return 0."""
     with ThreadPoolExecutor(len(orders)) as pool:
         print(flush=True)
         sys.stdin.readline()

@@ -309,7 +309,7 @@ def test_an_interface_that_is_not_there_may_come_later_so_the_exit_code_is_3(
 ) -> None:
     ended = call(capsys, CLIENT, *options, "--interface", "absent0")
     (line,) = ended.err.splitlines()
-    assert (ended.code, "absent0: no such interface; there are " in line) == (3, True)
+    assert (ended.code, "absent0: no such interface; choose one of " in line) == (3, True)
 
 
 @needs_shared

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from tests.captures import SHARED, needs_shared, read_packets
 from utils.records import format_addresses
 
@@ -18,7 +18,7 @@ def test_addresses_are_formatted_in_dotted_decimal() -> None:
 @needs_shared
 def test_a_record_has_its_first_packet_and_the_packet_count_of_each_side() -> None:
     packets = read_packets(SHARED / "data" / "pcaps" / "nmap-version-scan.pcap")
-    records = flow_features(packets)
+    records = compute_records(packets)
     assert records.packets.sum() == len(packets)
     first = packets.take(records.first_packet)
     assert (records.first_seen == first.timestamp).all()

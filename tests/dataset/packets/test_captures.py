@@ -1,4 +1,4 @@
-"""Captures of every form give the packets that a plain reader finds in them, however small the pieces."""
+"""Captures of every format give the packets of a plain reader, whatever the size of the chunks."""
 
 import gzip
 import random
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.packets import frame_headers
+from dataset.packets import pcap as pcap_format
 from dataset.packets.captures import read_capture
 from dataset.packets.packets import Packets
 from dataset.packets.pcapng import PcapNg
 from dataset.packets.traffic_counts import TrafficCounts
-from tests.captures import SHARED, Frame, ipv4_packet, needs_shared, read_frames, read_packets
+from tests.captures import SHARED, Frame, needs_shared, parse_ipv4_packet, read_frames, read_packets
 from utils.errors import CaptureError
 
 FOLDER = SHARED / "data" / "pcaps"
@@ -42,15 +42,15 @@ FRAMES: list[Frame] = [
 ]
 
 
-def expected(frames: list[Frame]) -> Packets:
-    rows = [packet for one in frames if (packet := ipv4_packet(*one)) is not None]
+def make_packets(frames: list[Frame]) -> Packets:
+    rows = [packet for one in frames if (packet := parse_ipv4_packet(*one)) is not None]
     columns = zip(*rows, strict=True) if rows else [()] * len(DTYPES)
     return Packets(*(np.array(column, dtype) for column, dtype in zip(columns, DTYPES, strict=True)))
 
 
-def read(path: Path, piece: int = 4 * 2**20) -> tuple[Packets, TrafficCounts]:
+def read(path: Path, chunk_bytes: int = 4 * 2**20) -> tuple[Packets, TrafficCounts]:
     counts = TrafficCounts()
-    return Packets.joined([expected([]), *read_capture(path, counts, piece=piece)]), counts
+    return Packets.concatenate([make_packets([]), *read_capture(path, counts, chunk_bytes=chunk_bytes)]), counts
 
 
 def assert_same(found: Packets, wanted: Packets) -> None:
@@ -81,7 +81,7 @@ def interface(order: str, link: int = ETHERNET, options: bytes = b"") -> bytes:
     return block(order, 1, struct.pack(f"{order}HHI", link, 0, 0) + options)
 
 
-def option(order: str, code: int, value: bytes) -> bytes:
+def make_option(order: str, code: int, value: bytes) -> bytes:
     return struct.pack(f"{order}HH", code, len(value)) + value + b"\0" * (-len(value) % 4)
 
 
@@ -95,10 +95,10 @@ def pcapng(frames: list[Frame], order: str = "<") -> bytes:
 
 
 @needs_shared
-@pytest.mark.parametrize("piece", [1_000, 70_001, 4 * 2**20])
+@pytest.mark.parametrize("chunk_bytes", [1_000, 70_001, 4 * 2**20])
 @pytest.mark.parametrize("name", CAPTURES)
-def test_a_real_capture_gives_the_packets_of_a_plain_reader(name: str, piece: int) -> None:
-    found, counts = read(FOLDER / name, piece)
+def test_a_real_capture_gives_the_packets_of_a_plain_reader(name: str, chunk_bytes: int) -> None:
+    found, counts = read(FOLDER / name, chunk_bytes)
     assert_same(found, read_packets(FOLDER / name))
     frames = list(read_frames(FOLDER / name))
     assert (counts.packets, counts.ipv4, counts.other) == (len(frames), len(found), len(frames) - len(found))
@@ -109,13 +109,13 @@ def test_a_real_capture_gives_the_packets_of_a_plain_reader(name: str, piece: in
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcap_is_read_in_both_byte_orders_and_resolutions(tmp_path: Path, order: str, *, nano: bool) -> None:
     (tmp_path / "a.pcap").write_bytes(pcap(FRAMES, order, nano))
-    assert_same(read(tmp_path / "a.pcap")[0], expected(FRAMES))
+    assert_same(read(tmp_path / "a.pcap")[0], make_packets(FRAMES))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng_is_read_in_both_byte_orders(tmp_path: Path, order: str) -> None:
     (tmp_path / "a.pcapng").write_bytes(pcapng(FRAMES, order))
-    assert_same(read(tmp_path / "a.pcapng")[0], expected(FRAMES))
+    assert_same(read(tmp_path / "a.pcapng")[0], make_packets(FRAMES))
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,21 @@ def test_pcapng_is_read_in_both_byte_orders(tmp_path: Path, order: str) -> None:
         (0x80 | 32, lambda time: -(-time * 2**32 // SECOND)),
     ],
 )
-def test_pcapng_clocks_of_any_resolution_are_read(tmp_path: Path, resolution: int, ticks: Callable[[int], int]) -> None:
+def test_pcapng_timestamps_of_any_resolution_are_read(
+    tmp_path: Path, resolution: int, ticks: Callable[[int], int]
+) -> None:
     frames = [(1000 * (time // 1000), size, captured) for time, size, captured in FRAMES]
-    clock = option("<", 9, bytes([resolution])) + option("<", 14, struct.pack("<q", 5)) + option("<", 0, b"")
+    clock = (
+        make_option("<", 9, bytes([resolution])) + make_option("<", 14, struct.pack("<q", 5)) + make_option("<", 0, b"")
+    )
     content = section("<") + interface("<", options=clock)
     content += b"".join(packet("<", ticks(time - 5 * SECOND), size, captured) for time, size, captured in frames)
     (tmp_path / "a").write_bytes(content)
     found, _ = read(tmp_path / "a")
-    assert_same(found, expected(frames))
+    assert_same(found, make_packets(frames))
 
 
-def test_pcapng_may_hold_sections_and_interfaces_of_all_kinds(tmp_path: Path) -> None:
+def test_pcapng_sections_and_interfaces_of_different_kinds_are_read(tmp_path: Path) -> None:
     raw = [(time, size - 14, captured[14:]) for time, size, captured in FRAMES]
     old = block(">", 2, struct.pack(">HHIIII", 1, 0, 0, 77, 60, 60) + frame(9))
     content = section("<") + interface("<") + interface("<", RAW)
@@ -147,14 +151,14 @@ def test_pcapng_may_hold_sections_and_interfaces_of_all_kinds(tmp_path: Path) ->
     content += section(">") + interface(">", RAW) + interface(">") + packet(">", *raw[3]) + old
     (tmp_path / "a").write_bytes(content)
     found, counts = read(tmp_path / "a")
-    assert_same(found, expected([FRAMES[0], FRAMES[1], FRAMES[3], (77, 60, frame(9))]))
+    assert_same(found, make_packets([FRAMES[0], FRAMES[1], FRAMES[3], (77, 60, frame(9))]))
     assert (counts.packets, counts.ipv4, counts.malformed) == (5, 4, 1)
 
 
-def test_frames_of_interfaces_that_are_alike_are_read_together() -> None:
+def test_frames_of_interfaces_with_one_link_type_are_read_together() -> None:
     content = section("<") + interface("<") + interface("<") + interface("<", RAW)
     content += b"".join(packet("<", *FRAMES[0], number=number % 2) for number in range(50))
-    (frames,), done = PcapNg().take(content, 0)
+    (frames,), done = PcapNg().parse(content, 0)
     assert (len(frames), frames.link_type, done) == (50, ETHERNET, len(content))
 
 
@@ -162,18 +166,18 @@ def frame_header(order: str, seconds: int, captured: int) -> bytes:
     return struct.pack(f"{order}IIII", seconds, 0, captured, captured)
 
 
-def followed(piece: bytes, order: str) -> list[int]:
-    """Return where frames' headers begin, one found after the other."""
+def follow_sequentially(chunk: bytes, order: str) -> list[int]:
+    """Return the offsets of the frame headers, each found from the one before."""
     headers, at = [], 0
-    while at + 16 <= len(piece):
+    while at + 16 <= len(chunk):
         headers.append(at)
-        at += 16 + int(struct.unpack_from(f"{order}I", piece, at + 8)[0])
+        at += 16 + int(struct.unpack_from(f"{order}I", chunk, at + 8)[0])
     return headers
 
 
 @st.composite
-def pieces(draw: st.DrawFn, order: str) -> bytes:
-    """Frames, some of whose bytes look like headers, damaged here and there, and cut off anywhere."""
+def draw_chunk(draw: st.DrawFn, order: str) -> bytes:
+    """Draw frames that hold bytes like headers, damaged in places and truncated anywhere."""
     generator = random.Random(draw(st.integers(0, 2**32)))
     seconds = draw(st.sampled_from([0, 1_600_000_000, 2**32 - 1]))
     content = b""
@@ -190,31 +194,29 @@ def pieces(draw: st.DrawFn, order: str) -> bytes:
 @pytest.mark.parametrize("order", ["<", ">"])
 @settings(max_examples=400, database=None)
 @given(st.data(), st.sampled_from([16, 100, 1000]))
-def test_headers_are_those_found_one_after_the_other_whatever_looks_like_one(
+def test_headers_equal_those_followed_sequentially_whatever_looks_like_one(
     order: str, data: st.DataObject, segment: int
 ) -> None:
-    piece = data.draw(pieces(order))
+    chunk = data.draw(draw_chunk(order))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(frame_headers, "_SEGMENT", segment)
-        assert frame_headers.frame_headers(piece, order).tolist() == followed(piece, order)
+        patched.setattr(pcap_format, "_SEGMENT", segment)
+        assert pcap_format.find_frame_headers(chunk, order).tolist() == follow_sequentially(chunk, order)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_headers_of_plain_traffic_need_not_be_found_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, order: str
-) -> None:
+def test_headers_of_plain_traffic_are_never_followed_sequentially(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
     generator = random.Random(1)
     sizes = [generator.choice([60, 66, 590, 1514]) for _ in range(5000)]
     content = b"".join(
         frame_header(order, 1_600_000_000 + number // 100, size) + generator.randbytes(size)
         for number, size in enumerate(sizes)
     )
-    wanted = followed(content, order)
-    monkeypatch.delattr(frame_headers, "_one_by_one")
-    assert frame_headers.frame_headers(content, order).tolist() == wanted
+    wanted = follow_sequentially(content, order)
+    monkeypatch.delattr(pcap_format, "_follow_sequentially")
+    assert pcap_format.find_frame_headers(content, order).tolist() == wanted
 
 
-def test_headers_of_any_content_give_what_a_plain_reader_finds_in_them(tmp_path: Path) -> None:
+def test_arbitrary_headers_give_the_packets_of_a_plain_reader(tmp_path: Path) -> None:
     generator = random.Random(1)
     frames = []
     for number in range(3000):
@@ -224,8 +226,8 @@ def test_headers_of_any_content_give_what_a_plain_reader_finds_in_them(tmp_path:
         captured = b"\2" * 12 + b"\x08\0" + ip + generator.randbytes(generator.randrange(10, 90))
         frames.append((number * SECOND, len(captured), captured))
     (tmp_path / "a.pcap").write_bytes(pcap(frames))
-    for piece in (4000, 4 * 2**20):
-        assert_same(read(tmp_path / "a.pcap", piece)[0], expected(frames))
+    for chunk_bytes in (4000, 4 * 2**20):
+        assert_same(read(tmp_path / "a.pcap", chunk_bytes)[0], make_packets(frames))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_headers_of_any_content_give_what_a_plain_reader_finds_in_them(tmp_path:
         (COOKED_2, lambda kind: struct.pack(">H", kind) + b"\0" * 18),
     ],
 )
-def test_other_links_give_the_packets_that_ethernet_would(
+def test_other_link_types_give_the_same_packets_as_ethernet(
     tmp_path: Path, link: int, header: Callable[[int], bytes]
 ) -> None:
     frames = []
@@ -251,22 +253,20 @@ def test_other_links_give_the_packets_that_ethernet_would(
         frames.append((time, size - 14 + len(head), head + payload))
     (tmp_path / "a.pcap").write_bytes(pcap(frames, link=link))
     found, counts = read(tmp_path / "a.pcap")
-    assert_same(found, expected(FRAMES))
+    assert_same(found, make_packets(FRAMES))
     assert (counts.other, counts.malformed) == (1, 0)
 
 
-def test_frames_too_short_for_what_they_claim_are_counted(tmp_path: Path) -> None:
+def test_frames_shorter_than_their_headers_are_counted(tmp_path: Path) -> None:
     short = [(0, 60, frame(1)[:33]), (0, 60, frame(1)[:13]), (0, 60, b""), (0, 60, frame(1)[:34])]
     (tmp_path / "a.pcap").write_bytes(pcap(short))
     found, counts = read(tmp_path / "a.pcap")
     assert (len(found), counts) == (1, TrafficCounts(ipv4=1, malformed=3))
-    assert found.tcp_flags.tolist() == [0]  # which the 34 bytes do not hold
+    assert found.tcp_flags.tolist() == [0]  # beyond the 34 bytes
 
 
 @pytest.mark.parametrize("form", [pcap, pcapng])
-def test_a_capture_cut_off_anywhere_gives_the_frames_that_are_whole(
-    tmp_path: Path, form: Callable[[list[Frame]], bytes]
-) -> None:
+def test_a_truncated_capture_gives_its_complete_frames(tmp_path: Path, form: Callable[[list[Frame]], bytes]) -> None:
     ends = [len(form(FRAMES[:count])) for count in range(len(FRAMES) + 1)]
     content = form(FRAMES)
     for end in range(ends[0], len(content)):
@@ -276,35 +276,35 @@ def test_a_capture_cut_off_anywhere_gives_the_frames_that_are_whole(
         assert counts.truncated == (end not in ends)
 
 
-def test_a_gzip_file_cut_off_gives_what_is_there(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_gives_its_complete_frames(tmp_path: Path) -> None:
     whole = gzip.compress(pcap(FRAMES * 500), compresslevel=1)
     (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])
     found, counts = read(tmp_path / "a.gz")
     assert 100 < counts.packets < 2000
     assert counts.truncated == 1
-    assert_same(found, expected((FRAMES * 500)[: counts.packets]))
+    assert_same(found, make_packets((FRAMES * 500)[: counts.packets]))
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"no capture at all, but long enough", "no pcap or pcapng"),
+        (b"no capture at all, but long enough", "is not a pcap or pcapng capture"),
         (b"\xd4\xc3\xb2\xa1", "is cut off in its header; fetch or copy it again"),
         (pcap([]) + struct.pack("<IIII", 0, 0, 300_000, 300_000), "damaged at byte 24: a frame of 300000 bytes"),
-        (pcap(FRAMES, link=147), "was captured with link type 147; known are BSD loopback"),
+        (pcap(FRAMES, link=147), "was captured with link type 147; supported are BSD loopback"),
         (section("<") + struct.pack("<III", 6, 7, 0), "damaged at byte 28: a block of 7 bytes"),
         (section("<") + packet("<", *FRAMES[0]), "a packet that does not fit its block or interface"),
         (section("<") + block("<", 1, b"\1"), "an interface"),
         (
-            section("<") + interface("<", options=option("<", 9, b"\xff")),
+            section("<") + interface("<", options=make_option("<", 9, b"\xff")),
             "an unsupported timestamp resolution",
         ),
         (section("<") + interface("<") + block("<", 6, b"\0" * 8), "a packet block without a packet"),
-        (b"\x0a\x0d\x0d\x0a" + struct.pack("<II", 28, 0) + b"\0" * 16, "a section of no byte order"),
+        (b"\x0a\x0d\x0d\x0a" + struct.pack("<II", 28, 0) + b"\0" * 16, "a section without a valid byte order"),
         (gzip.compress(pcap(FRAMES))[:-8] + b"\0" * 8, "is damaged: CRC check failed"),
     ],
 )
-def test_what_is_no_capture_or_damaged_is_one_error_that_names_the_file(
+def test_a_file_that_is_damaged_or_not_a_capture_raises_one_error_with_its_name(
     tmp_path: Path, content: bytes, says: str
 ) -> None:
     path = tmp_path / "a.pcap"
@@ -317,9 +317,7 @@ def test_what_is_no_capture_or_damaged_is_one_error_that_names_the_file(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [pcap, pcapng])
-def test_random_damage_gives_packets_or_one_error_and_nothing_else(
-    tmp_path: Path, form: Callable[[list[Frame]], bytes]
-) -> None:
+def test_random_damage_gives_packets_or_one_error(tmp_path: Path, form: Callable[[list[Frame]], bytes]) -> None:
     generator, content = random.Random(1), form(FRAMES * 5)
     for _ in range(1000):
         damaged = bytearray(content)
@@ -336,9 +334,9 @@ def test_random_damage_gives_packets_or_one_error_and_nothing_else(
             assert counts.packets == counts.ipv4 + counts.other + counts.malformed
 
 
-def test_a_packet_of_no_time_that_can_be_written_is_malformed(tmp_path: Path) -> None:
+def test_a_packet_with_an_impossible_timestamp_is_malformed(tmp_path: Path) -> None:
     wrong = struct.pack("<IIIIIII", 6, 32 + 60, 0, 0x8000_0000, 0, 60, 60) + frame(1) + struct.pack("<I", 32 + 60)
     (tmp_path / "a.pcapng").write_bytes(pcapng(FRAMES) + wrong)
     found, counts = read(tmp_path / "a.pcapng")
-    assert_same(found, expected(FRAMES))
+    assert_same(found, make_packets(FRAMES))
     assert (counts.malformed, counts.ipv4) == (1, len(found))

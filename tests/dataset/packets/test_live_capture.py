@@ -1,4 +1,4 @@
-"""Traffic captured live gives the records of the pcap that tcpdump writes of the same packets."""
+"""Traffic captured live gives the records of the pcap that tcpdump writes meanwhile."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import pytest
 from dataset.packets.replay import read_frames, replay
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network, stamped_once, tcpdump
 from tests.network import hosts
-from tests.network.hosts import Network, skipping
+from tests.network.hosts import Network, skip_without_network
 from tests.network.scenario import ATTACKERS, HOSTS, OFFICE, SERVER, act, serve
 from tests.offload.link_ends import wait_until
 from tests.scripts import EXTRACT, ROOT, call
@@ -34,7 +34,7 @@ ORDERS = (
 OF_TIME = [name for name in FEATURES if "InterArrivalTime" in name or "throughput" in name]
 Start = Callable[[list[str]], "subprocess.Popen[str]"]
 MOST_DIFFERENCE = 20_000
-"""Microseconds: two rings stamp the kernel's own TCP packets one after the other."""
+"""Microseconds: each of the two rings stamps packets of the kernel's TCP itself."""
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,15 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> tuple[Pa
         stamped_once(),
         cable_end(LEFT) as end,
         tcpdump(folder / "all.pcap"),
-        extracting(RIGHT, folder / "live.csv", start_here),
+        run_extraction(RIGHT, folder / "live.csv", start_process),
     ):
         replay(iter(frames), end.send)
     return folder / "live.csv", folder / "all.pcap"
 
 
 @contextmanager
-def extracting(interface: str, output: Path, start: Start) -> Iterator[None]:
-    """Have a process extract the records of what comes within the block, and end it by SIGTERM."""
+def run_extraction(interface: str, output: Path, start: Start) -> Iterator[None]:
+    """Extract the records of an interface in a process while the block runs; then stop it with SIGTERM."""
     options = ["--interface", interface, "--output", str(output), "--raw", "--identity"]
     with start([sys.executable, str(ROOT / EXTRACT), *options]) as program:
         try:
@@ -69,50 +69,53 @@ def extracting(interface: str, output: Path, start: Start) -> Iterator[None]:
     assert " 0 dropped by the kernel" in said
 
 
-def start_here(command: list[str]) -> "subprocess.Popen[str]":
+def start_process(command: list[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def wait_until_captures(process: int) -> None:
-    """Wait until a process has mapped a ring, which it does last."""
+    """Wait until a process has mapped its ring, its last step before it captures."""
     wait_until(lambda: "socket:" in Path(f"/proc/{process}/maps").read_text(), 120)
 
 
 def wait_until_idle(process: int) -> None:
-    """Wait until a process has read what came: for a while, it neither runs nor waits for a processor."""
+    """Wait until a process has read all packets: it neither runs nor waits for a processor."""
 
-    def busy() -> int:
-        """Return the nanoseconds that its threads ran and waited for a processor."""
+    def count_busy_time() -> int:
+        """Return the nanoseconds for which its threads have run or waited for a processor."""
         threads = [path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/schedstat")]
         return sum(int(running) + int(waiting) for running, waiting, _ in threads)
 
     def is_idle() -> bool:
-        before = busy()
+        before = count_busy_time()
         time.sleep(0.5)
-        return busy() - before < 100_000_000
+        return count_busy_time() - before < 100_000_000
 
     time.sleep(0.3)
     wait_until(is_idle, 120)
 
 
-def records_of(capsys: pytest.CaptureFixture[str], capture: Path) -> Path:
+def extract_records(capsys: pytest.CaptureFixture[str], capture: Path) -> Path:
     output = capture.with_suffix(".csv")
     assert call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--raw", "--identity").code == 0
     return output
 
 
-def test_packets_captured_live_give_bit_for_bit_the_records_of_their_pcap(
+def test_packets_captured_live_give_the_records_of_their_pcap_bit_for_bit(
     replayed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     live, capture = replayed
-    assert live.read_bytes() == records_of(capsys, capture).read_bytes()
+    assert live.read_bytes() == extract_records(capsys, capture).read_bytes()
     assert len(pd.read_csv(live)) > 300
 
 
-def test_real_programs_traffic_gives_the_records_of_its_pcap_but_for_the_clocks_of_two_listeners(
+def test_traffic_of_real_programs_gives_the_records_of_its_pcap_apart_from_the_clocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with skipping(), Network(HOSTS, gateway="gateway", beyond=("203.0.113.0/24", "192.0.2.0/28")) as network:
+    with (
+        skip_without_network(),
+        Network(HOSTS, gateway="gateway", beyond=("203.0.113.0/24", "192.0.2.0/28")) as network,
+    ):
         for name in ("gateway", "server"):
             serve(network[name])
         sensor = network.sensor
@@ -123,16 +126,19 @@ def test_real_programs_traffic_gives_the_records_of_its_pcap_but_for_the_clocks_
         with (
             stamped_once(),
             hosts.tcpdump(sensor, tmp_path / "all.pcap"),
-            extracting(sensor.interface, tmp_path / "live.csv", start_inside),
+            run_extraction(sensor.interface, tmp_path / "live.csv", start_inside),
         ):
             act(network, ORDERS, seconds=5.0, seed=1)
             time.sleep(1.0)
-    live, heard = (pd.read_csv(path) for path in (tmp_path / "live.csv", records_of(capsys, tmp_path / "all.pcap")))
+    live, heard = (
+        pd.read_csv(path) for path in (tmp_path / "live.csv", extract_records(capsys, tmp_path / "all.pcap"))
+    )
     same = [*IDENTITY, *(name for name in FEATURES if name not in OF_TIME)]
     pd.testing.assert_frame_equal(live[same], heard[same])
     steps = [name for name in OF_TIME if "variance" not in name and "throughput" not in name]
     differences = np.abs(live[steps].to_numpy() - heard[steps].to_numpy())
-    # On a busy machine the kernel may be interrupted between the two rings for longer, but not at most packets.
+    # On a busy machine the kernel may be interrupted between the two rings, but only for a few packets.
+
     assert np.quantile(differences, 0.95) < MOST_DIFFERENCE
     assert {*live["address_a"]} >= {address for name, address in ATTACKERS.items() if name != "patient"} - {
         ATTACKERS["flooder"]

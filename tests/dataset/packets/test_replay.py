@@ -1,4 +1,4 @@
-"""Captured frames, sent again."""
+"""Captured frames are replayed at their pace."""
 
 import gzip
 import time
@@ -24,7 +24,7 @@ def test_the_frames_of_a_capture_are_those_that_were_captured(name: str) -> None
     assert [round(at * SECOND) for at, _ in found] == [at - wanted[0][0] for at, _, _ in wanted]
 
 
-def test_a_frame_that_was_cut_has_its_length_again(tmp_path: Path) -> None:
+def test_a_truncated_frame_is_padded_to_its_original_size(tmp_path: Path) -> None:
     (tmp_path / "cut.pcap.gz").write_bytes(gzip.compress(pcap(FRAMES)))
     frames = [frame for _, frame in read_frames(tmp_path / "cut.pcap.gz")]
     assert list(map(len, frames)) == [60, 1514, 60, 300]
@@ -34,25 +34,25 @@ def test_a_frame_that_was_cut_has_its_length_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pcap([(0, 1515, frame(1, 1515))]), "holds other than Ethernet frames of 14 to 1514 bytes"),
+        (pcap([(0, 1515, frame(1, 1515))]), "holds frames that are not 14 to 1514 bytes long"),
         (
             pcap([(0, 60, frame(1))], link=101),
-            r"was captured with link type 101 \(raw IP\); only Ethernet can be replayed",
+            r"was captured with link type 101 \(raw IP\); name a capture of Ethernet frames",
         ),
-        (b"no capture", "is no pcap"),
+        (b"no capture", "is not a pcap"),
         (b"", "is empty"),
         (pcap([]), "holds no frame"),
-        (pcap([(0, 10, b"x" * 10)]), "holds other than Ethernet frames of 14 to 1514 bytes"),
+        (pcap([(0, 10, b"x" * 10)]), "holds frames that are not 14 to 1514 bytes long"),
         (gzip.compress(pcap(FRAMES))[:-20], "is damaged"),
     ],
 )
-def test_what_cannot_be_sent_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_capture_that_cannot_be_replayed_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.pcap").write_bytes(content)
     with pytest.raises(CaptureError, match=message):
         list(read_frames(tmp_path / "a.pcap"))
 
 
-def test_frames_are_sent_no_sooner_than_they_are_due() -> None:
+def test_no_frame_is_sent_before_it_is_due() -> None:
     begun, sent = time.monotonic(), []
     due = [0.0, 0.05, 0.05, 0.2]
     count = replay(iter((at, bytes([number])) for number, at in enumerate(due)), lambda one: sent.append(

@@ -1,4 +1,4 @@
-"""While a window computes, the second signal ends the process at once."""
+"""The second signal ends the process at once, even while a window is computed."""
 
 import os
 import signal
@@ -26,14 +26,14 @@ def compute(packets):
     while True:
         time.sleep(0.01)
 
-dataset.records.windows.flow_features = compute
+dataset.records.windows.compute_records = compute
 script = load_script(sys.argv[1])
 sys.exit(script.main(sys.argv[2:]))
 """
 
 
 @contextmanager
-def pipe_that_stays_open(path: Path, content: bytes) -> Iterator[Path]:
+def open_pipe(path: Path, content: bytes) -> Iterator[Path]:
     os.mkfifo(path)
     over = threading.Event()
 
@@ -54,20 +54,20 @@ def pipe_that_stays_open(path: Path, content: bytes) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("script", [EXTRACT, CLIENT])
-def test_while_a_window_of_live_traffic_computes(script: str, checkpoint: Path, tmp_path: Path) -> None:
-    options = of_script(script, checkpoint, tmp_path)
+def test_the_second_signal_ends_the_computation_of_a_live_window(script: str, checkpoint: Path, tmp_path: Path) -> None:
+    options = make_options(script, checkpoint, tmp_path)
     with (
-        pipe_that_stays_open(tmp_path / "pipe", TWO_WINDOWS) as pipe,
+        open_pipe(tmp_path / "pipe", TWO_WINDOWS) as pipe,
         Program(tmp_path, "-c", _COMPUTES_FOR_EVER, script, *options, "--pcap", pipe) as program,
     ):
         end_by_two_signals(program)
     assert "interrupted" in program.err
 
 
-def test_while_a_window_of_a_capture_computes(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_second_signal_ends_the_computation_of_a_window_of_a_capture(checkpoint: Path, tmp_path: Path) -> None:
     capture = tmp_path / "a.pcap"
     capture.write_bytes(TWO_WINDOWS)
-    options = of_script(CLIENT, checkpoint, tmp_path)
+    options = make_options(CLIENT, checkpoint, tmp_path)
     with Program(tmp_path, "-c", _COMPUTES_FOR_EVER, CLIENT, *options, "--pcap", capture) as program:
         end_by_two_signals(program)
     assert "interrupted" in program.err
@@ -80,7 +80,7 @@ def end_by_two_signals(program: Program) -> None:
     assert program.end() == 130
 
 
-def of_script(script: str, checkpoint: Path, folder: Path) -> tuple[object, ...]:
+def make_options(script: str, checkpoint: Path, folder: Path) -> tuple[object, ...]:
     if script == EXTRACT:
         return ("--output", folder / "records.csv")
     return ("--trained-network-file", checkpoint, "--network", "mobilenet", "--process-exit2-locally")

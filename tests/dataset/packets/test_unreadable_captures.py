@@ -1,4 +1,4 @@
-"""Captures that give no records: the message names the file, what it holds and what to do."""
+"""Captures without records: the error message names the file, what it holds and what to do."""
 
 import bz2
 import gzip
@@ -64,14 +64,14 @@ def in_tar(content: bytes) -> bytes:
 
 NO_IPV4 = [
     (ethernet(VLAN, VLAN, VLAN), "no IPv4 packets among 3 packets, all VLAN-tagged; strip the tags"),
-    (ethernet(IPV6), "no IPv4 packets among 1 packet, all IPv6; records are made of IPv4 packets"),
+    (ethernet(IPV6), "no IPv4 packets among 1 packet, all IPv6; name a capture with IPv4 packets"),
     (ethernet(ARP, IPV6, VLAN, VLAN), "among 4 packets: 2 VLAN-tagged, 1 ARP, 1 IPv6; strip the tags"),
     (simple_packets(2), "among 2 packets without a timestamp (simple packet blocks); capture again with dumpcap"),
-    (on_links(220, 220, 147), "among 3 packets: 2 of link type 220 (USB), 1 of link type 147; records are made of"),
+    (on_links(220, 220, 147), "among 3 packets: 2 of link type 220 (USB), 1 of link type 147; name a capture with"),
     (pcap([(SECOND, 60, frame(1)[:20])]), "among 1 packet, all cut short within their headers; capture again with"),
-    (pcap(FRAMES[:1])[:-1], "is cut in its first frame; fetch or copy it again"),
-    (pcap(FRAMES[:1])[:30], "is cut in its first frame; fetch or copy it again"),
-    (pcapng(FRAMES[:1])[:-1], "is cut in its first frame; fetch or copy it again"),
+    (pcap(FRAMES[:1])[:-1], "is cut off in its first frame; fetch or copy it again"),
+    (pcap(FRAMES[:1])[:30], "is cut off in its first frame; fetch or copy it again"),
+    (pcapng(FRAMES[:1])[:-1], "is cut off in its first frame; fetch or copy it again"),
     (pcap([]), "no packets; capture again"),
     (pcapng([]), "no packets; capture again"),
 ]
@@ -90,8 +90,8 @@ NO_CAPTURE = [
     (b"\x04\x22\x4d\x18" + b"\0" * 40, "is lz4-compressed; unpack it with lz4 -d"),
     (b"7z\xbc\xaf\x27\x1c" + b"\0" * 40, "is a 7z archive; unpack it with 7z x"),
     (b"Rar!\x1a\x07\1\0" + b"\0" * 40, "is a rar archive; unpack it with unrar p"),
-    (b"snoop\0\0\0\0\0\0\2\0\0\0\4" + b"\0" * 40, "is a capture of the format snoop; convert it with editcap"),
-    (b"<html>404, and some more text, not found", "is no pcap or pcapng capture, by its first bytes; name another"),
+    (b"snoop\0\0\0\0\0\0\2\0\0\0\4" + b"\0" * 40, "is a capture in snoop format; convert it with editcap"),
+    (b"<html>404, and some more text, not found", "is not a pcap or pcapng capture; name another"),
 ]
 
 
@@ -108,7 +108,7 @@ def extract(capsys: pytest.CaptureFixture[str], capture: object, output: Path) -
 
 @pytest.mark.parametrize(("content", "says"), [*NO_IPV4, *NO_CAPTURE])
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
-def test_a_file_without_ipv4_packets_is_one_line_that_says_why(
+def test_a_file_without_ipv4_packets_gives_one_line_with_the_reason(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, says: str, packed: Callable[[bytes], bytes]
 ) -> None:
     capture = tmp_path / "a"
@@ -118,7 +118,7 @@ def test_a_file_without_ipv4_packets_is_one_line_that_says_why(
 
 
 @pytest.mark.parametrize(("content", "says"), [*NO_IPV4, *NO_CAPTURE])
-def test_a_pipe_without_ipv4_packets_is_one_line_that_says_why(
+def test_a_pipe_without_ipv4_packets_gives_one_line_with_the_reason(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, says: str
 ) -> None:
     pipe = tmp_path / "pipe"
@@ -140,7 +140,7 @@ def test_a_pipe_without_ipv4_packets_is_one_line_that_says_why(
         (lzma.compress(pcap(FRAMES)), "is xz-compressed; unpack it with xz -d"),
     ],
 )
-def test_standard_input_without_ipv4_packets_is_one_line_that_says_why(
+def test_standard_input_without_ipv4_packets_gives_one_line_with_the_reason(
     tmp_path: Path, content: bytes, says: str
 ) -> None:
     command = [sys.executable, EXTRACT, "--pcap", "-", "--output", str(tmp_path / "o.csv")]
@@ -157,14 +157,14 @@ def test_standard_input_without_ipv4_packets_is_one_line_that_says_why(
         (gzip.compress(pcap(FRAMES), mtime=0)[:9], "is cut off in its header; fetch or copy it again"),
     ],
 )
-def test_a_file_of_nothing_is_told_to_be_empty_or_cut(
+def test_an_empty_or_truncated_file_is_reported_as_such(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes, says: str
 ) -> None:
     (tmp_path / "a").write_bytes(content)
     assert_one_line(extract(capsys, tmp_path / "a", tmp_path / "o.csv"), tmp_path / "a", says)
 
 
-def test_several_captures_without_ipv4_packets_are_named_and_counted_together(
+def test_several_captures_without_ipv4_packets_are_reported_together(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     captures = [tmp_path / name for name in "abcd"]
@@ -175,7 +175,7 @@ def test_several_captures_without_ipv4_packets_are_named_and_counted_together(
     assert_one_line(ended, f"{names} and 1 more", "among 4 packets: 2 VLAN-tagged, 1 ARP, 1 IPv6; strip the tags")
 
 
-def test_links_that_cannot_be_read_stand_in_the_summary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_unsupported_link_types_are_listed_in_the_summary(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capture = tmp_path / "a.pcapng"
     capture.write_bytes(on_links(220) + pcapng(FRAMES))
     ended = extract(capsys, capture, tmp_path / "o.csv")
@@ -184,17 +184,17 @@ def test_links_that_cannot_be_read_stand_in_the_summary(capsys: pytest.CaptureFi
     assert "1 of link type 220 (USB) cannot be read" in ended.out
 
 
-def test_no_more_kinds_are_named_than_people_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_message_names_only_the_most_common_kinds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     capture = tmp_path / "a.pcapng"
     capture.write_bytes(on_links(*range(1000, 3000)))
     ended = extract(capsys, capture, tmp_path / "o.csv")
-    assert_one_line(ended, capture, "1 of link type 1007, 2000 in all; records are made of IPv4 packets")
+    assert_one_line(ended, capture, "1 of link type 1007, 2000 in all; name a capture with IPv4 packets")
     assert len(ended.err) < 1000 + len(str(capture))
 
 
 @pytest.mark.parametrize(("content", "says"), [NO_IPV4[0], NO_IPV4[3], NO_IPV4[6], NO_CAPTURE[0], NO_CAPTURE[6]])
 @pytest.mark.parametrize("piped", [False, True])
-def test_the_client_says_the_same(
+def test_the_client_reports_the_same_errors(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, content: bytes, says: str, *, piped: bool
 ) -> None:
     capture = tmp_path / "a"
@@ -213,5 +213,5 @@ def test_the_client_says_the_same(
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"plain text", pcap(FRAMES), pcapng(FRAMES), b"PK", b"\x1f"])
-def test_what_is_not_compressed_is_not_said_to_be(content: bytes) -> None:
+def test_uncompressed_content_is_not_reported_as_compressed(content: bytes) -> None:
     assert describe_compression(content) is None

@@ -1,4 +1,4 @@
-"""The time that packets have reached is that of several in a row."""
+"""A maximum is confirmed by consecutive values."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from dataset.records.confirmed_maximum import IN_A_ROW, NEVER, ConfirmedMaximum
 
 @settings(deadline=None)
 @given(st.lists(st.integers(-5, 5), max_size=40), st.lists(st.integers(0, 40), max_size=5))
-def test_it_is_the_greatest_of_the_least_of_so_many_in_a_row(values: list[int], cuts: list[int]) -> None:
+def test_it_is_the_maximum_of_the_minimums_of_consecutive_values(values: list[int], cuts: list[int]) -> None:
     found = ConfirmedMaximum()
     for start, end in pairwise([0, *sorted(min(cut, len(values)) for cut in cuts), len(values)]):
         found.add(np.array(values[start:end], np.int64))
@@ -21,7 +21,7 @@ def test_it_is_the_greatest_of_the_least_of_so_many_in_a_row(values: list[int], 
         assert found.unconfirmed == min(values, default=NEVER)
 
 
-def test_one_far_ahead_changes_nothing_and_so_many_in_a_row_do() -> None:
+def test_one_outlier_changes_nothing_but_enough_consecutive_ones_do() -> None:
     found = ConfirmedMaximum()
     found.add(np.arange(100))
     found.add(np.array([7200]))

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.packets.packets import Packets
-from dataset.records.flow_features import flow_features
-from tests.captures import SHARED, needs_shared, pcap_frames, pcapng_frames, read_frames, read_packets
-from tests.flow_features_reference import ACK, FIN, PSH, SYN, Packet, Record, reference_records
+from dataset.records.flow_features import compute_records
+from tests.captures import SHARED, needs_shared, read_frames, read_packets, read_pcap_frames, read_pcapng_frames
+from tests.flow_features_reference import ACK, FIN, PSH, SYN, Packet, Record, compute_reference_records
 from utils.records import Records
 from utils.schema import FEATURES
 
@@ -35,22 +35,24 @@ SECOND = 1_000_000
 A, B, C = 0x0A000001, 0x0A000002, 0x0A000003
 
 
-def table(packets: list[Packet]) -> Packets:
+def make_packets(packets: list[Packet]) -> Packets:
     dtypes = (np.int64, np.uint32, np.uint32, np.int64, np.uint8, np.uint8, np.uint32)
     columns = zip(*packets, strict=True) if packets else ([] for _ in dtypes)
     return Packets(*(np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)))
 
 
-def records_of(*packets: Packet) -> list[dict[str, float]]:
-    return [dict(zip(FEATURES, row.tolist(), strict=True)) for row in flow_features(table(list(packets))).features]
+def compute_rows(*packets: Packet) -> list[dict[str, float]]:
+    return [
+        dict(zip(FEATURES, row.tolist(), strict=True)) for row in compute_records(make_packets(list(packets))).features
+    ]
 
 
-def feature(name: str, *packets: Packet) -> float:
-    (record,) = records_of(*packets)
+def compute_feature(name: str, *packets: Packet) -> float:
+    (record,) = compute_rows(*packets)
     return record["MOORE_" + name]
 
 
-def same(records: Records, wanted: list[Record]) -> None:
+def assert_same(records: Records, wanted: list[Record]) -> None:
     assert len(records) == len(wanted)
     assert records.window_start.tolist() == [record.window_start for record in wanted]
     assert records.address_a.tolist() == [record.address_a for record in wanted]
@@ -61,7 +63,7 @@ def same(records: Records, wanted: list[Record]) -> None:
     assert not first, f"of {len(first)} cells that differ, the first is {first[0]}"
 
 
-def expected_records(capture: str) -> list[Record]:
+def read_expected(capture: str) -> list[Record]:
     path = FOLDER / "expected" / (capture.partition(".")[0] + ".csv")
     with path.open(newline="") as stream:
         return [
@@ -78,20 +80,20 @@ def expected_records(capture: str) -> list[Record]:
 @needs_shared
 @pytest.mark.parametrize("capture", CAPTURES)
 def test_real_captures_give_the_expected_records_bit_for_bit(capture: str) -> None:
-    same(flow_features(read_packets(FOLDER / capture)), expected_records(capture))
+    assert_same(compute_records(read_packets(FOLDER / capture)), read_expected(capture))
 
 
 @needs_shared
 @pytest.mark.parametrize("capture", CAPTURES)
-def test_the_plain_reference_gives_the_expected_records_too(capture: str) -> None:
+def test_the_reference_gives_the_expected_records_too(capture: str) -> None:
     columns = [getattr(read_packets(FOLDER / capture), field.name) for field in dataclasses.fields(Packets)]
     packets = [Packet(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    assert reference_records(packets) == expected_records(capture)
+    assert compute_reference_records(packets) == read_expected(capture)
 
 
 @needs_shared
 @pytest.mark.parametrize("capture", CAPTURES)
-def test_the_reader_of_these_tests_sees_what_dpkt_sees(capture: str) -> None:
+def test_the_plain_reader_reads_the_same_frames_as_dpkt(capture: str) -> None:
     content = (FOLDER / capture).read_bytes()
     content = gzip.decompress(content) if capture.endswith(".gz") else content
     seen = list(dpkt.pcap.UniversalReader(io.BytesIO(content)))
@@ -109,7 +111,7 @@ def test_a_pcap_of_either_byte_order_and_clock_is_read_to_the_microsecond(
 ) -> None:
     header = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, 1)
     packet = struct.pack(order + "IIII", 1_700_000_000, fraction, 4, 1500) + b"abcd"
-    assert list(pcap_frames(header + packet)) == [(1_700_000_000_123_456, 1500, b"abcd")]
+    assert list(read_pcap_frames(header + packet)) == [(1_700_000_000_123_456, 1500, b"abcd")]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -126,11 +128,11 @@ def test_a_pcapng_of_any_resolution_is_read_to_the_microsecond(order: str, resol
         + block(1, struct.pack(order + "HHI", 1, 0, 65535) + options)
         + block(6, struct.pack(order + "IIIII", 0, time >> 32, time & 0xFFFFFFFF, 3, 60) + b"abc\0")
     )
-    assert list(pcapng_frames(content)) == [(1_700_000_000_500_000, 60, b"abc")]
+    assert list(read_pcapng_frames(content)) == [(1_700_000_000_500_000, 60, b"abc")]
 
 
 def test_a_lone_packet_has_no_steps_and_one_size() -> None:
-    (record,) = records_of(Packet(17 * SECOND, A, B, 60, 6, SYN))
+    (record,) = compute_rows(Packet(17 * SECOND, A, B, 60, 6, SYN))
     assert record.pop("MOORE_syn_pkts_sent_a_b") == 1
     assert record.pop("MOORE_total_packets_a_b") == 1
     for name, value in record.items():
@@ -140,50 +142,50 @@ def test_a_lone_packet_has_no_steps_and_one_size() -> None:
 
 
 def test_no_packets_make_no_records() -> None:
-    records = flow_features(table([]))
+    records = compute_records(make_packets([]))
     assert len(records) == 0
     assert records.features.shape == (0, 58)
 
 
-def test_windows_are_aligned_to_the_epoch_and_carry_nothing_over() -> None:
-    records = flow_features(table([Packet(15 * SECOND - 1, A, B, 60), Packet(15 * SECOND, A, B, 70)]))
+def test_windows_are_aligned_to_the_epoch_and_independent() -> None:
+    records = compute_records(make_packets([Packet(15 * SECOND - 1, A, B, 60), Packet(15 * SECOND, A, B, 70)]))
     assert records.window_start.tolist() == [0, 15]
     assert records.features[:, FEATURES.index("MOORE_total_packets_a_b")].tolist() == [1, 1]
 
 
-def test_records_stand_in_the_order_of_their_first_packets_in_the_capture() -> None:
+def test_records_are_in_the_order_of_their_first_packets() -> None:
     packets = [Packet(40 * SECOND, B, C, 60), Packet(5, A, C, 60), Packet(3, A, B, 60), Packet(4, B, A, 60)]
-    records = flow_features(table(packets))
+    records = compute_records(make_packets(packets))
     assert records.window_start.tolist() == [30, 0, 0]
     assert records.address_a.tolist() == [B, A, A]
     assert records.address_b.tolist() == [C, C, B]
     assert records.first_packet.tolist() == [0, 1, 2]
 
 
-def test_direction_a_is_that_of_the_first_packet_in_the_capture_even_if_a_later_one_is_older() -> None:
-    (record,) = records_of(Packet(9, B, A, 60), Packet(2, A, B, 70), Packet(5, A, B, 80))
+def test_direction_a_is_that_of_the_first_packet_of_the_capture_even_if_a_later_one_is_older() -> None:
+    (record,) = compute_rows(Packet(9, B, A, 60), Packet(2, A, B, 70), Packet(5, A, B, 80))
     assert record["MOORE_total_packets_a_b"] == 1
     assert record["MOORE_maximumDataWire_b_a"] == 80
 
 
-def test_packets_of_a_host_to_itself_are_all_of_direction_a() -> None:
-    assert feature("total_packets_a_b", Packet(1, A, A, 60), Packet(2, A, A, 60)) == 2
+def test_packets_from_a_host_to_itself_are_all_of_direction_a() -> None:
+    assert compute_feature("total_packets_a_b", Packet(1, A, A, 60), Packet(2, A, A, 60)) == 2
 
 
 def test_steps_back_in_time_are_skipped_and_steps_of_zero_count_over_both_directions_only() -> None:
     packets = [Packet(time, A, B, 60) for time in (100, 100, 50, 80)]
-    assert feature("minimumInterArrivalTime", *packets) == 0
-    assert feature("medianInterArrivalTime", *packets) == 15  # of 0 and 30
-    assert feature("minimumInterArrivalTime_a_b", *packets) == 30
+    assert compute_feature("minimumInterArrivalTime", *packets) == 0
+    assert compute_feature("medianInterArrivalTime", *packets) == 15  # of 0 and 30
+    assert compute_feature("minimumInterArrivalTime_a_b", *packets) == 30
 
 
-def test_throughput_is_negative_where_a_capture_runs_back_and_is_truncated_toward_zero() -> None:
+def test_throughput_is_negative_if_time_runs_back_and_truncated_toward_zero() -> None:
     backward = [Packet(110, A, B, 60), Packet(90, B, A, 60), Packet(100, A, B, 65)]
-    assert feature("throughput_a_b", *backward) == -12
-    assert feature("throughput_b_a", *backward) == -12
+    assert compute_feature("throughput_a_b", *backward) == -12
+    assert compute_feature("throughput_b_a", *backward) == -12
     forward = [Packet(100, A, B, 60), Packet(110, A, B, 65)]
-    assert feature("throughput_a_b", *forward) == 12
-    assert feature("throughput_a_b", Packet(100, A, B, 60), Packet(100, A, B, 65)) == 0
+    assert compute_feature("throughput_a_b", *forward) == 12
+    assert compute_feature("throughput_a_b", Packet(100, A, B, 60), Packet(100, A, B, 65)) == 0
 
 
 def test_a_pure_ack_is_64_bytes_and_has_no_syn_fin_or_rst() -> None:
@@ -193,33 +195,31 @@ def test_a_pure_ack_is_64_bytes_and_has_no_syn_fin_or_rst() -> None:
         Packet(3, A, B, 60, 6, ACK),
         Packet(4, A, B, 64, 6, ACK | FIN),
     ]
-    assert feature("pure_acks_sent_a_b", *packets) == 2
-    assert feature("ack_pkts_sent_a_b", *packets) == 4
-    assert feature("fin_pkts_sent_a_b", *packets) == 1
+    assert compute_feature("pure_acks_sent_a_b", *packets) == 2
+    assert compute_feature("ack_pkts_sent_a_b", *packets) == 4
+    assert compute_feature("fin_pkts_sent_a_b", *packets) == 1
 
 
-def test_flags_of_packets_other_than_tcp_are_not_counted() -> None:
-    assert feature("syn_pkts_sent_a_b", Packet(1, A, B, 60, 17, 0xFF)) == 0
+def test_flags_are_counted_for_tcp_only() -> None:
+    assert compute_feature("syn_pkts_sent_a_b", Packet(1, A, B, 60, 17, 0xFF)) == 0
 
 
 @pytest.mark.parametrize(("last", "wanted"), [((61, 73), 18.63), ((60, 86), 75.12)])
-def test_a_variance_between_two_hundredths_is_rounded_as_in_the_published_data(
-    last: tuple[int, int], wanted: float
-) -> None:
+def test_a_variance_is_rounded_to_hundredths_as_in_the_published_data(last: tuple[int, int], wanted: float) -> None:
     # 18.625 goes up. 75.125 goes down, because its root, squared again, is a little less.
     packets = [Packet(time, A, B, size) for time, size in enumerate((60,) * 7 + last)]
-    assert feature("varianceDataWire", *packets) == wanted
+    assert compute_feature("varianceDataWire", *packets) == wanted
 
 
 def test_squares_wrap_to_32_bits_so_that_a_large_variance_vanishes() -> None:
-    assert feature("varianceDataWire", Packet(1, A, B, 0), Packet(2, A, B, 46_340)) == 1_073_697_792
-    assert feature("varianceDataWire", Packet(1, A, B, 0), Packet(2, A, B, 46_341)) == 0
+    assert compute_feature("varianceDataWire", Packet(1, A, B, 0), Packet(2, A, B, 46_340)) == 1_073_697_792
+    assert compute_feature("varianceDataWire", Packet(1, A, B, 0), Packet(2, A, B, 46_341)) == 0
 
 
 def test_quartiles_are_the_quarter_and_three_quarter_percentiles() -> None:
     packets = [Packet(7, A, B, size) for size in range(1000, 1600)]
-    assert feature("quartileFirstDataWire", *packets) == 1002  # index floor(1.5 + 0.5)
-    assert feature("quartileThirdDataWire", *packets) == 1005  # index floor(4.5 + 0.5)
+    assert compute_feature("quartileFirstDataWire", *packets) == 1002  # index floor(1.5 + 0.5)
+    assert compute_feature("quartileThirdDataWire", *packets) == 1005  # index floor(4.5 + 0.5)
 
 
 times = st.one_of(
@@ -244,13 +244,13 @@ some_packets = st.builds(
 @pytest.mark.slow
 @settings(max_examples=300, database=None)
 @given(st.lists(some_packets, max_size=40))
-def test_any_packets_in_any_order_give_what_the_plain_reference_gives(packets: list[Packet]) -> None:
-    same(flow_features(table(packets)), reference_records(packets))
+def test_any_packets_in_any_order_give_the_records_of_the_reference(packets: list[Packet]) -> None:
+    assert_same(compute_records(make_packets(packets)), compute_reference_records(packets))
 
 
 @pytest.mark.parametrize("hosts", [2, 3, 12])
 @pytest.mark.parametrize("in_order", [True, False])
-def test_long_records_give_what_the_plain_reference_gives(hosts: int, in_order: bool) -> None:
+def test_long_records_equal_those_of_the_reference(hosts: int, in_order: bool) -> None:
     random = np.random.default_rng(hosts)
     n = 6000
     time = random.integers(0, 30 * SECOND, n)
@@ -264,7 +264,9 @@ def test_long_records_give_what_the_plain_reference_gives(hosts: int, in_order: 
         np.zeros(n, dtype=np.uint32),
     )
     columns = [getattr(packets, field.name).tolist() for field in dataclasses.fields(Packets)]
-    same(flow_features(packets), reference_records([Packet(*row) for row in zip(*columns, strict=True)]))
+    assert_same(
+        compute_records(packets), compute_reference_records([Packet(*row) for row in zip(*columns, strict=True)])
+    )
 
 
 def test_more_records_than_16_bits_can_number_keep_their_order_and_their_packets() -> None:
@@ -283,7 +285,7 @@ def test_more_records_than_16_bits_can_number_keep_their_order_and_their_packets
         np.zeros(2 * count, np.uint8),
         np.zeros(2 * count, np.uint32),
     )
-    records = flow_features(packets)
+    records = compute_records(packets)
     assert records.address_a.tolist() == host.tolist()
     assert records.packets.tolist() == [[1, 1]] * count
     sizes = (60 + there).tolist()
@@ -292,7 +294,7 @@ def test_more_records_than_16_bits_can_number_keep_their_order_and_their_packets
 
 
 def test_a_column_of_another_type_or_length_is_refused_by_name() -> None:
-    good = table([Packet(1, A, B, 60)])
+    good = make_packets([Packet(1, A, B, 60)])
     with pytest.raises(ValueError, match=r"^size is int32"):
         dataclasses.replace(good, size=good.size.astype(np.int32))
     with pytest.raises(ValueError, match=r"^protocol is uint8 \(0,\)"):
@@ -302,5 +304,5 @@ def test_a_column_of_another_type_or_length_is_refused_by_name() -> None:
 
 
 @needs_shared
-def test_every_shared_capture_is_tried_here() -> None:
+def test_every_shared_capture_is_tested_here() -> None:
     assert {path.name for path in FOLDER.iterdir() if path.is_file()} == set(CAPTURES)

@@ -1,4 +1,4 @@
-"""Labels of records: MAWILab's CSVs and plain lists."""
+"""Records are labelled by CSVs of MAWILab and plain lists."""
 
 import bz2
 import codecs
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from dataset.records.labels import Labels, Rule, read_labels
 from tests.captures import SHARED, needs_shared, read_packets
 from utils.errors import InputFileError
@@ -29,8 +29,8 @@ FLOWS = [
 ]
 
 
-def records() -> Records:
-    """Return a record of each of the flows."""
+def make_records() -> Records:
+    """Return one record for each of ``FLOWS``."""
     count = len(FLOWS)
     a, port_a, b, port_b, protocol = zip(*FLOWS, strict=True)
     zeros = np.zeros(count, np.int64)
@@ -46,14 +46,14 @@ def records() -> Records:
     )
 
 
-def classes(tmp_path: Path, content: str) -> list[int]:
+def classify(tmp_path: Path, content: str) -> list[int]:
     path = tmp_path / "labels.csv"
     path.write_text(content)
-    found: list[int] = read_labels(path).of(records()).tolist()
+    found: list[int] = read_labels(path).classify(make_records()).tolist()
     return found
 
 
-def mawilab(*flows: str, label: str = "anomalous") -> str:
+def make_mawilab(*flows: str, label: str = "anomalous") -> str:
     return HEADER + "".join(f"{number}, {flow}, scan, 20, 1.5, 3, {label}\n" for number, flow in enumerate(flows))
 
 
@@ -69,42 +69,42 @@ def mawilab(*flows: str, label: str = "anomalous") -> str:
         ("10.0.0.2,,10.0.0.1,", [0, 1, 0, 0, 0]),
     ],
 )
-def test_a_rule_of_mawilab_fits_records_whose_first_packet_it_names_and_empty_is_anything(
+def test_a_rule_of_mawilab_matches_the_first_packet_and_empty_fields_match_anything(
     tmp_path: Path, flow: str, attacks: list[int]
 ) -> None:
-    assert classes(tmp_path, mawilab(flow)) == attacks
+    assert classify(tmp_path, make_mawilab(flow)) == attacks
 
 
-def test_an_icmp_packet_has_no_ports_to_fit(tmp_path: Path) -> None:
+def test_an_icmp_packet_has_no_ports_to_match(tmp_path: Path) -> None:
     for port in (0, 8):
-        assert classes(tmp_path, mawilab(f",{port},,"))[3] == 0
-        assert classes(tmp_path, mawilab(f",,,{port}"))[3] == 0
-    assert classes(tmp_path, mawilab(",8,,")) == [0, 0, 0, 0, 0]
-    assert classes(tmp_path, mawilab(",,,8")) == [0, 0, 0, 0, 1]
+        assert classify(tmp_path, make_mawilab(f",{port},,"))[3] == 0
+        assert classify(tmp_path, make_mawilab(f",,,{port}"))[3] == 0
+    assert classify(tmp_path, make_mawilab(",8,,")) == [0, 0, 0, 0, 0]
+    assert classify(tmp_path, make_mawilab(",,,8")) == [0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("label", ["Anomalous", "ANOMALOUS", "anomalous ", " Suspicious"])
 def test_the_case_of_a_label_does_not_matter(tmp_path: Path, label: str) -> None:
-    assert classes(tmp_path, mawilab("10.0.0.1,,,", label=label)) == [1, 0, 1, 0, 0]
-    assert classes(tmp_path, mawilab("10.0.0.1,,,", label=label).replace("srcIP", "SRCIP")) == [1, 0, 1, 0, 0]
-    assert classes(tmp_path, mawilab("10.0.0.1,,,", label="Notice")) == [0] * 5
+    assert classify(tmp_path, make_mawilab("10.0.0.1,,,", label=label)) == [1, 0, 1, 0, 0]
+    assert classify(tmp_path, make_mawilab("10.0.0.1,,,", label=label).replace("srcIP", "SRCIP")) == [1, 0, 1, 0, 0]
+    assert classify(tmp_path, make_mawilab("10.0.0.1,,,", label="Notice")) == [0] * 5
 
 
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("anomolous", "line 2: the label 'anomolous' is unknown; mend it"),
-        ("", "line 2: the label is empty; mend it"),
+        ("anomolous", "line 2: the label 'anomolous' is unknown .*; correct or delete it"),
+        ("", "line 2: the label is empty .*; correct or delete it"),
         ("1", "line 2: the label '1' is unknown"),
         ("attack", r"MAWILab's labels are anomalous, suspicious, notice, benign"),
     ],
 )
-def test_an_unknown_label_is_refused_with_its_line(tmp_path: Path, label: str, message: str) -> None:
+def test_an_unknown_label_is_refused_with_its_line_number(tmp_path: Path, label: str, message: str) -> None:
     with pytest.raises(InputFileError, match=message):
-        classes(tmp_path, mawilab("10.0.0.1,,,", label=label))
+        classify(tmp_path, make_mawilab("10.0.0.1,,,", label=label))
 
 
-@pytest.mark.parametrize("content", ["10.0.0.3\n", mawilab(",,10.0.0.3,"), "# comment\r\n10.0.0.3\r\n"])
+@pytest.mark.parametrize("content", ["10.0.0.3\n", make_mawilab(",,10.0.0.3,"), "# comment\r\n10.0.0.3\r\n"])
 @pytest.mark.parametrize(
     ("mark", "encoding"),
     [
@@ -114,20 +114,20 @@ def test_an_unknown_label_is_refused_with_its_line(tmp_path: Path, label: str, m
         (b"", "utf-8"),
     ],
 )
-def test_a_byte_order_mark_is_no_part_of_the_labels(tmp_path: Path, content: str, mark: bytes, encoding: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_labels(tmp_path: Path, content: str, mark: bytes, encoding: str) -> None:
     path = tmp_path / "labels"
     path.write_bytes(mark + content.encode(encoding))
-    assert read_labels(path).of(records()).tolist() == [0, 0, 1, 0, 0]
+    assert read_labels(path).classify(make_records()).tolist() == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("before", ["", "\ufeff", "\n  "])
 @pytest.mark.parametrize("content", ['<?xml version="1.0"?>\n<admd:annotation/>\n', "<admd:annotation>\n"])
-def test_xml_is_told_to_be_so(tmp_path: Path, before: str, content: str) -> None:
-    with pytest.raises(InputFileError, match=r"labels\.csv: is XML, .* take MAWILab's CSV of the same day"):
-        classes(tmp_path, before + content)
+def test_xml_is_reported_as_such(tmp_path: Path, before: str, content: str) -> None:
+    with pytest.raises(InputFileError, match=r"labels\.csv: is XML, .* name MAWILab's CSV of the same day"):
+        classify(tmp_path, before + content)
 
 
-def test_compressed_labels_are_told_to_be_so(tmp_path: Path) -> None:
+def test_compressed_labels_are_reported_as_such(tmp_path: Path) -> None:
     path, zipped = tmp_path / "labels.csv", tmp_path / "labels.zip"
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("labels.csv", "10.0.0.1\n")
@@ -142,21 +142,21 @@ def test_compressed_labels_are_told_to_be_so(tmp_path: Path) -> None:
             read_labels(path)
 
 
-def test_many_rules_of_all_kinds_fit_the_records_that_they_fit_one_by_one() -> None:
+def test_many_rules_match_the_same_records_together_as_one_by_one() -> None:
     generator = random.Random(1)
 
-    def any_rule() -> Rule:
+    def draw_rule() -> Rule:
         a, b = (generator.choice([None, *range(0x0A000001, 0x0A000008)]) for _ in range(2))
         port, other = (generator.choice([None, None, 80, 4000, 53, 8]) for _ in range(2))
         return Rule(a, port, b, other)
 
     for _ in range(200):
-        rules = [rule for rule in (any_rule() for _ in range(generator.randrange(12))) if rule != (None,) * 4]
-        wanted = [int(any(fits(rule, flow) for rule in rules)) for flow in FLOWS]
-        assert Labels(rules, 0).of(records()).tolist() == wanted
+        rules = [rule for rule in (draw_rule() for _ in range(generator.randrange(12))) if rule != (None,) * 4]
+        wanted = [int(any(matches(rule, flow) for rule in rules)) for flow in FLOWS]
+        assert Labels(rules, 0).classify(make_records()).tolist() == wanted
 
 
-def fits(rule: Rule, flow: tuple[str, int, str, int, int]) -> bool:
+def matches(rule: Rule, flow: tuple[str, int, str, int, int]) -> bool:
     a, port_a, b, port_b, protocol = flow
     ports = [None, None] if protocol == ICMP else [port_a, port_b]
     has = (int(ipaddress.ip_address(a)), ports[0], int(ipaddress.ip_address(b)), ports[1])
@@ -164,9 +164,9 @@ def fits(rule: Rule, flow: tuple[str, int, str, int, int]) -> bool:
 
 
 def test_only_anomalous_and_suspicious_traffic_is_an_attack(tmp_path: Path) -> None:
-    assert classes(tmp_path, mawilab("10.0.0.1,,,", label="suspicious")) == [1, 0, 1, 0, 0]
-    assert classes(tmp_path, mawilab("10.0.0.1,,,", label="notice")) == [0] * 5
-    assert classes(tmp_path, mawilab("10.0.0.1,,,", label="benign")) == [0] * 5
+    assert classify(tmp_path, make_mawilab("10.0.0.1,,,", label="suspicious")) == [1, 0, 1, 0, 0]
+    assert classify(tmp_path, make_mawilab("10.0.0.1,,,", label="notice")) == [0] * 5
+    assert classify(tmp_path, make_mawilab("10.0.0.1,,,", label="benign")) == [0] * 5
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_only_anomalous_and_suspicious_traffic_is_an_attack(tmp_path: Path) -> N
         ("# no attackers\n", [0, 0, 0, 0, 0]),
     ],
 )
-def test_a_plain_list_fits_records_in_either_direction(tmp_path: Path, content: str, attacks: list[int]) -> None:
-    assert classes(tmp_path, content) == attacks
+def test_a_plain_list_matches_records_in_either_direction(tmp_path: Path, content: str, attacks: list[int]) -> None:
+    assert classify(tmp_path, content) == attacks
 
 
-def test_lines_of_ipv6_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_lines_about_ipv6_are_counted_and_ignored(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
-    path.write_text(mawilab("2001:db8::1,,,", "10.0.0.1,,,"))
+    path.write_text(make_mawilab("2001:db8::1,,,", "10.0.0.1,,,"))
     labels = read_labels(path)
     assert (labels.ignored, len(labels.rules)) == (1, 1)
 
@@ -194,34 +194,34 @@ def test_lines_of_ipv6_are_counted_and_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (mawilab(",,,"), "line 2 names no address and no port"),
-        (mawilab("10.0.0.1,65536,,"), "line 2: '65536' is no port"),
-        (mawilab("10.0.0.1,-1,,"), "line 2: '-1' is no port"),
-        (mawilab("10.0.0.256,,,"), "line 2: '10.0.0.256' does not appear to be an IPv4 or IPv6 address"),
+        (make_mawilab(",,,"), "line 2 names no address and no port"),
+        (make_mawilab("10.0.0.1,65536,,"), "line 2: '65536' is not a port"),
+        (make_mawilab("10.0.0.1,-1,,"), "line 2: '-1' is not a port"),
+        (make_mawilab("10.0.0.256,,,"), "line 2: '10.0.0.256' does not appear to be an IPv4 or IPv6 address"),
         (HEADER + "1, 10.0.0.1\n", "line 2 has 2 fields, not 10"),
-        ("10.0.0.1,10.0.0.2,10.0.0.3\n", "line 1 is neither an address"),
+        ("10.0.0.1,10.0.0.2,10.0.0.3\n", "line 1 is not address or"),
         ("anomalous\n", "line 1: 'anomalous' does not appear"),
         ('"' + "x" * 200_000 + '"\n', "field larger than field limit"),
         (",\n", "line 1 names no address"),
     ],
 )
-def test_a_line_that_says_nothing_is_refused_by_its_number(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_line_is_refused_with_its_number(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(InputFileError, match=message):
-        classes(tmp_path, content)
+        classify(tmp_path, content)
 
 
 @needs_shared
 @pytest.mark.parametrize("name", ["nmap-version-scan.pcap", "echo-connections.pcap.gz"])
-def test_labels_of_a_real_capture_are_those_of_its_records_one_by_one(tmp_path: Path, name: str) -> None:
-    found = flow_features(read_packets(SHARED / "data" / "pcaps" / name))
+def test_labels_of_a_real_capture_equal_those_of_its_records_one_by_one(tmp_path: Path, name: str) -> None:
+    found = compute_records(read_packets(SHARED / "data" / "pcaps" / name))
     chosen = np.random.default_rng(1).choice(len(found), min(40, len(found)), replace=False)
     a, b, ports = format_addresses(found.address_a), format_addresses(found.address_b), found.ports.tolist()
     whole = {(a[i], ports[i] >> 16, b[i], ports[i] & 0xFFFF) for i in chosen}
     path = tmp_path / "labels.csv"
-    path.write_text(mawilab(*(",".join(map(str, flow)) for flow in sorted(whole))))
+    path.write_text(make_mawilab(*(",".join(map(str, flow)) for flow in sorted(whole))))
     wanted = [
         int((a[i], ports[i] >> 16, b[i], ports[i] & 0xFFFF) in whole and found.protocol[i] != ICMP)
         for i in range(len(found))
     ]
-    assert read_labels(path).of(found).tolist() == wanted
+    assert read_labels(path).classify(found).tolist() == wanted
     assert any(wanted)

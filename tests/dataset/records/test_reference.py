@@ -1,4 +1,4 @@
-"""The toolkit's records of the captures in ``tests/dataset/captures`` are those of the independent reference."""
+"""The records of the captures in ``tests/dataset/captures`` equal those of the independent reference."""
 
 import gzip
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from dataset.packets.captures import read_capture
 from dataset.packets.packets import Packets
 from dataset.packets.traffic_counts import TrafficCounts
-from dataset.records.dataset_csv import csv_lines, record_table
+from dataset.records.dataset_csv import build_table, format_csv
 from dataset.records.windows import Windows
 from tests import flow_features_reference, odd_capture
 from tests.capture_reader import Frame, read_frames
@@ -31,19 +31,19 @@ each_capture = pytest.mark.parametrize(
 )
 
 
-def rows(path: Path) -> list[str]:
+def read_rows(path: Path) -> list[str]:
     return path.read_text().splitlines()[1:]
 
 
-def rows_of(records: Records) -> list[str]:
+def format_rows(records: Records) -> list[str]:
     """Return records as rows of a CSV, in the order of their first packets."""
     in_order = records.take(np.argsort(records.first_packet))
-    return csv_lines(record_table(in_order, None, identity=True)).splitlines()
+    return format_csv(build_table(in_order, None, identity=True)).splitlines()
 
 
 @each_capture
 def test_the_reference_gives_the_expected_records(capture: Path, expected: Path) -> None:
-    assert list(flow_features_reference.csv_lines(capture)) == expected.read_text().splitlines()
+    assert list(flow_features_reference.format_csv(capture)) == expected.read_text().splitlines()
 
 
 @each_capture
@@ -57,15 +57,15 @@ def test_the_script_writes_the_expected_records(
 
 
 @each_capture
-@pytest.mark.parametrize(("piece", "most"), [(300, 7), (7001, 50), (100_003, 100_000)])
-def test_a_capture_read_in_pieces_gives_the_expected_records(
-    capture: Path, expected: Path, piece: int, most: int
+@pytest.mark.parametrize(("chunk_bytes", "most"), [(300, 7), (7001, 50), (100_003, 100_000)])
+def test_a_capture_read_in_chunks_gives_the_expected_records(
+    capture: Path, expected: Path, chunk_bytes: int, most: int
 ) -> None:
     windows, found = Windows(), list[Records]()
-    for packets in read_capture(capture, TrafficCounts(), piece=piece):
+    for packets in read_capture(capture, TrafficCounts(), chunk_bytes=chunk_bytes):
         for start in range(0, len(packets), most):
             found += windows.add(packets.take(np.arange(start, min(start + most, len(packets)))))
-    assert rows_of(Records.joined(found + windows.close())) == rows(expected)
+    assert format_rows(Records.joined(found + windows.close())) == read_rows(expected)
     assert (windows.counts.late, windows.counts.left_out) == (0, 0)
 
 
@@ -75,11 +75,11 @@ def test_a_capture_read_in_pieces_gives_the_expected_records(
 def test_a_capture_replayed_at_its_own_pace_gives_the_expected_records(
     capture: Path, expected: Path, most: int
 ) -> None:
-    source = replay(Packets.joined(list(read_capture(capture, TrafficCounts()))))
+    source = replay(Packets.concatenate(list(read_capture(capture, TrafficCounts()))))
     source.most = most
-    # No packet comes after its time, but one whose time is wrong comes with its neighbours.
+    # No packet arrives after its timestamp; one with a wrong timestamp arrives with its neighbours.
     source.due = np.minimum.accumulate(source.all.timestamp[::-1])[::-1]
-    assert rows_of(source.run()) == rows(expected)
+    assert format_rows(source.run()) == read_rows(expected)
 
 
 @each_capture
@@ -89,7 +89,7 @@ def test_a_capture_from_a_pipe_gives_the_expected_records(tmp_path: Path, captur
     content = gzip.decompress(capture.read_bytes())
     done = subprocess.run(command, input=content, capture_output=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert sorted(rows(output)) == sorted(rows(expected))  # a pipe's windows are written as they are closed
+    assert sorted(read_rows(output)) == sorted(read_rows(expected))  # windows of a pipe are written as they are closed
 
 
 def test_the_reference_imports_nothing_that_it_is_compared_with() -> None:
@@ -101,29 +101,29 @@ def test_the_reference_imports_nothing_that_it_is_compared_with() -> None:
     assert done.stdout == "set()\n"
 
 
-def test_the_reference_can_be_run_as_its_description_says() -> None:
+def test_the_reference_runs_as_its_docstring_says() -> None:
     command = [sys.executable, "tests/flow_features_reference.py", str(FOLDER / "odd.pcapng.gz")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == (FOLDER / "odd.csv").read_text()
 
 
 @pytest.mark.parametrize("name", ["odd.pcap.gz", "odd.pcapng.gz"])
-def test_the_odd_captures_are_those_that_their_script_makes(name: str) -> None:
-    frames = odd_capture.odd_frames()
+def test_the_odd_captures_equal_those_of_their_script(name: str) -> None:
+    frames = odd_capture.make_odd_frames()
     assert list(read_frames(FOLDER / name)) == frames
-    content = odd_capture.as_pcap(frames) if name.endswith("pcap.gz") else odd_capture.as_pcapng(frames)
+    content = odd_capture.make_pcap(frames) if name.endswith("pcap.gz") else odd_capture.make_pcapng(frames)
     assert gzip.decompress((FOLDER / name).read_bytes()) == content
 
 
-def test_the_odd_captures_hold_what_their_description_says() -> None:
-    frames = odd_capture.odd_frames()
+def test_the_odd_captures_contain_what_their_docstring_says() -> None:
+    frames = odd_capture.make_odd_frames()
     counts = TrafficCounts()
-    packets = Packets.joined(list(read_capture(FOLDER / "odd.pcap.gz", counts)))
+    packets = Packets.concatenate(list(read_capture(FOLDER / "odd.pcap.gz", counts)))
     assert (counts.packets, counts.other, counts.malformed) == (len(frames), 6, 2)
     assert {kind for _, _, content in frames if (kind := content[12:14]) in (b"\x81\0", b"\x86\xdd")} != set()
-    first_bytes = {content[14] for _, _, content in ip_frames(frames)}
+    first_bytes = {content[14] for _, _, content in select_ip_frames(frames)}
     assert {0x45, 0x46, 0x4F, 0x40, 0x44, 0x65} <= first_bytes
-    assert {int.from_bytes(content[20:22]) for _, _, content in ip_frames(frames)} >= {0, 0x2000, 185}
+    assert {int.from_bytes(content[20:22]) for _, _, content in select_ip_frames(frames)} >= {0, 0x2000, 185}
     steps = np.diff(packets.timestamp)
     assert (steps == 0).any()
     assert (steps < 0).any()
@@ -131,5 +131,5 @@ def test_the_odd_captures_hold_what_their_description_says() -> None:
     assert packets.size.max() == 2_000_000
 
 
-def ip_frames(frames: list[Frame]) -> list[Frame]:
+def select_ip_frames(frames: list[Frame]) -> list[Frame]:
     return [one for one in frames if one[2][12:14] == b"\x08\0" and len(one[2]) >= 34]

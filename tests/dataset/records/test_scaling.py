@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dataset.records.scaling import PUBLISHED, Scaler, fitted, read_scaler, write_scaler
+from dataset.records.scaling import PUBLISHED, Scaler, fit_scaler, read_scaler, write_scaler
 from tests.captures import SHARED, needs_shared
 from utils.errors import InputFileError
 from utils.schema import CLASS, FEATURES
@@ -15,7 +15,7 @@ MONTHS = [f"2016_{month:02d}.csv" for month in range(1, 9)]
 
 
 def read_cells(path: Path) -> NDArray[np.float64]:
-    """Return the cells (N, 58) as the float64 that each one's digits mean."""
+    """Return the cells (N, 58) as the nearest float64."""
     with path.open(newline="") as stream:
         rows = csv.reader(stream)
         assert next(rows) == [*FEATURES, CLASS]
@@ -23,7 +23,7 @@ def read_cells(path: Path) -> NDArray[np.float64]:
 
 
 @needs_shared
-def test_minimums_and_ranges_are_those_recovered_from_the_published_dataset() -> None:
+def test_minimums_and_ranges_equal_those_recovered_from_the_published_dataset() -> None:
     table = json.loads((SHARED / "data" / "feature-scaler.json").read_text())
     assert [entry["feature"] for entry in table] == list(FEATURES)
     assert [entry["min"] for entry in table] == PUBLISHED.minimums.tolist()
@@ -32,7 +32,7 @@ def test_minimums_and_ranges_are_those_recovered_from_the_published_dataset() ->
 
 @needs_shared
 @pytest.mark.parametrize("month", MONTHS)
-def test_published_rows_unscaled_and_scaled_again_come_back_bit_for_bit(month: str) -> None:
+def test_published_rows_unscaled_and_scaled_again_are_equal_bit_for_bit(month: str) -> None:
     cells = read_cells(SHARED / "data" / "dataset" / month)
     hundredths = np.array(["variance" in name for name in FEATURES])
     unscaled = PUBLISHED.unscale(cells)
@@ -66,7 +66,7 @@ def test_the_recovered_table_is_read_as_the_published_scaler() -> None:
     np.testing.assert_array_equal(found.ranges, PUBLISHED.ranges)
 
 
-def test_a_scaler_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+def test_a_scaler_written_and_read_is_equal_bit_for_bit(tmp_path: Path) -> None:
     generator = np.random.default_rng(1)
     scaler = Scaler(generator.normal(size=58), generator.random(58))
     write_scaler(scaler, tmp_path / "scaler.json")
@@ -88,27 +88,29 @@ def test_a_scaler_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
         {"min": float("inf")},
     ],
 )
-def test_numbers_that_no_feature_has_are_refused(tmp_path: Path, changed: dict[str, float]) -> None:
+def test_impossible_minimums_and_ranges_are_refused(tmp_path: Path, changed: dict[str, float]) -> None:
     entries = [{"feature": name, "min": 0, "range": 1} for name in FEATURES]
     entries[3] |= changed
     (tmp_path / "scaler.json").write_text(json.dumps(entries))
-    with pytest.raises(InputFileError, match=r"scaler\.json: (is no scaler|MOORE_avgInterArrivalTime has)"):
+    with pytest.raises(
+        InputFileError, match=r"scaler\.json: (is not a scaler|min or range of MOORE_avgInterArrivalTime is invalid)"
+    ):
         read_scaler(tmp_path / "scaler.json")
 
 
-def test_a_fitted_scaler_takes_the_least_to_0_the_greatest_to_1_and_a_constant_to_0() -> None:
+def test_a_fitted_scaler_scales_minimums_to_0_maximums_to_1_and_constants_to_0() -> None:
     raw = np.random.default_rng(1).normal(size=(20, 58))
     raw[:, 7] = 3.5
-    scaled = fitted(raw).scale(raw)
+    scaled = fit_scaler(raw).scale(raw)
     np.testing.assert_allclose(scaled.min(axis=0), 0, atol=1e-14)
     np.testing.assert_allclose(np.delete(scaled.max(axis=0), 7), 1, rtol=1e-14)
     assert (scaled[:, 7] == 0).all()
-    np.testing.assert_allclose(fitted(raw).unscale(scaled), raw, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(fit_scaler(raw).unscale(scaled), raw, rtol=1e-12, atol=1e-14)
 
 
-def test_values_out_of_range_are_counted_on_both_sides_and_the_ends_are_within() -> None:
+def test_values_outside_the_range_are_counted_on_both_sides() -> None:
     ends = np.stack([PUBLISHED.minimums, PUBLISHED.minimums + PUBLISHED.ranges])
-    assert PUBLISHED.out_of_range(ends) == 0
+    assert PUBLISHED.count_out_of_range(ends) == 0
     ends[0, :3] -= 1
     ends[1, 57] += 1
-    assert PUBLISHED.out_of_range(ends) == 4
+    assert PUBLISHED.count_out_of_range(ends) == 4

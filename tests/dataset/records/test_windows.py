@@ -1,4 +1,4 @@
-"""Records of packets that come piece by piece are those of all packets at once."""
+"""Packets added in chunks give the records of all packets at once."""
 
 from dataclasses import fields
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import dataset.records.windows
 from dataset.packets.packets import Packets
 from dataset.records.confirmed_maximum import IN_A_ROW, NEVER
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from dataset.records.windows import Windows
 from tests.captures import SHARED, needs_shared, read_packets
 from utils.records import Records
@@ -18,11 +18,11 @@ from utils.records import Records
 FOLDER = SHARED / "data" / "pcaps"
 CAPTURES = sorted(path.name for path in FOLDER.glob("*.pcap*"))
 SECOND = 1_000_000
-NOW = 1_600_000_005 * SECOND  # where a window begins
+NOW = 1_600_000_005 * SECOND  # the start of a window
 
 
 def packets_at(*times: float, host: int = 1) -> Packets:
-    """Return packets at seconds after a window's beginning, between two hosts."""
+    """Return packets between two hosts, given their seconds after the start of a window."""
     count = len(times)
     return Packets(
         np.array([NOW + round(time * SECOND) for time in times], np.int64), np.full(count, host, np.uint32),
@@ -31,14 +31,14 @@ def packets_at(*times: float, host: int = 1) -> Packets:
     )  # fmt: skip
 
 
-def pieces(packets: Packets, size: int) -> list[Packets]:
+def split(packets: Packets, size: int) -> list[Packets]:
     return [packets.take(np.arange(start, min(start + size, len(packets)))) for start in range(0, len(packets), size)]
 
 
-def through(windows: Windows, parts: list[Packets]) -> Records:
-    """Return all records that come out, in order."""
+def pass_through(windows: Windows, parts: list[Packets]) -> Records:
+    """Return the records of parts that are added one after another."""
     found = [records for part in parts for records in windows.add(part)] + windows.close()
-    return Records.joined(found or [flow_features(packets_at())])
+    return Records.joined(found or [compute_records(packets_at())])
 
 
 def assert_same(found: Records, wanted: Records) -> None:
@@ -48,15 +48,15 @@ def assert_same(found: Records, wanted: Records) -> None:
 
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
-def test_a_capture_in_pieces_of_1000_packets_gives_the_records_of_the_whole(name: str) -> None:
+def test_a_capture_in_chunks_of_1000_packets_gives_the_records_of_the_whole(name: str) -> None:
     packets, windows = read_packets(FOLDER / name), Windows()
-    assert_same(through(windows, pieces(packets, 1000)), flow_features(packets))
+    assert_same(pass_through(windows, split(packets, 1000)), compute_records(packets))
     assert (windows.held, windows.counts.late) == (0, 0)
 
 
 @st.composite
-def captures(draw: st.DrawFn) -> Packets:
-    """Packets of a few hosts over two minutes, out of order by as much as half a minute."""
+def draw_capture(draw: st.DrawFn) -> Packets:
+    """Draw packets of a few hosts over two minutes, out of order by up to half a minute."""
     count = draw(st.integers(1, 60))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     steady = np.sort(generator.integers(0, 120 * SECOND, count))
@@ -69,17 +69,17 @@ def captures(draw: st.DrawFn) -> Packets:
     )  # fmt: skip
 
 
-@given(captures(), st.integers(1, 20))
-def test_packets_out_of_order_change_nothing_where_windows_are_closed_later(packets: Packets, size: int) -> None:
+@given(draw_capture(), st.integers(1, 20))
+def test_packets_out_of_order_change_nothing_if_windows_are_closed_later(packets: Packets, size: int) -> None:
     windows = Windows()
     found = []
-    for part in pieces(packets, size):
+    for part in split(packets, size):
         found += windows.add(part) + windows.close(windows.reached - 45)
-    assert_same(Records.joined([*found, *windows.close()]), flow_features(packets))
+    assert_same(Records.joined([*found, *windows.close()]), compute_records(packets))
     assert (windows.held, windows.counts.late) == (0, 0)
 
 
-def test_a_time_counts_as_reached_once_enough_packets_in_a_row_have_reached_it() -> None:
+def test_a_time_is_reached_once_enough_consecutive_packets_have_reached_it() -> None:
     windows = Windows()
     windows.add(packets_at(*range(IN_A_ROW - 1)))
     assert windows.reached == NEVER
@@ -91,7 +91,7 @@ def test_a_time_counts_as_reached_once_enough_packets_in_a_row_have_reached_it()
     assert windows.reached == NEVER
 
 
-def test_a_packet_whose_window_is_closed_is_counted_and_left_out() -> None:
+def test_a_packet_of_a_closed_window_is_counted_as_late_and_discarded() -> None:
     windows = Windows()
     windows.add(packets_at(1, 2, 16))
     windows.close(NOW / SECOND + 15)
@@ -101,7 +101,7 @@ def test_a_packet_whose_window_is_closed_is_counted_and_left_out() -> None:
     assert records.features[0, 42].item() == 2  # packets from a to b
 
 
-def test_with_too_many_packets_the_oldest_windows_are_closed_early_but_never_the_newest() -> None:
+def test_too_many_packets_close_the_oldest_windows_early_but_never_the_newest() -> None:
     windows = Windows(most_packets=3)
     assert windows.add(packets_at(1, 2, 3, 4, 5)) == []
     (records,) = windows.add(packets_at(*[20] * IN_A_ROW))
@@ -109,14 +109,14 @@ def test_with_too_many_packets_the_oldest_windows_are_closed_early_but_never_the
     assert windows.held == IN_A_ROW
 
 
-def test_a_packet_far_ahead_does_not_close_the_window_that_packets_are_coming_into() -> None:
+def test_a_packet_far_ahead_does_not_close_the_current_window() -> None:
     packets = packets_at(*np.linspace(0, 14, 20), 7200, *np.linspace(0, 14, 20))
     windows = Windows(most_packets=20)
-    assert_same(through(windows, pieces(packets, 5)), flow_features(packets))
+    assert_same(pass_through(windows, split(packets, 5)), compute_records(packets))
     assert windows.counts.late == 0
 
 
-def test_of_packets_far_ahead_no_more_are_held_than_several_times_as_many() -> None:
+def test_packets_far_ahead_are_held_up_to_several_times_the_limit() -> None:
     windows = Windows(most_packets=20)
     for number in range(200):
         windows.add(packets_at(0, 1, 15 * number + 7200))
@@ -132,10 +132,10 @@ def test_the_clock_closes_windows_that_no_packet_would() -> None:
     assert windows.close() == []
 
 
-def test_too_many_records_wait_for_no_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_waiting_records_are_returned_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset.records.windows, "MOST_WAITING", 1)
     windows = Windows()
-    windows.add(packets_at(100, host=1))  # of a window that stays open, and here first
+    windows.add(packets_at(100, host=1))  # the first packet, of a window that stays open
     windows.add(packets_at(1, host=2))
     assert windows.close(NOW / SECOND + 15) == []
     windows.add(packets_at(20, host=3))
@@ -144,16 +144,16 @@ def test_too_many_records_wait_for_no_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("in_order", [True, False])
-def test_records_wait_for_those_whose_first_packet_came_before_unless_told_not_to(*, in_order: bool) -> None:
+def test_records_wait_for_earlier_ones_only_with_in_order(*, in_order: bool) -> None:
     windows = Windows(in_order=in_order)
-    windows.add(packets_at(15.1, host=1))  # of the next window, but here first
+    windows.add(packets_at(15.1, host=1))  # the first packet, of the next window
     windows.add(packets_at(14.9, host=2))
     found = windows.close(NOW / SECOND + 15)
     assert [records.address_a.tolist() for records in found] == ([] if in_order else [[2]])
     assert [records.address_a.tolist() for records in windows.close()] == ([[1, 2]] if in_order else [[1]])
 
 
-def test_after_a_restart_packets_of_any_time_are_taken_and_places_go_on() -> None:
+def test_a_restart_accepts_packets_of_any_time_and_keeps_counting_them() -> None:
     windows = Windows()
     windows.add(packets_at(100, 200))
     windows.close()
@@ -165,13 +165,13 @@ def test_after_a_restart_packets_of_any_time_are_taken_and_places_go_on() -> Non
     assert (records.first_packet.tolist(), windows.counts.late) == ([2], 0)
 
 
-def test_a_window_takes_only_so_many_records_and_counts_what_it_left_out() -> None:
+def test_a_window_limits_its_records_and_counts_the_packets_left_out() -> None:
     windows = Windows(most_records=2)
-    first = Packets.joined(
+    first = Packets.concatenate(
         [packets_at(0, host=5), packets_at(1, 2, host=3), packets_at(3, host=4), packets_at(4, host=5)]
     )
     windows.add(first)
-    windows.add(Packets.joined([packets_at(5, host=3), packets_at(6, host=2)]))
+    windows.add(Packets.concatenate([packets_at(5, host=3), packets_at(6, host=2)]))
     windows.add(packets_at(15, host=2))
     records = Records.joined(windows.close())
     assert records.address_a.tolist() == [5, 3, 2]
@@ -179,7 +179,7 @@ def test_a_window_takes_only_so_many_records_and_counts_what_it_left_out() -> No
     assert (windows.counts.left_out, windows.held) == (2, 0)
 
 
-def test_a_window_of_bounded_records_takes_only_so_many_packets_too() -> None:
+def test_a_window_with_limited_records_limits_its_packets_too() -> None:
     windows = Windows(most_packets=3, most_records=10)
     windows.add(packets_at(0, 1, 2, 3, host=1))
     windows.add(packets_at(4, host=2))
@@ -191,36 +191,36 @@ def test_a_window_of_bounded_records_takes_only_so_many_packets_too() -> None:
 
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
-def test_bounds_that_are_not_reached_change_nothing(name: str) -> None:
+def test_limits_that_are_not_reached_change_nothing(name: str) -> None:
     packets = read_packets(FOLDER / name)
     windows = Windows(most_records=100_000)
-    assert_same(through(windows, pieces(packets, 1000)), flow_features(packets))
+    assert_same(pass_through(windows, split(packets, 1000)), compute_records(packets))
     assert windows.counts.left_out == 0
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
-def test_windows_closed_few_or_many_at_once_give_the_records_of_the_whole(
+def test_windows_closed_in_batches_of_any_size_give_the_records_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(dataset.records.windows, "_BATCH", batch)
     parts = [packets_at(*(15 * number + late for late in (1, 2, -3)), host=number % 3 + 1) for number in range(1, 20)]
-    packets = Packets.joined(parts)
-    assert_same(through(Windows(), pieces(packets, 8)), flow_features(packets))
+    packets = Packets.concatenate(parts)
+    assert_same(pass_through(Windows(), split(packets, 8)), compute_records(packets))
 
 
-def test_no_more_of_the_oldest_windows_are_closed_early_than_must_be() -> None:
+def test_only_as_many_of_the_oldest_windows_as_necessary_are_closed_early() -> None:
     windows = Windows(most_packets=5 + IN_A_ROW)
     (records,) = windows.add(packets_at(1, 2, 16, 17, 31, 32, 46, 47, 61, *[62] * IN_A_ROW))
     assert records.window_start.tolist() == [NOW // SECOND, NOW // SECOND + 15]
     assert windows.held == 5 + IN_A_ROW
 
 
-def test_no_more_windows_are_open_than_memory_allows_however_few_packets_they_hold(
+def test_the_number_of_open_windows_is_limited_however_few_packets_they_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dataset.records.windows, "MOST_OPEN", 10)
     windows = Windows()
     packets = packets_at(*(15 * number + 1 for number in range(40)))
-    found = [records for part in pieces(packets, 4) for records in windows.add(part)]
+    found = [records for part in split(packets, 4) for records in windows.add(part)]
     assert windows.held == 10
-    assert_same(Records.joined([*found, *windows.close()]), flow_features(packets))
+    assert_same(Records.joined([*found, *windows.close()]), compute_records(packets))

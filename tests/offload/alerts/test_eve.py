@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from dataset.packets.packets import Packets
 from dataset.packets.traffic_counts import TrafficCounts
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from dataset.records.scaling import PUBLISHED
 from offload.alerts.alert_limit import AlertLimit
 from offload.alerts.eve import Event, compute_community_id, make_alerts, make_stats
@@ -27,7 +27,7 @@ from offload.defaults import SOURCES
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.second_exit import LocalSecondExit
-from tests.captures import SHARED, ipv4_packet, needs_shared, read_frames, read_packets
+from tests.captures import SHARED, needs_shared, parse_ipv4_packet, read_frames, read_packets
 from tests.networks import calibrated_network
 from tests.offload.edge.test_edge import MOBILENET, THRESHOLDS
 from tests.offload.exits import exits_of
@@ -82,13 +82,15 @@ def packets_of(
 
 def records_of(count: int, seconds: float = 0.0) -> Records:
     """Return so many records of one window, from different hosts."""
-    return flow_features(Packets.joined([packets_of(a=host, seconds=seconds) for host in range(1, count + 1)]))
+    return compute_records(Packets.concatenate([packets_of(a=host, seconds=seconds) for host in range(1, count + 1)]))
 
 
 def scan_of(count: int, source: int = A, seconds: float = 0.0) -> Records:
     """Return so many records of one window, from one host to different ones."""
     hosts = range(1, count + 1)
-    return flow_features(Packets.joined([packets_of(a=source, b=host, answers=0, seconds=seconds) for host in hosts]))
+    return compute_records(
+        Packets.concatenate([packets_of(a=source, b=host, answers=0, seconds=seconds) for host in hosts])
+    )
 
 
 def decided_of(records: Records, seed: int = 0) -> Batch:
@@ -122,7 +124,7 @@ def batch_of(records: Records) -> Batch:
 
 def alert_of(packets: Packets) -> Event:
     """Return the event on a record that was decided to be an attack."""
-    (event,) = make_alerts(all_decided(flow_features(packets)), AlertLimit())
+    (event,) = make_alerts(all_decided(compute_records(packets)), AlertLimit())
     VALID.validate(event)
     return event
 
@@ -147,7 +149,7 @@ def some_stats(
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
 def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each_rejected_record(name: str) -> None:
-    records = flow_features(read_packets(FOLDER / name))
+    records = compute_records(read_packets(FOLDER / name))
     batch = decided_of(records)
     limit = AlertLimit(NO_LIMIT, 0)
     events = make_alerts(batch, limit, "eth0")
@@ -163,8 +165,8 @@ def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
 def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name: str) -> None:
-    records = flow_features(read_packets(FOLDER / name))
-    times = [time for frame in read_frames(FOLDER / name) if ipv4_packet(*frame) for time in frame[:1]]
+    records = compute_records(read_packets(FOLDER / name))
+    times = [time for frame in read_frames(FOLDER / name) if parse_ipv4_packet(*frame) for time in frame[:1]]
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
     for event, first in zip(events, records.first_packet.tolist(), strict=True):
         moment = datetime.strptime(event["timestamp"], "%Y-%m-%dT%H:%M:%S.%f%z")
@@ -177,7 +179,7 @@ def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name
 
 @needs_shared
 def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided() -> None:
-    records = flow_features(read_packets(FOLDER / "synack-reflection.pcap")).take(np.arange(300))
+    records = compute_records(read_packets(FOLDER / "synack-reflection.pcap")).take(np.arange(300))
     network = calibrated_network(MOBILENET)
     edge = Edge(exits_of(network).first, THRESHOLDS[MOBILENET], LocalSecondExit(exits_of(network).second))
     batch = edge.decide(Batch(PUBLISHED.scale(records.features).astype(np.float32), records=records))
@@ -191,7 +193,7 @@ def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided
 
 
 def test_an_attack_is_told_as_suricata_would_tell_it() -> None:
-    (event,) = make_alerts(all_decided(flow_features(packets_of())), AlertLimit(), "eth0")
+    (event,) = make_alerts(all_decided(compute_records(packets_of())), AlertLimit(), "eth0")
     assert event == {
         "timestamp": "2020-09-13T12:26:46.250000+0000",
         "flow_id": 249980514565385,
@@ -290,7 +292,7 @@ def test_a_flow_id_is_the_same_in_both_directions_and_another_in_each_window() -
 
 @needs_shared
 def test_flow_ids_of_a_real_capture_are_all_different() -> None:
-    records = flow_features(read_packets(FOLDER / "syn-ecn-cwr-flood.pcapng"))
+    records = compute_records(read_packets(FOLDER / "syn-ecn-cwr-flood.pcapng"))
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
     assert len({event["flow_id"] for event in events}) == len(records) > 9000
 
@@ -345,8 +347,8 @@ def test_where_ports_are_not_known_a_community_id_is_made_of_addresses_and_proto
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
 def test_community_ids_of_a_real_capture_are_those_of_another_decoder_and_another_implementation(name: str) -> None:
-    frames = [frame[2] for frame in read_frames(FOLDER / name) if ipv4_packet(*frame)]
-    records = flow_features(read_packets(FOLDER / name))
+    frames = [frame[2] for frame in read_frames(FOLDER / name) if parse_ipv4_packet(*frame)]
+    records = compute_records(read_packets(FOLDER / name))
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
     wanted = [corelights(decoded(frames[first])) for first in records.first_packet.tolist()]
     assert [event["community_id"] for event in events] == wanted

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dataset.records.flow_features import flow_features
+from dataset.records.flow_features import compute_records
 from dataset.records.scaling import PUBLISHED
 from offload.alerts.traffic_source import split_records
 from offload.edge.batch import EMPTY_BATCH, Batch
@@ -40,7 +40,7 @@ def test_a_stop_takes_no_further_batch_of_a_dataset_and_yields_what_was_taken() 
 
 @needs_shared
 def test_records_come_with_their_own_verdicts_however_they_are_cut() -> None:
-    records = flow_features(read_packets(SHARED / "data" / "pcaps" / "synack-reflection.pcap"))
+    records = compute_records(read_packets(SHARED / "data" / "pcaps" / "synack-reflection.pcap"))
     parts = [records.take(np.arange(start, min(start + 700, len(records)))) for start in range(0, len(records), 700)]
     lists = [[], *([part] for part in parts[:5]), [], parts[5:], []]
     batches = list(split_records(lists, PUBLISHED.scale, 300))
