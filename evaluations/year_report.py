@@ -1,4 +1,4 @@
-"""The report of a year's evaluation: the conclusion in one sentence, a table of four systems, then all the rest."""
+"""Render the report on a year: the conclusion in one sentence, a table of four systems, then all details."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ class Method:
     """How the networks were evaluated.
 
     Attributes:
-        min_acceptance: that was asked for.
-        point: of the front.
-        resamples: for the intervals.
-        by_vector: whether distinct vectors were resampled; else rows.
-        reference: what costs are shares of.
+        min_acceptance: the least acceptance that was asked for.
+        point: name of the chosen point of the front.
+        resamples: number of resamples for the intervals.
+        by_vector: whether distinct vectors were resampled; otherwise, rows were.
+        reference: the cost that other costs are shares of, in words.
     """
 
     min_acceptance: float
@@ -74,11 +74,11 @@ class Report:
     method: Method
 
     def render_text(self) -> str:
-        """Return the conclusion and its table for the shell."""
+        """Return the conclusion and its table as text for the terminal."""
         return fill_template(_TEXT, **self._summarise())
 
     def render_page(self) -> str:
-        """Return the whole report as a page."""
+        """Return the whole report as an HTML page."""
         on_later, overall = self.evaluation.on_later, average_months(self.evaluation.on_later)
         names = [month.name for month in self.months.later]
         everything = pd.concat((on_later, overall), ignore_index=True)
@@ -126,7 +126,7 @@ def make_title(origins: Sequence[Origin], months: Months) -> str:
 
 
 def tabulate_networks(origins: Sequence[Origin], evaluation: YearEvaluation) -> pd.DataFrame:
-    """Return a row for each network: its origin, its thresholds and what they do on the month of the choice."""
+    """Return a row for each network: its origin, its thresholds, and its rates and costs on the month of the choice."""
     is_system = (evaluation.on_choice["system"] == SYSTEM) & (evaluation.on_choice["subset"] == ALL_ROWS)
     of_system = evaluation.on_choice[is_system].dropna(subset=["error"]).to_dict("records")
     rows = []
@@ -155,7 +155,7 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
     Args:
         overall: see ``monthly_rates.average_months``.
         comparisons: see ``comparisons.compare``.
-        subset: of the rows.
+        subset: name of the subset of the rows.
     """
     of_subset = comparisons[(comparisons["month"] == MEAN) & (comparisons["subset"] == subset)]
     differences = {
