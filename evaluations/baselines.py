@@ -1,4 +1,4 @@
-"""Simple classifiers that a network must beat, trained on the same months."""
+"""Simple classifiers, trained on the same months as the networks, which the networks must beat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -173,7 +173,7 @@ def list_cautions(findings: Findings) -> list[str]:
 
 
 def format_share(share: float) -> str:
-    """Return a share in percent with two digits, without the sign; empty where it is unknown."""
+    """Return a share in percent with two decimals and without the percent sign; empty if it is unknown."""
     return "" if np.isnan(share) else f"{100 * share:.2f}"
 
 

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download the result files and print the result."""
+    """Download the result files and print a summary."""
     from utils.download import Download, download_all
     from utils.results import read_front
 

@@ -30,7 +30,7 @@ LATEST: Final = 253_402_300_799.0
 _MOST: Final = 1e12
 """Most watts, amperes or volts of a reading: more than any real one."""
 
-_HEAD_LINES: Final = 10  # lines of a file in which a misplaced header is looked for
+_HEAD_LINES: Final = 10  # lines in which a missing header is looked for, for the error message
 _LARGEST_GAP: Final = 5.0  # times the median time between readings
 _LEAST_READINGS: Final = 2  # in an interval
 _LOG_LATENESS: Final = 15.0  # seconds by which a growing log may lag
@@ -212,7 +212,7 @@ def read_power_log(path: Path) -> PowerLog:
             or ``amperes`` and ``volts``; others are ignored.
 
     Raises:
-        InputFileError: the file is missing or no such table, a cell is no number, or time does not ascend.
+        InputFileError: the file is missing or not such a table, a cell is not a number, or the times do not ascend.
     """
     try:
         with open_table(check_readable(path), InputFileError) as (_, stream):

@@ -173,7 +173,7 @@ def _check_later(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
-    """Measure, and return the measurement and its meter."""
+    """Measure all methods, and return the measurement and its meter."""
     import torch
     from tqdm import tqdm
 

@@ -148,7 +148,7 @@ def to_long_form(table: pd.DataFrame) -> pd.DataFrame:
         table: a row for each month, subset, system and network.
 
     Returns:
-        columns month, subset, system, metric, mean, network_1, …; without rows of which all values are unknown.
+        columns month, subset, system, metric, mean, network_1, …; rows without any known value are left out.
     """
     index = list(KEYS[:3])
     long = table.melt(id_vars=list(KEYS), var_name="metric")

@@ -38,7 +38,7 @@ def read_origins(paths: Sequence[Path], family: str | None = None) -> list[Origi
 
     Args:
         paths: their files.
-        family: of all networks; None: that of the first.
+        family: of all networks; None: that of the first network.
 
     Raises:
         CheckpointError: a file is not a calibrated network with two exits, has another architecture than the first, or

@@ -57,7 +57,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Report:
-    """The evaluation of some networks, ready to be shown.
+    """The evaluation of some networks, from which the text and the page are rendered.
 
     Attributes:
         origins: of the networks.
@@ -166,19 +166,23 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
 
 
 def tabulate_months(table: pd.DataFrame, months: Sequence[str], rate: str) -> pd.DataFrame:
-    """Return a rate of all rows, a row for each system and a column for each month, mean and area, as text."""
+    """Return one rate on all rows as text: a row for each system, a column for each month, the mean and the area."""
     return _tabulate(table, ALL_ROWS, [(month, month, rate) for month in (*months, MEAN, AREA)])
 
 
 def tabulate_precisions(overall: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of alarms that are attacks, a row for each system and a column for each prevalence, as text."""
+    """Return how right the alarms of each system are, as text.
+
+    The columns are the share of attacks and the share of normal events that raise an alarm, and, for each prevalence,
+    the share of alarms that are attacks.
+    """
     columns = {"detected": "detection_rate", "false alarms": "false_alarm_rate"}
     columns |= {f"attacks {100 * share:g} %": f"precision_at_{share:g}" for share in PREVALENCES}
     return _tabulate(overall, ALL_ROWS, [(title, MEAN, rate) for title, rate in columns.items()])
 
 
 def _tabulate(table: pd.DataFrame, subset: str, columns: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
-    """Return rates as text, a row for each system; columns are title, month and rate."""
+    """Return rates as text, with a row for each system; ``columns`` are tuples of title, month and rate."""
     rows = [
         {"system": system}
         | {title: format_share(find_rate(table, month, subset, system, rate)) for title, month, rate in columns}
@@ -188,10 +192,10 @@ def _tabulate(table: pd.DataFrame, subset: str, columns: Sequence[tuple[str, str
 
 
 def find_repeated_share(months: Sequence[Month]) -> float:
-    """Return the share of rows that repeat a vector of the same month, the mean over months."""
+    """Return the share of rows that repeat a vector of the same month, averaged over the months."""
     return float(np.mean([1 - len(month.first) / len(month) for month in months]))
 
 
 def find_largest_share(months: Sequence[Month]) -> float:
-    """Return the share of rows that have the most frequent vector, the mean over months."""
+    """Return the share of rows that have the most frequent vector of their month, averaged over the months."""
     return float(np.mean([np.bincount(month.place).max() / len(month) for month in months]))
