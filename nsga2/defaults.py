@@ -6,7 +6,7 @@ KNEE: Final = "knee"
 LEAST_ERROR: Final = "least-error"
 LEAST_COST: Final = "least-cost"
 NAMED_POINTS: Final = (KNEE, LEAST_ERROR, LEAST_COST)
-"""Names of points of a front."""
+"""The points of a front that can be chosen by name."""
 
 NUMBERED_POINT: Final = 5
 """Number of the point that is chosen by default, as published; on a shorter front, the last point is chosen."""

@@ -23,7 +23,7 @@ _NOTICEABLE: Final = 1e-6  # relative growth of the hypervolume that counts as a
 
 
 def compute_hypervolume(points: NDArray[np.float64], error: float, time: float = _LATEST) -> float:
-    """Return the area that points (k, 2) of error and normalised time dominate, up to an error and a time.
+    """Return the area that points (k, 2) of error and normalised time dominate, up to a limit of each.
 
     Source: Zitzler and Thiele, "Multiobjective optimization using evolutionary algorithms", PPSN V, 1998.
     """
