@@ -1,4 +1,4 @@
-// Draws the points of FRONT = {points, chosen}, shows the one under the pointer or the keyboard focus, copies its command.
+// Draws the points of FRONT = {points, chosen}, shows the one under the pointer or the keyboard, copies its command.
 "use strict";
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [860, 420, 64, 24, 20, 48];
