@@ -1,1 +1,1 @@
-"""Stage: what each exit answers on a dataset, how certain it is, and what it costs."""
+"""Stage: measure what each exit predicts, how certain it is and what it costs, and evaluate later months."""

@@ -1,4 +1,4 @@
-"""Simple classifiers that a network must beat, trained on the same months."""
+"""Simple classifiers, trained on the same months as the networks, which the networks must beat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ RULE: Final = "one-line rule"
 TREE: Final = "tree of depth 3"
 BOOSTING: Final = "boosting"
 REJECT: Final = " + reject"
-"""Suffix of a system that rejects below a threshold, which was chosen on an earlier month."""
+"""Suffix of the name of a system that rejects events below one threshold, chosen on the month of the choice."""
 
 MATCHED: Final = " + matched reject"
-"""Suffix of a system that accepts as many events of a month as the two exits."""
+"""Suffix of the name of a system that accepts exactly as many events of each month and subset as the two exits."""
 
 LEAST_FRAME: Final = 60.0
-"""Bytes of the smallest Ethernet frame."""
+"""Bytes of the smallest Ethernet frame, without its check sequence."""
 
 FloatArray = NDArray[np.float64]
 
@@ -35,29 +35,30 @@ class Answers:
 
     Attributes:
         predictions: (N,) int64.
-        certainties: (N,) float64, the probability of the predicted class; None: the classifier gives none.
+        certainties: (N,) float64, the probability of the predicted class; None if the classifier gives no probability.
     """
 
     predictions: NDArray[np.int64]
     certainties: FloatArray | None = None
 
     def of(self, rows: NDArray[np.intp]) -> "Answers":
-        """Return the answers to some rows (K,)."""
+        """Return the answers to some of the rows, given by their indices (K,)."""
         return Answers(self.predictions[rows], None if self.certainties is None else self.certainties[rows])
 
 
 Classifier = Callable[[NDArray[np.float32]], Answers]
-"""From features (N, 58), scaled, to answers."""
+"""Returns the answers to scaled features (N, 58)."""
 
 
 def fit_baselines(training: Month, unscale: Callable[[FloatArray], FloatArray]) -> dict[str, Classifier]:
-    """Train the baselines on these rows; the order of the rows does not matter.
+    """Train the baselines on a month; the order of its rows does not matter.
 
-    The boosting is regularised: with its defaults it overfits January and errs more on later months.
+    The gradient boosting is regularised: with the defaults of scikit-learn, it overfits January and has a higher error
+    on later months.
 
     Args:
-        training: the rows.
-        unscale: scaled features (N, 58) to raw ones, for the rule, which compares bytes and packets.
+        training: the rows to train on.
+        unscale: returns the raw features (N, 58) of scaled ones, for the rule, which compares bytes and packet counts.
 
     Returns:
         name -> classifier.
@@ -75,7 +76,10 @@ def fit_baselines(training: Month, unscale: Callable[[FloatArray], FloatArray]) 
 
 
 def apply_one_line_rule(raw: FloatArray) -> Answers:
-    """Classify raw features (N, 58): normal if and only if every frame is 60 bytes and a sent neither SYN nor ACK."""
+    """Classify raw features (N, 58) by the sizes and flags of their frames.
+
+    A row is normal if and only if every frame has 60 bytes and host a sent neither SYN nor ACK.
+    """
     values = dict(zip(FEATURES, np.round(raw).T, strict=True))
     smallest = (values["MOORE_minimumDataWire"] == LEAST_FRAME) & (values["MOORE_maximumDataWire"] == LEAST_FRAME)
     silent = (values["MOORE_syn_pkts_sent_a_b"] == 0) & (values["MOORE_ack_pkts_sent_a_b"] == 0)
@@ -85,13 +89,16 @@ def apply_one_line_rule(raw: FloatArray) -> Answers:
 def least_certainty(certainties: FloatArray, accepted: int) -> float:
     """Return the strictest threshold that accepts at least ``accepted`` (1 or more) of the certainties (N,).
 
-    Equal certainties are accepted or rejected together, so it can accept more.
+    Equal certainties are accepted or rejected together, so the threshold can accept more.
     """
     return float(np.sort(certainties)[-accepted])
 
 
 def decide(labels: NDArray[np.int64], answers: Answers, least: float | None = None) -> Decisions:
-    """Decide labelled rows (N,) by a classifier's answers; certainties below ``least`` are rejected (None: none)."""
+    """Decide labelled rows (N,) by a classifier's answers, and reject those with a certainty below ``least``.
+
+    Without ``least``, or if the classifier gives no certainties, every row is accepted.
+    """
     if least is None or answers.certainties is None:
         accepted = np.ones(len(labels), dtype=np.bool_)
     else:
@@ -100,10 +107,11 @@ def decide(labels: NDArray[np.int64], answers: Answers, least: float | None = No
 
 
 def decide_as_many(labels: NDArray[np.int64], answers: Answers, accepted: int) -> Decisions:
-    """Decide labelled rows (N,) by the ``accepted`` most certain of a classifier's answers.
+    """Decide labelled rows (N,) by a classifier's answers, and accept only the ``accepted`` most certain ones.
 
-    Of equally certain rows at the limit, as many as still needed are accepted, evenly spread. In rows sorted by vector
-    and label, as those of a ``Month``, each vector and label gets its share, as a random choice would give on average.
+    Among rows whose certainty equals the limit, as many as are still needed are accepted, evenly spaced. Because the
+    rows of a ``Month`` are sorted by vector and label, each vector and label gets the share that a random choice would
+    give it on average.
     """
     at_1 = np.zeros(len(labels), dtype=np.bool_)
     if accepted and answers.certainties is not None:

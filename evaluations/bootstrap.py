@@ -1,8 +1,9 @@
-"""Paired bootstrap of errors: intervals for the difference of two systems, given the rows and seeds at hand.
+"""Compute confidence intervals for the difference of two systems' errors by a paired bootstrap.
 
-A resample draws the same units of a month and the same networks for every system. Units are distinct vectors, because
-all rows of a vector get the same answer; or rows, as if they were independent, which makes intervals too narrow where
-vectors repeat. A network stands for its training seed.
+A resample draws the same units of a month and the same networks for every system. A unit is a distinct vector with all
+its rows, because these get the same answer; or it is a single row, as if rows were independent, which makes intervals
+too narrow where vectors repeat. Each network represents its training seed. Months, training rows and thresholds are not
+resampled, so the intervals do not say how results vary between them.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 13 (percentile intervals); of
 clusters: Field and Welsh, "Bootstrapping clustered data", JRSS B 69(3), 2007.
@@ -19,7 +20,7 @@ from models.prediction import Progress, no_progress
 from utils.decision import Decisions
 
 LEVEL: Final = 0.95
-_CELLS: Final = 500_000  # weights drawn at once, to limit memory
+_CELLS: Final = 500_000  # most weights drawn at once, to limit memory
 
 FloatArray = NDArray[np.float64]
 
@@ -29,7 +30,8 @@ class Counts:
     """The counts of K systems with S networks on the U units of a month.
 
     Attributes:
-        accepted, wrong: (K, S, U) float64, rows of each unit.
+        accepted: (K, S, U) float64, the accepted rows of each unit.
+        wrong: (K, S, U) float64, those of them whose answer is wrong.
     """
 
     accepted: FloatArray
@@ -38,7 +40,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the bounds of its interval; NaN: unknown."""
+    """An estimate and the bounds of its confidence interval; NaN where unknown."""
 
     estimate: float
     low: float
@@ -46,12 +48,12 @@ class Interval:
 
 
 def count(decided: Sequence[Sequence[Decisions]], units: NDArray[np.intp], of: int) -> Counts:
-    """Count rows of a month by unit.
+    """Count the accepted rows of each unit of a month, and those of them whose answer is wrong.
 
     Args:
         decided: for each system (K) and network (S), its decisions about the rows (N).
         units: (N,) the unit of each row.
-        of: U, all units of the month.
+        of: U, the number of units in the month.
     """
     shape = (len(decided), len(decided[0]), of)
     counts = Counts(np.zeros(shape), np.zeros(shape))
@@ -64,7 +66,7 @@ def count(decided: Sequence[Sequence[Decisions]], units: NDArray[np.intp], of: i
 
 
 def compute_errors(counts: Counts) -> FloatArray:
-    """Return wrong / accepted of each system (K,), the mean over the networks; NaN if a network accepts nothing."""
+    """Return each system's mean of wrong / accepted over the networks (K,); NaN if a network accepts nothing."""
     mean: FloatArray = _divide(counts.wrong.sum(axis=2), counts.accepted.sum(axis=2)).mean(axis=1)
     return mean
 
@@ -72,16 +74,16 @@ def compute_errors(counts: Counts) -> FloatArray:
 def resample_errors(
     months: Sequence[Counts], resamples: int, seed: int, progress: Progress = no_progress
 ) -> FloatArray:
-    """Return the errors (B, M, K) of B resamples.
+    """Return the errors (B, M, K) of K systems in M months, for B resamples.
 
-    Units are drawn within each month with replacement, as many as there are; networks too, the same in all months.
-    Months are not drawn.
+    A resample draws, with replacement, as many units from each month as the month has, and as many networks as there
+    are. It draws the networks once for all months.
 
     Args:
-        months: of the same K systems and S networks.
+        months: the counts of each month (M), for the same K systems and S networks.
         resamples: B.
-        seed: the same seed repeats the result.
-        progress: called with the number of resamples of a month that are done.
+        seed: of the random numbers; the same seed gives the same result.
+        progress: called repeatedly, with the number of resamples of one month that were computed since the last call.
     """
     generator = np.random.default_rng(seed)
     systems, networks = months[0].accepted.shape[:2]
@@ -102,7 +104,7 @@ def resample_errors(
 
 
 def find_interval(estimate: float, resampled: FloatArray) -> Interval:
-    """Return the percentile interval of resampled values (B,); unknown if one value is NaN."""
+    """Return the percentile interval of resampled values (B,); its bounds are NaN if one value is not finite."""
     if not np.isfinite(resampled).all():
         return Interval(estimate, float("nan"), float("nan"))
     low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
@@ -110,7 +112,7 @@ def find_interval(estimate: float, resampled: FloatArray) -> Interval:
 
 
 def _draw(generator: np.random.Generator, resamples: int, units: int) -> FloatArray:
-    """Return how often each unit is drawn (resamples, units)."""
+    """Return how often each resample draws each unit, (resamples, units)."""
     drawn = generator.integers(units, size=(resamples, units))
     drawn += units * np.arange(resamples)[:, np.newaxis]
     return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Compare the two exits with every other system: differences of errors with their intervals."""
+"""Compare the error of the two exits with that of every other system, with confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -26,18 +26,19 @@ def compare(
     seed: int,
     progress: Progress = no_progress,
 ) -> pd.DataFrame:
-    """Return the differences of errors of accepted events: two exits - another system.
+    """Return the error of the two exits minus that of each other system, with confidence intervals.
 
     Args:
-        months: the later ones (M), in order.
+        months: the later months (M), in order of time.
         decided: for each month and network, the decisions of all systems.
-        by_vector: whether to resample distinct vectors; else rows.
+        by_vector: whether to resample distinct vectors; otherwise, rows are resampled.
         resamples: number of resamples.
         seed: of the resampling.
-        progress: called with the number of resamples of a month that are done.
+        progress: see ``bootstrap.resample_errors``.
 
     Returns:
-        columns ``COLUMNS``: for each other system and subset: each month, their mean and the area under time.
+        columns ``COLUMNS``; for each other system and subset, a row for each month, for their mean and for the area
+        under time.
     """
     systems = [SYSTEM, *(name for name in decided[0][0][ALL_ROWS] if name not in (SYSTEM, BOUND))]
     counts = [
@@ -54,25 +55,25 @@ def compare(
             estimate = found[:, at, 0] - found[:, at, other]
             samples = drawn[:, :, at, 0] - drawn[:, :, at, other]
             for name, weight in zip(names, weights, strict=True):
-                of = weight > 0  # a month without weight may be unknown
+                of = weight > 0  # a month of weight 0 may have an unknown error
                 difference = find_interval(float(estimate[of] @ weight[of]), samples[:, of] @ weight[of])
                 rows.append((name, subset, system, difference.estimate, difference.low, difference.high))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def find_difference(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> Interval:
-    """Return one row of ``compare``."""
+    """Return the difference and its interval from one row of the table that ``compare`` returns."""
     is_row = (comparisons["month"] == month) & (comparisons["subset"] == subset) & (comparisons["system"] == system)
     return Interval(*(float(value) for value in comparisons.loc[is_row, list(COLUMNS[3:])].to_numpy()[0]))
 
 
 def collect_findings(table: pd.DataFrame, comparisons: pd.DataFrame, networks: int) -> Findings:
-    """Return what the conclusion rests on: means over the later months and networks, of all rows.
+    """Return what the conclusion is based on: means over the later months and networks, on all rows.
 
     Args:
-        table: of ``monthly_rates.average_months``.
-        comparisons: of ``compare``.
-        networks: how many.
+        table: the result of ``monthly_rates.average_months``.
+        comparisons: the result of ``compare``.
+        networks: the number of networks.
     """
 
     def collect(name: str, system: str, offloaded: float = math.nan) -> System:
@@ -108,7 +109,7 @@ def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataF
 
     Args:
         rates: by month, subset, system and network.
-        comparisons: of ``compare``; their rows have the metric ``error_difference`` and bounds.
+        comparisons: the result of ``compare``; its rows get the metric ``error_difference``, and have bounds.
 
     Returns:
         columns month, subset, system, metric, mean, low, high, network_1, …
@@ -122,7 +123,7 @@ def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataF
 
 
 def _count_all_subsets(month: Month, by_vector: bool, decided: Sequence[Decided], systems: Sequence[str]) -> Counts:
-    """Count all subsets of a month by the same units: K systems for each subset, one after the other."""
+    """Count the rows of all subsets of a month by the same units; each subset adds K systems to the first axis."""
     units = month.place if by_vector else np.arange(len(month))
     parts = [
         count(

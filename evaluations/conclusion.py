@@ -1,11 +1,12 @@
-"""Conclude whether exit 2 and offloading pay off: one sentence, a table and cautions, by the rules below.
+"""State whether exit 2 and offloading pay off, as one sentence, a table and cautions.
 
-One system errs less than another only where the interval of the difference lies wholly below zero, and more only where
-it lies wholly above. Where the interval holds zero or is unknown, no difference is shown.
+One system has a lower error than another only if the interval of the difference lies entirely below zero, and a higher
+error only if it lies entirely above zero. If the interval contains zero or is unknown, no difference is shown.
 
-Exit 2 *pays off* only if the two exits err less than exit 1 alone in each of three ways of rejecting: with as many
-events accepted on the later months, and with one threshold or thresholds by class that accept as many on the month of
-the choice. *Offloading* pays off only if, besides, the two exits cost less than exit 2 alone or err less.
+Exit 2 *pays off* only if the two exits have a lower error than exit 1 alone in each of three ways of rejecting: with as
+many events accepted on the later months; with thresholds by class; and with one threshold. The thresholds accept as
+many events as the two exits on the month of the choice, which is the month that all thresholds are chosen on.
+*Offloading* pays off only if, in addition, the two exits cost less than exit 2 alone or have a lower error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +22,14 @@ from utils.classification_metrics import ratio
 
 ENOUGH_NETWORKS: Final = 3
 UNEQUAL_ACCEPTANCE: Final = 0.01
-"""Acceptances that differ by more are called unequal."""
+"""Acceptances that differ by more than this share are reported as unequal."""
 
 
 class Direction(IntEnum):
-    """Which way a difference is shown to go; of several, the greatest decides whether exit 2 pays off."""
+    """The direction of a difference of errors, as far as its interval shows one.
+
+    Of several differences, the one with the greatest direction decides whether exit 2 pays off.
+    """
 
     LOWER = 0
     OPEN = 1
@@ -35,14 +39,15 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True)
 class System:
-    """One of the systems that are compared: means over the later months and the networks, shares; NaN where unknown.
+    """The mean rates of a compared system over the later months and the networks; NaN where unknown.
 
     Attributes:
         name: as the report shows it.
         error: wrong / accepted.
-        acceptance, offloaded: accepted, and sent to exit 2, / all.
+        acceptance: accepted / all.
+        offloaded: sent to exit 2 / all.
         cost: of an event, as a share of the reference.
-        difference: error of the two exits - its error; None: it is the two exits.
+        difference: error of the two exits minus that of this system; None for the two exits themselves.
     """
 
     name: str
@@ -55,16 +60,16 @@ class System:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the conclusion rests on.
+    """The rates and differences that the conclusion is based on.
 
     Attributes:
-        networks: how many.
-        two_exits: the system in question.
-        exit_1: exit 1 alone, rejecting in three ways: accepting as many events as the two exits on later months, and
-            with thresholds by class or one threshold that accept as many on the month of the choice.
+        networks: number of networks.
+        two_exits: the system that is compared with the others.
+        exit_1: exit 1 alone with three ways of rejecting: accepting as many events as the two exits on later months,
+            and with thresholds by class and with one threshold, which accept as many on the month of the choice.
         exit_2: exit 2 alone, accepting as many events.
-        baselines: all others, accepting as many events where they can reject.
-        exit_1_elsewhere: subset of the rows -> difference from exit 1 alone that accepts as many events there.
+        baselines: all other systems; those that can reject accept as many events.
+        exit_1_elsewhere: each subset but all rows -> difference from exit 1 alone that accepts as many of its events.
     """
 
     networks: int
@@ -76,8 +81,8 @@ class Findings:
 
 
 def find_direction(difference: Interval | None) -> Direction:
-    """Return which way a difference is shown to go."""
-    if difference is None or not difference.low <= difference.high:  # NaN
+    """Return the direction that the interval of a difference shows."""
+    if difference is None or not difference.low <= difference.high:  # also true if a bound is NaN
         return Direction.UNKNOWN
     if difference.high < 0:
         return Direction.LOWER
@@ -85,12 +90,12 @@ def find_direction(difference: Interval | None) -> Direction:
 
 
 def find_deciding_exit_1(findings: Findings) -> System:
-    """Return exit 1 alone by the way of rejecting that speaks most against exit 2; of equals the first."""
+    """Return exit 1 alone with the way of rejecting that is least favourable to exit 2; of equal ones, the first."""
     return max(findings.exit_1, key=lambda system: find_direction(system.difference))
 
 
 def state_conclusion(findings: Findings) -> str:
-    """Return in one sentence whether exit 2 and offloading pay off."""
+    """Return one sentence that says whether exit 2 and offloading pay off."""
     exit_1, exit_2 = find_deciding_exit_1(findings), findings.exit_2
     few = f" (with {_format_count(findings.networks)})" if findings.networks < ENOUGH_NETWORKS else ""
     cheaper = " and costs less" if exit_1.cost < findings.two_exits.cost else ""
@@ -116,7 +121,7 @@ def state_conclusion(findings: Findings) -> str:
 
 
 def build_overview(findings: Findings) -> pd.DataFrame:
-    """Return the table beside the sentence, as text: exit 1 alone, two exits, exit 2 alone, baseline of least error."""
+    """Return a table of text with exit 1 alone, the two exits, exit 2 alone and the baseline with the lowest error."""
     systems = [find_deciding_exit_1(findings), findings.two_exits, findings.exit_2]
     if findings.baselines:
         best = min(findings.baselines, key=lambda system: system.error if system.error == system.error else 1.0)
@@ -132,7 +137,7 @@ def build_overview(findings: Findings) -> pd.DataFrame:
 
 
 def list_cautions(findings: Findings) -> list[str]:
-    """Return what limits the conclusion, a sentence each."""
+    """Return the limits of the conclusion, each as one sentence."""
     found = []
     exit_1 = find_deciding_exit_1(findings)
     if find_direction(exit_1.difference) == Direction.LOWER:
@@ -168,7 +173,7 @@ def list_cautions(findings: Findings) -> list[str]:
 
 
 def format_share(share: float) -> str:
-    """Return a share in percent with two digits, without the sign; empty where it is unknown."""
+    """Return a share in percent with two decimals and without the percent sign; empty if it is unknown."""
     return "" if np.isnan(share) else f"{100 * share:.2f}"
 
 

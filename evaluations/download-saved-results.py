@@ -4,8 +4,8 @@
     python evaluations/download-saved-results.py
     python evaluations/download-saved-results.py --output-folder saves/published
 
-A file that exists and passes its check is not downloaded again. A file gets its name only after its content is
-checked; an interrupted download leaves nothing behind.
+A file that exists and passes its check is not downloaded again. A download gets its final name only after its content
+is checked; an interrupted download leaves no file behind.
 """
 
 import argparse
@@ -22,14 +22,14 @@ NAMES: Final = ("alexnet_x_f_0.9_2016_23.sav", "mobilenet_x_f_0.9_2016_23.sav")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_download(parser, Path(FOLDER))
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Download the result files and print the result."""
+    """Download the result files and print a summary."""
     from utils.download import Download, download_all
     from utils.results import read_front
 

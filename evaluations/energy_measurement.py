@@ -1,4 +1,4 @@
-"""Measure work in intervals: start, end, processor time, and the energy if the meter is read at once."""
+"""Measure work in intervals: start, end, processor time and, if the meter is read immediately, energy."""
 
 import json
 import math
@@ -25,10 +25,10 @@ IDLE: Final = "idle"
 """Name of the interval in which the machine idles."""
 
 Work = Callable[[], Sized]
-"""Decides a whole dataset; returns one value for each event."""
+"""Decides a whole dataset, and returns one value for each event."""
 
 _MOST: Final = 1e15
-"""Limit of the seconds, joules or events of an interval in a file: above any real one, and exact in float64."""
+"""Most seconds, joules or events of an interval in a file: more than any real interval has, and exact in float64."""
 
 _STAT: Final = Path("/proc/stat")
 
@@ -38,12 +38,12 @@ class Interval:
     """The measurement of some work.
 
     Attributes:
-        method: its name.
+        method: name of the method, or ``IDLE``.
         start, end: seconds since the epoch.
         cpu_seconds: processor time of this process.
         busy_seconds: processor time of all processes of this machine; NaN if unknown.
-        events: decided events.
-        joules: of the whole machine; NaN if the meter is read later or there is none.
+        events: number of decided events.
+        joules: of the whole machine; NaN if there is no meter or it is read later.
     """
 
     method: str
@@ -72,11 +72,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole measurement.
+    """A measurement of several methods.
 
     Attributes:
         family: of the networks.
-        shared: method whose worker ran on the same machine; empty: none.
+        shared: name of the method whose worker ran on the same machine; empty if there is none.
         outcomes: method -> its results.
         intervals: in order of time.
     """
@@ -88,17 +88,17 @@ class Run:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods in order, without idling."""
+        """The names of the methods in the order of their first intervals, without ``IDLE``."""
         return tuple(dict.fromkeys(interval.method for interval in self.intervals if interval.method != IDLE))
 
 
 def measure(methods: Mapping[str, Work], rounds: int, seconds: float, begin: Begin) -> Iterator[Interval]:
-    """Yield the intervals of all methods in each round, so that a drift of the machine affects all alike.
+    """Yield an interval of every method in each round, so that a drift of the machine's speed affects all alike.
 
     Args:
         methods: name -> work, already warmed up.
-        rounds: intervals of each method.
-        seconds: least length of an interval, in which the work is repeated.
+        rounds: number of intervals of each method.
+        seconds: least length of an interval; the work is repeated until it is reached.
         begin: starts the meter.
     """
     for _ in range(rounds):
@@ -107,7 +107,7 @@ def measure(methods: Mapping[str, Work], rounds: int, seconds: float, begin: Beg
 
 
 def measure_idle(seconds: float, begin: Begin) -> Interval:
-    """Return an interval in which this process sleeps."""
+    """Measure an interval in which this process sleeps."""
 
     def sleep() -> Sized:
         time.sleep(seconds)
@@ -166,7 +166,7 @@ def decide_at_single_exit(
         compute: returns the network's logits (n, 2) for features (n, 58).
         features: (N, 58) float32.
         batch_size: events in a batch.
-        chunk: most events of one forward pass.
+        chunk: most events in one forward pass.
     """
     predictions = []
     for begin in range(0, len(features), batch_size):
@@ -188,7 +188,7 @@ def decide_plainly_at_single_exit(
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Write a measurement without the joules as JSON, for a meter whose log comes later.
+    """Write a measurement as JSON without its joules, for a meter whose log is read later.
 
     Raises:
         InputFileError: the file cannot be written.
@@ -201,7 +201,7 @@ def write_run(run: Run, path: Path) -> None:
 
 
 def read_run(path: Path) -> Run:
-    """Read a file of ``write_run``.
+    """Read a measurement that ``write_run`` wrote.
 
     Raises:
         InputFileError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Meters of energy: the processor's counters, and the log of an external meter; nothing here is an estimate."""
+"""Read energy from the processor's counters or from the log of an external meter, without any estimate."""
 
 import csv
 import io
@@ -22,22 +22,22 @@ from utils.table_formats import open_table
 POWERCAP: Final = Path("/sys/class/powercap")
 TIMESTAMP, WATTS, AMPERES, VOLTS = "timestamp", "watts", "amperes", "volts"
 
-_ZONE: Final = re.compile(r"intel-rapl:\d+")  # without the parts of a package and the same counters over MMIO
+_ZONE: Final = re.compile(r"intel-rapl:\d+")  # neither a subzone of a package, nor the same counter read over MMIO
 _MICROJOULES: Final = 1e-6
 LATEST: Final = 253_402_300_799.0
-"""Seconds since the epoch at the end of the year 9999; today in milli- or nanoseconds is beyond it."""
+"""Seconds since the epoch at the end of the year 9999; today in milliseconds or nanoseconds is a larger number."""
 
 _MOST: Final = 1e12
-"""Limit of watts, amperes and volts: above any real reading."""
+"""Most watts, amperes or volts of a reading: more than any real one."""
 
-_HEAD_LINES: Final = 10
-_LARGEST_GAP: Final = 5.0
-_LEAST_READINGS: Final = 2
-_LOG_LATENESS: Final = 15.0
+_HEAD_LINES: Final = 10  # lines in which a missing header is looked for, for the error message
+_LARGEST_GAP: Final = 5.0  # times the median time between readings
+_LEAST_READINGS: Final = 2  # in an interval
+_LOG_LATENESS: Final = 15.0  # seconds by which a growing log may lag
 
 FloatArray = NDArray[np.float64]
 Begin = Callable[[], Callable[[], float]]
-"""Starts a measurement; returns a function that returns the joules since then."""
+"""Starts a measurement, and returns a function that returns the joules since then."""
 
 
 def begin_without_meter() -> Callable[[], float]:
@@ -48,11 +48,11 @@ def begin_without_meter() -> Callable[[], float]:
 class Rapl:
     """The sum of the energy counters of the processor's packages (Running Average Power Limit).
 
-    They count everything that runs on the packages, but not memory, disks or the network adapter.
+    The counters measure everything that runs on the packages, but not memory, disks or the network adapter.
     Source: the Linux kernel's documentation of the power capping framework.
 
     Args:
-        folder: of the framework, in sysfs.
+        folder: of the framework in sysfs.
 
     Raises:
         InputFileError: there are no counters, or this user may not read them.
@@ -72,7 +72,10 @@ class Rapl:
         return [_read_number(zone / "energy_uj") for zone in self._zones]
 
     def begin(self) -> Callable[[], float]:
-        """Start a measurement; the returned function gives the joules since, if no counter has wrapped twice."""
+        """Start a measurement, and return a function that returns the joules since then.
+
+        The joules are too low if a counter wraps around more than once in that time.
+        """
         before = self._read()
 
         def joules() -> float:
@@ -83,7 +86,7 @@ class Rapl:
 
 
 def has_rapl(folder: Path) -> bool:
-    """Return whether there are counters, readable or not."""
+    """Return whether there are RAPL counters, even if this user may not read them."""
     return bool(_find_zones(folder))
 
 
@@ -142,7 +145,7 @@ class PowerLog:
     """The log of an external meter.
 
     Attributes:
-        path: for messages.
+        path: of the log, for error messages.
         times: (N,) float64, seconds since the epoch, ascending.
         watts: (N,) float64.
     """
@@ -152,7 +155,7 @@ class PowerLog:
     watts: FloatArray
 
     def has_reached(self, time: float) -> bool:
-        """Return whether the log reaches that time."""
+        """Return whether the last reading is at or after a time, in seconds since the epoch."""
         return len(self.times) > 0 and float(self.times[-1]) >= time
 
     def integrate(self, start: float, end: float) -> float:
@@ -209,7 +212,7 @@ def read_power_log(path: Path) -> PowerLog:
             or ``amperes`` and ``volts``; others are ignored.
 
     Raises:
-        InputFileError: the file is missing or no such table, a cell is no number, or time does not ascend.
+        InputFileError: the file is missing or not such a table, a cell is not a number, or the times do not ascend.
     """
     try:
         with open_table(check_readable(path), InputFileError) as (_, stream):
@@ -274,7 +277,7 @@ def _parse_reading(cells: Mapping[str | None, str | list[str] | None], place: st
 
 
 def await_log(log: PowerLog, end: float) -> PowerLog:
-    """Wait until a growing log reaches ``end``, at most ``_LOG_LATENESS`` seconds; return it as it is then."""
+    """Wait until a growing log reaches ``end``, at most ``_LOG_LATENESS`` seconds; return the log as last read."""
     deadline = time.monotonic() + _LOG_LATENESS
     while not log.has_reached(end) and time.monotonic() < deadline:
         time.sleep(0.5)

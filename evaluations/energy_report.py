@@ -1,4 +1,4 @@
-"""What an event costs the edge: the table of a measurement beside the paper's own readings, as text and picture."""
+"""Report what an event costs the edge, beside the paper's own readings: a table, a text and a picture."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ COLUMNS: Final = (
     "joules_share_of_single_exit", "cpu_ms", "cpu_ms_least", "cpu_ms_most", "cpu_share_of_single_exit",
     "exit_2_share", "rejected_share", "error", "paper_microampere_hours_a_request", "paper_share_of_single_exit",
 )  # fmt: skip
-"""Joules and milliseconds are per event: median over the rounds, least and most; ``events`` are of all rounds."""
+"""Joules and milliseconds are per event: median over the rounds, least and most; ``events`` is that of all rounds."""
 
 _SHARES: Final = {
     "joules_share_of_single_exit": "joules",
     "cpu_share_of_single_exit": "cpu_ms",
     "paper_share_of_single_exit": "paper_microampere_hours_a_request",
 }
-_COLOURS: Final = ("#595959", "#D55E00", "#009E73")  # of the same methods in ``figs``
+_COLOURS: Final = ("#595959", "#D55E00", "#009E73")  # those of the same methods in ``figs.drawing``
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Meter:
 
     Attributes:
         name: ``rapl``, ``csv`` or ``model``.
-        words: its name in the report.
-        joules: returns those of an interval: of the whole machine, or by a model, of this process.
+        words: name of the meter in the report.
+        joules: returns the joules of an interval: of the whole machine, or, for a model, of this process.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Meter:
 
 
 def make_power_model(watts: float) -> Meter:
-    """Return a model that multiplies processor time by a power; it reads nothing."""
+    """Return a model that multiplies processor time by a power, without any reading."""
     words = f"MODEL, no reading: processor time times the stated {watts:g} W"
     return Meter(MODEL, words, lambda interval: watts * interval.cpu_seconds)
 
 
 def make_log_meter(log: PowerLog) -> Meter:
-    """Return a meter that integrates the log of an external one."""
+    """Return a meter that integrates the log of an external meter."""
     return Meter("csv", f"external meter, {log.path.name}", lambda part: log.integrate(part.start, part.end))
 
 
@@ -69,8 +69,8 @@ def build_energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd
 
     Args:
         run: the measurement.
-        meter: finds the energy.
-        paper: method -> the paper's µAh a request.
+        meter: returns the energy of an interval.
+        paper: method -> the paper's reading in µAh per request.
     """
     idle = find_idle_watts(run, meter)
     rows = []
@@ -88,7 +88,7 @@ def build_energy_table(run: Run, meter: Meter, paper: Mapping[str, float]) -> pd
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for share, column in _SHARES.items():
-        # Noise may leave nothing above idling; then there is no ratio.
+        # With noise, a reading less idle power can be 0 or below; then there is no ratio.
         values_above_zero = table[column].where(table[column] > 0)
         table[share] = values_above_zero / values_above_zero.iloc[0]
     return table
@@ -115,11 +115,11 @@ def _describe_basis(run: Run, meter: Meter, method: str) -> str:
 
 
 def render_report(table: pd.DataFrame, meter: str, idle: float) -> str:
-    """Return the report for the shell: a sentence, the table, and the paper's own numbers apart from it.
+    """Return the report for the terminal: a sentence, the table, and a separate table of the paper's own numbers.
 
     Args:
-        table: of ``build_energy_table``.
-        meter: its words.
+        table: the result of ``build_energy_table``.
+        meter: name of the meter in the report.
         idle: watts that were subtracted.
     """
     rows = table.to_dict("records")
@@ -139,7 +139,7 @@ def render_report(table: pd.DataFrame, meter: str, idle: float) -> str:
 
 
 def state_saving(table: pd.DataFrame) -> str:
-    """Return in one sentence what an event costs the edge with the last method, beside the single exit."""
+    """Return one sentence that compares the cost of an event with the last method to that of the single exit."""
     row = table.iloc[-1]
     share, what = row["joules_share_of_single_exit"], "modelled energy" if row["meter"] == MODEL else "energy"
     if np.isnan(share):
@@ -179,7 +179,7 @@ def _format_percent(share: float) -> str:
 
 
 def draw_energy(table: pd.DataFrame) -> Figure:
-    """Draw energy and processor time as shares of the single exit's, beside the paper's own (hatched)."""
+    """Draw energy and processor time as shares of the single exit's, beside the paper's readings (hatched)."""
     kind = "modelled, no reading" if (table["meter"] == MODEL).all() else f"measured by {table['meter'].iloc[0]}"
     parts = {
         f"energy an event,\n{kind}": "joules_share_of_single_exit",

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-r"""Evaluate trained networks on the months after the one that their thresholds are chosen on.
+r"""Choose the thresholds of trained networks on one month, and evaluate the networks on all later months.
 
 Run:
     python evaluations/evaluate-year.py --trained-model saves/M_seed_1.pth saves/M_seed_2.pth saves/M_seed_3.pth \
         --dataset-folder dataset/sample --output saves/year
 
-The networks are calibrated, of one architecture, and differ only in their training seed. They are compared with
-baselines trained on the same months, and with each exit alone. Prints whether exit 2 and offloading pay off, and writes
-report.html, with pictures and tables, and year.csv, with every rate of every month.
+The networks must be calibrated and of one architecture, and should differ only in their training seed. They are
+compared with baselines trained on the same months, and with each exit alone. The script prints whether exit 2 and
+offloading pay off, and writes report.html, with pictures and tables, and year.csv, with every rate of every month.
 """
 
 import argparse
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add(

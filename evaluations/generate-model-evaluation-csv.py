@@ -5,8 +5,8 @@ Run:
     python evaluations/generate-model-evaluation-csv.py --trained-model saves/M_calibrated.pth \
         --dataset dataset/sample/2016_02.csv --savefile saves/M_2016_02_evaluation.csv
 
-The table has one row for each dataset row, in order, with times in seconds per event. For a single-exit network, its
-columns are y, y_pred, cnf and avg_time. The first line of the output names the device and the runtime that is timed.
+The table has one row for each dataset row, in order, with times in seconds per event. The columns of a
+single-exit network are y, y_pred, cnf and avg_time. The first line of the output names the device and the runtime.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from utils.files import check_table
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_trained_model(parser, models.FAMILIES)
     cli.add_dataset(parser)
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate with the given arguments."""
+    """Evaluate the network on the dataset, and write the table."""
     from tqdm import tqdm
 
     from evaluations.measurement import measure_parts, split_network

@@ -1,9 +1,10 @@
-"""Choose thresholds on one month, and decide later months by them.
+"""Choose thresholds on one month, and decide later months with them.
 
-``choose`` sees one month only, and ``decide_month`` changes no threshold. So no label and no row of a later month
-influences a threshold. There is one exception, for comparison only and without labels: acceptances that were equal on
-the chosen month differ on later ones, and a system that accepts less has the easier events. So each classifier is also
-shown with as many events accepted as the two exits accept in that subset of that month.
+``choose`` reads one month only, and ``decide_month`` changes no threshold, so no row and no label of a later month
+influences a threshold. There is one exception, for comparison only: acceptances that are equal on the month of the
+choice differ on later months, and a system that accepts fewer events keeps the easier ones. So each classifier is also
+evaluated with as many events accepted as the two exits accept in the same subset of the same month. This depends on
+the certainties of the later month, but not on its labels.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,18 +37,18 @@ Decided = Mapping[str, Mapping[str, Decisions]]
 """Subset -> system -> its decisions about the subset's rows."""
 
 Chooser = Callable[[Evaluation, float], Thresholds]
-"""From an evaluation and the least acceptance to thresholds."""
+"""Returns the thresholds chosen on an evaluation, at a least acceptance."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of an event in seconds.
+    """The mean costs of an event in seconds.
 
     Attributes:
-        exit_1: if exit 1 decides it.
-        offloaded: if exit 1 is uncertain and it is offloaded.
-        exit_2: if only exit 2 decides, without exit 1.
-        reference: in the network that costs are compared with.
+        exit_1: if exit 1 accepts it.
+        offloaded: if exit 1 is uncertain and the event is offloaded.
+        exit_2: if exit 2 decides it without exit 1.
+        reference: the cost that the others are compared with.
     """
 
     exit_1: float
@@ -63,7 +64,7 @@ class Choice:
     Attributes:
         thresholds: of both exits.
         by_class: of exit 1 alone, one for each class, at the same acceptance.
-        least: classifier -> its threshold at the same acceptance.
+        least: classifier -> its one threshold, at the same acceptance or just above.
     """
 
     thresholds: Thresholds
@@ -74,8 +75,8 @@ class Choice:
 def measure(parts: Parts, month: Month, progress: Progress = no_progress) -> Evaluation:
     """Return both exits' answers for a month's rows, and the mean cost of each part in CPU time.
 
-    Repeated vectors are computed once. Each event has the mean cost, so the thresholds depend on the answers and not on
-    noise of the clock.
+    Repeated vectors are computed once. Every event gets the mean cost, so that the thresholds depend on the answers
+    and not on timing noise.
     """
     first = month.first
     table = measure_parts(parts, month.features[first], month.labels[first], BATCH_SIZE, progress=progress)
@@ -101,17 +102,18 @@ def answer_single(parts: Parts, month: Month, progress: Progress = no_progress) 
 def compute_mean_costs(
     measured: Evaluation, model: str, cost_per_offload: float | None = None, single_exit: float | None = None
 ) -> Costs:
-    """Return the costs of a network with two exits.
+    """Return the mean costs of an event in a network with two exits.
 
     Args:
-        measured: on the month on which thresholds are chosen.
+        measured: the evaluation of the month on which thresholds are chosen.
         model: see ``utils.cost_models``.
         cost_per_offload: seconds, for the model ``edge``.
-        single_exit: seconds of the single-exit network; None: compare with the network's own path to exit 2.
+        single_exit: seconds per event of the single-exit network, which is then the reference; None: the reference is
+            the network's own path to exit 2.
     """
     exit_1, offloaded = (float(cost.mean()) for cost in event_costs(measured, model, cost_per_offload))
     whole = float((measured.time_segment_1 + measured.time_segment_2 + measured.time_exit_2).mean())
-    # Exit 2 alone needs no head of exit 1, even if the model charges an offloaded event for it.
+    # Exit 2 alone does not run head 1, even if the model counts head 1 for offloaded events.
     exit_2 = offloaded if model == "edge" else whole
     return Costs(exit_1, offloaded, exit_2, whole if single_exit is None else single_exit)
 
@@ -136,13 +138,14 @@ def choose(
 
     Args:
         evaluation: both exits' answers.
-        answers: of each classifier for the same rows, see ``add_exits``.
-        min_acceptance: of both exits; the others must accept as many events as these then do.
-        system: chooses the operating point of both exits.
+        answers: of each classifier for the same rows; see ``add_exits``.
+        min_acceptance: least acceptance of the two exits; all other systems must accept at least as many events as the
+            two exits then accept.
+        system: chooses the operating point of the two exits.
         exit_1_alone: chooses thresholds of lowest error, without exit 2.
 
     Raises:
-        InfeasibleError: no thresholds accept so many events.
+        InfeasibleError: no thresholds reach the least acceptance.
     """
     thresholds = system(evaluation, min_acceptance)
     outcome = evaluation.decide(thresholds).outcome()
@@ -159,9 +162,10 @@ def decide_month(evaluation: Evaluation, answers: Mapping[str, Answers], choice:
 
     Args:
         evaluation: both exits' answers.
-        answers: of each classifier, see ``add_exits``.
+        answers: of each classifier; see ``add_exits``.
         choice: the thresholds.
-        month: the rows. The majority label of each vector is the bound of every classifier that sees vectors only.
+        month: the rows. The majority labels of its vectors are the system ``BOUND``: no classifier that sees only the
+            vectors has a lower error on all rows.
     """
     system = evaluation.decide(choice.thresholds)
     by_class = _without_exit_2(evaluation).decide(choice.by_class)
@@ -183,11 +187,11 @@ def decide_month(evaluation: Evaluation, answers: Mapping[str, Answers], choice:
 
 
 def _without_exit_2(evaluation: Evaluation) -> Evaluation:
-    """Return the evaluation with certainties of 0 at exit 2."""
+    """Return the evaluation with certainties of 0 at exit 2, so that exit 2 accepts nothing."""
     return replace(evaluation, certainty_2=np.zeros(len(evaluation)))
 
 
 def _of_rows(of_vectors: Evaluation, month: Month) -> Evaluation:
-    """Return the evaluation of a month's rows from that of its distinct vectors."""
+    """Return the evaluation of all rows of a month from that of its distinct vectors."""
     columns: list[NDArray[np.float64]] = [column[month.place] for column in vars(of_vectors).values()]
     return replace(Evaluation(*columns), labels=month.labels)  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ Run:
 
 Energy comes from the processor's counters (RAPL), or from an external meter whose log is a CSV (--meter-csv: columns
 timestamp and watts, or amperes and volts). --watts uses a power model instead, processor time times W, which is not a
-reading. Run nothing else meanwhile. If the meter writes its log elsewhere, measure with --meter csv, then run the
-command that is printed.
+reading. Run nothing else meanwhile. If the meter writes its log on another machine, measure with --meter csv, and then
+run the command that the script prints.
 
-Without --mq-hostname, the cloud is a worker on this machine with a private RabbitMQ. A worker on another machine
-(started with the same network, and with --cache-size 0 because the dataset is repeated) is better: the meter then sees
-only the client. The edge's cache is off, too.
+Without --mq-hostname, the worker runs on this machine with a private RabbitMQ node. A worker on another machine is
+better, because the meter then measures the client only: start it with the same network, and with --cache-size 0 because
+the dataset is repeated. The edge has no cache, either.
 """
 
 import argparse
@@ -48,7 +48,7 @@ _OF_A_MEASUREMENT: Final = ("--trained-model", "--single-exit", "--dataset")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--trained-model", type=Path, metavar="FILE", help="checkpoint (.pth) of two exits")
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--plain-single-exit",
         action="store_true",
-        help="compute the single exit in eager PyTorch and every event by itself, as the conventional system does",
+        help="compute the single exit in eager PyTorch, and repeated vectors again, as the conventional system does",
     )
     add(
         "--edge-model",
@@ -110,7 +110,7 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, or report an earlier measurement with its meter's log."""
+    """Measure and report, or report an earlier measurement with its meter's log."""
     from evaluations.energy_measurement import read_run, write_run
     from evaluations.energy_meters import POWERCAP, await_log, choose_meter, read_power_log
     from evaluations.energy_report import make_log_meter
@@ -173,7 +173,7 @@ def _check_later(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
-    """Measure, and return the measurement and its meter."""
+    """Measure all methods, and return the measurement and its meter."""
     import torch
     from tqdm import tqdm
 
@@ -214,7 +214,7 @@ def _measure(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
 
 
 def _open_edge(args: argparse.Namespace, network: "Network", family: str) -> "tuple[FirstExit, Thresholds]":
-    """Return exit 1 and the thresholds of the edge: of the checkpoint, or of the exported network.
+    """Return the edge's exit 1 and thresholds, from the checkpoint or from the exported network.
 
     Raises:
         InputFileError: the exported network is not the checkpoint's.
@@ -282,7 +282,7 @@ def _warm_up(
 
 @contextlib.contextmanager
 def _open_second_exits(args: argparse.Namespace, network: "Network", family: str) -> "Iterator[SecondExits]":
-    """Yield the second exits: this process, and the cloud if it is available."""
+    """Yield the ways to compute exit 2: in this process and, if it is available, in the cloud."""
     from figs.energy_data import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.broker import Broker, Host
@@ -310,7 +310,7 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
                 of_worker = (
                     "--mq-hostname", "127.0.0.1", "--mq-port", node.port, "--mq-username", node.username,
                     "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
-                    "--quiet", "--cache-size", 0,  # the dataset repeats, and each event must be computed
+                    "--quiet", "--cache-size", 0,  # the dataset is repeated, and each event must be computed
                 )  # fmt: skip
                 password = {broker_options.PASSWORD_VARIABLE: node.password}
                 stack.enter_context(serving("offload/ee-processor-server.py", of_worker, password))
@@ -318,7 +318,7 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
             yield {TWO_EXITS_LOCAL: local}
             return
         digest = network.fingerprint
-        # An answer that does not come is an error here; exit 2 on the edge must not replace it.
+        # A missing reply is an error here: exit 2 on the edge must not take its place.
         patience = Patience.of(request_timeout=15.0, retries=1, wait_timeout=20.0)
         client = stack.enter_context(Client(where, args.mq_queue, patience, ClientMetrics(family, digest)))
         form = RequestForm(digest, shared_options.own_name(), FEATURES)

@@ -32,7 +32,7 @@ class Parts:
         compute: segment 1, exit 1, segment 2 and exit 2; or a whole network with a single exit.
         device: where they run.
         runtime: a key of ``prediction.RUNTIMES``.
-        pass_size: most events in a pass; None: a whole batch.
+        pass_size: most events in a forward pass; None: a whole batch.
     """
 
     compute: tuple[Callable[[Any], Any], ...]
@@ -77,15 +77,16 @@ def measure_parts(
 ) -> pd.DataFrame:
     """Return the evaluation table of a network, a row per dataset row, in order.
 
-    Segment 1 is computed once. Each part's time is measured for itself, and a batch's time is divided by its rows.
+    Segment 1 is computed once for both exits. Each part is timed separately, and the time of a batch is divided by its
+    number of rows.
 
     Args:
         parts: of the network.
         features: (N, 58) float32.
         labels: (N,) int64.
-        batch_size: rows of a batch.
+        batch_size: number of rows in a batch.
         clock: a key of ``timing.CLOCKS``.
-        progress: called with the rows of each batch.
+        progress: called with the number of rows of each batch.
 
     Returns:
         columns ``EVALUATION_COLUMNS``, or ``SINGLE_EXIT_EVALUATION_COLUMNS``; times in seconds per event.
@@ -110,7 +111,7 @@ def measure_parts(
 
 
 def _time(parts: Parts, features: FloatArray, clock: str) -> tuple[Measured, ...]:
-    """Compute a pass, and measure the time of each part."""
+    """Run one forward pass, and measure the time of each part."""
     on_torch = parts.runtime != ONNX
     events = torch.from_numpy(to_images(features)).to(parts.device) if on_torch else features
     watch = Stopwatch(clock, parts.device)

@@ -1,4 +1,4 @@
-"""Rates of the systems' decisions, by month and over the months."""
+"""Compute the rates of the systems' decisions, for each month and over all months."""
 
 from typing import Final
 
@@ -14,10 +14,10 @@ from utils.schema import ATTACK
 PREVALENCES: Final = (0.1, 0.01, 0.001)
 KEYS: Final = ("month", "subset", "system", "network")
 AREA_RATES: Final = ("accuracy", "f1", "error")
-"""Rates with an area under time."""
+"""Rates whose area under time is computed."""
 
 Record = dict[str, object]
-"""A row of a table: ``KEYS``, and rates."""
+"""A row of a table: the ``KEYS`` and rates."""
 
 MEAN: Final = "mean"
 AREA: Final = "AUT"
@@ -37,9 +37,9 @@ def compute_precision(detected: float, false_alarms: float, prevalence: float) -
 
 
 def make_area_weights(months: int) -> NDArray[np.float64]:
-    """Return the weights (months,) of a rate in its area under time, AUT.
+    """Return the weights (months,) of a rate's monthly values in its area under time (AUT).
 
-    This is the trapezoidal mean over evenly spaced months in order; for one month, the rate itself.
+    The area is the trapezoidal mean over evenly spaced months in order of time; for one month, it is the rate itself.
 
     Source: Pendlebury et al., "TESSERACT: eliminating experimental bias in malware classification across space and
     time", USENIX Security 2019.
@@ -54,12 +54,12 @@ def make_area_weights(months: int) -> NDArray[np.float64]:
 def compute_rates(decided: Decisions, best: Decisions) -> dict[str, float]:
     """Return the rates of a system's decisions about N events.
 
-    Error, accuracy and F1 are of accepted events. The detection rate is of all attacks and the false alarm rate of all
-    normal events, because a rejected event raises no alarm; the precisions follow from these two.
+    Error, accuracy and F1 refer to accepted events. The detection rate is a share of all attacks and the false alarm
+    rate a share of all normal events, because a rejected event raises no alarm; the precisions follow from these two.
 
     Args:
         decided: by the system.
-        best: by exact match about the same events; its accuracy on the events that the system accepts is the bound.
+        best: by exact match, about the same events; their accuracy on the events that the system accepts is the bound.
     """
     outcome = decided.outcome()
     attacks = int((decided.labels == ATTACK).sum())
@@ -85,7 +85,7 @@ def compute_costs(system: str, offloaded: float, costs: Costs) -> dict[str, floa
     """Return the mean cost of an event in µs and as a share of the reference; empty for systems without a network.
 
     Args:
-        system: its name.
+        system: name of the system.
         offloaded: share of the events that the two exits offload.
         costs: of the network.
     """
@@ -105,7 +105,7 @@ def list_rates(month: str, network: int, decided: Decided, costs: Costs) -> list
     """Return a record for each subset of a month and each system: ``KEYS`` and rates.
 
     Args:
-        month: its name.
+        month: name of the month.
         network: number of the network, from 1.
         decided: decisions of all systems.
         costs: of the network.
@@ -148,7 +148,7 @@ def to_long_form(table: pd.DataFrame) -> pd.DataFrame:
         table: a row for each month, subset, system and network.
 
     Returns:
-        columns month, subset, system, metric, mean, network_1, …; without rows of which all values are unknown.
+        columns month, subset, system, metric, mean, network_1, …; rows without any known value are left out.
     """
     index = list(KEYS[:3])
     long = table.melt(id_vars=list(KEYS), var_name="metric")

@@ -1,4 +1,8 @@
-"""The months of an evaluation (training, choice of thresholds, later ones) and their repeated vectors."""
+"""The months of an evaluation and their repeated vectors.
+
+There are three kinds of months: those of training, the *month of the choice*, on which thresholds are chosen, and the
+later months, on which they are evaluated.
+"""
 
 import glob
 from collections.abc import Iterable, Sequence
@@ -27,10 +31,10 @@ class Month:
     """Labelled rows, sorted by vector and label, so that results do not depend on their order in the file.
 
     Attributes:
-        name: of the file, without its ending.
+        name: of the file, without its ending; of several files, separated by spaces.
         features: (N, 58) float32.
         labels: (N,) int64.
-        first: (D,) a row of each distinct vector.
+        first: (D,) the index of one row of each distinct vector.
         place: (N,) the index in ``first`` of each row's vector.
         seen: (N,) bool, whether the row's vector is among the training rows.
     """
@@ -58,7 +62,7 @@ class Subset:
 
     Attributes:
         name: one of ``SUBSETS``.
-        rows: (K,) their indices.
+        rows: (K,) the indices of the rows in the month.
         labels: (K,) int64, the labels to compare with.
     """
 
@@ -67,13 +71,13 @@ class Subset:
     labels: IntArray
 
     def of(self, decisions: Decisions) -> Decisions:
-        """Return what was decided about these rows."""
+        """Return the decisions about these rows, with the labels of the subset."""
         rows = self.rows
         return Decisions(self.labels, decisions.at_1[rows], decisions.at_2[rows], decisions.predictions[rows])
 
 
 def subsets(month: Month) -> tuple[Subset, ...]:
-    """Return the month's ``SUBSETS``; the last has one row for each distinct vector, with its majority's label."""
+    """Return the month's ``SUBSETS``; the last has one row for each distinct vector, with its majority label."""
     every, unseen = np.arange(len(month)), np.flatnonzero(~month.seen)
     return (
         Subset(ALL_ROWS, every, month.labels),
@@ -85,13 +89,13 @@ def subsets(month: Month) -> tuple[Subset, ...]:
 def make_month(
     name: str, features: NDArray[np.float32], labels: IntArray, training: NDArray[np.float32] | None = None
 ) -> Month:
-    """Return rows (N, 58), (N,) in any order as a month.
+    """Return a month with features (N, 58) and labels (N,), which may be in any order.
 
     Args:
         name: of the month.
         features: scaled.
         labels: 0 normal, 1 attack.
-        training: (M, 58) the vectors that count as seen; None: all of the month's own.
+        training: (M, 58) the vectors that count as seen; None: all rows of the month count as seen.
     """
     order = np.lexsort((labels, distinct_vectors(features)[1]))
     features, labels = features[order], labels[order]
@@ -107,7 +111,7 @@ def read_month(paths: Sequence[Path], training: Month | None = None) -> Month:
     """Read labelled CSVs as one month.
 
     Raises:
-        DatasetError: a file breaks the data contract.
+        DatasetError: a file is missing, is damaged, or has wrong columns, cells or labels.
     """
     dataset, labels = read_all_labelled(paths)
     name = " ".join(strip_ending(path.name) for path in paths)
@@ -116,7 +120,7 @@ def read_month(paths: Sequence[Path], training: Month | None = None) -> Month:
 
 @dataclass(frozen=True)
 class Calendar:
-    """The files of an evaluation: the month of the choice, and the later ones in order."""
+    """The files of an evaluation: the month of the choice, and the later months in order of time."""
 
     choice: Path
     later: tuple[Path, ...]
@@ -125,7 +129,7 @@ class Calendar:
         """Check that a network was neither trained on the month of the choice nor trained or calibrated on a later one.
 
         Raises:
-            DatasetError: it was.
+            DatasetError: the network was.
         """
         choice, later = strip_ending(self.choice.name), {strip_ending(path.name) for path in self.later}
         for use, met in (
@@ -162,7 +166,7 @@ def find_training_files(folder: Path, pattern: str | None, said: Sequence[str]) 
 
 
 def make_calendar(folder: Path, training: Sequence[Path], choose_month: str) -> Calendar:
-    """Return the files of a folder that thresholds are chosen and evaluated on.
+    """Return the file of a folder that thresholds are chosen on, and those that they are evaluated on.
 
     Args:
         folder: with labelled CSVs, whose names sort by time.
@@ -195,12 +199,12 @@ def make_calendar(folder: Path, training: Sequence[Path], choose_month: str) -> 
 
 
 def find_constant_columns(features: NDArray[np.float32]) -> list[str]:
-    """Return the columns that hold one value in all rows (N, 58)."""
+    """Return the columns that hold the same value in all rows (N, 58)."""
     return [name for name, same in zip(FEATURES, (features == features[0]).all(axis=0), strict=True) if same]
 
 
 def find_equal_columns(features: NDArray[np.float32]) -> list[list[str]]:
-    """Return the groups of columns that are equal in all rows (N, 58) and not constant."""
+    """Return the groups of columns that equal each other in all rows (N, 58) and are not constant."""
     constant = set(find_constant_columns(features))
     _, group = np.unique(features.T, axis=0, return_inverse=True)
     members = ([name for name, at in zip(FEATURES, group, strict=True) if at == number] for number in range(58))

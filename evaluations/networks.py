@@ -17,13 +17,13 @@ from utils.errors import CheckpointError, DatasetError
 
 @dataclass(frozen=True)
 class Origin:
-    """The origin of a network, as its file says it; empty where it does not.
+    """The origin of a network as its file states it; what the file does not state is empty.
 
     Attributes:
         path: its file.
-        architecture: its class.
+        architecture: name of its class.
         seed: of its training.
-        trained, calibrated: names of the months.
+        trained, calibrated: names of the months that it was trained and calibrated on.
     """
 
     path: Path
@@ -38,7 +38,7 @@ def read_origins(paths: Sequence[Path], family: str | None = None) -> list[Origi
 
     Args:
         paths: their files.
-        family: of all networks; None: that of the first.
+        family: of all networks; None: that of the first network.
 
     Raises:
         CheckpointError: a file is not a calibrated network with two exits, has another architecture than the first, or
@@ -62,7 +62,7 @@ def read_origins(paths: Sequence[Path], family: str | None = None) -> list[Origi
 
 
 def find_training_months(origins: Sequence[Origin]) -> tuple[str, ...]:
-    """Return the months that all networks were trained on, by their files; if none says, the default.
+    """Return the training months that the networks' files state; if no file states any, the default month.
 
     Raises:
         DatasetError: they were not trained on the same months.
@@ -77,7 +77,7 @@ def find_training_months(origins: Sequence[Origin]) -> tuple[str, ...]:
 
 
 def read_network(origin: Origin) -> TwoExits:
-    """Read a network again, because many networks at once would fill the memory."""
+    """Read a network again, because keeping many networks in memory would fill it."""
     return read_two_exits(origin.path)[0]
 
 

@@ -1,4 +1,4 @@
-"""Evaluate networks on the months after the one that their thresholds are chosen on."""
+"""Choose the thresholds of networks on one month, and evaluate the networks on the later months."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Months:
-    """The rows to train baselines on, to choose thresholds on, and to evaluate on, in order."""
+    """The rows to train baselines on, to choose thresholds on, and to evaluate on, in order of time."""
 
     training: Month
     choice: Month
@@ -33,15 +33,15 @@ class Months:
 
 @dataclass(frozen=True)
 class Settings:
-    """How thresholds are chosen and events are charged.
+    """The settings for the choice of thresholds and for the cost of events.
 
     Attributes:
         min_acceptance: least share of events of the month of the choice that the two exits must accept.
         cost_model: see ``utils.cost_models``.
         cost_per_offload: seconds, for the model ``edge``.
         system: chooses thresholds of the two exits.
-        exit_1_alone: chooses thresholds of least error.
-        unscale: scaled features to raw ones.
+        exit_1_alone: chooses the thresholds of exit 1 alone with the lowest error.
+        unscale: returns the raw features of scaled ones.
     """
 
     min_acceptance: float
@@ -57,8 +57,8 @@ class YearEvaluation:
     """The result of an evaluation.
 
     Attributes:
-        choices: of each network, its thresholds.
-        costs: of each network.
+        choices: the thresholds of each network.
+        costs: the mean costs of each network.
         on_choice, on_later: records of ``monthly_rates.list_rates``, of the month of the choice and of the later ones.
         decided: for each later month and network, the decisions of all systems.
     """
@@ -77,14 +77,14 @@ def evaluate_year(
     settings: Settings,
     progress: Progress = no_progress,
 ) -> YearEvaluation:
-    """Choose thresholds for each network, and let all systems decide the later months.
+    """Choose thresholds for each network, and decide the later months with all systems.
 
     Args:
         months: the rows.
         origins: of the networks.
         single_exits: one network for all, one for each, or none.
         settings: of the evaluation.
-        progress: called with the number of distinct vectors of a month when a network has answered them.
+        progress: called with the number of distinct vectors in each batch that a network has computed.
 
     Raises:
         InfeasibleError: a network cannot reach that acceptance.
@@ -103,7 +103,7 @@ def evaluate_year(
             single_cost = of_single[0][1]
         parts = split_network(read_network(origin), _CPU)
         evaluated.append(_evaluate_network(number, parts, every, others, single_cost, settings, progress))
-    # In order of time.
+    # By month first, because the areas under time need the order of time.
     later = [
         record for of_month in zip(*(one.on_later for one in evaluated), strict=True) for record in chain(*of_month)
     ]
@@ -118,7 +118,7 @@ def evaluate_year(
 
 @dataclass(frozen=True)
 class _NetworkEvaluation:
-    """The evaluation of one network; an item for each later month."""
+    """The evaluation of one network; ``on_later`` and ``decided`` have an item for each later month."""
 
     choice: Choice
     costs: Costs
@@ -136,7 +136,7 @@ def _evaluate_network(
     settings: Settings,
     progress: Progress,
 ) -> _NetworkEvaluation:
-    """Evaluate one network; the first of ``months`` is that of the choice, ``others`` answer the same months."""
+    """Evaluate one network; ``months`` begin with that of the choice, and ``others`` are the other answers for each."""
     first, *later = months
     measured = later_months.measure(parts, first, progress)
     costs = later_months.compute_mean_costs(measured, settings.cost_model, settings.cost_per_offload, single_cost)

@@ -1,4 +1,4 @@
-"""The pictures of the report on a year; a system has the same colour in all of them."""
+"""Draw the pictures of the report on a year; a system has the same colour in all of them."""
 
 from typing import Final, Literal
 
@@ -31,7 +31,7 @@ def draw_pictures(table: pd.DataFrame, comparisons: pd.DataFrame, months: list[s
     Args:
         table: records of ``monthly_rates.list_rates`` of the later months.
         comparisons: see ``comparisons.compare``.
-        months: names of the later ones, in order.
+        months: names of the later months, in order of time.
     """
     return [
         (
@@ -72,7 +72,7 @@ def draw_errors(table: pd.DataFrame, months: list[str]) -> Figure:
 
 
 def draw_differences(comparisons: pd.DataFrame) -> Figure:
-    """Draw the differences of errors with their intervals, an axes for each subset."""
+    """Draw the differences of errors with their intervals, with one axes for each subset."""
     rows = comparisons[(comparisons["month"] == MEAN) & (comparisons["system"] != MAJORITY)]
     systems = list(dict.fromkeys(rows["system"]))[::-1]
     figure, axes = new_figure(columns=len(SUBSETS), width=3.8, height=0.9 + 0.32 * len(systems))
@@ -98,7 +98,7 @@ def draw_differences(comparisons: pd.DataFrame) -> Figure:
 
 
 def draw_offloaded(table: pd.DataFrame, months: list[str]) -> Figure:
-    """Draw the shares of offloaded events by month: accepted at exit 2, and rejected."""
+    """Draw the share of offloaded events by month as stacked bars: accepted at exit 2, and rejected."""
     figure, (ax,) = new_figure(width=8.6, height=3.2)
     rows = table[(table["subset"] == ALL_ROWS) & (table["system"] == SYSTEM)]
     mean = 100 * rows.groupby("month")[["acceptance", "offloaded"]].mean().reindex(months)

@@ -1,4 +1,4 @@
-"""The report of a year's evaluation: the conclusion in one sentence, a table of four systems, then all the rest."""
+"""Render the report on a year: the conclusion in one sentence, a table of four systems, then all details."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ class Method:
     """How the networks were evaluated.
 
     Attributes:
-        min_acceptance: that was asked for.
-        point: of the front.
-        resamples: for the intervals.
-        by_vector: whether distinct vectors were resampled; else rows.
-        reference: what costs are shares of.
+        min_acceptance: the least acceptance that was asked for.
+        point: name of the chosen point of the front.
+        resamples: number of resamples for the intervals.
+        by_vector: whether distinct vectors were resampled; otherwise, rows were.
+        reference: the cost that other costs are shares of, in words.
     """
 
     min_acceptance: float
@@ -57,7 +57,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Report:
-    """The evaluation of some networks, ready to be shown.
+    """The evaluation of some networks, from which the text and the page are rendered.
 
     Attributes:
         origins: of the networks.
@@ -74,11 +74,11 @@ class Report:
     method: Method
 
     def render_text(self) -> str:
-        """Return the conclusion and its table for the shell."""
+        """Return the conclusion and its table as text for the terminal."""
         return fill_template(_TEXT, **self._summarise())
 
     def render_page(self) -> str:
-        """Return the whole report as a page."""
+        """Return the whole report as an HTML page."""
         on_later, overall = self.evaluation.on_later, average_months(self.evaluation.on_later)
         names = [month.name for month in self.months.later]
         everything = pd.concat((on_later, overall), ignore_index=True)
@@ -126,7 +126,7 @@ def make_title(origins: Sequence[Origin], months: Months) -> str:
 
 
 def tabulate_networks(origins: Sequence[Origin], evaluation: YearEvaluation) -> pd.DataFrame:
-    """Return a row for each network: its origin, its thresholds and what they do on the month of the choice."""
+    """Return a row for each network: its origin, its thresholds, and its rates and costs on the month of the choice."""
     is_system = (evaluation.on_choice["system"] == SYSTEM) & (evaluation.on_choice["subset"] == ALL_ROWS)
     of_system = evaluation.on_choice[is_system].dropna(subset=["error"]).to_dict("records")
     rows = []
@@ -155,7 +155,7 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
     Args:
         overall: see ``monthly_rates.average_months``.
         comparisons: see ``comparisons.compare``.
-        subset: of the rows.
+        subset: name of the subset of the rows.
     """
     of_subset = comparisons[(comparisons["month"] == MEAN) & (comparisons["subset"] == subset)]
     differences = {
@@ -166,19 +166,23 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
 
 
 def tabulate_months(table: pd.DataFrame, months: Sequence[str], rate: str) -> pd.DataFrame:
-    """Return a rate of all rows, a row for each system and a column for each month, mean and area, as text."""
+    """Return one rate on all rows as text: a row for each system, a column for each month, the mean and the area."""
     return _tabulate(table, ALL_ROWS, [(month, month, rate) for month in (*months, MEAN, AREA)])
 
 
 def tabulate_precisions(overall: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of alarms that are attacks, a row for each system and a column for each prevalence, as text."""
+    """Return how right the alarms of each system are, as text.
+
+    The columns are the share of attacks and the share of normal events that raise an alarm, and, for each prevalence,
+    the share of alarms that are attacks.
+    """
     columns = {"detected": "detection_rate", "false alarms": "false_alarm_rate"}
     columns |= {f"attacks {100 * share:g} %": f"precision_at_{share:g}" for share in PREVALENCES}
     return _tabulate(overall, ALL_ROWS, [(title, MEAN, rate) for title, rate in columns.items()])
 
 
 def _tabulate(table: pd.DataFrame, subset: str, columns: Sequence[tuple[str, str, str]]) -> pd.DataFrame:
-    """Return rates as text, a row for each system; columns are title, month and rate."""
+    """Return rates as text, with a row for each system; ``columns`` are tuples of title, month and rate."""
     rows = [
         {"system": system}
         | {title: format_share(find_rate(table, month, subset, system, rate)) for title, month, rate in columns}
@@ -188,10 +192,10 @@ def _tabulate(table: pd.DataFrame, subset: str, columns: Sequence[tuple[str, str
 
 
 def find_repeated_share(months: Sequence[Month]) -> float:
-    """Return the share of rows that repeat a vector of the same month, the mean over months."""
+    """Return the share of rows that repeat a vector of the same month, averaged over the months."""
     return float(np.mean([1 - len(month.first) / len(month) for month in months]))
 
 
 def find_largest_share(months: Sequence[Month]) -> float:
-    """Return the share of rows that have the most frequent vector, the mean over months."""
+    """Return the share of rows that have the most frequent vector of their month, averaged over the months."""
     return float(np.mean([np.bincount(month.place).max() / len(month) for month in months]))

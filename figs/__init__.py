@@ -1,1 +1,1 @@
-"""Stage: the paper's figures."""
+"""Stage: draw the paper's figures."""

@@ -1,4 +1,4 @@
-"""The data of the figures on certainty: calibration, and the Pareto fronts of thresholds."""
+"""Collect the data of the figures on certainty: calibration, and the Pareto fronts of thresholds."""
 
 from typing import Final
 
@@ -72,7 +72,10 @@ def collect_reliability(inputs: Inputs) -> FigureData:
 
 
 def find_reliability_files(inputs: Inputs, network: str) -> dict[str, EvaluationFile]:
-    """Return evaluations by kind, all of one month: after calibration if possible, then with most kinds, then first."""
+    """Return kind -> evaluation, all of one month.
+
+    Months after the calibration month are preferred, then months with evaluations of both kinds, then earlier months.
+    """
     provenance = inputs.results.provenance
     calibrated_on = CALIBRATION_MONTH if provenance is None else provenance.calibration_month
     kinds = {

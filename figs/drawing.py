@@ -37,7 +37,7 @@ _PATHS: Final = {SINGLE: "single exit", EXIT_1: "segment 1, exit 1", EXIT_2: "se
 
 
 def draw_single_exit_by_month(table: pd.DataFrame) -> Figure:
-    """Draw rates and error of the single exits, an axes for each network."""
+    """Draw rates and error of the single exits, with one axes for each network."""
     figure, axes, parts = _make_axes(table)
     for ax, part in zip(axes, parts, strict=True):
         for name, label, style in (
@@ -52,7 +52,7 @@ def draw_single_exit_by_month(table: pd.DataFrame) -> Figure:
 
 
 def draw_operating_point_by_month(table: pd.DataFrame) -> Figure:
-    """Draw accuracy and F1 of two exits and the single exit, an axes for each network."""
+    """Draw accuracy and F1 of two exits and the single exit, with one axes for each network."""
     figure, axes, parts = _make_axes(table)
     rates = 100 * table[["accuracy", "f1"]].to_numpy()
     rates = rates[np.isfinite(rates)]
@@ -69,7 +69,7 @@ def draw_operating_point_by_month(table: pd.DataFrame) -> Figure:
 
 
 def draw_rejection_by_month(table: pd.DataFrame) -> Figure:
-    """Draw the offloaded and rejected shares, an axes for each network."""
+    """Draw the offloaded and rejected shares, with one axes for each network."""
     figure, axes, parts = _make_axes(table)
     highest = 100 * float(table[["offloaded_share", "rejected_share"]].to_numpy().max())
     for ax, part in zip(axes, parts, strict=True):
@@ -84,7 +84,7 @@ def draw_rejection_by_month(table: pd.DataFrame) -> Figure:
 
 
 def draw_inference_rate(table: pd.DataFrame) -> Figure:
-    """Draw events per second, a group of bars for each device, an axes for each network."""
+    """Draw events per second, with a group of bars for each device, and one axes for each network."""
     figure, axes, parts = _make_axes(table)
     slowest, fastest = (float(table["events_per_second"].agg(name)) for name in ("min", "max"))
     for ax, part in zip(axes, parts, strict=True):
@@ -110,7 +110,7 @@ def draw_inference_rate(table: pd.DataFrame) -> Figure:
 
 
 def draw_reliability(table: pd.DataFrame) -> Figure:
-    """Draw accuracy and share of events by certainty, with and without calibration, an axes for each exit."""
+    """Draw accuracy and share of events by certainty, with and without calibration, with one axes for each exit."""
     places = [(network, number) for network in dict.fromkeys(table["network"]) for number in (1, 2)]
     figure, axes = new_figure(len(places), width=3.4, height=4.2)
     for ax, (network, number) in zip(axes, places, strict=True):
@@ -127,7 +127,7 @@ def draw_reliability(table: pd.DataFrame) -> Figure:
 
 def _draw_exit_reliability(ax: Axes, part: pd.DataFrame, colour: str, name: str) -> None:
     texts = []
-    # Where both coincide, the larger markers stay visible around the smaller ones.
+    # Where both lines coincide, the larger markers stay visible around the smaller ones.
     for certainties, style, size, filling in ((BEFORE, "s--", 8, "white"), (CALIBRATED, "o-", 5, colour)):
         rows = part[part["certainties"] == certainties]
         if rows.empty:
@@ -148,7 +148,7 @@ def _draw_exit_reliability(ax: Axes, part: pd.DataFrame, colour: str, name: str)
 
 
 def draw_pareto_front(table: pd.DataFrame) -> Figure:
-    """Draw error against normalised time, with the operating point, an axes for each network."""
+    """Draw error against normalised time, with the operating point, and one axes for each network."""
     figure, axes, parts = _make_axes(table)
     for ax, part in zip(axes, parts, strict=True):
         ax.plot(
@@ -170,7 +170,7 @@ def draw_pareto_front(table: pd.DataFrame) -> Figure:
 
 
 def draw_offload_time(table: pd.DataFrame) -> Figure:
-    """Draw wall and processor time by batch size, two axes for each network."""
+    """Draw elapsed time and processor time by batch size, with two axes for each network."""
     networks = list(dict.fromkeys(table["network"]))
     figure, axes = new_figure(2 * len(networks), width=3.4, height=4.2)
     columns = (("wall_milliseconds", "time that passes"), ("processor_milliseconds", "processor time"))
@@ -189,7 +189,7 @@ def draw_offload_time(table: pd.DataFrame) -> Figure:
 
 
 def _draw_requests(ax: Axes, table: pd.DataFrame, network: str, column: str) -> None:
-    """Draw a line for each device and place of exit 2; the larger markers show lines below others."""
+    """Draw a line for each device and place of exit 2; larger, hollow markers keep covered lines visible."""
     centres = sorted(set(table["datacenter"]) - {""})
     several = table["device"].nunique() > 1
     for keys, rows in table[table["network"] == network].groupby(["device", "exit_2", "datacenter"], sort=False):
@@ -205,7 +205,7 @@ def _draw_requests(ax: Axes, table: pd.DataFrame, network: str, column: str) -> 
 
 
 def draw_energy(table: pd.DataFrame) -> Figure:
-    """Draw what an event costs by system, an axes for each network, and the paper's readings beside them."""
+    """Draw what an event costs by system, with one axes for each network and one for the paper's readings of it."""
     networks = list(dict.fromkeys(table["network"]))
     places = [(name, DERIVED) for name in networks] + [(name, STATED) for name in networks]
     figure, axes = new_figure(len(places), width=3.0, height=4.4)
@@ -237,12 +237,12 @@ def _make_axes(table: pd.DataFrame) -> tuple[Figure, list[Axes], list[pd.DataFra
 
 
 def _add_legend(figure: Figure, axes: Sequence[Axes]) -> Figure:
-    """Put one legend under all axes, with each label once."""
+    """Add one legend below all axes, with each label once."""
     entries: dict[str, Artist] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    # As many columns as fit the widest label, in inches.
+    # As many columns as fit; the width of one, in inches, is estimated from the longest label.
     columns = int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, entries))))
     figure.legend(
         list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), max(columns, 1)),

@@ -1,4 +1,4 @@
-"""The data of the figure on energy: a model from processor time, beside the readings that the paper states."""
+"""Collect the data of the figure on energy: a model from processor time, beside the readings that the paper states."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class EdgeCosts:
         seconds: system -> mean processor time of the edge per event.
         offloaded: share of offloaded events at the operating point; NaN if unknown.
         files: that were read.
-        missing: files that would add more systems.
+        missing: descriptions of missing files, which would add more systems.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def find_edge_cost(evaluation: Evaluation, thresholds: Thresholds, cost_per_offl
     """Return the mean seconds that an event costs the edge with two exits.
 
     Args:
-        evaluation: cost of each part on the edge.
+        evaluation: has the time of each part of the network on the edge.
         thresholds: decide which events are offloaded.
         cost_per_offload: seconds to send an event; None: the edge computes exit 2 itself.
     """
@@ -77,7 +77,7 @@ def find_sending_cost(timings: pd.DataFrame, network: str) -> float | None:
 
 
 def collect_energy(inputs: Inputs) -> FigureData:
-    """Return what an event costs the edge, as processor time or energy by a power, beside the paper's readings.
+    """Return what an event costs the edge, as processor time or as modelled energy, beside the paper's readings.
 
     Returns:
         columns ``COLUMNS``; the rows whose source is ``DERIVED`` are a model.

@@ -17,7 +17,7 @@ SINGLE: Final = "single exit"
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The thresholds at which a network is shown.
+    """The operating point of a network that the figures show.
 
     Attributes:
         path: the result file.
@@ -40,7 +40,7 @@ class Inputs:
 
     Attributes:
         results: the folder.
-        operating_points: by network; networks without a front are missing.
+        operating_points: network -> its operating point; networks without a front are left out.
         watts: power of the edge's busy processor, to turn its time into energy; None: figures show time.
     """
 
@@ -56,8 +56,8 @@ class FigureData:
     Attributes:
         table: exactly what is drawn; empty if there is nothing to draw.
         shows: what the figure shows; the caption begins with it.
-        files: that the table was made from.
-        missing: what would be drawn too if its files were there.
+        files: those that the table was made from.
+        missing: descriptions of missing files, whose data would also be drawn.
     """
 
     table: pd.DataFrame
@@ -72,7 +72,7 @@ def get_display_name(network: str) -> str:
 
 
 def list_missing_months(results: ResultsFolder, kind: str) -> list[str]:
-    """Return in words the evaluations of a kind that are missing for whole years of both networks."""
+    """Return descriptions of the evaluations of a kind that a network lacks in the years with any evaluation."""
     years = sorted({file.month[:4] for file in results.evaluations}) or ["2016"]
     whole = {f"{year}_{month:02}" for year in years for month in range(1, 13)}
     lacking: dict[str, list[str]] = {}
@@ -86,13 +86,13 @@ def list_missing_months(results: ResultsFolder, kind: str) -> list[str]:
 
 
 def list_missing_fronts(inputs: Inputs) -> list[str]:
-    """Return in words the networks without a front."""
+    """Return a description of the missing fronts, as a list that is empty if none is missing."""
     names = [get_display_name(name) for name in models.FAMILIES if name not in inputs.operating_points]
     return [f"the front of {' and '.join(names)}"] if names else []
 
 
 def describe_points(inputs: Inputs) -> str:
-    """Return in words the operating points, with error and time of their fronts."""
+    """Return a description of the operating points, with their error and time on the front."""
     words = []
     for network, chosen in inputs.operating_points.items():
         row = chosen.front.loc[chosen.row]

@@ -4,9 +4,10 @@ r"""Fill a results folder for figs/reproduce-figures.py by running the scripts o
 Run:
     python figs/make-results.py --dataset-folder dataset/sample --output results
 
-For each network: train two exits and a single exit on 2016_01, calibrate on 2016_02, evaluate every month, find the
-front of thresholds on 2016_02, and time exit 2, computed here and asked of a worker over a private RabbitMQ on this
-machine. Files that exist are kept, so an interrupted run can be started again. Use a new folder for other data.
+For each architecture, the script trains a network with two exits and one with a single exit on 2016_01, calibrates the
+first on 2016_02, evaluates both on every month, and finds the front of thresholds on 2016_02. It measures the time of
+exit 2, computed by the client and by a worker, over a private RabbitMQ node on this machine. Files that exist are kept,
+so an interrupted run can be started again. Use a new folder for other data.
 """
 
 import argparse
@@ -34,7 +35,7 @@ SAMPLE = ROOT / "dataset" / "sample"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of months, 2016_01.csv and so on")
@@ -61,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fill the folder."""
+    """Run the steps whose results are missing, and time exit 2."""
     from figs.results_folder import is_device
     from figs.results_plan import Plan
 
@@ -99,7 +100,7 @@ def _find_months(folder: Path, pattern: str) -> dict[str, Path]:
 
 
 def _write_provenance(args: argparse.Namespace, plan: "Plan") -> None:
-    """Write the origin of the data, and refuse to mix them with others.
+    """Write the origin of the data, or check that the folder holds results of the same data and settings.
 
     Raises:
         InputFileError: the folder holds results of other data or settings.
@@ -125,7 +126,7 @@ def _write_provenance(args: argparse.Namespace, plan: "Plan") -> None:
 
 
 def _is_sample(training: Path) -> bool:
-    """Return whether a training month is from the bundled sample: it has the same first lines."""
+    """Return whether a training month is that of the bundled sample, judged by its first four lines."""
     bundled = SAMPLE / training.name
     if not bundled.is_file():
         return False
@@ -150,7 +151,7 @@ def _describe_toolkit() -> dict[str, str]:
 
 
 def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
-    """Time exit 2 of the networks that the table lacks, if RabbitMQ is available."""
+    """Time exit 2 of the networks that the table of offload timings lacks, if RabbitMQ is available."""
     import pandas as pd
 
     from figs.results_folder import EVALUATIONS, name_timings, read_timings
@@ -178,7 +179,7 @@ def _time_offloading(plan: "Plan", networks: Iterable[str]) -> None:
 def _measure_timings(
     plan: "Plan", network: str, broker: "PrivateBroker", repeats: int | None = None
 ) -> list[dict[str, object]]:
-    """Return the rows of one network, measured with a worker that runs meanwhile."""
+    """Start a worker, and return the rows of one network in the table of offload timings."""
     from figs.offload_timing import BATCH_SIZES, REPEATS, make_request_batches, measure_requests
     from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS
     from offload.broker_options import PASSWORD_VARIABLE
@@ -190,7 +191,7 @@ def _measure_timings(
     options = (
         "--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username, "--mq-queue", queue,
         "--trained-network-file", checkpoint, "--network", network, "--quiet",
-        "--cache-size", 0,  # the rows repeat, and each must be computed
+        "--cache-size", 0,  # the rows are repeated, and each must be computed
     )  # fmt: skip
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
     with (
@@ -203,7 +204,7 @@ def _measure_timings(
 
 @contextlib.contextmanager
 def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
-    """Yield the work of an edge client: exit 1, exit 2 on the edge, and exit 2 asked of the worker."""
+    """Yield the functions of an edge client: exit 1, exit 2 on the edge, and exit 2 requested from the worker."""
     import numpy as np
 
     from figs.offload_timing import Edge

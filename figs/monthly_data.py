@@ -1,4 +1,4 @@
-"""The data of the figures by month: rates of the networks, and the offloaded and rejected shares."""
+"""Collect the data of the figures by month: rates of the networks, and the offloaded and rejected shares."""
 
 import re
 from collections.abc import Iterator
@@ -29,11 +29,11 @@ AT_POINT_COLUMNS: Final = ("network", "month", "system", "events", "accepted", "
 REJECTION_COLUMNS: Final = ("network", "month", "events", "rejected_share", "offloaded_share")
 
 Acceptances = dict[str, list[float]]
-"""By network, the share of events accepted in each month."""
+"""Network -> the share of events that it accepts in each month."""
 
 
 def count_single_exit(evaluation: SingleExitEvaluation) -> Outcome:
-    """Count the answers of a single exit, which decides every event."""
+    """Count the answers of a single exit, which accepts every event."""
     all_events = np.ones(len(evaluation), dtype=np.bool_)
     return Decisions(evaluation.labels, all_events, ~all_events, evaluation.prediction).outcome()
 
@@ -81,7 +81,11 @@ def collect_operating_point(inputs: Inputs) -> FigureData:
 
 
 def collect_rejection(inputs: Inputs) -> FigureData:
-    """Return what is rejected and offloaded at the operating point; columns ``REJECTION_COLUMNS``, shares of all."""
+    """Return the shares of all events that are rejected and offloaded at the operating point, by month.
+
+    Returns:
+        columns ``REJECTION_COLUMNS``.
+    """
     rows, files = [], []
     acceptances: Acceptances = {}
     for file, found in _decide_at_point(inputs):

@@ -1,8 +1,8 @@
-"""Measure exit 2 for requests of a few events, on the edge and at a worker: a row of the table of offload timings.
+"""Measure how long exit 2 takes for requests of a few events, on the edge and at a worker.
 
 If the worker runs on the same machine, the columns ``request_local_time``, ``e2_remote_time`` and ``network_time``
-measure the loopback interface and a worker that shares the processor, so they do not tell how long a real network
-takes. ``request_process_time`` is only the client's processor time, on any network.
+measure the loopback interface and a worker that shares the processor, so they do not say how long a real network takes.
+``request_process_time`` is the processor time of the client alone, over any network.
 """
 
 import time
@@ -17,7 +17,7 @@ BATCH_SIZES: Final = (1, 5, 10)
 REPEATS: Final = 30
 LOOPBACK: Final = "loopback"
 INPUT_SIZE: Final = 8
-"""Side of the image that a network reads."""
+"""Side of the image that a network reads, in pixels."""
 
 _MILLISECONDS: Final = 1e3
 
@@ -26,13 +26,13 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Edge:
-    """The work of the edge.
+    """The functions of an edge client that are measured.
 
     Attributes:
         exit_1: computes exit 1 of features (n, 58); returns the activations that exit 2 reads (n, C, H, W).
-        exit_2: computes exit 2 of activations on the edge.
-        ask: asks a worker for exit 2 of features (n, 58); returns the worker's milliseconds.
-        bytes_sent: returns the number of bytes sent so far.
+        exit_2: computes exit 2 of these activations on the edge.
+        ask: requests exit 2 of features (n, 58) from a worker; returns the worker's milliseconds.
+        bytes_sent: returns the number of bytes that the client has sent so far.
     """
 
     exit_1: Callable[[FloatArray], FloatArray]
@@ -44,7 +44,7 @@ class Edge:
 def measure_time(work: Callable[[FloatArray], object], batches: Sequence[FloatArray]) -> tuple[float, float]:
     """Return the mean milliseconds per batch: elapsed, and of this process's processor time.
 
-    The first batch is computed once before, unmeasured, to warm up.
+    The first batch is computed once before the measurement, to warm up.
     """
     work(batches[0])
     wall, processor = time.perf_counter(), time.process_time()
@@ -55,18 +55,21 @@ def measure_time(work: Callable[[FloatArray], object], batches: Sequence[FloatAr
 
 
 def make_request_batches(features: FloatArray, batch_size: int, repeats: int = REPEATS) -> list[FloatArray]:
-    """Return batches of the rows of features (N, 58) in order, starting over after the last row."""
+    """Return batches of the rows of features (N, 58) in order, starting again at the first row after the last."""
     rows = np.arange(repeats * batch_size).reshape(repeats, batch_size) % len(features)
     return [features[chosen] for chosen in rows]
 
 
 def measure_requests(network: str, edge: Edge, batches: Sequence[FloatArray]) -> dict[str, object]:
-    """Return a row of the table of offload timings, by ``results_folder.TIMING_COLUMNS``.
+    """Measure requests, and return a row of the table of offload timings: column -> value.
 
     Args:
-        network: its name in the table.
-        edge: does the work.
-        batches: features (n, 58) of each request, all of the same n.
+        network: name of the network in the table.
+        edge: the functions to measure.
+        batches: features (n, 58) of each request, all with the same n.
+
+    Returns:
+        columns ``results_folder.TIMING_COLUMNS``.
     """
     exit_1 = measure_time(edge.exit_1, batches)
     activations = [edge.exit_1(batch) for batch in batches]

@@ -25,7 +25,7 @@ class Provenance:
         epochs: of training.
         batch_size: events evaluated at once.
         seed: of training.
-        toolkit: versions and facts of the machine, for people.
+        toolkit: versions and facts about the machine, which no program reads.
     """
 
     dataset: str
@@ -45,7 +45,7 @@ def is_month(word: str) -> bool:
 
 
 def read_provenance(folder: Path) -> Provenance | None:
-    """Return the origin of a folder's data; None if it does not say.
+    """Return the origin of a folder's data; None if the folder has no ``about.json``.
 
     Raises:
         InputFileError: the file is damaged.

@@ -1,4 +1,4 @@
-"""The figures by name: their data, drawing functions and captions."""
+"""The figures by name: how their data are collected, drawn and described in captions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class Recipe:
     """How to make a figure.
 
     Attributes:
-        title: above the figure.
+        title: the line above the figure.
         looks_for: patterns of the files that it needs.
-        collect: finds its data.
-        draw: draws the table of the data.
+        collect: returns its data.
+        draw: draws the table of its data.
     """
 
     title: str
@@ -76,7 +76,7 @@ RECIPES: Final[dict[str, Recipe]] = {
 
 
 def draw_figure(recipe: Recipe, data: FigureData, results: ResultsFolder) -> Figure:
-    """Draw a figure with its title, which says so if the data are synthetic."""
+    """Draw a figure with its title, which marks synthetic data as such."""
     figure = recipe.draw(data.table)
     synthetic = results.provenance is not None and results.provenance.synthetic
     figure.suptitle(f"{recipe.title}\nsynthetic data" if synthetic else recipe.title)
@@ -92,7 +92,7 @@ def format_caption(data: FigureData, results: ResultsFolder) -> str:
 
 
 def describe_provenance(results: ResultsFolder) -> str:
-    """Return the origin of a folder's data in words."""
+    """Return a description of the origin of a folder's data, for captions."""
     provenance = results.provenance
     if provenance is None:
         return "the folder does not say on what data (it has no about.json)"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draw the paper's figures from a folder of results: for each, a picture, its data as CSV and its caption.
+"""Draw the paper's figures from a folder of results: each as a picture, with its data as CSV and its caption as text.
 
 Run:
     python figs/reproduce-figures.py --results results --output figures
 
 The paper is "An Energy-efficient Intrusion Detection Offloading Based on an Early-Exit DNN for Edge-Cloud Computing".
-figs/make-results.py makes a folder of results; the published evaluations/ and nsga2/ are one, too. Figures without
-files are left out and named.
+figs/make-results.py makes a folder of results; the folder that holds the published evaluations/ and nsga2/ can be used,
+too. A figure whose files are missing is not drawn, and the script says which files it looked for.
 """
 
 import argparse
@@ -32,7 +32,7 @@ NAMES = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--results", required=True, type=Path, metavar="DIR", help="folder of results")

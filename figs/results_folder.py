@@ -1,4 +1,4 @@
-"""A folder of results: its layout and contents.
+"""The layout and contents of a folder of results.
 
 =============================================================  =======================================================
 file                                                           what it holds
@@ -6,14 +6,14 @@ file                                                           what it holds
 ``evaluations/{network}_{device}_{YYYY_MM}.csv``               evaluation of two exits, calibrated
 ``evaluations/{network}_single_{device}_{YYYY_MM}.csv``        evaluation of the single exit
 ``evaluations/{network}_uncalibrated_{device}_{YYYY_MM}.csv``  evaluation of two exits before calibration
-``evaluations/{device}_offload_timings.tsv``                   time of requests, a row for each kind
+``evaluations/{device}_offload_timings.tsv``                   times of requests, a row for each kind of request
 ``nsga2/{network}_x_f_*.sav``                                  front of thresholds; of several, the last by name
 ``about.json``                                                 origin of the data; see ``figs.provenance``
 ``networks/``                                                  checkpoints, which no figure reads
 =============================================================  =======================================================
 
-network is a family of ``models``; device is any word of letters, digits and hyphens. Every file is optional. The
-published data have this layout, without ``about.json`` and the uncalibrated evaluations.
+``network`` is a family of ``models``; ``device`` is any word of letters, digits and hyphens. Every file is optional.
+The published data have this layout, without ``about.json`` and the uncalibrated evaluations.
 """
 
 import re
@@ -42,7 +42,10 @@ UNCALIBRATED: Final = "uncalibrated"
 
 TRAINING_MONTH: Final = "2016_01"
 CALIBRATION_MONTH: Final = "2016_02"
-"""Months of the published networks, and of ours if a folder does not say."""
+"""Months that the published networks, and those of ``make-results.py``, are trained and calibrated on.
+
+They are also assumed for a folder without ``about.json``.
+"""
 
 TIMING_TEXTS: Final = ("network", "datacenter")
 TIMING_NUMBERS: Final = (
@@ -50,9 +53,13 @@ TIMING_NUMBERS: Final = (
     "request_local_time", "request_process_time", "e2_remote_time", "network_time", "data_size",
 )  # fmt: skip
 TIMING_COLUMNS: Final = (*TIMING_TEXTS, *TIMING_NUMBERS)
-"""Of a table of offload timings: events in a request, milliseconds for each request, bytes sent. ``local`` is elapsed
-time on the edge and ``process`` its processor time; e1 and e2 are the exits computed there, request is exit 2 asked of
-the cloud; ``e2_remote_time`` is the worker's time, ``network_time`` the rest of the request's."""
+"""Columns of a table of offload timings.
+
+``batch_size`` is the number of events in a request, ``data_size`` is the number of bytes sent for it, and the times are
+milliseconds per request. ``local`` means elapsed time on the edge, ``process`` means processor time of the edge. ``e1``
+and ``e2`` are exits computed on the edge, ``request`` is exit 2 requested from the cloud. ``e2_remote_time`` is the
+worker's time, and ``network_time`` is the rest of ``request_local_time``.
+"""
 
 _DEVICE: Final = rf"(?!{SINGLE_EXIT}_|{UNCALIBRATED}_)[A-Za-z0-9-]+"
 _EVALUATION: Final = re.compile(
@@ -64,7 +71,7 @@ _TIMINGS: Final = re.compile(r"(?P<device>[A-Za-z0-9-]+)_offload_timings\.tsv")
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """One evaluation CSV and what its name says."""
+    """One evaluation CSV, and what its name states about it."""
 
     kind: str
     network: str
@@ -79,10 +86,10 @@ class ResultsFolder:
 
     Attributes:
         folder: the folder.
-        provenance: origin of the data; None if the folder does not say.
+        provenance: origin of the data; None if the folder has no ``about.json``.
         evaluations: sorted by network, month and device.
         timings: device -> table of offload timings.
-        fronts: network -> result file.
+        fronts: network -> result file of its front.
         ignored: files in the two sub-folders whose names do not fit the layout.
     """
 
@@ -95,21 +102,22 @@ class ResultsFolder:
 
     @property
     def networks(self) -> list[str]:
-        """Networks with any file, in the order of ``models.FAMILIES``."""
+        """The networks with an evaluation or a front, in the order of ``models.FAMILIES``."""
         found = {file.network for file in self.evaluations} | set(self.fronts)
         return [name for name in models.FAMILIES if name in found]
 
     @property
     def main_device(self) -> str | None:
-        """The device with the most evaluations, for the figures by month; in a tie, the first by name.
+        """The device with the most evaluations; in a tie, the first by name.
 
-        A network gives the same answers on every device, except for rounding.
+        The figures by month prefer its evaluations. A network gives the same answers on every device, except for
+        rounding.
         """
         counts = Counter(file.device for file in self.evaluations)
         return min(counts, key=lambda device: (-counts[device], device), default=None)
 
     def list_files(self, kind: str, network: str, device: str | None = None) -> list[EvaluationFile]:
-        """Return the evaluations of a kind and network in order of time; of all devices if none is named."""
+        """Return the evaluations of a kind and network in order of time; without ``device``, those of all devices."""
         return [
             file
             for file in self.evaluations
@@ -117,13 +125,13 @@ class ResultsFolder:
         ]
 
     def list_by_month(self, kind: str, network: str) -> list[EvaluationFile]:
-        """Return one evaluation for each month, if possible of the main device."""
+        """Return one evaluation for each month that has one, from the main device if possible."""
         files = sorted(self.list_files(kind, network), key=lambda file: file.device != self.main_device)
         first = {file.month: file for file in reversed(files)}
         return [first[month] for month in sorted(first)]
 
     def list_devices(self, network: str) -> list[str]:
-        """Return the devices on which a network was evaluated, calibrated or with a single exit."""
+        """Return the devices on which a network was evaluated with two calibrated exits or with a single exit."""
         return sorted({f.device for kind in (TWO_EXITS, SINGLE_EXIT) for f in self.list_files(kind, network)})
 
 
@@ -179,7 +187,7 @@ def _list_folder(folder: Path) -> list[Path]:
 
 
 def read_timings(path: Path) -> pd.DataFrame:
-    """Read a table of offload timings: columns ``TIMING_COLUMNS``, the network's name in small letters.
+    """Read a table of offload timings: columns ``TIMING_COLUMNS``, the network's name in lower case.
 
     Raises:
         ResultFileError: the file is missing, is no such table, or holds a number out of range.

@@ -1,4 +1,4 @@
-"""The scripts that fill a results folder, in order."""
+"""Plan the calls of scripts that fill a results folder, in order."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,11 +30,12 @@ class Step:
     """One call of a script.
 
     Attributes:
-        title: what it does.
+        title: says what the call does.
         script: its path from the root.
         options: of its command line.
         output: the file that it makes; if it exists, the step is done.
-        folder: the folder in which a training writes its checkpoint under its own name; it is renamed to ``output``.
+        folder: the folder to which a training writes its checkpoint under another name; the checkpoint is then moved to
+            ``output``. None for all other scripts.
     """
 
     title: str
@@ -81,7 +82,7 @@ class Plan:
     seed: int
 
     def get_checkpoint(self, network: str, kind: str) -> Path:
-        """Return the path of a network's checkpoint of a kind of ``results_folder``."""
+        """Return the path of a network's checkpoint; ``kind`` is a kind of evaluation, see ``results_folder``."""
         name = {TWO_EXITS: f"{network}_calibrated", SINGLE_EXIT: f"{network}_single", UNCALIBRATED: network}[kind]
         return self.output / NETWORKS / f"{name}.pth"
 
@@ -94,7 +95,10 @@ class Plan:
         return self.output / EVALUATIONS / name_evaluation(kind, network, self.device, month)
 
     def list_evaluations(self) -> Iterator[tuple[str, str]]:
-        """Yield kind and month of each evaluation; uncalibrated networks need one month after calibration."""
+        """Yield the kind and the month of each evaluation.
+
+        Uncalibrated networks are evaluated on one month only, the first after the calibration month.
+        """
         for month in self.datasets:
             yield from ((TWO_EXITS, month), (SINGLE_EXIT, month))
         later = [month for month in self.datasets if month > CALIBRATION_MONTH]

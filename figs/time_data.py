@@ -1,4 +1,4 @@
-"""The data of the figures on time: inference rates, and the time of exit 2 on the edge and offloaded."""
+"""Collect the data of the figures on time: inference rates, and the time of exit 2 on the edge and offloaded."""
 
 from pathlib import Path
 from typing import Final
@@ -63,16 +63,16 @@ def _read_path_times(inputs: Inputs, network: str, device: str) -> tuple[dict[st
 
 
 def select_smallest_input(timings: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the smallest input measured: the 8x8 image that the networks read."""
+    """Return the rows of the smallest input that was measured: the 8x8 image that the networks read."""
     own: pd.DataFrame = timings[timings["input_size"] == timings["input_size"].min()]
     return own
 
 
 def average_offload_times(timings: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean time of exit 2 for a request: on the edge, and offloaded by data centre.
+    """Return the mean time of exit 2 for a request: computed on the edge, and offloaded to each data centre.
 
     Args:
-        timings: columns ``TIMING_COLUMNS``.
+        timings: columns ``results_folder.TIMING_COLUMNS``.
 
     Returns:
         columns ``OFFLOAD_COLUMNS`` without the device.
@@ -90,7 +90,7 @@ def average_offload_times(timings: pd.DataFrame) -> pd.DataFrame:
 
 
 def collect_offload_times(inputs: Inputs) -> FigureData:
-    """Return elapsed and processor time of exit 2, local and offloaded; columns ``OFFLOAD_COLUMNS``."""
+    """Return the elapsed and processor time of exit 2, local and offloaded; columns ``OFFLOAD_COLUMNS``."""
     tables = []
     for device, path in inputs.results.timings.items():
         timings = select_smallest_input(read_timings(path))

@@ -1,1 +1,1 @@
-"""Stage: choose the four thresholds, by multi-objective search on error and cost."""
+"""Stage: find the Pareto front of the four thresholds by error and cost, and choose an operating point on it."""

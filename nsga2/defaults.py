@@ -1,4 +1,4 @@
-"""Choices and defaults that the command lines show and the library uses; standard library only."""
+"""Choices and defaults that the command lines show and the library uses; it imports the standard library only."""
 
 from typing import Final
 
@@ -6,14 +6,14 @@ KNEE: Final = "knee"
 LEAST_ERROR: Final = "least-error"
 LEAST_COST: Final = "least-cost"
 NAMED_POINTS: Final = (KNEE, LEAST_ERROR, LEAST_COST)
-"""Names of points of a front."""
+"""The points of a front that can be chosen by name."""
 
 NUMBERED_POINT: Final = 5
-"""The point that is shown where none is asked for, as published; the last one on a shorter front."""
+"""Number of the point that is chosen by default, as published; on a shorter front, the last point is chosen."""
 
 COST_MODELS: Final = ("paper", "full", "edge")
 COST_MODEL: Final = "paper"
-"""How events are charged; see ``utils.cost_models.event_costs``."""
+"""The default cost model; see ``utils.cost_models.event_costs``."""
 
 GRID_SIZE: Final = 512
-"""Most thresholds of a class at an exit that the exact solver tries."""
+"""The most thresholds of a class at an exit that the exact solver tries by default."""

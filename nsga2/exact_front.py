@@ -1,10 +1,11 @@
-"""The true Pareto front of the thresholds, without a search.
+"""Compute the exact Pareto front of the thresholds, without a heuristic search.
 
-Thresholds at exit 1 determine the time. It remains to find the thresholds at exit 2 with the lowest error: wrong /
-accepted. Dinkelbach's method minimises such a fraction: starting from some fraction, it looks for thresholds with fewer
-wrong answers than that fraction of what they accept, takes their fraction, and repeats until there are none. Accepted
-and wrong answers add up over the classes at exit 2, so each step scans the thresholds of one class and then those of
-the other.
+The thresholds at exit 1 determine the time. For each pair of them, it remains to find the thresholds at exit 2 with the
+lowest error, which is the fraction wrong / accepted. Dinkelbach's method minimises such a fraction in steps. Each step
+looks for thresholds whose wrong answers are fewer than the current fraction of the answers that they accept. If there
+are some, their fraction is the next one; otherwise, the current fraction is the lowest. The numbers of accepted and
+wrong answers are sums over the classes at exit 2, so a step scans the thresholds of one class and then those of the
+other.
 
 Source: W. Dinkelbach, "On nonlinear fractional programming", Management Science 13(7), 1967.
 """
@@ -26,7 +27,7 @@ from utils.schema import ATTACK, NORMAL
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
-# Errors are fractions of rows: two different ones, times the number of rows, differ by more than this.
+# wrong - fraction * accepted is 0, or differs from 0 by at least 1 / rows; anything below this is a rounding error.
 _EQUAL: Final = 1e-9
 
 
@@ -36,9 +37,10 @@ class ExactFront:
 
     Attributes:
         front: its points, fastest first.
-        gap: by how much, at most, any thresholds can have a lower error than a point of the front that is no slower;
-            0: the front is the true one.
-        time_gap: by how much that point may be slower; only above 0 where offloading makes some events cheaper.
+        gap: for any thresholds, the front has a point that is no slower and whose error is higher by ``gap`` at most;
+            0: the front is exact.
+        time_gap: by how much normalised time that point may be slower nevertheless; it is above 0 only if offloading
+            makes some events cheaper.
     """
 
     front: Front
@@ -51,9 +53,10 @@ class _Class:
     """The results of the thresholds (m,) of one class at exit 1.
 
     Attributes:
-        accepted, wrong: (m,) answers at exit 1.
+        accepted, wrong: (m,) numbers of accepted answers, and of wrong ones among them, at exit 1.
         time: (m,) normalised time that offloading adds.
-        accepted_2, wrong_2: by class at exit 2, of the offloaded events: (m, n), for n thresholds there.
+        accepted_2, wrong_2: the same numbers for the offloaded events, for each class at exit 2: (m, n), for n
+            thresholds of that class.
     """
 
     accepted: IntArray
@@ -69,10 +72,10 @@ def find_exact_front(
     grid_size: int = GRID_SIZE,
     progress: Callable[[int, int], object] = lambda _done, _all: None,
 ) -> ExactFront:
-    """Return the true front over thresholds within [0.5, 1].
+    """Return the exact front over all thresholds within [0.5, 1].
 
     Args:
-        objectives: evaluate thresholds.
+        objectives: evaluates thresholds.
         min_acceptance: least share of events that must be accepted.
         grid_size: most thresholds of a class at an exit that are tried; see ``threshold_grid.make_grid``.
         progress: called with the number of pairs of exit-1 thresholds that are done, and of all pairs.
@@ -95,7 +98,7 @@ def find_exact_front(
 
 
 def find_front(objectives: Objectives, thresholds: FloatArray) -> Front:
-    """Return the front of some thresholds (k, 4), fastest first."""
+    """Return the Pareto front among given thresholds (k, 4), fastest first."""
     scores = objectives.score(thresholds)
     time = objectives.normalise(scores.time)
     (kept,) = _find_undominated(scores.error, time)
@@ -114,12 +117,12 @@ def _sum_class(objectives: Objectives, sides: dict[tuple[int, int], Grid], kind:
     count = len(sides[1, kind])
 
     def sum_below(amounts: FloatArray) -> FloatArray:
-        """Sum the amounts below each threshold."""
+        """Return the sum of the amounts of the rows below each threshold (m,)."""
         sums: FloatArray = np.cumsum(np.bincount(level_1 + 1, amounts, count + 1).astype(np.float64))[:-1]
         return sums
 
     def count_offloaded(kind_2: int, counted: NDArray[np.bool_]) -> IntArray:
-        """Count, for each threshold at either exit, the accepted answers of a class at exit 2."""
+        """Return how many offloaded rows among ``counted`` each threshold at exit 2 accepts as ``kind_2`` (m, n)."""
         width = len(sides[2, kind_2])
         chosen = (prediction_2 == kind_2) & counted
         level_2 = sides[2, kind_2].find_levels(rows.certainty_2[of_class][chosen])
@@ -144,7 +147,7 @@ def _find_best_fractions(
 ) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
     """Return the least error for each pair of exit-1 thresholds (m, n), and the thresholds at exit 2 that reach it.
 
-    The error is infinite where too few events can be accepted.
+    The error is infinite for a pair with which too few events can be accepted.
     """
     shape = len(normal.time), len(attack.time)
     fraction = np.full(shape, np.inf)
@@ -162,7 +165,10 @@ def _find_best_fractions(
 def _find_best_fraction(
     accepted_1: IntArray, wrong_1: IntArray, accepted_2: tuple[IntArray, ...], wrong_2: tuple[IntArray, ...], least: int
 ) -> tuple[FloatArray, IntArray, IntArray]:
-    """Solve J problems at once: counts (J,) at exit 1, and (J, m) and (J, n) by thresholds of each class at exit 2."""
+    """Return the least error for each of J pairs of exit-1 thresholds, and the places of the thresholds at exit 2 (J,).
+
+    The counts are (J,) at exit 1, and (J, m) and (J, n) for the thresholds of the two classes at exit 2.
+    """
     problems = np.arange(len(accepted_1))
     # For each threshold of the first class, the strictest of the second that accepts enough; -1: none does.
     needed = least - accepted_1[:, np.newaxis] - accepted_2[0]
@@ -196,7 +202,7 @@ def _count_at_least(falling: IntArray, limits: IntArray) -> IntArray:
     """Return how many numbers of each row (J, n), sorted in descending order, reach each of its limits (J, m)."""
     highest = int(falling.max(initial=0)) + 1
     rows = np.arange(len(falling))[:, np.newaxis] * (highest + 1)
-    # Reversed and shifted apart, all rows are one sorted list.
+    # Each row is reversed and shifted to a range of values of its own, so that all rows form one sorted array.
     ascending = (rows + falling[:, ::-1]).ravel()
     under = np.searchsorted(ascending, rows + np.clip(limits, 0, highest))
     ends = (np.arange(len(falling)) + 1)[:, np.newaxis] * falling.shape[1]
@@ -205,8 +211,8 @@ def _count_at_least(falling: IntArray, limits: IntArray) -> IntArray:
 
 
 def _find_undominated(errors: FloatArray, times: FloatArray) -> tuple[NDArray[np.intp], ...]:
-    """Return the places of the points that no other dominates, fastest first; of equal points, one."""
-    # Sums of the same amounts in another order differ in their last digits.
+    """Return the indices of the points that no other dominates, fastest first; of equal points, one."""
+    # Times are rounded, because sums of the same amounts in another order differ in their last digits.
     order = np.lexsort((errors.ravel(), np.round(times, 12).ravel()))
     falling = errors.ravel()[order]
     best_before = np.concatenate(((np.inf,), np.minimum.accumulate(falling)[:-1]))

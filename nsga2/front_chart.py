@@ -1,4 +1,4 @@
-"""A Pareto front as a picture."""
+"""Draw a Pareto front as a picture."""
 
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The interactive page of a Pareto front: one file, which needs no network."""
+"""Render the interactive page of a Pareto front: one file, which loads nothing from elsewhere."""
 
 from pathlib import Path
 from typing import Final
@@ -24,13 +24,13 @@ _PERCENT: Final = ("error", *EVALUATED_COLUMNS)
 
 
 def render_front_page(table: pd.DataFrame, row: int, title: str, elsewhere: pd.DataFrame | None = None) -> str:
-    """Return a page that shows a point's thresholds on hovering and copies its client's command on a click.
+    """Return a page that shows the thresholds of the point under the pointer, and copies its command on a click.
 
     Args:
-        table: of ``front_table``.
-        row: the chosen one.
+        table: the result of ``front_table``.
+        row: the chosen row.
         title: names the front.
-        elsewhere: of ``evaluate_point``: what the chosen point does on other months.
+        elsewhere: the result of ``evaluate_point``: the rates of the chosen point on other months; None: left out.
     """
     names = {marked: name for name, marked in reversed(marks(table).items())}
     points = [
@@ -63,7 +63,7 @@ def _format_points(table: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
 
 
 def format_months(elsewhere: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of ``evaluate_point`` as text, with units in its titles; what is unknown stays missing."""
+    """Return a table of ``evaluate_point`` as text, with units in the column titles; unknown values stay missing."""
     columns = {}
     for name, values in elsewhere.items():
         words = str(name).replace("_", " ")

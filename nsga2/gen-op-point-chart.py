@@ -8,7 +8,7 @@ Run:
 
 Columns: the point's number, quality (100 * (1 - (error + time) / 2)), error of the accepted events, normalised time,
 and the thresholds of the classes normal (n) and attack (a) at exits 1 and 2. Shares are numbers from 0 to 1. As
-published, a point that another one dominates, or that shares both error and time with another, has no number.
+published, a point that another point dominates, or that has the same error and time as another, has no number.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PAGE = ".html"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add("--datafile", required=True, type=Path, metavar="FILE", help="front to read (.sav)")
@@ -102,7 +102,7 @@ def _add_other_months(group: argparse._ArgumentGroup) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Choose and show the point that the arguments name."""
+    """Choose a point as the arguments say, print it, and draw the front."""
     from nsga2.operating_point import format_client_command, front_table, label_point, thresholds_of
     from utils.files import check_writable, expand_pattern
     from utils.plotting import check_format

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from nsga2.objectives import Objectives
     from utils.results import Front
 
-# NSGA-II compares all candidates with each other: 10,000 take 2 GB, and ten times as many take a hundred times that.
+# NSGA-II compares every two candidates: 10,000 take 2 GB of memory, and ten times as many take a hundred times that.
 MOST_CANDIDATES = 10_000
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
     add(

@@ -1,4 +1,4 @@
-"""Error and time of sets of thresholds, for a whole population at once."""
+"""Compute the error and time of sets of thresholds, for a whole population at once."""
 
 import math
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Scores:
 
 
 class _Exit:
-    """The rows in the order of an exit's answers: by class, then by certainty.
+    """The rows, sorted by an exit's predicted class and then by its certainty.
 
     Attributes:
         order: (N,) the row at each place.
@@ -50,7 +50,7 @@ class _Exit:
         self.bounds = np.searchsorted(prediction[self.order], (NORMAL, ATTACK, ATTACK + 1))
 
     def find_first_accepted(self, kind: int, thresholds: FloatArray) -> IntArray:
-        """Return the place of the first accepted answer of a class, for P thresholds (P,)."""
+        """Return the place of the first answer of a class that each threshold (P,) accepts."""
         start, stop = self.bounds[kind], self.bounds[kind + 1]
         place: IntArray = start + np.searchsorted(self._certainty[start:stop], thresholds)
         return place
@@ -59,9 +59,9 @@ class _Exit:
 class Objectives:
     """Evaluates thresholds on a network's answers (paper, section on the multi-objective optimisation).
 
-    The rows are sorted once. Then the offloaded events are a range of places for each class at exit 1, and those that
-    exit 2 accepts are a range of values among them. Both are counted without visiting each row, so a candidate costs
-    about as much on a million rows as on a thousand.
+    The rows are sorted once. Then, for each class at exit 1, the offloaded events are a range of places, and those that
+    exit 2 accepts are a range of values among them. Both are counted without a pass over the rows, so scoring a
+    candidate takes about as long on a million rows as on a thousand.
 
     Args:
         evaluation: the answers of both exits, and their costs.
@@ -72,8 +72,8 @@ class Objectives:
         evaluation: the rows.
         rows: N.
         shares: (N,) float64, the normalised time that each row adds when it is offloaded.
-        min_time, max_time: µs per event, all decided at exit 1, and all offloaded.
-        accuracies: of each exit on all rows, nothing rejected.
+        min_time, max_time: µs per event if all events are decided at exit 1, and if all are offloaded.
+        accuracies: of each exit on all rows, without rejection.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Objectives:
         place_2 = np.empty(self.rows, dtype=np.int64)
         place_2[self._exit_2.order] = np.arange(self.rows)
         place_2 = place_2[order]
-        # The rows that exit 2 gets wrong are appended once more, so one query counts all rows or only those.
+        # The rows that exit 2 predicts wrongly are appended again, so that one counter counts all rows or only those.
         self._counter = RangeCounter(np.concatenate((place_2, place_2[wrong_2])))
         self._wrong_1_before, self._wrong_2_before = _sum_before(wrong_1), _sum_before(wrong_2)
         cost_1, cost_2 = event_costs(evaluation, cost_model, cost_per_offload)
-        # With more digits than the result: equal sums over different rows must come out equal.
+        # Sums have more digits than the result, so that equal sums over different rows are equal after rounding.
         self._extra_before = _sum_before(1e6 * (cost_2 - cost_1)[order].astype(np.longdouble))
         self.min_time = 1e6 * float(cost_1.mean())
         self.max_time = self.min_time + float(self._extra_before[-1] / self.rows)
@@ -154,7 +154,7 @@ class Objectives:
         """Return how many offloaded rows are accepted (P,), and how many of those are wrong (P,)."""
         normal, attack = (self._exit_2.find_first_accepted(kind, thresholds[:, kind]) for kind in (NORMAL, ATTACK))
         end_of_normal = np.full_like(normal, self._exit_2.bounds[ATTACK])
-        # Queries by limit, by all or wrong rows, by class at exit 1, by candidate.
+        # The axes of the queries: limit; all rows or wrong rows; class at exit 1; candidate.
         limits = np.stack((normal, end_of_normal, attack))[:, np.newaxis, np.newaxis]
         shape = (3, 2, *stop.shape)
         starts, stops = (

@@ -1,4 +1,4 @@
-"""The points of a front as a table, the choice of one, and its rates on other months."""
+"""List the points of a front, choose one of them, and evaluate it on other months."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -37,7 +37,7 @@ def compute_quality(objectives: FloatArray) -> FloatArray:
 
 
 def compute_nearness(objectives: FloatArray) -> FloatArray:
-    """Return how close points are to the ideal, the least error and least time of the front; the knee is closest.
+    """Return how close points are to the ideal, which has the least error and time of the front; the knee is closest.
 
     Args:
         objectives: (k, 2) error of accepted events and normalised time; each is scaled by its range over the front.
@@ -54,7 +54,7 @@ def compute_nearness(objectives: FloatArray) -> FloatArray:
 def has_number(objectives: FloatArray) -> NDArray[np.bool_]:
     """Return which points the published chart script numbers.
 
-    It skips points that another one dominates, and all points that share both objectives with another.
+    It skips points that another point dominates, and all points that have the same error and time as another.
 
     Args:
         objectives: (k, 2) error of accepted events and normalised time.
@@ -76,12 +76,12 @@ def has_number(objectives: FloatArray) -> NDArray[np.bool_]:
 def front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFrame:
     """Return the distinct points of a front, fastest first, with the columns ``COLUMNS``.
 
-    point is the published number (Int64), missing where ``has_number`` gives none; error is wrong / accepted, time is
-    normalised, n and a are the thresholds of the classes normal and attack at exits 1 and 2.
+    ``point`` is the published number (Int64), missing for points without one, see ``has_number``; ``error`` is wrong /
+    accepted; ``time`` is normalised; n and a are the thresholds of the classes normal and attack at exits 1 and 2.
 
     Args:
         front: the points.
-        evaluation: that the front was found on; adds the columns ``EVALUATED_COLUMNS``, shares of its events.
+        evaluation: the one that the front was found on; it adds ``EVALUATED_COLUMNS``, shares of its events.
     """
     values = np.column_stack((compute_quality(front.objectives), front.objectives, front.thresholds))
     table = pd.DataFrame(values, columns=list(COLUMNS[1:]))
@@ -100,7 +100,7 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
     """Return the row of ``front_table`` of a numbered or named point.
 
     Args:
-        table: of ``front_table``.
+        table: the result of ``front_table``.
         asked: a number, one of ``NAMED_POINTS``, or None: point ``NUMBERED_POINT``, or the last one.
         path: the file of the front, for the message.
 
@@ -134,7 +134,7 @@ def thresholds_of(table: pd.DataFrame, row: int) -> Thresholds:
 
 
 def marks(table: pd.DataFrame) -> dict[str, int]:
-    """Return the rows of ``front_table`` of the ``NAMED_POINTS``."""
+    """Return the row of ``front_table`` of each of the ``NAMED_POINTS``: name -> row."""
     objectives = table[["error", "time"]].to_numpy()
     found = (int(compute_nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)
     return dict(zip(NAMED_POINTS, found, strict=True))
@@ -163,7 +163,7 @@ def choose_within(table: pd.DataFrame, limits: Limits) -> int:
     """Return the row of ``front_table`` within limits: the fastest if the error is limited, else that of least error.
 
     Raises:
-        InfeasibleError: no point is.
+        InfeasibleError: no point is within the limits.
         InputFileError: the offloaded share is limited, but the table does not hold it.
     """
     given = limits.list_given()
@@ -172,7 +172,7 @@ def choose_within(table: pd.DataFrame, limits: Limits) -> int:
             "the front does not hold the offloaded share; give the evaluation CSV that it was found on with --eval-file"
         )
     values = table[list(given)].to_numpy()
-    # A limit typed with a few digits includes the point that prints as these digits.
+    # The margin absorbs rounding errors, so that a limit equal to the value of a point includes the point.
     kept = np.flatnonzero((values <= np.array(list(given.values())) + 1e-9).all(axis=1))
     if len(kept):
         return int(kept[0] if limits.error is not None else kept[table["error"].to_numpy()[kept].argmin()])
@@ -183,7 +183,7 @@ def choose_within(table: pd.DataFrame, limits: Limits) -> int:
 
 @dataclass(frozen=True)
 class CostModel:
-    """How events are charged; see ``utils.cost_models.event_costs``."""
+    """A cost model and its cost per offload in seconds; see ``utils.cost_models.event_costs``."""
 
     name: str = COST_MODEL
     cost_per_offload: float | None = None
@@ -203,15 +203,17 @@ def evaluate_point(
 ) -> pd.DataFrame:
     """Return the rates of an operating point on evaluations, a row for each.
 
-    Rates are of accepted events; ``cost`` is in µs per event; ``of_whole_path`` and ``of_single_exit`` are its share of
-    the cost of the whole path through exit 2, and of the single-exit network's.
+    ``error`` to ``f1`` are rates of the accepted events; ``acceptance`` and ``offloaded`` are shares of all events.
+    ``cost`` is in µs per event; ``of_whole_path`` and ``of_single_exit`` are the cost divided by that of the whole path
+    through exit 2, and by that of the single-exit network.
 
     Args:
-        names: of the rows.
+        names: of the evaluations, for the column ``data``.
         evaluations: of the network on other months.
-        singles: of the single-exit network on the same months, or empty; adds ``single_exit_error``.
+        singles: evaluations of the single-exit network on the same months, or none; they add the columns
+            ``single_exit_error`` and ``of_single_exit``.
         thresholds: the operating point.
-        costs: how events are charged.
+        costs: the cost model.
     """
     rows = []
     for number, (name, evaluation) in enumerate(zip(names, evaluations, strict=True)):

@@ -14,11 +14,11 @@ from nsga2.threshold_grid import make_grids
 class ThresholdsProblem(Problem):  # type: ignore[misc]
     """Least error and least normalised time over four thresholds within [0.5, 1].
 
-    A candidate is four places in the grids of thresholds, not the thresholds themselves: most thresholds make no
-    difference, and most of those that do lie close to 1.
+    A candidate is four indices into the grids of thresholds, not the thresholds themselves: most thresholds decide like
+    their neighbours, and most of those that do not lie close to 1.
 
     Args:
-        objectives: evaluate candidates.
+        objectives: evaluates thresholds.
         min_acceptance: least share of events that must be accepted, within [0, 1]; at least one event must be.
 
     Raises:
@@ -38,7 +38,7 @@ class ThresholdsProblem(Problem):  # type: ignore[misc]
         return np.column_stack([side[place] for side, place in zip(self._grids, places.T, strict=True)])
 
     def find_places(self, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the candidates (P, 4) of thresholds (P, 4) that are in the grids."""
+        """Return the candidates (P, 4) of thresholds (P, 4), all of which are in the grids."""
         places = zip(self._grids, thresholds.T, strict=True)
         return np.column_stack([np.searchsorted(side, threshold) for side, threshold in places])
 

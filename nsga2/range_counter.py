@@ -1,4 +1,4 @@
-"""Count the numbers in a range of places that reach a value, at a cost that hardly grows with their number."""
+"""Count the values in a range of an array that are at least a limit, without a pass over the range."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,10 @@ IntArray = NDArray[np.int64]
 
 
 class RangeCounter:
-    """Counts how many numbers in a range of places reach a value.
+    """Counts how many values in a range of an array are at least a limit.
 
     Source: Claude, Navarro and Ordóñez, "The wavelet matrix: an efficient wavelet tree for large alphabets",
-    Information Systems 47, 2015. A query takes as many steps as the greatest number has bits.
+    Information Systems 47, 2015. A query takes as many steps as the greatest value has bits.
 
     Args:
         values: (N,) int64, 0 or more.
@@ -18,11 +18,11 @@ class RangeCounter:
 
     def __init__(self, values: IntArray) -> None:
         self._bits = max(1, int(values.max(initial=0)).bit_length())
-        self._ones = np.zeros((self._bits, len(values) + 1), dtype=np.int64)  # before each place, by level
+        self._ones = np.zeros((self._bits, len(values) + 1), dtype=np.int64)  # ones before each place, by level
         for level in range(self._bits):
             ones = (values >> (self._bits - 1 - level)) & 1
             np.cumsum(ones, out=self._ones[level, 1:])
-            values = np.concatenate((values[ones == 0], values[ones == 1]))  # as the next level reads them
+            values = np.concatenate((values[ones == 0], values[ones == 1]))  # in the order of the next level
 
     def count_at_least(self, start: IntArray, stop: IntArray, least: IntArray) -> IntArray:
         """Return how many of values[start:stop] are at least ``least``, for Q queries (Q,) at once."""

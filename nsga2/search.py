@@ -16,14 +16,14 @@ from nsga2.exact_front import find_exact_front, find_front
 from nsga2.problem import ThresholdsProblem
 from utils.results import Front
 
-_COARSE: Final = 16  # thresholds of a class at an exit of the front that the search starts from
+_COARSE: Final = 16  # thresholds of a class at an exit, for the coarse front that the search starts from
 _LATEST: Final = 1.05  # normalised time up to which the hypervolume counts
 _MATING_ROUNDS: Final = 10  # attempts to fill a generation with new candidates
-_NOTICEABLE: Final = 1e-6  # share by which the hypervolume must grow
+_NOTICEABLE: Final = 1e-6  # relative growth of the hypervolume that counts as an improvement
 
 
 def compute_hypervolume(points: NDArray[np.float64], error: float, time: float = _LATEST) -> float:
-    """Return the area that points (k, 2) of error and normalised time dominate, up to an error and a time.
+    """Return the area that points (k, 2) of error and normalised time dominate, up to a limit of each.
 
     Source: Zitzler and Thiele, "Multiobjective optimization using evolutionary algorithms", PPSN V, 1998.
     """
@@ -35,7 +35,7 @@ def compute_hypervolume(points: NDArray[np.float64], error: float, time: float =
 
 
 class _EachGeneration(Callback):  # type: ignore[misc]
-    """Reports each generation, and ends the search when it stalls."""
+    """Reports the hypervolume of each generation, and ends the search when it no longer grows."""
 
     def __init__(self, reference: float, stall: int | None, progress: Callable[[float], object]) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ def search_front(
         problem: the thresholds problem.
         population: candidates kept from one generation to the next.
         offspring: new candidates in each generation.
-        generations: at most, including the first.
+        generations: most generations, including the first.
         seed: of all random choices.
-        stall: generations without a larger hypervolume after which the search ends; None: it does not.
-        progress: called with the hypervolume after each generation, up to the error of exit 1 alone.
+        stall: number of generations without a larger hypervolume after which the search ends; None: no limit.
+        progress: called with the hypervolume after each generation, up to the error of exit 1 without rejection.
     """
     algorithm = NSGA2(
         pop_size=population,
@@ -97,8 +97,8 @@ def search_front(
 
 
 def _sample_first_generation(problem: ThresholdsProblem, population: int, seed: int) -> NDArray[np.int64]:
-    """Return candidates (population, 4): a coarse exact front, and the rest at random."""
-    # From random candidates alone, the search sometimes converges to a part of the front.
+    """Return candidates (population, 4): points of a coarse exact front, and random ones for the rest."""
+    # If all candidates are random, the search sometimes converges to a part of the front only.
     coarse = problem.find_places(find_exact_front(problem.objectives, problem.min_acceptance, _COARSE).front.thresholds)
     chosen = np.linspace(0, len(coarse) - 1, min(len(coarse), population // 2)).round().astype(int)
     generator = np.random.default_rng(seed)

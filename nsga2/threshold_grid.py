@@ -1,4 +1,4 @@
-"""The grid of thresholds to try: of all thresholds within [0.5, 1], only these make a difference."""
+"""Make grids of the thresholds to try: of all thresholds within [0.5, 1], only these are needed."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -18,7 +18,8 @@ class Grid:
 
     Attributes:
         thresholds: (m,) float64, ascending.
-        slack: by how much lowering any threshold to the next one in the grid can raise the wrong answers and the time.
+        slack: by how much the number of wrong answers and the normalised time can grow if a threshold is lowered to the
+            next one in the grid, at most.
     """
 
     thresholds: FloatArray
@@ -35,17 +36,18 @@ class Grid:
 def make_grid(certainties: FloatArray, wrong: NDArray[np.bool_], dearer: FloatArray, most: float) -> Grid:
     """Return the thresholds to try for the answers of one class at one exit.
 
-    Lowering a threshold does no harm while it only accepts harmless answers. So only the thresholds just above a
-    harmful answer matter: half-way to the next answer, where there is one. Half-way, because equal vectors have equal
-    certainties, and a threshold that equals a certainty would reject all of them wherever another program, processor
-    or batch size rounds them down. If there are more than ``most``, some are left out, so that each of the others
-    stands for the same number of harmful answers.
+    An answer is harmful if it is wrong or if accepting it takes longer than offloading it. Lowering a threshold does no
+    harm as long as all further answers that it accepts are harmless, so only the thresholds just above harmful answers
+    are needed. Each lies half-way between the certainty of the harmful answer and the next higher certainty, if there
+    is one. It is not that certainty itself, because equal vectors have equal certainties, and all of them would be
+    rejected wherever another program, processor or batch size rounds the certainty down. If there are more thresholds
+    than ``most``, some are left out, so that about as many harmful answers lie between any two neighbours.
 
     Args:
         certainties: (N,) of the answers.
         wrong: (N,) whether each answer is wrong.
-        dearer: (N,) time that accepting each answer costs more than offloading it, 0 or more.
-        most: thresholds, at least 2.
+        dearer: (N,) by how much normalised time accepting each answer costs more than offloading it, 0 or more.
+        most: the most thresholds to return, at least 2.
     """
     harmful = (wrong | (dearer > 0)) & (certainties >= LEAST_THRESHOLD) & (certainties < GREATEST_THRESHOLD)
     bad, place = np.unique(certainties[harmful], return_inverse=True)

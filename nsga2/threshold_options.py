@@ -1,4 +1,4 @@
-"""Options that scripts on thresholds share: the cost model, and the point of a front."""
+"""The command-line options that scripts on thresholds share: the cost model, and the point of a front."""
 
 import argparse
 from pathlib import Path
@@ -54,7 +54,7 @@ def add_cost_model(parser: argparse.ArgumentParser) -> None:
 
 
 def find_cost_per_offload(args: argparse.Namespace) -> float | None:
-    """Return the seconds that the edge spends to send an event; None for a cost model without that.
+    """Return the seconds that the edge spends to send an event; None for the models other than ``edge``.
 
     Raises:
         InputFileError: the options of ``add_cost_model`` contradict each other, or the table cannot be read.

@@ -1,8 +1,8 @@
-// Draws the front of FRONT = {points, chosen}, reads a point under the pointer or the keyboard, copies its command.
+// Draws the points of FRONT = {points, chosen}, shows the one under the pointer or the keyboard, copies its command.
 "use strict";
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [860, 420, 64, 24, 20, 48];
-const REACH = 40; // in the picture's units, from the pointer to a point
+const REACH = 40; // greatest distance from the pointer to a point, in the picture's units
 const { points, chosen } = FRONT;
 const front = document.getElementById("front");
 const rows = [...document.querySelectorAll("#points tr")].slice(1);
@@ -105,13 +105,13 @@ async function copy(number) {
     await navigator.clipboard.writeText(points[number].command);
     said.textContent = `The command of point ${points[number].label} is copied.`;
   } catch {
-    // A browser that does not let a page write to the clipboard: the command is there to be copied by hand.
+    // The browser does not let the page write to the clipboard, so the command is selected, to be copied by hand.
     getSelection().selectAllChildren(document.getElementById("command"));
     said.textContent = `The command of point ${points[number].label} is selected; copy it with Ctrl+C.`;
   }
 }
 
-// Where points lie close together, the nearest is meant; far from all of them, none.
+// Returns the number of the point nearest to the pointer; undefined if no point is within REACH.
 function nearest(event) {
   const box = front.getBoundingClientRect();
   const [px, py] = [((event.clientX - box.left) * WIDTH) / box.width, ((event.clientY - box.top) * HEIGHT) / box.height];
@@ -133,7 +133,7 @@ front.addEventListener("keydown", (event) => {
   if (event.key === "Enter" || event.key === " ") copy(shown);
   else if (event.key in STEPS) {
     const next = Math.min(Math.max(shown + STEPS[event.key], 0), points.length - 1);
-    show(next); // a window that is not the active one gives its element the focus without telling it
+    show(next); // because focus() sends no focus event in a window that is not active
     front.querySelectorAll(".point")[next].focus();
   } else return;
   event.preventDefault();
