@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset-folder", required=True, type=Path, metavar="D", help="folder of dataset CSVs")
     add("--glob", default="2016_01", help="CSVs to read from it, a name or pattern (default: %(default)s)")
-    steps = f"rows per step (default: {BATCH_SIZE}, or fewer so that an epoch has 36 steps)"
+    steps = f"rows per step (default: {BATCH_SIZE}, or fewer so that an epoch has at least 36 steps)"
     add("--batch_size", "--batch-size", type=cli.whole_number(1), metavar="N", help=steps)
     add("--epochs", type=cli.whole_number(1), default=5, metavar="N", help="(default: %(default)s)")
     families = "{" + ",".join(models.FAMILIES) + "}"
