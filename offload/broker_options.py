@@ -62,7 +62,7 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
     expert("--mq-key-file", type=Path, metavar="PEM", meaning="its private key (in the certificate's file)")
 
 
-def names_broker(args: argparse.Namespace) -> bool:
+def has_broker(args: argparse.Namespace) -> bool:
     """Return whether the arguments name a broker."""
     return any(given is not None for given in (args.mq_hostname, args.mq_url, args.mq_config))
 

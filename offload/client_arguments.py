@@ -14,7 +14,7 @@ def check_client_arguments(args: argparse.Namespace) -> None:
     Raises:
         InputFileError: they do not.
     """
-    if not args.process_exit2_locally and not broker_options.names_broker(args):
+    if not args.process_exit2_locally and not broker_options.has_broker(args):
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
     shared_options.check_payload(args)
     _check_files(args)

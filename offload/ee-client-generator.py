@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--savefile", type=Path, metavar="CSV", help="a row for each request")
     add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
     broker_options.add_broker(parser)
-    shared_options.add_watching(parser)
+    shared_options.add_monitoring(parser)
     return parser
 
 
@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import fingerprint, read_two_exits
     from models.prediction import describe_device, select_device
     from offload.link.client import Client
-    from offload.link.load import Pace, ask, load_figure, load_of, load_table
-    from offload.link.pending_requests import Patience
+    from offload.link.load import Pace, ask, draw_load, summarize_load, tabulate_results
+    from offload.link.pending_requests import RetryPolicy
     from offload.link.request_form import RequestForm
     from offload.operations.metrics import ClientMetrics
     from utils.dataset import read_dataset
@@ -105,27 +105,27 @@ def run(args: argparse.Namespace) -> None:
     events = [_events(args, dataset.features[chosen], network, device) for chosen in rows]
     digest = fingerprint(network)
     metrics = ClientMetrics(checkpoint.architecture.name, digest)
-    patience = Patience.of(args.request_timeout, args.retries)
+    retry_policy = RetryPolicy.from_options(args.request_timeout, args.retries)
     stop, pace = Stop(), Pace(args.count, args.interval)
-    names = [f"{shared_options.own_name()}.{number}" for number in range(args.clients)]
+    names = [f"{shared_options.make_process_name()}.{number}" for number in range(args.clients)]
     forms = [RequestForm(digest, name, args.payload, args.half_precision) for name in names]
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Client(broker, args.mq_queue, patience, metrics)) for _ in names]
-        stack.enter_context(shared_options.watched(args, metrics.registry, clients[0]))
+        clients = [stack.enter_context(Client(broker, args.mq_queue, retry_policy, metrics)) for _ in names]
+        stack.enter_context(shared_options.serve_metrics(args, metrics.registry, clients[0]))
         stack.enter_context(stop.on_signals())
         bar = stack.enter_context(tqdm(total=len(names) * args.count, desc="requests", unit="request", disable=None))
         asked = ask(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
-    table = load_table(asked)
-    load = load_of(table)
+    table = tabulate_results(asked)
+    load = summarize_load(table)
     if args.log_format == "json":
-        logs.report(log, "total", load.summary().replace("\n", "; "), figures=vars(load))
+        logs.report(log, "total", load.summarize().replace("\n", "; "), figures=vars(load))
     else:
-        print(load.summary())
+        print(load.summarize())
     if args.savefile is not None:
         write_table(table, args.savefile)
     if args.picture is not None:
         title = f"{args.clients} clients, {args.batch_size} events a request ({args.payload})"
-        save_figure(load_figure(title, table), args.picture)
+        save_figure(draw_load(title, table), args.picture)
     if load.errors:
         unanswered = load.requests - load.answered
         raise CloudUnavailableError(f"{unanswered} of {load.requests} requests were not answered: {load.failures}")

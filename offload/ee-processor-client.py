@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
     shared_options.add_alerts(output)
-    shared_options.add_watching(parser)
+    shared_options.add_monitoring(parser)
     return parser
 
 
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open_network(args: argparse.Namespace) -> "Network":
-    from offload.networks.tuning import CHUNKS, fastest
+    from offload.networks.tuning import CHUNKS, find_fastest
 
     exported = cli.is_exported(args, args.trained_network_file)
 
@@ -126,10 +126,10 @@ def _open_network(args: argparse.Namespace) -> "Network":
 
     cores = sorted({1, len(os.sched_getaffinity(0))})
     threads_to_try = cores if args.threads == AUTO else [args.threads]
-    network, threads, chunk = fastest(opened, threads_to_try, CHUNKS if args.chunk == AUTO else [args.chunk])
+    network, threads, chunk = find_fastest(opened, threads_to_try, CHUNKS if args.chunk == AUTO else [args.chunk])
     logs.report(log, "device", f"device: {network.device}", device=network.device)
     if AUTO in (args.threads, args.chunk):
-        sentence = f"fastest here: {'' if threads is None else f'--threads {threads} '}--chunk {chunk}"
+        sentence = f"find_fastest here: {'' if threads is None else f'--threads {threads} '}--chunk {chunk}"
         logs.report(log, "tuned", sentence, threads=threads, chunk=chunk)
     return network
 
@@ -204,21 +204,21 @@ def _open_second_exit(
     """Yield what answers for exit 2, while metrics and health are served."""
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.client import Client
-    from offload.link.pending_requests import Patience
+    from offload.link.pending_requests import RetryPolicy
     from offload.link.request_form import RequestForm
 
     local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
     if args.process_exit2_locally:
         assert local is not None  # the arguments were checked
-        with shared_options.watched(args, metrics.registry, local):
+        with shared_options.serve_metrics(args, metrics.registry, local):
             yield local
         return
-    patience = Patience.of(
+    retry_policy = RetryPolicy.from_options(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
-    client = Client(broker_options.read_broker(args), args.mq_queue, patience, metrics)
-    form = RequestForm(network.fingerprint, shared_options.own_name(), args.payload, args.half_precision)
-    with client, shared_options.watched(args, metrics.registry, client):
+    client = Client(broker_options.read_broker(args), args.mq_queue, retry_policy, metrics)
+    form = RequestForm(network.fingerprint, shared_options.make_process_name(), args.payload, args.half_precision)
+    with client, shared_options.serve_metrics(args, metrics.registry, client):
         yield CloudSecondExit(client, form, local, args.on_cloud_failure)
     sent, received = client.bytes_sent, client.bytes_received
     sentence = f"link: {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received"

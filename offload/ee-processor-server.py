@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="quorum: replicated over the nodes of a cluster (default: %(default)s)",
     )
     broker_options.add_broker(parser)
-    shared_options.add_watching(parser)
+    shared_options.add_monitoring(parser)
     return parser
 
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     cache = Cache(args.cache_size, metrics.count_lookup) if caches else None
     payloads = (ACTIVATIONS,) if args.second_segment_only else defaults.PAYLOADS
     limits = Limits(digest, network.activation_shape, payloads)
-    responder = Responder(exit_2, limits, shared_options.own_name(), cache)
+    responder = Responder(exit_2, limits, shared_options.make_process_name(), cache)
     largest = limits.largest_body
     prefetch = bound_prefetch(args.prefetch, largest)
     if prefetch < args.prefetch:
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
         facts = {"architecture": architecture, "fingerprint": digest, "queue": args.mq_queue}
         logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
 
-    with shared_options.watched(args, metrics.registry, worker):
+    with shared_options.serve_metrics(args, metrics.registry, worker):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
         worker.run(announce)

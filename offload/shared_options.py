@@ -88,7 +88,7 @@ def add_threads(group: argparse._ActionsContainer) -> None:
     )
 
 
-def own_name() -> str:
+def make_process_name() -> str:
     """Return what this process calls itself in its messages: host and process number."""
     return f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', socket.gethostname())[:100]}:{os.getpid()}"
 
@@ -198,7 +198,7 @@ def add_alerts(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_watching(parser: argparse.ArgumentParser) -> None:
+def add_monitoring(parser: argparse.ArgumentParser) -> None:
     """Add how those who run a process can watch it."""
     parser.epilog = _EPILOG
     group = parser.add_argument_group("watching")
@@ -226,7 +226,7 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="log each request and RabbitMQ's own reports")
 
 
-def watched(
+def serve_metrics(
     args: argparse.Namespace, registry: "CollectorRegistry", health: "Health"
 ) -> AbstractContextManager[object]:
     """Return a block within which the process can be watched, if that was asked for.

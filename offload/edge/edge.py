@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
-from offload.edge.second_exit import Asked, CloudSecondExit, LocalSecondExit
+from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.protocol import MAX_EVENTS
 from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
@@ -21,7 +21,7 @@ from utils.schema import CLASS_COUNT, Thresholds
 from utils.stopping import Stop
 
 _POLL: Final = 0.05
-_NOTHING_ASKED: Final = Asked((), tuple)
+_NOTHING_ASKED: Final = Query((), tuple)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Pending:
     keys: list[bytes]
     logits: FloatArray
     missing: NDArray[np.intp]
-    asked: Asked
+    asked: Query
 
 
 class Edge:

@@ -53,7 +53,7 @@ class Progress:
 NOTHING: Final = Progress(0, 0, hashlib.sha256().hexdigest())
 
 
-def resume_path(path: Path) -> Path:
+def make_resume_path(path: Path) -> Path:
     """Return where the resume file of a file of verdicts is."""
     return path.with_name(f"{path.name}.resume.json")
 
@@ -65,7 +65,7 @@ def write_resume_file(path: Path, facts: Facts, progress: Progress) -> None:
         InputFileError: it cannot be written.
     """
     content = {"format_version": FORMAT_VERSION, "run": facts, "written": vars(progress)}
-    with replacing(resume_path(path)) as partial:
+    with replacing(make_resume_path(path)) as partial:
         partial.write_text(f"{json.dumps(content, indent=1)}\n", encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def read_resume_file(path: Path, facts: Facts) -> Progress:
     Raises:
         InputFileError: another run wrote it, or the resume file is missing or damaged.
     """
-    note = resume_path(path)
+    note = make_resume_path(path)
     try:
         with note.open("rb") as stream:
             content = json.loads(stream.read(_LARGEST))

@@ -23,7 +23,7 @@ Outcome = tuple[slice, FloatArray, str, str]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """Exit 2 asked about n events.
 
     Attributes:
@@ -52,23 +52,25 @@ class LocalSecondExit:
     def __init__(self, exit_2: SecondExit) -> None:
         self._exit_2 = exit_2
 
-    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         """Compute exit 2 of features (n, 58), with their activations."""
         rows = np.arange(len(features))
         logits = self.compute(features, activations(rows))
-        return Asked((), lambda: [(slice(0, len(rows)), logits, LOCAL, "")])
+        return Query((), lambda: [(slice(0, len(rows)), logits, LOCAL, "")])
 
     def compute(self, features: FloatArray, activations: FloatArray | None) -> FloatArray:
-        """Return the logits (n, 2); segment 1 is computed again only where there are no activations."""
-        return self._exit_2.of_features(features) if activations is None else self._exit_2.of_activations(activations)
+        """Return the logits (n, 2); segment 1 is computed again only if there are no activations."""
+        if activations is None:
+            return self._exit_2.compute_from_features(features)
+        return self._exit_2.compute_from_activations(activations)
 
     def give_up(self) -> None:
         """Do nothing: no request is pending."""
 
-    def alive(self) -> str | None:
+    def check_liveness(self) -> str | None:
         """Return None: there is nothing that can fail."""
 
-    def ready(self) -> str | None:
+    def check_readiness(self) -> str | None:
         """Return None: exit 2 can always be computed."""
 
 
@@ -100,7 +102,7 @@ class CloudSecondExit:
         self._local = local
         self._on_failure = on_failure
 
-    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         """Send requests about features (n, 58), or about their activations."""
         parts = []
         for start in range(0, len(features), MAX_EVENTS):
@@ -113,7 +115,7 @@ class CloudSecondExit:
             if future.done() and self._on_failure == "local":
                 kept = activations(rows) if self._form.payload == FEATURES else events
             parts.append(_Part(slice(start, start + len(rows)), features[rows], kept, future))
-        return Asked([part.future for part in parts], lambda: self._collect(parts))
+        return Query([part.future for part in parts], lambda: self._collect(parts))
 
     def give_up(self) -> None:
         """Close the connection; pending requests fail."""

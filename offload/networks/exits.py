@@ -25,10 +25,10 @@ class FirstExit(Protocol):
 class SecondExit(Protocol):
     """Segment 2 and exit 2."""
 
-    def of_features(self, features: FloatArray, /) -> FloatArray:
+    def compute_from_features(self, features: FloatArray, /) -> FloatArray:
         """Return the calibrated logits (n, 2) float32 for features (n, 58); segment 1 is computed, too."""
 
-    def of_activations(self, activations: FloatArray, /) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray, /) -> FloatArray:
         """Return the calibrated logits (n, 2) float32 for the activations (n, C, H, W) behind segment 1."""
 
 

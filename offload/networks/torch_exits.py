@@ -15,7 +15,7 @@ from models.onnx_runtime import CHUNK as EDGE_CHUNK
 from models.prediction import describe_device, select_device
 from offload.defaults import MAX_BATCH
 from offload.networks.exits import ActivationsAt, FloatArray, Network
-from offload.networks.onnx_exits import to_network
+from offload.networks.onnx_exits import make_network
 from utils.dataset import to_images
 from utils.errors import DeviceError
 
@@ -51,7 +51,7 @@ def open_network(
     """Return the exits of a network in evaluation mode; else as ``open_checkpoint``."""
     threads = torch.get_num_threads() if threads is None else threads
     if device.type == "cpu":
-        return to_network(*open_halves(network, threads, chunk, most, int8=int8), threads)
+        return make_network(*open_halves(network, threads, chunk, most, int8=int8), threads)
     if int8:
         raise DeviceError(NO_INT8)
     network.to(device)
@@ -105,11 +105,11 @@ class Exit2:
         self._device = device
         self._chunk = chunk
 
-    def of_features(self, features: FloatArray) -> FloatArray:
+    def compute_from_features(self, features: FloatArray) -> FloatArray:
         """Return the logits (n, 2) float32 for features (n, 58); segment 1 is computed too."""
         return self._in_chunks(to_images(features), lambda images: self._network.cloud(self._network.segment_1(images)))
 
-    def of_activations(self, activations: FloatArray) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray) -> FloatArray:
         """Return the logits (n, 2) float32 for the activations (n, C, H, W) behind segment 1."""
         return self._in_chunks(activations, self._network.cloud)
 

@@ -1,4 +1,4 @@
-"""How many threads and how large chunks make exit 1 fastest on this machine, found by trying."""
+"""How many threads and how large chunks make exit 1 find_fastest on this machine, found by trying."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ Opening = Callable[[int | None, int], Network]
 """Opens a network that computes with so many threads, and so many events a pass."""
 
 
-def fastest(
+def find_fastest(
     open_network: Opening, threads: Iterable[int | None], chunks: Iterable[int]
 ) -> tuple[Network, int | None, int]:
     """Return the network whose exit 1 takes least time for 128 events, with its threads and chunk.

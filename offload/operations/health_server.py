@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -47,10 +47,10 @@ log = logging.getLogger(__name__)
 class Health(Protocol):
     """Says how a process is; asked from the server's threads."""
 
-    def alive(self) -> str | None:
+    def check_liveness(self) -> str | None:
         """Return why the process should be restarted, None while there is no reason to."""
 
-    def ready(self) -> str | None:
+    def check_readiness(self) -> str | None:
         """Return why the process does not serve just now, None while it does."""
 
 
@@ -165,7 +165,7 @@ class _Pages:
 
     def __init__(self, registry: CollectorRegistry, health: Health) -> None:
         self._metrics: WSGIApplication = make_wsgi_app(registry)
-        self._questions: dict[str, Callable[[], str | None]] = {"/healthz": health.alive, "/readyz": health.ready}
+        self._checks = {"/healthz": health.check_liveness, "/readyz": health.check_readiness}
 
     def __call__(self, environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
         try:
@@ -180,9 +180,9 @@ class _Pages:
             status, line = "405 Method Not Allowed", "only GET and HEAD are answered"
         elif path == "/metrics":
             return self._respond_with_metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
-        elif path not in self._questions:
+        elif path not in self._checks:
             status, line = "404 Not Found", "there are /metrics, /healthz and /readyz"
-        elif (problem := self._questions[path]()) is not None:
+        elif (problem := self._checks[path]()) is not None:
             status, line = "503 Service Unavailable", " ".join(problem.split())[:_LONGEST_REASON]
         else:
             status, line = "200 OK", "ok"

@@ -272,7 +272,7 @@ class WorkerMetrics(_Metrics):
         self.dropped_messages = self._counter(
             "dropped_messages", "Messages that named no request or no one to reply to."
         )
-        self.given_back = self._counter("given_back_requests", "Requests handed back for another worker.")
+        self.requeued = self._counter("given_back_requests", "Requests handed back for another worker.")
         self.waiting = self._gauge("waiting_requests", "Requests in this worker that are not yet being computed.")
         self.recent_vectors = self._counter(
             "recent_vectors", "Vectors by whether the answer to them was remembered.", ("result",)

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 from offload.link.broker import Broker
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
+from offload.link.pending_requests import RetryPolicy
 from offload.link.protocol import Answer, Request
 from offload.operations.metrics import WorkerMetrics
 from tests.offload.link_ends import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
 
-IMPATIENT = Patience(attempt=1.0, retries=200, deadline=PATIENCE)
+IMPATIENT = RetryPolicy(attempt=1.0, retries=200, deadline=PATIENCE)
 """Of clients whose requests a test loses."""
 
 Asked = list[tuple[Request, Future[Answer]]]

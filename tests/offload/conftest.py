@@ -8,7 +8,7 @@ import pytest
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from tests.offload.link_ends import connected
 
 
@@ -21,7 +21,7 @@ def link(broker: PrivateBroker) -> Broker:
 @pytest.fixture
 def queue(link: Broker) -> Iterator[str]:
     """The name of a request queue that is not there yet, and is not there any more afterwards."""
-    name = f"requests.{new_id()}"
+    name = f"requests.{make_id()}"
     yield name
     with connected(link) as channel:
         channel.queue_delete(name)

@@ -25,9 +25,9 @@ from offload.link.protocol import (
     decode_request,
     encode_answer,
     encode_refusal,
-    new_id,
+    make_id,
 )
-from offload.link.rabbitmq.worker_end import queue_arguments
+from offload.link.rabbitmq.worker_end import make_queue_arguments
 from tests.hostile import Bomb
 from tests.offload.link_ends import FINGERPRINT, PATIENCE, connected, listening, make_request
 from tests.offload.messages import body_of, changed
@@ -98,7 +98,7 @@ class ByHand:
 def by_hand(broker: Broker, queue: str, room: int = 1000) -> Iterator[ByHand]:
     """Yield a worker to be worked by hand; its queue, declared as ours do it, holds ``room`` requests."""
     with connected(broker) as channel:
-        arguments = {**queue_arguments(), "x-max-length": room}
+        arguments = {**make_queue_arguments(), "x-max-length": room}
         channel.queue_declare(queue, durable=True, arguments=arguments)
         yield ByHand(channel, queue)
 
@@ -129,11 +129,11 @@ FORGERIES: dict[str, tuple[str, Callable[[Request, Path], bytes]]] = {
     "a pickle bomb for a tensor": ("malformed", _bomb),
     "the answer to another request": (
         "malformed",
-        lambda request, _canary: _of_another(request, request_id=new_id()),
+        lambda request, _canary: _of_another(request, request_id=make_id()),
     ),
     "a refusal of another request": (
         "malformed",
-        lambda _request, _canary: encode_refusal(Refusal(new_id(), "worker-failed", "")),
+        lambda _request, _canary: encode_refusal(Refusal(make_id(), "worker-failed", "")),
     ),
     "an answer for more events": (
         "wrong-shape",

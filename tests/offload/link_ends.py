@@ -22,8 +22,8 @@ from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.batch_report import BatchReport
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
-from offload.link.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, new_id
+from offload.link.pending_requests import RetryPolicy
+from offload.link.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, make_id
 from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
@@ -40,7 +40,7 @@ REPLY_TO = "ee-reply." + "0" * 32
 """A reply queue of the right form, which no one has."""
 FINGERPRINT = "5e" * 32
 """Of the network that ``Sleeper`` pretends to be."""
-PATIENCE_OF_CLIENTS = Patience(attempt=60.0, retries=1, deadline=120.0)
+DEFAULT_RETRIES = RetryPolicy(attempt=60.0, retries=1, deadline=120.0)
 
 
 def at(broker: Broker, *ports: int) -> Broker:
@@ -52,7 +52,7 @@ def make_request(events: int = 1, fill: float | None = None, client_id: str = "e
     """Return a request for ``Sleeper``, of random features or all of one value."""
     shape = (events, FEATURE_COUNT)
     features = np.random.default_rng().random(shape) if fill is None else np.full(shape, fill)
-    return Request(new_id(), client_id, FINGERPRINT, FEATURES, features.astype(np.float32))
+    return Request(make_id(), client_id, FINGERPRINT, FEATURES, features.astype(np.float32))
 
 
 class Sleeper(Responder):
@@ -109,10 +109,10 @@ def make_worker(
 
 
 def make_client(
-    broker: Broker, queue: str, patience: Patience = PATIENCE_OF_CLIENTS, metrics: ClientMetrics | None = None
+    broker: Broker, queue: str, retry_policy: RetryPolicy = DEFAULT_RETRIES, metrics: ClientMetrics | None = None
 ) -> Client:
     """Return a client, to be entered."""
-    return Client(broker, queue, patience, metrics or ClientMetrics())
+    return Client(broker, queue, retry_policy, metrics or ClientMetrics())
 
 
 def is_answer_to(answer: Answer, request: Request) -> bool:

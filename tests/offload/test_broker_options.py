@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.broker_options import FILE_KEYS, add_broker, names_broker, read_broker
+from offload.broker_options import FILE_KEYS, add_broker, has_broker, read_broker
 from offload.link.broker import Broker, Host, Tls
 from tests.scripts import CLIENT, ENERGY, GENERATOR, ROOT, SERVER, load_script
 from utils.errors import InputFileError
@@ -87,7 +87,7 @@ def test_the_file_of_the_readme_is_read(config: Path) -> None:
     tls = Tls(ca_file=config.with_name("ca.pem"))
     hosts = (Host("mq1.example", 5671), Host("mq2.example", 5671))
     args = parsed("--mq-config", str(config))
-    assert names_broker(args)
+    assert has_broker(args)
     assert read_broker(args) == Broker(hosts, "ee-client", "from the file", "ee", tls)
     assert args.mq_queue == "ee-processor"
 
@@ -129,7 +129,7 @@ def test_a_wrong_file_is_one_line_with_the_remedy(tmp_path: Path, content: str, 
 
 
 def test_without_a_host_the_line_says_how_to_name_one() -> None:
-    assert not names_broker(parsed())
+    assert not has_broker(parsed())
     assert "no --mq-hostname" in refusal_of()
 
 

@@ -15,8 +15,8 @@ import pika.exceptions
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_server, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import QUEUE_LIMIT
 from tests.offload.chaos import (
     RIGHT,
@@ -108,7 +108,7 @@ class Crew:
         for worker in running[count:]:
             worker.kill()
         new = [
-            self.stack.enter_context(self.scene.worker(self.folder / f"worker-{new_id()}", "--prefetch", 4))
+            self.stack.enter_context(self.scene.worker(self.folder / f"worker-{make_id()}", "--prefetch", 4))
             for _ in range(count - len(running))
         ]
         self.members = running[:count] + new
@@ -136,7 +136,7 @@ def started() -> Iterator[contextlib.ExitStack]:
 @pytest.fixture
 def queue(scene: Scene) -> Iterator[str]:
     """A queue of the test's own."""
-    name = f"requests.{new_id()}"
+    name = f"requests.{make_id()}"
     yield name
     with connected(scene.broker) as channel:
         channel.queue_delete(name)
@@ -261,7 +261,7 @@ def test_connections_cut_inside_a_message_and_gone_silent_cost_no_row(
 def test_a_full_queue_delays_those_who_wait_and_others_decide_for_themselves(
     scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    scene, port = scene.on(queue), free_port()
+    scene, port = scene.on(queue), find_free_port()
     worker = started.enter_context(scene.worker(tmp_path / "worker", "--quiet")).wait_for("ready: ")
     worker.send(signal.SIGSTOP)
     with connected(scene.broker) as confirming:
@@ -284,7 +284,7 @@ def test_a_full_queue_delays_those_who_wait_and_others_decide_for_themselves(
 def test_a_queue_that_comes_late_and_is_deleted_under_its_worker_costs_no_row(
     scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    scene, port = scene.on(queue), free_port()
+    scene, port = scene.on(queue), find_free_port()
     client = started.enter_context(scene.client(tmp_path / "client", *WAIT, "--metrics-port", port))
     wait_until(lambda: metric(port, RETRIES) > 5)
     worker = started.enter_context(scene.worker(tmp_path / "worker"))
@@ -333,7 +333,7 @@ def test_a_memory_alarm_delays_the_run_and_costs_no_row(
 def test_hostile_messages_both_ways_change_no_row_and_nothing_is_unpickled(
     scene: Scene, crew: Crew, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    (worker,), port = crew.of(1), free_port()
+    (worker,), port = crew.of(1), find_free_port()
     canary = tmp_path / "canary"
     intruder = started.enter_context(Intruder(scene.on(queue), scene.queue, canary, count=30).running())
     client = started.enter_context(scene.on(queue).client(tmp_path / "client", *WAIT, "--metrics-port", port))

@@ -15,8 +15,8 @@ from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import make_id
 from tests.captures import SHARED
 from tests.offload.link_ends import Program, connected, wait_until, waiting_in
 from tests.scripts import CLIENT, SERVER, Ended, call
@@ -59,7 +59,7 @@ def options(link: Broker, checkpoint: Path) -> tuple[object, ...]:
 @pytest.fixture(scope="module")
 def requests(link: Broker) -> Iterator[str]:
     """The workers' queue."""
-    name = f"requests.{new_id()}"
+    name = f"requests.{make_id()}"
     yield name
     with connected(link) as channel:
         channel.queue_delete(name)
@@ -418,14 +418,14 @@ def test_a_client_without_a_host_says_what_to_do(
 
 
 def test_without_a_broker_the_worker_ends_with_exit_code_3(server: Callable[..., Ended]) -> None:
-    port = free_port()
+    port = find_free_port()
     ended = server("--mq-port", port)
     assert ended.code == 3
     assert f"no RabbitMQ at 127.0.0.1:{port} (connection refused)" in one_line(ended)
 
 
 def test_a_worker_holds_no_more_requests_than_fit_into_its_memory(server: Callable[..., Ended]) -> None:
-    ended = server("--prefetch", 1000, "--mq-port", free_port())
+    ended = server("--prefetch", 1000, "--mq-port", find_free_port())
     assert "--prefetch 1000: 37 requests are held at once at most, for each may have 14163976 bytes" in ended.err
 
 
@@ -434,7 +434,7 @@ def test_without_a_broker_the_edge_decides_for_itself_from_the_first_batch(
     hostname: str, client: Callable[..., Ended], tmp_path: Path
 ) -> None:
     output = ("--savefile", tmp_path / "verdicts.csv", "--show-decider")
-    ended = client("--mq-hostname", hostname, "--mq-port", free_port(), *ALL_OFFLOADED, *output)
+    ended = client("--mq-hostname", hostname, "--mq-port", find_free_port(), *ALL_OFFLOADED, *output)
     assert ended.code == 0
     assert ended.err.count("no RabbitMQ at ") == 1
     verdicts = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
@@ -444,7 +444,7 @@ def test_without_a_broker_the_edge_decides_for_itself_from_the_first_batch(
 
 def test_without_a_broker_events_can_be_rejected_with_the_reason(client: Callable[..., Ended], tmp_path: Path) -> None:
     output = ("--savefile", tmp_path / "verdicts.csv", "--show-decider")
-    ended = client("--mq-port", free_port(), *ALL_OFFLOADED, "--on-cloud-failure", "reject", *output)
+    ended = client("--mq-port", find_free_port(), *ALL_OFFLOADED, "--on-cloud-failure", "reject", *output)
     assert ended.code == 0
     verdicts = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
     assert set(verdicts["decider"]) == set(verdicts["final_prediction"]) == {"rejected"}
@@ -456,7 +456,7 @@ def test_without_a_broker_events_can_be_rejected_with_the_reason(client: Callabl
 def test_without_a_broker_the_client_can_wait_but_not_for_ever(client: Callable[..., Ended], tmp_path: Path) -> None:
     start = time.monotonic()
     waiting = ("--on-cloud-failure", "wait", "--wait-timeout", 1, "--savefile", tmp_path / "verdicts.csv")
-    ended = client("--mq-port", free_port(), *ALL_OFFLOADED, *waiting)
+    ended = client("--mq-port", find_free_port(), *ALL_OFFLOADED, *waiting)
     assert time.monotonic() - start >= 1
     assert ended.code == 3
     assert "no RabbitMQ at" in ended.err
@@ -529,7 +529,7 @@ def test_a_password_comes_from_a_file_and_others_are_not_to_read_it(
 
 
 def test_a_password_that_would_cross_a_network_unencrypted_is_warned_of(client: Callable[..., Ended]) -> None:
-    reachable = ("--on-cloud-failure", "wait", "--wait-timeout", 0.1, "--mq-port", free_port())
+    reachable = ("--on-cloud-failure", "wait", "--wait-timeout", 0.1, "--mq-port", find_free_port())
     assert "unencrypted" in client("--mq-hostname", "192.0.2.1,127.0.0.1", *reachable).err
     assert "unencrypted" not in client("--mq-hostname", "127.0.0.1,localhost,[::1]", *reachable).err
 
@@ -551,7 +551,7 @@ def test_workers_told_to_stop_end_well_and_say_what_they_did(
         worker.send(number)
     for worker in workers:
         assert worker.end() == 0
-        assert set(worker.err.splitlines()) <= {"warning: a client left before its reply came"}
+        assert set(worker.err.splitlines()) <= {"warning: discarded a reply: its client has left"}
         (counts,) = re.findall(r"^stopped: (\d+) requests answered, (\d+) events, (\d+) refused", worker.out, re.M)
         answered, events, refused = map(int, counts)
         batches = re.findall(r"^(\d+) events of (\d+) requests", worker.out, re.M)
@@ -564,7 +564,7 @@ def test_workers_told_to_stop_end_well_and_say_what_they_did(
 def test_a_worker_in_8_bits_answers_the_same_clients_nearly_alike(
     alexnet_checkpoint: Path, link: Broker, sample: Path, tmp_path: Path
 ) -> None:
-    queue, password = f"requests.{new_id()}", {PASSWORD_VARIABLE: link.password}
+    queue, password = f"requests.{make_id()}", {PASSWORD_VARIABLE: link.password}
     options = (
         "--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
         "--trained-network-file", alexnet_checkpoint, "--network", "alexnet", "--mq-queue", queue,

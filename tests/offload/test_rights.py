@@ -16,8 +16,8 @@ from pika import exceptions
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import encode_request, new_id
-from offload.link.rabbitmq.worker_end import QUEUE_LIMIT, queue_arguments
+from offload.link.protocol import encode_request, make_id
+from offload.link.rabbitmq.worker_end import QUEUE_LIMIT, make_queue_arguments
 from tests.offload.asking import Counted
 from tests.offload.link_ends import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
 from tests.scripts import ROOT
@@ -27,7 +27,7 @@ CLIENT, WORKER, GUEST = "ee-client", "ee-worker", "guest"
 PLACEHOLDERS = {"CLIENT_PASSWORD": secrets.token_hex(12), "WORKER_PASSWORD": secrets.token_hex(12)}
 PASSWORDS = {CLIENT: PLACEHOLDERS["CLIENT_PASSWORD"], WORKER: PLACEHOLDERS["WORKER_PASSWORD"], GUEST: "guest"}
 REQUESTS = "ee-processor"
-BOUNDED = queue_arguments()
+BOUNDED = make_queue_arguments()
 ANOTHER = "another"
 SECONDS = 10
 PATIENT = 120.0
@@ -100,7 +100,7 @@ def _things(node: PrivateBroker) -> None:
 
 
 def new_reply_queue(channel: Any) -> str:
-    name = f"ee-reply.{new_id()}"
+    name = f"ee-reply.{make_id()}"
     channel.queue_declare(name, exclusive=True, auto_delete=True)
     return name
 
@@ -245,7 +245,7 @@ def test_either_can_publish_to_any_queue_whose_name_it_knows(user: str, node: Pr
 
 
 @pytest.mark.parametrize(
-    ("user", "name"), [(CLIENT, f"ee-reply.{new_id()}"), (WORKER, REQUESTS)], ids=["client", "worker"]
+    ("user", "name"), [(CLIENT, f"ee-reply.{make_id()}"), (WORKER, REQUESTS)], ids=["client", "worker"]
 )
 def test_either_can_declare_an_exchange_of_the_names_it_has_but_not_publish_to_it(
     user: str, name: str, node: PrivateBroker
@@ -345,7 +345,7 @@ def test_the_queues_that_a_client_leaves_behind_are_gone_soon_and_others_can_con
         pytest.raises(exceptions.ChannelClosedByBroker, match="queue limit"),
     ):
         for _ in range(limits("set_vhost_limits")["max-queues"] + 1):
-            channel.queue_declare(f"ee-reply.{new_id()}", durable=True)
+            channel.queue_declare(f"ee-reply.{make_id()}", durable=True)
     wait_until(lambda: has(new_reply_queue, node), PATIENT)
     wait_until(lambda: not [name for name in queues(node) if name.startswith("ee-reply.")], PATIENT)
     assert {REQUESTS, ANOTHER} <= set(queues(node)), "they are no reply queues"
@@ -353,7 +353,7 @@ def test_the_queues_that_a_client_leaves_behind_are_gone_soon_and_others_can_con
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_reply_queue_does_not_fill_the_disk(form: str, node: PrivateBroker) -> None:
-    name, most = f"ee-reply.{new_id()}", policies()["ee-replies"]["max-length-bytes"] // MEGABYTE
+    name, most = f"ee-reply.{make_id()}", policies()["ee-replies"]["max-length-bytes"] // MEGABYTE
     with connection_of(node, CLIENT) as connection:
         channel = connection.channel()
         channel.queue_declare(name, durable=True, arguments=FORMS[form])
@@ -410,7 +410,7 @@ def test_what_clients_asked_that_have_left_is_not_computed(node: PrivateBroker) 
         shared = new_reply_queue(channel)
         for number in range(2 * count):
             dead = make_request()
-            reply_to = shared if number % 2 else f"ee-reply.{new_id()}"
+            reply_to = shared if number % 2 else f"ee-reply.{make_id()}"
             properties = pika.BasicProperties(correlation_id=dead.request_id, reply_to=reply_to)
             channel.basic_publish("", REQUESTS, encode_request(dead), properties, mandatory=True)
     with make_client(link(CLIENT), REQUESTS) as client:
@@ -424,7 +424,7 @@ def test_what_clients_asked_that_have_left_is_not_computed(node: PrivateBroker) 
 
 @pytest.mark.usefixtures("shortened")
 def test_a_stream_stays_until_an_operator_deletes_it(node: PrivateBroker) -> None:
-    stream, other = (f"ee-reply.{new_id()}" for _ in range(2))
+    stream, other = (f"ee-reply.{make_id()}" for _ in range(2))
     with acting_as(node, CLIENT) as channel:
         channel.queue_declare(stream, durable=True, arguments=FORMS["stream"])
         channel.queue_declare(other, durable=True)

@@ -22,7 +22,7 @@ import pytest
 from offload.alerts.eve import Event, compute_community_id
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from tests.captures import SHARED, needs_shared
 from tests.dataset.packets.test_captures import frame, pcap
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
@@ -332,7 +332,7 @@ def test_an_input_is_never_written_over(
 def test_sigterm_with_a_cloud_that_does_not_answer_decides_every_record(
     link: Broker, checkpoint: Path, tmp_path: Path
 ) -> None:
-    queue, path, eve = f"requests.{new_id()}", tmp_path / "growing.pcap", tmp_path / "eve.json"
+    queue, path, eve = f"requests.{make_id()}", tmp_path / "growing.pcap", tmp_path / "eve.json"
     path.write_bytes(SCAN.read_bytes())
     arguments = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
                  "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", "mobilenet",

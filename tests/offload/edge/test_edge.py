@@ -24,7 +24,7 @@ from models.preprocessing import Identity
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import make_columns
-from offload.edge.second_exit import Asked, LocalSecondExit, Outcome
+from offload.edge.second_exit import LocalSecondExit, Outcome, Query
 from offload.link.protocol import MAX_EVENTS
 from offload.networks.exits import ActivationsAt, FloatArray
 from tests.networks import calibrated_network
@@ -74,7 +74,7 @@ def events(count: int, margin_1: float = UNCERTAIN, margin_2: float = CERTAIN) -
     return features
 
 
-class LateAnswers(Asked):
+class LateAnswers(Query):
     """Answers that are here once ``done`` is set."""
 
     def __init__(self, logits: FloatArray) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import OffloadCsv, Table, make_columns
-from offload.edge.resume_file import NOTHING, digest_dataset, resume_path, write_resume_file
+from offload.edge.resume_file import NOTHING, digest_dataset, make_resume_path, write_resume_file
 from offload.edge.second_exit import LocalSecondExit
 from offload.edge.sources import split_dataset
 from tests.offload.edge.test_edge import HALVES, Legible
@@ -119,7 +119,7 @@ def test_nothing_appears_and_an_older_file_stays_before_the_first_rows(path: Pat
         assert path.read_text() == "older"
         savefile.append(next(tables(dataset)))
         assert path.read_bytes().startswith(HEADER)
-    assert sorted(path.parent.iterdir()) == [path, resume_path(path)]
+    assert sorted(path.parent.iterdir()) == [path, make_resume_path(path)]
 
 
 def test_the_file_can_be_read_at_any_time_and_grows_by_whole_batches(path: Path) -> None:
@@ -134,10 +134,10 @@ def test_wherever_a_row_was_cut_off_behind_those_that_are_noted_it_goes_on_to_th
     dataset = dataset_of(12)
     whole = write(path, dataset)
     noted = write(path, dataset, batches=1)
-    note = resume_path(path).read_bytes()
+    note = make_resume_path(path).read_bytes()
     for end in range(len(noted), len(whole) + 1):
         path.write_bytes(whole[:end])
-        resume_path(path).write_bytes(note)
+        make_resume_path(path).write_bytes(note)
         done = go_on(path, dataset)
         assert path.read_bytes() == whole, end
         assert done == whole[:end].count(b"\n") - 1
@@ -225,7 +225,7 @@ def test_another_file_in_its_place_is_not_continued(path: Path, content: bytes) 
 def test_a_file_that_an_older_version_wrote_is_not_continued_and_the_line_says_what_to_do(path: Path) -> None:
     dataset = dataset_of(12)
     write(path, dataset)
-    resume_path(path).unlink()
+    make_resume_path(path).unlink()
     assert refusal_of(path, facts_of(dataset)) == (
         f"{path}: verdicts.csv.resume.json is not beside it, without which it cannot be continued (older versions "
         "wrote none); leave out --resume to write it anew"
@@ -271,7 +271,7 @@ def test_a_file_with_the_deciders_is_not_continued_without_them_nor_the_other_wa
 def test_a_damaged_resume_file_is_one_line(path: Path, content: bytes) -> None:
     dataset = dataset_of(12)
     write(path, dataset)
-    resume_path(path).write_bytes(content)
+    make_resume_path(path).write_bytes(content)
     assert "is damaged or of another version; leave out --resume" in refusal_of(path, facts_of(dataset))
 
 
@@ -485,7 +485,7 @@ def test_a_file_that_may_not_be_written_is_not_continued() -> None:
         path = Path(name) / "verdicts.csv"
         write(path, dataset)
         path.chmod(0o444)
-        resume_path(path).chmod(0o444)
+        make_resume_path(path).chmod(0o444)
         path.parent.chmod(0o777)
         with without_privileges():
             assert "cannot be continued: Permission denied" in refusal_of(path, facts_of(dataset))

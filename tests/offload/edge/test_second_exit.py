@@ -20,11 +20,11 @@ from offload.defaults import FAILURE_POLICIES, PAYLOADS
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import make_columns
-from offload.edge.second_exit import Asked, CloudSecondExit, LocalSecondExit
+from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.broker import Broker
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import free_port
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, Answer, Refusal, Request
 from offload.link.request_form import RequestForm
 from offload.link.responder import Responder
@@ -40,7 +40,7 @@ from utils.dataset import read_dataset, to_images
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError, MessageError
 from utils.stopping import Stop
 
-ONE_TRY = Patience(attempt=PATIENCE, retries=0, deadline=PATIENCE)
+ONE_TRY = RetryPolicy(attempt=PATIENCE, retries=0, deadline=PATIENCE)
 
 
 class Watched(Legible):
@@ -112,7 +112,7 @@ class Answers:
         count: n.
     """
 
-    def __init__(self, asked: Asked, count: int) -> None:
+    def __init__(self, asked: Query, count: int) -> None:
         self.logits = np.empty((count, 2), np.float32)
         self.answered_by, self.failure = np.full(count, "?" * 8), np.full(count, "?" * 32)
         for rows, logits, answered_by, failure in asked.collect():
@@ -128,9 +128,9 @@ def working(link: Broker, queue: str, responder: Responder) -> contextlib.Abstra
 
 
 @contextmanager
-def absent(queue: str, patience: Patience = ONE_TRY) -> Iterator[Client]:
+def absent(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
     """Yield a client of which it is known that no broker listens."""
-    with make_client(at(Broker(()), free_port()), queue, patience) as client:
+    with make_client(at(Broker(()), find_free_port()), queue, retry_policy) as client:
         yield client
 
 
@@ -199,7 +199,7 @@ def test_many_events_are_split_into_requests_and_joined_again_in_order(
 
 def test_each_request_counts_as_under_way_until_it_is_answered(link: Broker, queue: str) -> None:
     network, features = Legible(), numbered(MAX_EVENTS + 1)
-    with make_client(link, queue, Patience.of(0.5, 0, wait_timeout=PATIENCE)) as client:
+    with make_client(link, queue, RetryPolicy.from_options(0.5, 0, wait_timeout=PATIENCE)) as client:
         asked = asking(client, network, "wait").ask(features, Activations(network, features))
         assert asked.count_pending() == 2
         assert not asked.wait(0)
@@ -277,7 +277,7 @@ def test_who_rejects_computes_nothing_itself(queue: str) -> None:
 def test_who_waits_gets_the_failure_when_the_time_is_up(queue: str) -> None:
     network = Legible()
     with (
-        absent(queue, Patience.of(0.2, 0, wait_timeout=0.5)) as client,
+        absent(queue, RetryPolicy.from_options(0.2, 0, wait_timeout=0.5)) as client,
         pytest.raises(CloudUnavailableError, match="no RabbitMQ at") as raised,
     ):
         ask(asking(client, network, "wait"), network, numbered(9))
@@ -339,8 +339,8 @@ def test_the_local_exit_needs_no_one() -> None:
     assert asked.count_pending() == 0
     assert asked.wait(0)
     assert margins(Answers(asked, 5)) == [0, 1, 2, 3, 4]
-    assert local.alive() is None
-    assert local.ready() is None
+    assert local.check_liveness() is None
+    assert local.check_readiness() is None
 
 
 MIXED = np.concatenate([events(1, CERTAIN), events(1, -CERTAIN), events(1), events(1, UNCERTAIN, -UNCERTAIN)])

@@ -20,7 +20,7 @@ def opened(clock: Clock) -> CircuitBreaker:
     """Return a breaker that has just opened."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES):
-        breaker.failed()
+        breaker.record_failure()
     assert breaker.is_open
     return breaker
 
@@ -28,7 +28,7 @@ def opened(clock: Clock) -> CircuitBreaker:
 def pause_of(breaker: CircuitBreaker, clock: Clock) -> float:
     """Let time go by until the breaker allows a try; return how long that took."""
     start = clock.now
-    while not breaker.allows():
+    while not breaker.allow_request():
         clock.now += 0.25
         assert clock.now < start + 10 * LONGEST_PAUSE
     return clock.now - start
@@ -36,25 +36,25 @@ def pause_of(breaker: CircuitBreaker, clock: Clock) -> float:
 
 def test_a_closed_breaker_lets_everything_through() -> None:
     breaker = CircuitBreaker(Clock())
-    assert all(breaker.allows() for _ in range(100))
+    assert all(breaker.allow_request() for _ in range(100))
     assert not breaker.is_open
 
 
 def test_it_opens_after_so_many_failures_in_a_row_and_not_before() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(FAILURES - 1):
-        breaker.failed()
-    assert breaker.allows() and not breaker.is_open
-    breaker.failed()
-    assert breaker.is_open and not breaker.allows()
+        breaker.record_failure()
+    assert breaker.allow_request() and not breaker.is_open
+    breaker.record_failure()
+    assert breaker.is_open and not breaker.allow_request()
 
 
 def test_a_success_in_between_begins_the_count_anew() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(10):
         for _ in range(FAILURES - 1):
-            breaker.failed()
-        breaker.succeeded()
+            breaker.record_failure()
+        breaker.record_success()
     assert not breaker.is_open
 
 
@@ -63,7 +63,7 @@ def test_an_open_breaker_lets_one_request_through_after_each_pause() -> None:
     breaker = opened(clock)
     for _ in range(5):  # of none of these the outcome is known yet
         assert pause_of(breaker, clock) == SHORTEST_PAUSE
-        assert not any(breaker.allows() for _ in range(10))
+        assert not any(breaker.allow_request() for _ in range(10))
     assert breaker.is_open
 
 
@@ -74,7 +74,7 @@ def test_each_try_that_fails_doubles_the_pause_up_to_the_longest() -> None:
     for _ in range(8):
         pauses.append(pause_of(breaker, clock))
         clock.now += 1.0  # the pause begins when the try has failed
-        breaker.failed()
+        breaker.record_failure()
     doubled = [SHORTEST_PAUSE * 2**i for i in range(8)]
     assert pauses == [min(pause, LONGEST_PAUSE) for pause in doubled]
     assert doubled[-1] > LONGEST_PAUSE
@@ -85,10 +85,10 @@ def test_the_failures_of_requests_made_before_it_opened_neither_double_the_pause
     breaker = opened(clock)
     for _ in range(20):  # a whole window of them
         clock.now += SHORTEST_PAUSE / 40
-        breaker.failed()
+        breaker.record_failure()
     assert pause_of(breaker, clock) == SHORTEST_PAUSE / 2
-    breaker.failed()
-    breaker.failed()
+    breaker.record_failure()
+    breaker.record_failure()
     assert pause_of(breaker, clock) == 2 * SHORTEST_PAUSE
 
 
@@ -97,19 +97,19 @@ def test_a_success_closes_it_and_the_next_pause_is_short_again() -> None:
     breaker = opened(clock)
     for _ in range(3):
         pause_of(breaker, clock)
-        breaker.failed()
-    breaker.succeeded()
-    assert not breaker.is_open and breaker.allows() and breaker.allows()
+        breaker.record_failure()
+    breaker.record_success()
+    assert not breaker.is_open and breaker.allow_request() and breaker.allow_request()
     for _ in range(FAILURES):
-        assert breaker.allows()
-        breaker.failed()
+        assert breaker.allow_request()
+        breaker.record_failure()
     assert pause_of(breaker, clock) == SHORTEST_PAUSE
 
 
 def test_a_late_success_closes_it_without_a_try() -> None:
     breaker = opened(Clock())
-    breaker.succeeded()
-    assert breaker.allows() and not breaker.is_open
+    breaker.record_success()
+    assert breaker.allow_request() and not breaker.is_open
 
 
 class Sluggish(float):
@@ -130,7 +130,7 @@ def test_of_many_threads_exactly_one_gets_the_try() -> None:
 
         def ask(together: threading.Barrier = together, allowed: list[bool] = allowed) -> None:
             together.wait(10)
-            allowed.extend(breaker.allows() for _ in range(3))
+            allowed.extend(breaker.allow_request() for _ in range(3))
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
@@ -143,7 +143,7 @@ def test_of_many_threads_exactly_one_gets_the_try() -> None:
 def test_failures_from_many_threads_are_all_counted() -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock)
-    threads = [threading.Thread(target=breaker.failed) for _ in range(FAILURES)]
+    threads = [threading.Thread(target=breaker.record_failure) for _ in range(FAILURES)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -154,5 +154,5 @@ def test_failures_from_many_threads_are_all_counted() -> None:
 def test_by_default_it_goes_by_a_clock_that_runs() -> None:
     breaker = CircuitBreaker()
     for _ in range(FAILURES):
-        breaker.failed()
-    assert not breaker.allows()
+        breaker.record_failure()
+    assert not breaker.allow_request()

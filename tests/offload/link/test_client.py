@@ -18,9 +18,9 @@ from offload.link import circuit_breaker as breaker_module
 from offload.link import client as client_module
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import Answer, Refusal, Request, encode_refusal, encode_request, new_id
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import Answer, Refusal, Request, encode_refusal, encode_request, make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
 from tests.offload.hostile_peers import FORGERIES, FailingRelay, answer_to, by_hand, is_valid, make_large_request
@@ -45,7 +45,7 @@ from tests.offload.messages import mutants
 from utils.errors import BrokerRefusedError, CloudUnavailableError, MessageError
 
 SECRET = "hunter2-Pa$$wört"
-LONG = Patience(attempt=AGES, retries=0, deadline=AGES)
+LONG = RetryPolicy(attempt=AGES, retries=0, deadline=AGES)
 """One attempt, in which all must go well."""
 
 
@@ -220,11 +220,11 @@ def test_each_answer_can_be_logged(link: Broker, queue: str, caplog: pytest.LogC
 
 def test_a_client_that_is_entered_is_connected(link: Broker, queue: str, metrics: Watched) -> None:
     client = make_client(link, queue, metrics=metrics)
-    assert not client.is_connected and client.alive() is not None
+    assert not client.is_connected and client.check_liveness() is not None
     with client:
-        assert client.is_connected and client.alive() is None and client.ready() is None
+        assert client.is_connected and client.check_liveness() is None and client.check_readiness() is None
         assert metrics.value("connected") == 1
-    assert not client.is_connected and client.alive() is not None
+    assert not client.is_connected and client.check_liveness() is not None
     assert metrics.value("connected") == 0
 
 
@@ -232,11 +232,11 @@ def test_without_a_broker_entering_is_quick_and_requests_fail_at_once(
     queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "_FIRST_CONNECTION", AGES)
-    with not_for_ages(), make_client(Broker((Host("127.0.0.1", free_port()),)), queue, LONG, metrics) as client:
+    with not_for_ages(), make_client(Broker((Host("127.0.0.1", find_free_port()),)), queue, LONG, metrics) as client:
         future = client.submit(make_request())
         assert future.done()
         assert why(future) == "no-connection"
-        assert client.ready() == "no connection to RabbitMQ" and client.alive() is None
+        assert client.check_readiness() == "no connection to RabbitMQ" and client.check_liveness() is None
     assert (metrics.results, metrics.value("attempts_total")) == ({"no-connection": 1}, 0)
 
 
@@ -257,7 +257,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_longer_than_its_time(
 
 def test_of_several_hosts_one_that_answers_is_enough(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue)):
-        for ports in ((free_port(), link.hosts[0].port), (link.hosts[0].port, free_port())):
+        for ports in ((find_free_port(), link.hosts[0].port), (link.hosts[0].port, find_free_port())):
             with make_client(at(link, *ports), queue) as client:
                 request = make_request()
                 assert answered(client.submit(request), request)
@@ -294,7 +294,7 @@ def test_leaving_ends_what_is_under_way_and_what_is_asked_later(link: Broker, qu
 def test_leaving_a_silent_broker_is_quick_though_attempts_end_meanwhile(link: Broker, queue: str) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with by_hand(link, queue), relay.running() as port:
-        with not_for_ages(), make_client(at(link, port), queue, Patience(0.7, 10_000, AGES)) as client:
+        with not_for_ages(), make_client(at(link, port), queue, RetryPolicy(0.7, 10_000, AGES)) as client:
             relay.fall_silent()
             futures = [client.submit(make_request()) for _ in range(3)]
         assert {why(future) for future in futures} == {"closed"}
@@ -305,8 +305,8 @@ def test_leaving_a_silent_broker_is_quick_though_attempts_end_meanwhile(link: Br
 def test_leaving_amid_attempts_to_connect_is_quick(seconds: float, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.3)
     with listening(lambda _connection: None) as port:
-        broker, patience = Broker((Host("127.0.0.1", port),)), replace(LONG, persistent=True)
-        with not_for_ages(), make_client(broker, queue, patience) as client:
+        broker, retry_policy = Broker((Host("127.0.0.1", port),)), replace(LONG, persistent=True)
+        with not_for_ages(), make_client(broker, queue, retry_policy) as client:
             future = client.submit(make_request())
             time.sleep(seconds)  # into the pause, or into the next greeting
         assert why(future) == "closed"
@@ -314,7 +314,7 @@ def test_leaving_amid_attempts_to_connect_is_quick(seconds: float, queue: str, m
 
 @pytest.mark.parametrize("broker_is_there", [True, False])
 def test_a_request_handed_in_at_the_last_moment_ends_too(broker_is_there: bool, link: Broker, queue: str) -> None:
-    broker = link if broker_is_there else at(link, free_port())
+    broker = link if broker_is_there else at(link, find_free_port())
     before_stopping, after_stopping = threading.Event(), threading.Event()
     with make_client(broker, queue, replace(LONG, persistent=True)) as client:
         for event in (before_stopping, after_stopping):
@@ -334,7 +334,7 @@ def test_a_request_handed_in_at_the_last_moment_ends_too(broker_is_there: bool, 
 def test_an_attempt_without_an_answer_is_repeated_under_the_same_id_so_often_and_no_oftener(
     link: Broker, queue: str, metrics: Watched
 ) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(0.5, 2, 60), metrics) as client:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 2, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = [worker.take() for _ in range(3)]
@@ -350,7 +350,7 @@ def test_an_attempt_without_an_answer_is_repeated_under_the_same_id_so_often_and
 def test_an_answer_to_an_earlier_attempt_counts_and_that_to_a_later_one_is_dropped(
     link: Broker, queue: str, metrics: Watched
 ) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(0.5, 1, 60), metrics) as client:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 1, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         first, second = worker.take(), worker.take()
@@ -363,7 +363,7 @@ def test_an_answer_to_an_earlier_attempt_counts_and_that_to_a_later_one_is_dropp
 
 def test_a_request_expires_in_the_queue_when_no_one_waits_for_it_any_more(link: Broker, queue: str) -> None:
     sleeper = Sleeper()
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(2.0, 1, 2.8)) as client:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(2.0, 1, 2.8)) as client:
         future = client.submit(make_request())
         first, second = worker.take(), worker.take()
         assert 0 < second.seconds <= 0.8  # what the first attempt left of the 2.8 s
@@ -377,8 +377,8 @@ def test_a_request_expires_in_the_queue_when_no_one_waits_for_it_any_more(link: 
 
 
 def test_no_queue_is_known_soon(link: Broker, queue: str, metrics: Watched) -> None:
-    patience = Patience(attempt=AGES, retries=1, deadline=AGES)
-    with make_client(link, queue, patience, metrics) as client:
+    retry_policy = RetryPolicy(attempt=AGES, retries=1, deadline=AGES)
+    with make_client(link, queue, retry_policy, metrics) as client:
         future = client.submit(make_request())
         assert why(future) == "no-queue"
     assert f"queue {queue!r}" in str(future.exception()) and "does not exist" in str(future.exception())
@@ -395,7 +395,7 @@ def test_a_full_queue_is_known_soon(link: Broker, queue: str, metrics: Watched) 
 
 
 def test_a_worker_that_starts_a_little_later_answers(link: Broker, queue: str) -> None:
-    with make_client(link, queue, Patience(20, 30, 60)) as client:
+    with make_client(link, queue, RetryPolicy(20, 30, 60)) as client:
         request = make_request()
         future = client.submit(request)
         wait_until(lambda: client._pending and client._pending[request.request_id].attempts > 1)
@@ -407,8 +407,8 @@ def test_a_worker_that_starts_a_little_later_answers(link: Broker, queue: str) -
 def test_what_the_workers_refuse_fails_with_their_code_after_the_retries(
     persistent: bool, link: Broker, queue: str, metrics: Watched
 ) -> None:
-    patience = Patience(20, 2, 60, persistent)
-    with serving(make_worker(link, queue)), make_client(link, queue, patience, metrics) as client:
+    retry_policy = RetryPolicy(20, 2, 60, persistent)
+    with serving(make_worker(link, queue)), make_client(link, queue, retry_policy, metrics) as client:
         future = client.submit(replace(make_request(), fingerprint="66" * 32))
         assert why(future) == "wrong-model"
         assert isinstance(future.exception(), MessageError)
@@ -417,13 +417,13 @@ def test_what_the_workers_refuse_fails_with_their_code_after_the_retries(
 
 
 def test_a_refusal_that_time_runs_out_on_counts_as_one(link: Broker, queue: str, metrics: Watched) -> None:
-    with serving(make_worker(link, queue)), make_client(link, queue, Patience(20, 100, 1), metrics) as client:
+    with serving(make_worker(link, queue)), make_client(link, queue, RetryPolicy(20, 100, 1), metrics) as client:
         assert why(client.submit(replace(make_request(), fingerprint="66" * 32))) == "wrong-model"
     assert metrics.results == {"refused": 1}
 
 
 def test_an_answer_after_a_refusal_counts(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(20, 1, 60), metrics) as client:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(20, 1, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         worker.reply(worker.take(), encode_refusal(Refusal(request.request_id, "worker-failed", "")))
@@ -433,21 +433,21 @@ def test_an_answer_after_a_refusal_counts(link: Broker, queue: str, metrics: Wat
 
 
 def test_patience_ends_with_the_last_attempt_or_after_the_time_to_wait() -> None:
-    assert Patience.of(15, 1) == Patience(15, 1, 30, persistent=False)
-    assert Patience.of(15, 1, 600) == Patience(15, 1, 600, persistent=True)
+    assert RetryPolicy.from_options(15, 1) == RetryPolicy(15, 1, 30, persistent=False)
+    assert RetryPolicy.from_options(15, 1, 600) == RetryPolicy(15, 1, 600, persistent=True)
 
 
 @pytest.mark.parametrize(("room", "code"), [(0, "no-queue"), (1, "queue-full"), (9, "timed-out")])
 def test_the_persistent_go_on_asking_until_their_time_is_up(
     room: int, code: str, link: Broker, queue: str, metrics: Watched
 ) -> None:
-    patience = Patience(0.5, 0, 3, persistent=True)
+    retry_policy = RetryPolicy(0.5, 0, 3, persistent=True)
     with contextlib.ExitStack() as stack:
         if room:
             stack.enter_context(by_hand(link, queue, room))
             if room == 1:
                 publish(link, queue, b"in the way")
-        client = stack.enter_context(make_client(link, queue, patience, metrics))
+        client = stack.enter_context(make_client(link, queue, retry_policy, metrics))
         start = time.monotonic()
         reason = why(client.submit(make_request()))
         assert reason in {code, "timed-out"}  # the broker may be slow to refuse the last attempt
@@ -466,8 +466,8 @@ def test_the_persistent_wait_for_a_worker(link: Broker, queue: str) -> None:
 
 
 def test_the_persistent_wait_for_a_broker_but_not_for_ever(queue: str, metrics: Watched) -> None:
-    nowhere = Broker((Host("127.0.0.1", free_port()),))
-    with make_client(nowhere, queue, Patience(20, 0, 1, persistent=True), metrics) as client:
+    nowhere = Broker((Host("127.0.0.1", find_free_port()),))
+    with make_client(nowhere, queue, RetryPolicy(20, 0, 1, persistent=True), metrics) as client:
         future = client.submit(make_request())
         assert not future.done()
         assert why(future) == "no-connection"
@@ -510,7 +510,7 @@ def test_a_forged_reply_is_dropped_and_the_genuine_one_still_counts(
 
 
 @pytest.mark.parametrize(
-    "request_id", [new_id(), None, "", "None", "ü" * 100], ids=["new", "none", "empty", "word", "long"]
+    "request_id", [make_id(), None, "", "None", "ü" * 100], ids=["new", "none", "empty", "word", "long"]
 )
 def test_a_reply_to_what_no_one_asked_is_dropped(
     request_id: str | None, link: Broker, queue: str, metrics: Watched
@@ -593,7 +593,7 @@ def test_a_broker_that_does_not_come_back_in_time_is_no_hang(link: Broker, queue
     relay = FailingRelay(link.hosts[0].port)
     with by_hand(link, queue), contextlib.ExitStack() as stack:
         port = stack.enter_context(relay.running())
-        with make_client(at(link, port), queue, Patience(2, 0, 2), metrics) as client:
+        with make_client(at(link, port), queue, RetryPolicy(2, 0, 2), metrics) as client:
             future = client.submit(make_request())
             wait_until(lambda: waiting_in(link, queue))
             stack.close()
@@ -610,7 +610,7 @@ def test_a_broker_that_confirms_nothing_is_left_for_a_better_connection(
     with (
         serving(make_worker(link, queue)),
         relay.running() as port,
-        make_client(at(link, port), queue, Patience.of(1.5, retries), metrics) as client,
+        make_client(at(link, port), queue, RetryPolicy.from_options(1.5, retries), metrics) as client,
     ):
         relay.fall_silent()
         request = make_request()
@@ -626,7 +626,7 @@ def test_workers_that_are_slow_cost_no_connection(link: Broker, queue: str, metr
     with (
         by_hand(link, queue),
         relay.running() as port,
-        make_client(at(link, port), queue, Patience(1, 2, 60), metrics) as client,
+        make_client(at(link, port), queue, RetryPolicy(1, 2, 60), metrics) as client,
     ):
         futures = [client.submit(make_request()) for _ in range(200)]
         wait_until(lambda: waiting_in(link, queue) == 200)
@@ -641,7 +641,7 @@ def test_a_queue_deleted_under_way_is_made_up_for(link: Broker, queue: str, metr
     sleeper.hold.clear()
     with (
         serving(make_worker(link, queue, sleeper)) as ready,
-        make_client(link, queue, Patience(3, 5, 60), metrics) as client,
+        make_client(link, queue, RetryPolicy(3, 5, 60), metrics) as client,
     ):
         requests = [make_request() for _ in range(30)]
         futures = [client.submit(request) for request in requests]
@@ -695,15 +695,15 @@ def test_after_failures_in_a_row_no_one_is_asked_until_a_try_succeeds(
     link: Broker, queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker_module, "SHORTEST_PAUSE", 1.0)
-    with by_hand(link, queue), make_client(link, queue, Patience.of(1, 0), metrics) as client:
+    with by_hand(link, queue), make_client(link, queue, RetryPolicy.from_options(1, 0), metrics) as client:
         futures = [client.submit(make_request()) for _ in range(breaker_module.FAILURES)]
         assert {why(future) for future in futures} == {"timed-out"}
         vain = client.submit(make_request())
         assert vain.done() and why(vain) == "circuit-open"
-        assert client.ready() == "the cloud failed to answer" and metrics.value("breaker_open") == 1
+        assert client.check_readiness() == "the cloud failed to answer" and metrics.value("breaker_open") == 1
         with serving(make_worker(link, queue)):
             wait_until(lambda: client.submit(make_request()).exception(PATIENCE) is None)
-            assert client.ready() is None and metrics.value("breaker_open") == 0
+            assert client.check_readiness() is None and metrics.value("breaker_open") == 0
             assert client.submit(make_request()).exception(PATIENCE) is None
     results = metrics.results
     assert results.pop("circuit-open") >= 1
@@ -719,7 +719,7 @@ def test_a_broker_that_was_away_is_asked_again_at_once_but_not_one_that_only_los
     with (
         by_hand(link, queue),
         relay.running() as port,
-        make_client(at(link, port), queue, Patience.of(0.3, 0), metrics) as client,
+        make_client(at(link, port), queue, RetryPolicy.from_options(0.3, 0), metrics) as client,
     ):
         futures = [client.submit(make_request()) for _ in range(breaker_module.FAILURES)]
         assert {why(future) for future in futures} == {"timed-out"}
@@ -728,7 +728,7 @@ def test_a_broker_that_was_away_is_asked_again_at_once_but_not_one_that_only_los
         relay.cut()
         wait_until(lambda: metrics.value("connection_losses_total") == 1 and client.is_connected)
         if was_away:
-            wait_until(lambda: client.ready() is None)
+            wait_until(lambda: client.check_readiness() is None)
         assert why(client.submit(make_request())) == ("timed-out" if was_away else "circuit-open")
 
 
@@ -751,7 +751,7 @@ def fragile(node: PrivateBroker) -> Broker:
 def test_a_broker_that_is_killed_and_comes_back_goes_unnoticed(
     node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:
-    queue, sleeper = f"requests.{new_id()}", Sleeper()
+    queue, sleeper = f"requests.{make_id()}", Sleeper()
     sleeper.hold.clear()
     with serving(make_worker(fragile, queue, sleeper)), contextlib.ExitStack() as stack:
         hasty = stack.enter_context(make_client(fragile, queue, LONG, metrics))
@@ -774,7 +774,7 @@ def test_a_broker_that_is_killed_and_comes_back_goes_unnoticed(
 def test_what_an_operator_closes_or_deletes_is_made_up_for(
     command: str, node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:
-    queue, request = f"requests.{new_id()}", make_request()
+    queue, request = f"requests.{make_id()}", make_request()
     with make_client(fragile, queue, replace(LONG, persistent=True), metrics) as client:
         with by_hand(fragile, queue) as worker:
             future = client.submit(request)
@@ -791,7 +791,7 @@ def test_what_an_operator_closes_or_deletes_is_made_up_for(
 def test_a_password_changed_meanwhile_ends_every_request_with_the_refusal(
     node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:
-    queue, relay = f"requests.{new_id()}", FailingRelay(node.port)
+    queue, relay = f"requests.{make_id()}", FailingRelay(node.port)
     with by_hand(fragile, queue), relay.running() as port:
         with make_client(at(fragile, port), queue, LONG, metrics) as client:
             futures = [client.submit(make_request()) for _ in range(3)]
@@ -800,6 +800,6 @@ def test_a_password_changed_meanwhile_ends_every_request_with_the_refusal(
             futures.append(client.submit(make_request()))
             assert all(isinstance(future.exception(PATIENCE), BrokerRefusedError) for future in futures)
             assert isinstance(client.submit(make_request()).exception(), BrokerRefusedError)
-            assert client.alive() is not None
+            assert client.check_liveness() is not None
         node.control("change_password", fragile.username, fragile.password)
     assert metrics.results == {"closed": 5}

@@ -9,9 +9,9 @@ import pytest
 from models.checkpoint import read_two_exits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.load import COLUMNS, Asked, Pace, ask, load_figure, load_of, load_table
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import free_port
+from offload.link.load import COLUMNS, Pace, RequestResult, ask, draw_load, summarize_load, tabulate_results
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import find_free_port
 from offload.link.request_form import RequestForm
 from offload.link.responder import Responder
 from offload.link.worker import Worker
@@ -27,23 +27,23 @@ EVENTS = np.random.default_rng(1).random((3, 58)).astype(np.float32)
 
 
 def table_of(*asked: tuple[int, float, float, int, str]) -> pd.DataFrame:
-    return load_table([Asked(*one) for one in asked])
+    return tabulate_results([RequestResult(*one) for one in asked])
 
 
 def test_a_load_is_summed_up() -> None:
     table = table_of((0, 0.0, 0.010, 5, "answered"), (1, 0.5, 0.030, 5, "answered"), (0, 0.8, 0.2, 5, "timed-out"))
-    load = load_of(table)
+    load = summarize_load(table)
     assert (load.requests, load.answered, load.events, load.errors) == (3, 2, 10, {"timed-out": 1})
     assert load.seconds == pytest.approx(1.0)
     assert load.percentiles[50] == pytest.approx(0.020)
     assert load.percentiles[100] == pytest.approx(0.030)
-    assert "3 requests, 2 answered, 10 events in 1.00 s: 2.0 requests/s, 10.0 events/s" in load.summary()
-    assert "p50 20.00 ms" in load.summary() and "errors: 1 timed-out" in load.summary()
+    assert "3 requests, 2 answered, 10 events in 1.00 s: 2.0 requests/s, 10.0 events/s" in load.summarize()
+    assert "p50 20.00 ms" in load.summarize() and "errors: 1 timed-out" in load.summarize()
 
 
 def test_a_load_without_answers_or_requests_has_a_summary_too() -> None:
-    assert "errors: 1 no-queue" in load_of(table_of((0, 0.0, 0.01, 5, "no-queue"))).summary()
-    assert load_of(table_of()).requests == 0
+    assert "errors: 1 no-queue" in summarize_load(table_of((0, 0.0, 0.01, 5, "no-queue"))).summarize()
+    assert summarize_load(table_of()).requests == 0
 
 
 def test_the_table_is_in_the_order_of_the_starts() -> None:
@@ -55,7 +55,7 @@ def test_the_table_is_in_the_order_of_the_starts() -> None:
 @pytest.mark.parametrize("results", [("answered", "answered"), ("answered", "timed-out"), ("timed-out", "no-queue")])
 def test_a_picture_is_drawn_whatever_came_of_the_requests(results: tuple[str, str], tmp_path: Path) -> None:
     table = table_of(*((0, float(i), 0.01 * (i + 1), 1, result) for i, result in enumerate(results)))
-    assert save_figure(load_figure("2 $clients", table), tmp_path / "load.png").stat().st_size > 10_000
+    assert save_figure(draw_load("2 $clients", table), tmp_path / "load.png").stat().st_size > 10_000
 
 
 def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broker, queue: str) -> None:
@@ -87,7 +87,7 @@ def test_asking_can_be_stopped(link: Broker, queue: str) -> None:
 
 
 def test_what_is_not_answered_is_counted_by_its_reason(link: Broker, queue: str) -> None:
-    with make_client(link, queue, Patience.of(0.2, 0)) as client:
+    with make_client(link, queue, RetryPolicy.from_options(0.2, 0)) as client:
         sending = [RequestForm(FINGERPRINT, "one", "features")]
         asked = ask([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
     assert {a.result for a in asked} == {"no-queue", "circuit-open"}
@@ -140,7 +140,7 @@ def test_the_generator_ends_with_exit_code_3_where_requests_stay_unanswered(
 
 
 def test_the_generator_without_a_broker_ends_with_exit_code_3_in_time(generator: Callable[..., Ended]) -> None:
-    ended = generator("--mq-port", free_port(), "--count", 1)
+    ended = generator("--mq-port", find_free_port(), "--count", 1)
     assert ended.code == 3
     assert "no RabbitMQ at" in ended.err
 

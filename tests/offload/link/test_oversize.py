@@ -10,7 +10,7 @@ from pika import exceptions
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, new_id
+from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
 from offload.link.worker_settings import MOST_HELD, WorkerSettings, bound_prefetch
@@ -58,7 +58,7 @@ def peak_memory(worker: SleepingWorker) -> int:
 @contextmanager
 def reply_queue(broker: Broker) -> Iterator[str]:
     """Yield the name of a reply queue that can be looked at from any connection."""
-    name = f"{REPLY_QUEUE}{new_id()}"
+    name = f"{REPLY_QUEUE}{make_id()}"
     with connected(broker) as channel:
         channel.queue_declare(name)
         yield name
@@ -68,14 +68,14 @@ def reply_queue(broker: Broker) -> Iterator[str]:
 def test_a_worker_holds_none_of_the_messages_that_are_too_large_and_goes_on_answering_others(
     generous: Broker, tmp_path: Path
 ) -> None:
-    queue, request = f"requests.{new_id()}", make_request()
+    queue, request = f"requests.{make_id()}", make_request()
     with SleepingWorker(tmp_path, generous, queue) as worker:
         worker.wait_for("ready")
         with reply_queue(generous) as reply_to, make_client(generous, queue) as client:
             assert is_answer_to(client.submit(request).result(), request)
             before = peak_memory(worker)
             for _ in range(COUNT):
-                publish(generous, queue, bytes(OVERSIZE), correlation_id=new_id(), reply_to=reply_to)
+                publish(generous, queue, bytes(OVERSIZE), correlation_id=make_id(), reply_to=reply_to)
             wait_until(lambda: waiting_in(generous, reply_to) == COUNT)  # each was refused
             assert is_answer_to(client.submit(request).result(), request)
             assert peak_memory(worker) - before < KEPT
@@ -83,14 +83,14 @@ def test_a_worker_holds_none_of_the_messages_that_are_too_large_and_goes_on_answ
 
 
 def test_a_request_that_is_too_large_is_refused_and_counted(generous: Broker) -> None:
-    queue, counted = f"requests.{new_id()}", Counted()
+    queue, counted = f"requests.{make_id()}", Counted()
     with (
         serving(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
         make_client(generous, queue) as client,
     ):
         problem = client.submit(make_request(10)).exception()
         assert isinstance(problem, MessageError) and problem.code == "too-large"
-        assert "bytes, at most 1000 are taken" in str(problem)
+        assert "bytes, at most 1000 are accepted" in str(problem)
         request = make_request()
         assert is_answer_to(client.submit(request).result(), request)
     assert counted("requests_total", code="too-large") == worker.refused == 2  # it is asked twice
@@ -102,8 +102,8 @@ def test_a_body_is_kept_up_to_the_limit_and_not_beyond(excess: int, kept: bool, 
     log, size = Log(), 300_000 + excess  # of three frames
     worker = RequestQueue(link, queue, log, prefetch=16, largest_body=300_000)
     with ready(worker, log):
-        publish(link, queue, bytes(size), correlation_id=new_id(), reply_to=REPLY_TO)
-        publish(link, queue, b"next", correlation_id=new_id(), reply_to=REPLY_TO)
+        publish(link, queue, bytes(size), correlation_id=make_id(), reply_to=REPLY_TO)
+        publish(link, queue, b"next", correlation_id=make_id(), reply_to=REPLY_TO)
         wait_until(lambda: len(log.requests) == 2)
     first, following = log.requests
     assert (len(first.body), first.size) == (size if kept else 0, size)

@@ -15,8 +15,8 @@ import pytest
 
 from offload.link import private_broker
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_server, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.protocol import make_id
 from tests.offload.certificates import SERVER_NAMES, WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link_ends import (
     PATIENCE,
@@ -259,7 +259,7 @@ def test_a_paused_node_falls_silent_and_goes_on_where_it_was(node: PrivateBroker
 
 
 def test_a_worker_outlives_the_broker_that_it_works_for(node: PrivateBroker) -> None:
-    link, queue = address(node), f"requests.{new_id()}"
+    link, queue = address(node), f"requests.{make_id()}"
     worker, before, after = make_worker(link, queue), make_request(), make_request()
     with connected(link) as channel:
         channel.queue_declare("durable", durable=True)
@@ -297,7 +297,7 @@ def test_a_closed_node_even_a_silent_one_leaves_no_process_no_port_and_no_file(n
 
 
 def test_a_free_port_can_be_taken() -> None:
-    with socket.create_server(("127.0.0.1", free_port())):
+    with socket.create_server(("127.0.0.1", find_free_port())):
         pass
 
 

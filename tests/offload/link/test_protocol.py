@@ -28,7 +28,7 @@ from offload.link.protocol import (
     encode_refusal,
     encode_request,
     is_id,
-    new_id,
+    make_id,
 )
 from offload.operations.metrics import ANSWERS
 from tests.hostile import Bomb
@@ -79,7 +79,7 @@ def code_of(decode: Callable[[], object]) -> str:
 
 
 def test_every_new_id_has_the_form_of_one_and_is_another() -> None:
-    ids = {new_id() for _ in range(100)}
+    ids = {make_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(map(is_id, ids))
 
@@ -134,7 +134,7 @@ def test_a_worker_of_one_payload_takes_it_and_refuses_the_other_and_says_what_it
     limits = Limits(FINGERPRINT, EVENT[ACTIVATIONS], (taken,))
     assert limits.shapes == {taken: EVENT[taken]}
     assert len(decode_request(encode_request(request(MAX_EVENTS, taken)), limits).tensor) == MAX_EVENTS
-    with pytest.raises(MessageError, match=f"this worker takes {taken}$") as caught:
+    with pytest.raises(MessageError, match=f"this worker accepts {taken}$") as caught:
         decode_request(encode_request(request(2, other)), limits)
     assert caught.value.code == "wrong-payload"
 
@@ -369,8 +369,8 @@ def logits(count: int, value: float = 0.0) -> bytes:
 
 REFUSED_REPLIES = {
     "empty": (b"", "malformed"),
-    "of another request": (encode_answer(Answer(new_id(), FINGERPRINT, "w", 1.0, ANSWER.logits)), "malformed"),
-    "refusal of another request": (encode_refusal(Refusal(new_id(), "malformed", "")), "malformed"),
+    "of another request": (encode_answer(Answer(make_id(), FINGERPRINT, "w", 1.0, ANSWER.logits)), "malformed"),
+    "refusal of another request": (encode_refusal(Refusal(make_id(), "malformed", "")), "malformed"),
     "the request sent back": (encode_request(ASKED), "malformed"),
     "no request id": (changed(GOOD_REPLY, lambda header: header["__metadata__"].pop("request_id")), "malformed"),
     "of tomorrow's version": (reply_with(version="2"), "wrong-version"),

@@ -26,7 +26,7 @@ from offload.link.protocol import (
     encode_answer,
     encode_refusal,
     encode_request,
-    new_id,
+    make_id,
 )
 from offload.link.responder import Responder
 from offload.link.worker import Worker
@@ -82,13 +82,13 @@ class Counted:
         self._exit_2 = exit_2
         self.sizes: list[int] = []
 
-    def of_features(self, features: FloatArray, /) -> FloatArray:
+    def compute_from_features(self, features: FloatArray, /) -> FloatArray:
         self.sizes.append(len(features))
-        return self._exit_2.of_features(features)
+        return self._exit_2.compute_from_features(features)
 
-    def of_activations(self, activations: FloatArray, /) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray, /) -> FloatArray:
         self.sizes.append(len(activations))
-        return self._exit_2.of_activations(activations)
+        return self._exit_2.compute_from_activations(activations)
 
 
 def activations_of(network: CalibratedNetwork, features: FloatArray) -> FloatArray:
@@ -98,7 +98,7 @@ def activations_of(network: CalibratedNetwork, features: FloatArray) -> FloatArr
 
 
 def request_for(cloud: Responder, tensor: Any, payload: str = FEATURES) -> Request:
-    return Request(new_id(), "edge:1", cloud.limits.fingerprint, payload, tensor)
+    return Request(make_id(), "edge:1", cloud.limits.fingerprint, payload, tensor)
 
 
 def mixed_requests(cloud: Responder, network: CalibratedNetwork, features: FloatArray) -> list[Request]:
@@ -106,8 +106,8 @@ def mixed_requests(cloud: Responder, network: CalibratedNetwork, features: Float
     requests, start = [], 0
     for number, size in enumerate(SIZES):
         rows = features[start : start + size]
-        of_features = request_for(cloud, rows)
-        requests.append(request_for(cloud, activations_of(network, rows), ACTIVATIONS) if number % 2 else of_features)
+        plain = request_for(cloud, rows)
+        requests.append(request_for(cloud, activations_of(network, rows), ACTIVATIONS) if number % 2 else plain)
         start += size
     return requests
 
@@ -158,7 +158,7 @@ def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: 
     digest, opened = fingerprint(plain), open_network(plain, CPU, int8=True)
     assert opened.exit_2 is not None
     cloud = Responder(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "cloud:7")
-    request = Request(new_id(), "edge", digest, FEATURES, features)
+    request = Request(make_id(), "edge", digest, FEATURES, features)
     (reply,) = cloud.answer([received(cloud, request)])
     assert isinstance(reply, Answer) and reply.fingerprint == digest
     exact = alone(plain, request)
@@ -187,7 +187,7 @@ def test_a_request_larger_than_a_pass_is_computed_in_several_and_answered_as_one
 def test_requests_under_the_same_id_are_answered_each_for_itself(
     cloud: Responder, mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
-    one_id = new_id()
+    one_id = make_id()
     requests = [
         Request(one_id, "edge:1", cloud.limits.fingerprint, FEATURES, features[start:][:size])
         for start, size in ((0, 5), (5, 5), (10, 1), (0, 5))
@@ -238,7 +238,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("code", [code for code in ANSWERS if code not in {"answered", "worker-failed"}])
 def test_what_is_wrong_with_a_request_is_told_by_its_code(code: str, cloud: Responder, features: FloatArray) -> None:
-    body, request_id = BROKEN[code](encode_request(request_for(cloud, features))), new_id()
+    body, request_id = BROKEN[code](encode_request(request_for(cloud, features))), make_id()
     refusal = cloud.decode(body, request_id)
     assert isinstance(refusal, Refusal)
     assert (refusal.request_id, refusal.code) == (request_id, code)
@@ -248,13 +248,13 @@ def test_what_is_wrong_with_a_request_is_told_by_its_code(code: str, cloud: Resp
 def test_a_request_that_came_under_another_correlation_id_is_refused_under_that_one(
     cloud: Responder, features: FloatArray
 ) -> None:
-    other = new_id()
+    other = make_id()
     refusal = cloud.decode(encode_request(request_for(cloud, features)), other)
-    assert refusal == Refusal(other, "malformed", "the request's id is not its correlation id")
+    assert refusal == Refusal(other, "malformed", "the id of the request is not its correlation id")
 
 
 def test_a_request_for_another_network_is_refused_with_what_to_do(cloud: Responder, features: FloatArray) -> None:
-    request = Request(new_id(), "edge:1", "ab" * 32, FEATURES, features)
+    request = Request(make_id(), "edge:1", "ab" * 32, FEATURES, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
     assert isinstance(refusal, Refusal)
     for text in ("abababababab", cloud.limits.fingerprint[:12], "same checkpoint"):
@@ -265,7 +265,7 @@ def test_a_worker_of_activations_alone_refuses_features(mobilenet: CalibratedNet
     cloud = Responder(*served(mobilenet, 256, (ACTIVATIONS,)), "cloud:7")
     request = request_for(cloud, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
-    assert refusal == Refusal(request.request_id, "wrong-payload", "this worker takes activations")
+    assert refusal == Refusal(request.request_id, "wrong-payload", "this worker accepts activations")
     taken = request_for(cloud, activations_of(mobilenet, features), ACTIVATIONS)
     assert is_right(cloud.answer([received(cloud, taken)])[0], taken, mobilenet)
 
@@ -343,7 +343,7 @@ class Stranger:
         self._connection = channel.connection
         self._channel = self._connection.channel()  # without confirms
         self._queue = queue
-        self.address = {"correlation_id": new_id(), "reply_to": f"ee-reply.{new_id()}"}
+        self.address = {"correlation_id": make_id(), "reply_to": f"ee-reply.{make_id()}"}
         self.replies = 0
         self.codes: set[str] = set()
         self._channel.queue_declare(self.address["reply_to"], exclusive=True)

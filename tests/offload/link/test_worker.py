@@ -11,10 +11,10 @@ import pytest
 
 from offload.link.batch_report import BatchReport
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import free_port
-from offload.link.protocol import Answer, Refusal, Request, encode_request, new_id
+from offload.link.private_broker import find_free_port
+from offload.link.protocol import Answer, Refusal, Request, encode_request, make_id
 from offload.link.rabbitmq import connection
-from offload.link.rabbitmq.problems import BROKER_FAILED
+from offload.link.rabbitmq.broker_errors import BROKER_FAILED
 from offload.link.worker_settings import WorkerSettings
 from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, clients, delete, sizes_of
 from tests.offload.link_ends import (
@@ -79,7 +79,7 @@ def test_a_refused_request_among_those_merged_takes_no_room_and_costs_the_others
         with busy(sleeper, client):
             asked = ask(client, 2)
             counted.wait_for("waiting_requests", 1)
-            publish(link, queue, b"garbage", correlation_id=new_id(), reply_to=REPLY_TO)
+            publish(link, queue, b"garbage", correlation_id=make_id(), reply_to=REPLY_TO)
             counted.wait_for("waiting_requests", 2)
             asked += ask(client, 2)
             counted.wait_for("waiting_requests", 3)
@@ -200,7 +200,7 @@ def test_a_batch_is_reported_with_who_and_what_was_in_it(link: Broker, queue: st
             asked = ask(client, 2, 3)
             other = make_request(4, client_id="edge:2")
             asked.append((other, client.submit(other)))
-            publish(link, queue, b"garbage", correlation_id=(garbage := new_id()), reply_to=REPLY_TO)
+            publish(link, queue, b"garbage", correlation_id=(garbage := make_id()), reply_to=REPLY_TO)
             counted.wait_for("waiting_requests", 4)
             arrived = time.monotonic()
             time.sleep(0.1)
@@ -224,7 +224,7 @@ def test_the_metrics_agree_with_what_happened(link: Broker, queue: str) -> None:
         with busy(sleeper, client):
             asked = [(request, client.submit(request)) for request in requests]
             for body, request_id in (
-                (encode_request(gone), gone.request_id), (encode_request(wrong), wrong.request_id), (b"", new_id()),
+                (encode_request(gone), gone.request_id), (encode_request(wrong), wrong.request_id), (b"", make_id()),
             ):  # fmt: skip
                 publish(link, queue, body, correlation_id=request_id, reply_to=REPLY_TO)
             publish(link, queue, b"from no one")
@@ -266,11 +266,11 @@ def test_a_client_that_left_before_its_reply_is_counted_and_its_request_acknowle
 
 NO_ONE_TO_REPLY_TO: tuple[dict[str, Any], ...] = (
     {},
-    {"correlation_id": new_id()},
+    {"correlation_id": make_id()},
     {"reply_to": REPLY_TO},
     {"correlation_id": "1", "reply_to": REPLY_TO},
-    {"correlation_id": new_id(), "reply_to": "payroll"},
-    {"correlation_id": new_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
+    {"correlation_id": make_id(), "reply_to": "payroll"},
+    {"correlation_id": make_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
     {"correlation_id": b"\xff" * 32, "reply_to": b"\xff" * 41, "headers": {"x-death": [{"count": -1}]}},
 )
 
@@ -305,16 +305,16 @@ def test_a_worker_says_whether_it_is_alive_and_ready(link: Broker, queue: str) -
     with contextlib.ExitStack() as away:
         worker = make_worker(at(link, away.enter_context(relay.running())), queue)
         with serving(worker):
-            assert worker.alive() is worker.ready() is None
+            assert worker.check_liveness() is worker.check_readiness() is None
             away.close()
-            wait_until(lambda: worker.ready() == "no connection to RabbitMQ")
-            assert worker.alive() is None
-    assert worker.ready() == "stopping"
-    assert worker.alive() == "thread rabbitmq has ended"
+            wait_until(lambda: worker.check_readiness() == "no connection to RabbitMQ")
+            assert worker.check_liveness() is None
+    assert worker.check_readiness() == "stopping"
+    assert worker.check_liveness() == "thread rabbitmq has ended"
 
 
 def test_a_broker_that_is_not_there_at_the_start_is_an_error_at_once(queue: str) -> None:
-    worker = make_worker(Broker((Host("127.0.0.1", free_port()),)), queue)
+    worker = make_worker(Broker((Host("127.0.0.1", find_free_port()),)), queue)
     with pytest.raises(CloudUnavailableError, match="connection refused"):
         worker.run(lambda: pytest.fail("it connected"))
 

@@ -16,8 +16,8 @@ import pytest
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link import worker as worker_module
 from offload.link.broker import Broker, Host
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import PrivateBroker, free_port
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import PrivateBroker, find_free_port
 from offload.link.protocol import Answer, Refusal, Request
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.worker_end import Delivery, RequestQueue
@@ -142,8 +142,8 @@ def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(li
             leaving.stop()
             wait_until(lambda: waiting_in(link, queue) == 4)
             assert first("waiting_requests") == 0
-            assert leaving.ready() == "stopping"
-            assert leaving.alive() is None
+            assert leaving.check_readiness() == "stopping"
+            assert leaving.check_liveness() is None
         with serving(make_worker(link, queue, metrics=second.metrics)):
             assert all_answered(asked)
     assert first("given_back_requests_total") == second("redelivered_requests_total") == 4
@@ -166,7 +166,7 @@ def test_a_batch_that_takes_longer_than_a_stopping_worker_may_goes_to_another(
         with serving(make_worker(link, queue)):
             assert all_answered(asked)
     sleeper.hold.set()
-    wait_until(lambda: stuck.alive() is not None)
+    wait_until(lambda: stuck.check_liveness() is not None)
     assert stuck.answered == 0
 
 
@@ -178,7 +178,7 @@ def test_an_idle_worker_stops_at_once(link: Broker, queue: str, monkeypatch: pyt
 
 
 def test_a_worker_told_to_stop_before_it_runs_does_not_connect(queue: str) -> None:
-    worker = make_worker(Broker((Host("127.0.0.1", free_port()),)), queue)
+    worker = make_worker(Broker((Host("127.0.0.1", find_free_port()),)), queue)
     worker.stop()
     worker.run(lambda: pytest.fail("it connected"))
 
@@ -219,7 +219,7 @@ def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
             wait_until(lambda: sleeper.batches)
             away.close()
             counted.wait_for("connected", 0)
-            assert worker.ready() == "no connection to RabbitMQ"
+            assert worker.check_readiness() == "no connection to RabbitMQ"
         sleeper.hold.set()
 
 
@@ -244,8 +244,8 @@ def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_i
         worker = make_worker(link, "q", sleeper, None, counted.metrics)
         # A queue made just before its node is killed may not have reached the disk: until the worker declares it again,
         # requests come back, and are sent once more.
-        patience = Patience(attempt=AGES, retries=100, deadline=AGES)
-        with serving(worker) as ready, make_client(link, "q", patience, metrics) as client:
+        retry_policy = RetryPolicy(attempt=AGES, retries=100, deadline=AGES)
+        with serving(worker) as ready, make_client(link, "q", retry_policy, metrics) as client:
             with busy(sleeper, client):
                 asked = ask(client, 1, 1, 1)
                 counted.wait_for("waiting_requests", 3)
@@ -301,7 +301,7 @@ def ending_with(
     with ThreadPoolExecutor() as executor:
         running = executor.submit(worker.run, on_ready)
         try:
-            wait_until(lambda: worker.ready() is None or running.done())
+            wait_until(lambda: worker.check_readiness() is None or running.done())
             yield
             with pytest.raises(error):
                 running.result(PATIENCE)
@@ -385,7 +385,7 @@ def test_a_worker_that_failed_has_no_thread_and_no_socket_left(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = replace(link, password="wrong")
-    nowhere = Broker((Host("127.0.0.1", free_port()),))
+    nowhere = Broker((Host("127.0.0.1", find_free_port()),))
     monkeypatch.setattr(RequestQueue, "reply", break_pipe)
     with make_client(link, queue) as client, leaving_nothing_behind():
         for broker in (wrong, nowhere):
@@ -400,14 +400,14 @@ def test_a_worker_that_stopped_without_its_broker_has_no_thread_and_no_socket_le
     with contextlib.ExitStack() as away, leaving_nothing_behind():
         with serving(worker := make_worker(at(link, away.enter_context(relay.running())), queue)):
             away.close()
-            wait_until(lambda: worker.ready() is not None)
+            wait_until(lambda: worker.check_readiness() is not None)
         worker.stop()
 
 
 def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
-    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    hurried = RetryPolicy(attempt=0.5, retries=0, deadline=0.5)
     with serving(worker), make_client(link, queue) as client, make_client(link, queue, hurried) as leaving:
         with busy(sleeper, client):
             late = ask(leaving, 2)[0][1]
@@ -424,7 +424,7 @@ def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
-    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    hurried = RetryPolicy(attempt=0.5, retries=0, deadline=0.5)
     worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
     discard = worker._discard
 

@@ -13,7 +13,7 @@ from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
-from offload.edge.second_exit import Asked, LocalSecondExit, Outcome
+from offload.edge.second_exit import LocalSecondExit, Outcome, Query
 from offload.link.protocol import Limits
 from offload.link.responder import Responder
 from offload.networks.cache import Cache, make_keys
@@ -58,11 +58,11 @@ class Counting:
 
         return logits_of(features), activations
 
-    def of_features(self, features: FloatArray) -> FloatArray:
+    def compute_from_features(self, features: FloatArray) -> FloatArray:
         self.at_exit_2 += features[:, 7].tolist()
         return logits_of(features)
 
-    def of_activations(self, activations: FloatArray) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray) -> FloatArray:
         self.at_exit_2 += activations.ravel().tolist()
         return logits_of(vectors(*activations.ravel().astype(int).tolist()))
 
@@ -137,12 +137,12 @@ class Asking(LocalSecondExit):
         self.decider, self.failure = decider, failure
         self.asked: list[float] = []
 
-    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         rows = np.arange(len(features))[::-1]
         assert activations(rows).ravel().tolist() == features[rows, 7].tolist()
         self.asked += features[:, 7].tolist()
         outcome: Outcome = (slice(0, len(features)), logits_of(features), self.decider, self.failure)
-        return Asked((), lambda: [outcome])
+        return Query((), lambda: [outcome])
 
 
 def decide(edge: Edge, *numbers: int) -> Batch:

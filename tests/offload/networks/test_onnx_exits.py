@@ -15,7 +15,7 @@ from models.checkpoint import read_two_exits, write_checkpoint
 from models.onnx_export import write_edge_model, write_second_exit_model
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.networks.onnx_exits import open_exported
 from offload.networks.torch_exits import open_checkpoint
 from tests.networks import SAMPLE, calibrated_network
@@ -61,8 +61,8 @@ def test_both_exits_say_what_the_checkpoint_says(checkpoint: Path, halves: tuple
     np.testing.assert_allclose(activations(rows), wanted_activations(rows), rtol=1e-4, atol=1e-4)
     assert ours.exit_2 is not None and theirs.exit_2 is not None
     for mine, yours in (
-        (ours.exit_2.of_features(features), theirs.exit_2.of_features(features)),
-        (ours.exit_2.of_activations(activations(rows)), theirs.exit_2.of_features(features[rows])),
+        (ours.exit_2.compute_from_features(features), theirs.exit_2.compute_from_features(features)),
+        (ours.exit_2.compute_from_activations(activations(rows)), theirs.exit_2.compute_from_features(features[rows])),
     ):
         np.testing.assert_allclose(certainty(mine)[1], certainty(yours)[1], atol=TOLERANCE)
 
@@ -124,7 +124,7 @@ def test_the_client_decides_traffic_without_importing_torch_or_pandas(
 def test_a_worker_of_either_kind_answers_an_exported_edge_the_exported_one_without_torch(
     link: Broker, checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path, *, exported: bool
 ) -> None:
-    queue = f"requests.{new_id()}"
+    queue = f"requests.{make_id()}"
     broker = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
               "--mq-queue", queue, "--network", "mobilenet")  # fmt: skip
     password = {PASSWORD_VARIABLE: link.password}

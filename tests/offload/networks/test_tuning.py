@@ -3,7 +3,7 @@ import time
 import numpy as np
 
 from offload.networks.exits import ActivationsAt, FloatArray, Network
-from offload.networks.tuning import fastest
+from offload.networks.tuning import find_fastest
 
 
 class Sleepy:
@@ -23,12 +23,12 @@ class Sleepy:
 
 
 def test_the_fastest_of_all_pairs_is_taken() -> None:
-    network, threads, chunk = fastest(Sleepy(), [1, 2], [8, 16, 64])
+    network, threads, chunk = find_fastest(Sleepy(), [1, 2], [8, 16, 64])
     assert (threads, chunk) == (2, 16)
     assert network.architecture == "AlexNetWithExits"
 
 
 def test_where_there_is_no_choice_nothing_is_measured() -> None:
     opening = Sleepy()
-    assert fastest(opening, [None], [64])[1:] == (None, 64)
+    assert find_fastest(opening, [None], [64])[1:] == (None, 64)
     assert opening.opened == [(None, 64)]

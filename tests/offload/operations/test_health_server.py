@@ -36,10 +36,10 @@ class Process:
     illness: str | None = None
     idleness: str | None = None
 
-    def alive(self) -> str | None:
+    def check_liveness(self) -> str | None:
         return self.illness
 
-    def ready(self) -> str | None:
+    def check_readiness(self) -> str | None:
         return self.idleness
 
 
@@ -364,7 +364,7 @@ def test_while_all_threads_are_busy_connections_still_have_a_deadline() -> None:
     enough = threading.Event()
 
     class Slow(Process):
-        def ready(self) -> str | None:
+        def check_readiness(self) -> str | None:
             enough.wait(SOON)
             return None
 
@@ -403,7 +403,7 @@ def test_clients_that_hang_up_are_not_logged(
 
 def test_a_fault_of_ours_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Faulty(Process):
-        def alive(self) -> str | None:
+        def check_liveness(self) -> str | None:
             raise RuntimeError("secret")
 
     process = Faulty()
@@ -474,7 +474,7 @@ def test_a_report_that_hangs_neither_keeps_the_server_from_stopping_nor_the_proc
     enough = threading.Event()
 
     class Hanging(Process):
-        def ready(self) -> str | None:
+        def check_readiness(self) -> str | None:
             enough.wait(SOON)
             return None
 

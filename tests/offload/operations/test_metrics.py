@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics import exposition, parser
 
 from offload.defaults import PROTOCOL_VERSION
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.operations.metrics import (
     ABANDONED,
     ANSWERS,
@@ -127,7 +127,7 @@ def test_what_is_no_code_counts_as_other(code: str) -> None:
 def test_a_sender_of_ever_new_codes_fills_no_memory_and_hides_no_known_one() -> None:
     metrics = WorkerMetrics()
     for _ in range(1000):
-        metrics.requests.labels(code=f"x{new_id()[:20]}").inc()
+        metrics.requests.labels(code=f"x{make_id()[:20]}").inc()
     metrics.requests.labels(code="wrong-model").inc()
     counted = series(metrics.registry, "ee_worker_requests_total", "code")
     assert len(counted) == MOST_CODES

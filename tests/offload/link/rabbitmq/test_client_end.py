@@ -6,7 +6,7 @@ import pytest
 
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import LARGEST_REPLY, new_id
+from offload.link.protocol import LARGEST_REPLY, make_id
 from offload.link.rabbitmq import client_end as client_end_module
 from offload.link.rabbitmq import worker_end as worker_end_module
 from offload.link.rabbitmq.client_end import RequestSender
@@ -22,7 +22,7 @@ BURST = 300
 
 def send(end: RequestSender, *bodies: bytes, seconds: float = SECONDS) -> list[str]:
     """Publish requests, all at once, and return their ids."""
-    request_ids = [new_id() for _ in bodies]
+    request_ids = [make_id() for _ in bodies]
 
     def publish_all() -> None:
         for request_id, body in zip(request_ids, bodies, strict=True):
@@ -114,7 +114,7 @@ def test_a_request_to_a_queue_that_does_not_exist_is_returned(link: Broker, queu
 
 
 def test_a_request_that_was_returned_can_be_published_again(link: Broker, queue: str) -> None:
-    log, request_id = Log(), new_id()
+    log, request_id = Log(), make_id()
     end = client_end(link, queue, log)
     with ready(end, log):
         in_owner(end, lambda: end.publish(request_id, b"hello", SECONDS))
@@ -156,9 +156,7 @@ def test_a_connection_on_which_all_requests_are_rejected_is_replaced_ever_less_o
 
         wait_until(lambda: has_reconnected(2))
         said = [str(loss.problem) for loss in log.lost]
-        assert said == [
-            f"RabbitMQ at {link} rejected all requests for {limit} s; connecting again" for limit in (0.1, 0.2)
-        ]
+        assert said == [f"RabbitMQ at {link} rejected all requests for {limit} s; reconnecting" for limit in (0.1, 0.2)]
         broker.control("purge_queue", queue)
         send(end, b"hello")
         wait_until(lambda: log.confirmed)

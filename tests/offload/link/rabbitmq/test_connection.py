@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
 from tests.offload.link.rabbitmq.ends import BOTH_ENDS, Log, client_end, first_loss, in_owner, ready, running
@@ -45,7 +45,7 @@ def test_a_dead_host_is_passed_over_at_once_and_not_told(
     monkeypatch.setattr(connection, "SHORTEST_PAUSE", NEVER)
     monkeypatch.setattr(connection, "LONGEST_PAUSE", NEVER)
     log = Log()
-    with ready(client_end(at(link, free_port(), free_port(), link.hosts[0].port), queue, log), log):
+    with ready(client_end(at(link, find_free_port(), find_free_port(), link.hosts[0].port), queue, log), log):
         assert log.ready
     assert not log.lost
 
@@ -63,7 +63,7 @@ def test_a_broker_that_does_not_answer_once_it_let_us_in_is_given_up(
     log, relay = Log(), FallsSilent(link.hosts[0].port)
     with relay.running() as port, running(make_end(at(link, port), queue, log)):
         wait_until(lambda: log.lost)
-        assert "lets us in, but then does not answer" in str(log.lost[0].problem)
+        assert "accepts the login but does not answer" in str(log.lost[0].problem)
         relay.recover()
         wait_until(lambda: log.ready)
         assert len(log.lost) == 1
@@ -127,7 +127,7 @@ def test_a_host_that_is_lost_is_followed_by_the_next(link: Broker, queue: str) -
 
 def test_pauses_grow_up_to_a_limit_below_five_seconds_and_are_random() -> None:
     for rounds in range(100):
-        pauses = {connection._pause(rounds) for _ in range(50)}
+        pauses = {connection._choose_pause(rounds) for _ in range(50)}
         longest = min(connection.LONGEST_PAUSE, connection.SHORTEST_PAUSE * 2 ** max(0, rounds - 1))
         assert longest / 2 <= min(pauses) < max(pauses) <= longest < BACK_WITHIN
         assert len(pauses) > 25
@@ -146,7 +146,7 @@ def test_a_broker_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.Monk
 @contextmanager
 def fickle_user(node: PrivateBroker, link: Broker) -> Iterator[Broker]:
     """Yield the node as seen by a user of its own, with a password that can be changed."""
-    name = f"user{new_id()}"
+    name = f"user{make_id()}"
     node.control("add_user", name, "right")
     node.control("set_permissions", name, ".*", ".*", ".*")
     try:
@@ -192,7 +192,7 @@ def test_a_broker_that_refuses_once_and_then_lets_in_again_is_forgiven(
 def test_a_virtual_host_that_is_deleted_under_a_connection_is_refused_in_the_end(
     broker: PrivateBroker, link: Broker, queue: str
 ) -> None:
-    name, log = f"vhost{new_id()}", Log()
+    name, log = f"vhost{make_id()}", Log()
     broker.control("add_vhost", name)
     broker.control("set_permissions", "-p", name, link.username, ".*", ".*", ".*")
     end = client_end(Broker(link.hosts, link.username, link.password, name), queue, log)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker, Host, Tls
-from offload.link.private_broker import free_port
+from offload.link.private_broker import find_free_port
 from offload.link.rabbitmq import client_end as client_end_module
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
@@ -65,7 +65,7 @@ def resolving() -> Iterator[Broker]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", wait)
         try:
-            yield local(free_port())
+            yield local(find_free_port())
         finally:
             over.set()
 
@@ -97,7 +97,7 @@ def shaking_hands() -> Iterator[Broker]:
 
 @contextmanager
 def between_attempts() -> Iterator[Broker]:
-    yield local(free_port())
+    yield local(find_free_port())
 
 
 STAGES = (resolving, knocking, greeting, shaking_hands, between_attempts)
@@ -264,7 +264,7 @@ def test_once_it_has_ended_nothing_can_be_asked_for(link: Broker, queue: str) ->
 
 
 def test_what_was_taken_on_is_done_even_where_the_run_fails_before() -> None:
-    end, done = client_end(local(free_port()), "q", Log()), list[str]()
+    end, done = client_end(local(find_free_port()), "q", Log()), list[str]()
     end.call_soon(lambda: 1 // 0)
     end.call_soon(lambda: done.append("after"))
     with pytest.raises(ZeroDivisionError):

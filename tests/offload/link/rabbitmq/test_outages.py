@@ -7,7 +7,7 @@ import pytest
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from tests.offload.link.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
 from tests.offload.link_ends import wait_until
@@ -71,7 +71,7 @@ def test_a_broker_that_blocks_what_is_published_says_why_and_keeps_its_connectio
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)
     log, worker_log = Log(), Log()
-    end, request_id = client_end(brittle, QUEUE, log), new_id()
+    end, request_id = client_end(brittle, QUEUE, log), make_id()
     with ready(worker_end(brittle, QUEUE, worker_log), worker_log), ready(end, log):
         node.control("set_vm_memory_high_watermark", "absolute", "1MB")
         try:

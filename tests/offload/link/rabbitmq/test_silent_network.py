@@ -9,7 +9,7 @@ import pytest
 
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
 from tests.offload.blackhole import Blackhole
@@ -69,7 +69,7 @@ def test_silence_with_a_request_under_way_is_noticed(
 
     def publish() -> None:
         time.sleep(seconds)
-        in_owner(end, lambda: end.publish(new_id(), b"hello", 10.0))
+        in_owner(end, lambda: end.publish(make_id(), b"hello", 10.0))
 
     with running(end, network.inside):
         wait_until(lambda: log.ready)

@@ -9,7 +9,7 @@ import pytest
 
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import (
     DELIVERY_LIMIT,
     MESSAGE_SECONDS,
@@ -17,7 +17,7 @@ from offload.link.rabbitmq.worker_end import (
     QUEUE_LIMIT,
     Delivery,
     RequestQueue,
-    queue_arguments,
+    make_queue_arguments,
 )
 from tests.offload.link.rabbitmq.ends import Log, in_owner, is_one_line, ready, run_to_its_end, worker_end
 from tests.offload.link_ends import PATIENCE, REPLY_TO, connected, publish, wait_until, waiting_in
@@ -26,7 +26,7 @@ from utils.errors import CloudError, CloudUnavailableError
 
 def put(link: Broker, queue: str, *bodies: bytes, reply_to: str = REPLY_TO) -> None:
     for body in bodies:
-        publish(link, queue, body, correlation_id=new_id(), reply_to=reply_to)
+        publish(link, queue, body, correlation_id=make_id(), reply_to=reply_to)
 
 
 def received(log: Log, count: int = 1) -> list[Delivery]:
@@ -38,7 +38,7 @@ def received(log: Log, count: int = 1) -> list[Delivery]:
 @pytest.fixture
 def client(link: Broker) -> Iterator[str]:
     """The reply queue of a client that is there."""
-    name = f"ee-reply.{new_id()}"
+    name = f"ee-reply.{make_id()}"
     with connected(link) as channel:
         channel.queue_declare(name, exclusive=True)
         yield name
@@ -76,19 +76,19 @@ NO_ONE_TO_REPLY_TO = {
     "no id": {"reply_to": REPLY_TO},
     "an id of another form": {"correlation_id": "1", "reply_to": REPLY_TO},
     "an id that is no text": {"correlation_id": b"\xff" * 32, "reply_to": REPLY_TO},
-    "no reply queue": {"correlation_id": new_id()},
-    "an empty reply queue": {"correlation_id": new_id(), "reply_to": ""},
-    "a reply queue that is no text": {"correlation_id": new_id(), "reply_to": b"\xff" * 41},
-    "a foreign reply queue": {"correlation_id": new_id(), "reply_to": "payroll"},
-    "a reply queue with a line end": {"correlation_id": new_id(), "reply_to": REPLY_TO + "\n"},
+    "no reply queue": {"correlation_id": make_id()},
+    "an empty reply queue": {"correlation_id": make_id(), "reply_to": ""},
+    "a reply queue that is no text": {"correlation_id": make_id(), "reply_to": b"\xff" * 41},
+    "a foreign reply queue": {"correlation_id": make_id(), "reply_to": "payroll"},
+    "a reply queue with a line end": {"correlation_id": make_id(), "reply_to": REPLY_TO + "\n"},
     # A reply to it would end the worker's connection with INTERNAL_ERROR, and the next worker's, and so on.
-    "an order to the broker": {"correlation_id": new_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
+    "an order to the broker": {"correlation_id": make_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
     # pika fails on these, and would drop the connection at each delivery.
     "a date that no calendar holds": {
-        "correlation_id": new_id(), "reply_to": REPLY_TO, "headers": {"at": Raw(b"T" + b"\xff" * 8)},
+        "correlation_id": make_id(), "reply_to": REPLY_TO, "headers": {"at": Raw(b"T" + b"\xff" * 8)},
     },
     "a header nested too deep": {
-        "correlation_id": new_id(), "reply_to": REPLY_TO, "headers": {"in": Raw(nested_arrays(3000))},
+        "correlation_id": make_id(), "reply_to": REPLY_TO, "headers": {"in": Raw(nested_arrays(3000))},
     },
 }  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_a_message_that_names_no_one_to_reply_to_is_counted_dropped_and_acknowle
 
 
 def test_properties_that_concern_no_one_are_no_obstacle(link: Broker, queue: str) -> None:
-    log, request_id = Log(), new_id()
+    log, request_id = Log(), make_id()
     with ready(worker_end(link, queue, log), log):
         publish(
             link, queue, b"good", correlation_id=request_id, reply_to=REPLY_TO, headers={"a": [1, {"b": None}]},
@@ -126,7 +126,7 @@ def test_a_request_says_how_long_its_sender_waits(
 ) -> None:
     log = Log()
     with ready(worker_end(link, queue, log), log):
-        publish(link, queue, b"1", correlation_id=new_id(), reply_to=REPLY_TO, expiration=expiration)
+        publish(link, queue, b"1", correlation_id=make_id(), reply_to=REPLY_TO, expiration=expiration)
         (delivery,) = received(log)
     assert delivery.seconds == seconds
 
@@ -186,10 +186,10 @@ def test_a_reply_to_a_client_that_left_is_counted_and_its_request_acknowledged(l
 def test_of_requests_that_waited_those_of_clients_that_left_are_discarded_and_the_others_come_in_their_order(
     link: Broker, queue: str, client: str
 ) -> None:
-    log, gone = Log(), f"ee-reply.{new_id()}"
+    log, gone = Log(), f"ee-reply.{make_id()}"
     with connected(link) as shared, connected(link) as channel:
-        shared.queue_declare(durable := f"ee-reply.{new_id()}")
-        channel.queue_declare(queue, durable=True, arguments=queue_arguments())
+        shared.queue_declare(durable := f"ee-reply.{make_id()}")
+        channel.queue_declare(queue, durable=True, arguments=make_queue_arguments())
         for number, reply_to in enumerate((gone, client, REPLY_TO, durable, gone, client, durable, REPLY_TO)):
             put(link, queue, bytes([number]), reply_to=reply_to)
         with ready(worker_end(link, queue, log), log):
@@ -224,7 +224,7 @@ def test_where_no_more_channels_can_be_had_clients_are_taken_to_be_there(
 ) -> None:
     log = Log()
     with connected(link) as channel:
-        channel.queue_declare(queue, durable=True, arguments=queue_arguments())
+        channel.queue_declare(queue, durable=True, arguments=make_queue_arguments())
         put(link, queue, b"1")
         worker = worker_end(link, queue, log)
         monkeypatch.setattr(worker, "_on_message", _without_channels(worker._on_message))
@@ -250,7 +250,7 @@ def test_a_request_given_back_goes_to_another_worker(link: Broker, queue: str, c
         stopped: list[bool] = []
         in_owner(first, lambda: first.stop_receiving(lambda: stopped.append(True)))
         wait_until(lambda: stopped)
-        in_owner(first, lambda: first.give_back(delivery))
+        in_owner(first, lambda: first.requeue(delivery))
         with ready(second, logs[1]):
             (redelivered,) = received(logs[1])
     assert redelivered.body == b"1"
@@ -270,7 +270,7 @@ def test_a_request_that_is_discarded_comes_to_no_one_again(link: Broker, queue: 
 
 
 @pytest.mark.parametrize(("event", "properties"), [
-    ("on_request", {"correlation_id": new_id(), "reply_to": REPLY_TO}),
+    ("on_request", {"correlation_id": make_id(), "reply_to": REPLY_TO}),
     ("on_dropped", {}),
 ])  # fmt: skip
 def test_an_owner_that_fails_over_a_message_ends_the_run_and_does_not_get_it_again(
@@ -324,7 +324,7 @@ def test_without_a_connection_there_is_nothing_to_stop_receiving(link: Broker, q
 def test_what_an_older_connection_brought_can_no_longer_be_answered_given_back_or_discarded(
     link: Broker, queue: str
 ) -> None:
-    log, client = Log(), f"ee-reply.{new_id()}"
+    log, client = Log(), f"ee-reply.{make_id()}"
     worker = worker_end(link, queue, log)
     with connected(link) as channel, ready(worker, log):
         channel.queue_declare(client, exclusive=True)
@@ -334,7 +334,7 @@ def test_what_an_older_connection_brought_can_no_longer_be_answered_given_back_o
         wait_until(lambda: len(log.requests) == 2)
         old, new = log.requests
         assert in_owner(worker, lambda: worker.reply(old, b"old")) is False
-        in_owner(worker, lambda: worker.give_back(old))
+        in_owner(worker, lambda: worker.requeue(old))
         in_owner(worker, lambda: worker.discard(old))
         assert in_owner(worker, lambda: worker.reply(new, b"new")) is True
         wait_until(lambda: channel.queue_declare(client, passive=True).method.message_count > 0)

@@ -10,11 +10,11 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
+from offload.link.rabbitmq.broker_errors import BROKER_FAILED, translate_error
 from offload.link.rabbitmq.connection import Connection
-from offload.link.rabbitmq.problems import BROKER_FAILED, plain_error
 from tests.offload.link.rabbitmq.ends import (
     BOTH_ENDS,
     Log,
@@ -78,7 +78,7 @@ def test_a_queue_that_no_user_may_declare_is_refused(link: Broker) -> None:
 @pytest.fixture
 def without_rights(broker: PrivateBroker, link: Broker) -> Iterator[Broker]:
     """The node as seen by a user who may do nothing with its queues."""
-    name = f"user{new_id()}"
+    name = f"user{make_id()}"
     broker.control("add_user", name, SECRET)
     broker.control("set_permissions", name, "^$", "^$", "^$")
     yield replace(link, username=name, password=SECRET)
@@ -88,14 +88,14 @@ def without_rights(broker: PrivateBroker, link: Broker) -> Iterator[Broker]:
 @pytest.mark.parametrize("kind", [ConnectionClosedByBroker, ChannelClosedByBroker])
 @pytest.mark.parametrize("code", [320, 403, 406, 530])
 def test_what_a_broker_says_of_any_length_fits_in_one_line(kind: Callable[[int, str], Exception], code: int) -> None:
-    error = plain_error(kind(code, "first line\nsecond\r\n" + 1000 * "and so on "), at_port(1), Host("mq"))
+    error = translate_error(kind(code, "first line\nsecond\r\n" + 1000 * "and so on "), at_port(1), Host("mq"))
     assert is_one_line(error)
     assert "first line second and so on" in str(error)
     assert len(str(error)) < 400
 
 
 def test_an_error_within_the_broker_is_said_to_be_one_and_has_a_code_of_its_own(link: Broker) -> None:
-    error = plain_error(ConnectionClosedByBroker(541, "INTERNAL_ERROR"), link, link.hosts[0])
+    error = translate_error(ConnectionClosedByBroker(541, "INTERNAL_ERROR"), link, link.hosts[0])
     assert isinstance(error, CloudUnavailableError)
     assert (error.code, "failed (INTERNAL_ERROR); its log says why" in str(error)) == (BROKER_FAILED, True)
 
@@ -118,13 +118,13 @@ def test_a_limit_of_connections_is_no_refusal(of: str, broker: PrivateBroker, wi
         loss = first_loss(client_end(without_rights, "q", log), log)
     finally:
         broker.control(f"clear_{limits[0]}", *limits[1:], *(("all",) if of == "user" else ()))
-    assert "takes no more connections" in str(loss.problem)
+    assert "accepts no more connections" in str(loss.problem)
     assert is_one_line(loss.problem)
 
 
 @both_ends
 def test_nothing_on_the_port_is_told_at_once(make_end: MakeEnd) -> None:
-    port, log = free_port(), Log()
+    port, log = find_free_port(), Log()
     loss = first_loss(make_end(at_port(port), "q", log), log)
     assert str(loss.problem) == (
         f"no RabbitMQ at 127.0.0.1:{port} (connection refused); start it, or check --mq-hostname and --mq-port"
@@ -136,14 +136,14 @@ def test_nothing_on_the_port_is_told_at_once(make_end: MakeEnd) -> None:
 def test_a_name_that_no_host_has_or_can_have_is_an_error_of_one_line(hostname: str) -> None:
     log = Log()
     loss = first_loss(client_end(Broker((Host(hostname),)), "q", log), log)
-    assert "unknown host name" in str(loss.problem) or "cannot be looked up" in str(loss.problem)
+    assert "unknown host name" in str(loss.problem) or "cannot be resolved" in str(loss.problem)
     assert "--mq-hostname" in str(loss.problem)
     assert is_one_line(loss.problem)
 
 
 def test_a_name_server_that_is_away_does_not_make_a_name_unknown() -> None:
     away = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    assert "its name cannot be looked up at present" in str(plain_error(away, at_port(1), Host("mq.example")))
+    assert "its name cannot be resolved at present" in str(translate_error(away, at_port(1), Host("mq.example")))
 
 
 def http(peer: socket.socket) -> None:
@@ -216,7 +216,7 @@ def test_a_broker_that_breaks_off_the_greeting_is_not_said_to_refuse_the_passwor
     log = Log()
     with listening(greet_and_close) as port:
         loss = first_loss(client_end(at(link, port), "q", log), log)
-    assert "broke off the greeting" in str(loss.problem)
+    assert "ended the handshake" in str(loss.problem)
 
 
 def test_a_queue_that_exists_with_other_settings_is_one_clear_line(link: Broker, queue: str) -> None:
@@ -243,7 +243,7 @@ def test_pika_keeps_silent_unless_it_is_asked_to_speak(caplog: pytest.LogCapture
     assert logging.getLogger("pika").level == logging.CRITICAL
     log = Log()
     with caplog.at_level(logging.DEBUG, "offload"):
-        first_loss(client_end(at_port(free_port()), "q", log), log)
+        first_loss(client_end(at_port(find_free_port()), "q", log), log)
     assert [record for record in caplog.records if record.name.startswith("offload")]
     assert not [record for record in caplog.records if record.name.startswith("pika")]
 
