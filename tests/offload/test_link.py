@@ -289,7 +289,7 @@ def test_a_stopped_client_keeps_what_it_decided_and_goes_on_from_there(
         running.wait_for("batch 3:")
         running.send(number)
         assert running.end() == 0
-        assert re.search(r"^warning: stopped after \d+ of \d+ events; go on with --resume$", running.err, re.M)
+        assert re.search(r"^warning: stopped after \d+ of \d+ events; continue with --resume$", running.err, re.M)
         rows = len(pd.read_csv(output))
         assert f"stopped after {rows} of " in running.err
         assert 15 <= rows < len(decided["locally"].verdicts)

@@ -114,8 +114,8 @@ def test_a_file_of_an_older_version_is_refused_with_the_remedy(client: Client, o
     output.with_name("verdicts.csv.resume.json").unlink()
     ended = client("--resume")
     assert ended.code == 2
-    assert "verdicts.csv.resume.json is not beside it" in ended.err
-    assert "leave out --resume to write it anew" in ended.err
+    assert "cannot be continued without verdicts.csv.resume.json" in ended.err
+    assert "leave out --resume to start again" in ended.err
     assert client().code == 0
     assert output.read_bytes() == whole
 

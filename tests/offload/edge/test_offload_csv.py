@@ -227,8 +227,8 @@ def test_a_file_that_an_older_version_wrote_is_not_continued_and_the_line_says_w
     write(path, dataset)
     make_resume_path(path).unlink()
     assert refusal_of(path, facts_of(dataset)) == (
-        f"{path}: verdicts.csv.resume.json is not beside it, without which it cannot be continued (older versions "
-        "wrote none); leave out --resume to write it anew"
+        f"{path}: cannot be continued without verdicts.csv.resume.json, which is missing (older versions wrote none); "
+        "leave out --resume to start again"
     )
 
 
@@ -246,7 +246,7 @@ def test_a_file_of_another_run_is_not_continued(path: Path, changes: dict[str, o
     dataset = dataset_of(12)
     write(path, dataset)
     line = refusal_of(path, facts_of(dataset) | changes)
-    assert line == f"{path}: was written with {phrase}; give the same, or leave out --resume to write it anew"
+    assert line == f"{path}: was written with {phrase}; give the same, or leave out --resume to start again"
 
 
 def test_a_file_with_the_deciders_is_not_continued_without_them_nor_the_other_way_round(path: Path) -> None:
@@ -319,7 +319,7 @@ def test_where_there_is_no_room_the_file_still_holds_whole_rows_and_can_be_conti
         first, second, *_ = tables(dataset)
         savefile.append(first)
         before = path.read_bytes()
-        with room_for(len(before) + 100), pytest.raises(InputFileError, match="File too large; make room and go on"):
+        with room_for(len(before) + 100), pytest.raises(InputFileError, match="File too large; make room and continue"):
             savefile.append(second)
         assert path.read_bytes() == before
         assert savefile.rows == SIZE
