@@ -209,7 +209,7 @@ def test_a_reader_of_alerts_that_stalls_holds_up_a_stop_no_longer_than_the_drain
             assert client.end(60) == 0, client.err
     finally:
         os.close(reader)
-    assert "pipe: cannot be written: its reader takes no more" in client.err
+    assert "pipe: cannot be written: its reader has stopped reading" in client.err
 
 
 def bytes_waiting(reader: int) -> int:

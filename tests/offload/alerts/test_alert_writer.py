@@ -133,7 +133,7 @@ def test_a_live_sensor_outlives_a_full_disk_counts_what_is_lost_and_writes_again
     assert len(alerts) == writer.alerts == count(metrics, "alerts", signature="attack") == 2 + 1 + 3
     assert count(metrics, "unwritten_lines", file="alerts") == stats["stats"]["early_exit"]["unwritten"] == lost
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: cannot be written: File too large; make room; 3 lines were lost so far"
+        f"{path}: cannot be written: File too large; make room; 3 lines lost so far"
     ]
 
 

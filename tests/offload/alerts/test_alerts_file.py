@@ -133,7 +133,7 @@ def test_a_half_line_stays_as_it_is_where_nothing_follows(path: Path) -> None:
 @pytest.mark.parametrize("content", [b"exit_1_certainty,exit_1_prediction\n", b"PK\x03\x04", b"\n"])
 def test_a_file_of_another_kind_is_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    assert refusal(lambda: AlertsFile(path)) == f"{path}: holds something else than JSON lines; name another file"
+    assert refusal(lambda: AlertsFile(path)) == f"{path}: does not hold JSON lines; name another file"
     assert path.read_bytes() == content
 
 
@@ -370,7 +370,7 @@ def test_a_named_pipe_brings_events_to_a_slow_reader_though_signals_interrupt_th
 
 def test_a_named_pipe_without_a_reader_is_one_line_and_no_waiting(pipe: Path) -> None:
     line = refusal(lambda: AlertsFile(pipe))
-    assert line.endswith("No such device or address; no one reads it, start its reader first")
+    assert line.endswith("No such device or address; it is a pipe without a reader: start the reader first")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
@@ -380,7 +380,7 @@ def test_a_reader_of_a_named_pipe_that_leaves_is_one_line(pipe: Path) -> None:
         file.append(events_of(1))
         os.close(reader)
         line = refusal(lambda: file.append(events_of(1)))
-    assert line == f"{pipe}: cannot be written: Broken pipe; its reader has left, start it anew"
+    assert line == f"{pipe}: cannot be written: Broken pipe; its reader has closed it: start the reader again"
 
 
 def test_the_reader_of_a_pipe_that_stalls_is_waited_for_until_it_is_over_and_then_gets_whole_lines(pipe: Path) -> None:
@@ -393,7 +393,7 @@ def test_the_reader_of_a_pipe_that_stalls_is_waited_for_until_it_is_over_and_the
     with AlertsFile(pipe, over.is_set) as file:
         threading.Timer(0.2, over.set).start()
         with pytest.raises(
-            UnwrittenError, match="its reader takes no more; see why its reader does not take them"
+            UnwrittenError, match="its reader has stopped reading; find out why its reader does not read"
         ) as seen:
             file.append(events)
         assert over.is_set()
@@ -460,7 +460,7 @@ def test_a_reader_of_the_standard_output_that_leaves_is_one_line() -> None:
         assert program.stdout.readline() == b"before\n"
         program.stdout.close()
         assert program.stderr.read() == (
-            b"standard output: cannot be written: Broken pipe; its reader has left, start it anew\n"
+            b"standard output: cannot be written: Broken pipe; its reader has closed it: start the reader again\n"
         )
     assert program.returncode == 0
 
