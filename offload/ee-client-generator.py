@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-r"""Load generator: many clients that ask cloud workers at once; round trips, events a second, errors.
+r"""Load generator: many clients send requests to cloud workers; report round trips, events per second and errors.
 
 Run:
     python offload/ee-client-generator.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet --dataset dataset/sample/2016_03.csv --clients 16 --batch-size 1 --count 200 \
         --savefile saves/load.csv --picture saves/load.png
 
-Each client asks about rows of its own, the same ones each time, with one request under way at a time. Start the workers
-with --cache-size 0, or they compute these once and then answer from memory. Exit codes: 0 all answered, 2 wrong
-arguments or files, 3 some were not answered, 4 the broker refuses user, password or certificate.
+Each client sends its own rows again and again, with one request in flight. Start the workers with --cache-size 0;
+otherwise they compute these rows once and then answer from the cache. Exit codes: 0 all requests were answered, 2 wrong
+arguments or files, 3 some requests were not answered, 4 the broker refuses user, password or certificate.
 """
 
 import argparse
@@ -47,33 +47,33 @@ def make_parser() -> argparse.ArgumentParser:
         type=cli.whole_number(1, 1024),
         default=100,
         metavar="N",
-        help="events in a request (default: %(default)s)",
+        help="events of a request (default: %(default)s)",
     )
     add(
         "--interval",
         type=cli.real_number(0, 86400),
         default=0.0,
         metavar="S",
-        help="seconds between the starts of a client's requests, 0: as fast as answers come (default: %(default)g)",
+        help="seconds between the starts of a client's requests; 0: the next follows each reply (default: %(default)g)",
     )
     add(
         "--count",
         type=cli.whole_number(1),
         default=100,
         metavar="N",
-        help="requests of a client (default: %(default)s)",
+        help="requests of each client (default: %(default)s)",
     )
     shared_options.add_payload(parser)
     shared_options.add_request_timeout(parser)
-    add("--savefile", type=Path, metavar="CSV", help="a row for each request")
-    add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
+    add("--savefile", type=Path, metavar="CSV", help="table to write, a row for each request")
+    add("--picture", type=Path, metavar="PICTURE", help="chart of the round trips over time and their distribution")
     broker_options.add_broker(parser)
     shared_options.add_monitoring(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Ask as the arguments say."""
+    """Run the load test that the arguments describe."""
     import numpy as np
     from tqdm import tqdm
 
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     network.to(device)
     dataset = read_dataset(args.dataset)
     rows = np.arange(args.clients * args.batch_size).reshape(args.clients, -1) % len(dataset)
-    events = [_events(args, dataset.features[chosen], network, device) for chosen in rows]
+    events = [_make_events(args, dataset.features[chosen], network, device) for chosen in rows]
     digest = fingerprint(network)
     metrics = ClientMetrics(checkpoint.architecture.name, digest)
     retry_policy = RetryPolicy.from_options(args.request_timeout, args.retries)
@@ -131,10 +131,10 @@ def run(args: argparse.Namespace) -> None:
         raise CloudUnavailableError(f"{unanswered} of {load.requests} requests were not answered: {load.failures}")
 
 
-def _events(
+def _make_events(
     args: argparse.Namespace, features: "FloatArray", network: "TwoExits", device: "torch.device"
 ) -> "FloatArray":
-    """Return what each request holds."""
+    """Return the content of a request: features (n, 58), or their activations (n, C, H, W)."""
     import torch
 
     from utils.dataset import to_images

@@ -111,12 +111,12 @@ def test_a_password_that_is_given_prevails(config: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("hostname = 'h'\nhots = 'x'", "'hots' is no setting; choose from url, hostname, port"),
+        ("hostname = 'h'\nhots = 'x'", "'hots' is not a setting; choose from url, hostname, port"),
         ("hostname", "is not TOML"),
-        ("hostname = 5", "hostname must be of the type str"),
-        ("hostname = 'h'\ntls = 'yes'", "tls must be of the type bool"),
-        ("hostname = 'h'\nport = 0", "0 is no port"),
-        ("hostname = 'h'\nport = true", "port must be of the type int"),
+        ("hostname = 5", "hostname must be of type str"),
+        ("hostname = 'h'\ntls = 'yes'", "tls must be of type bool"),
+        ("hostname = 'h'\nport = 0", "0 is not a port"),
+        ("hostname = 'h'\nport = true", "port must be of type int"),
         ("#" * 70_000, "is larger than 65536 bytes"),
         ("\xff\udcff", "is not TOML"),
         ("username = 'ee'", "no --mq-hostname: name the host of RabbitMQ, or give --mq-url or --mq-config"),

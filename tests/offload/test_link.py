@@ -375,11 +375,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looke
         (("--mq-queue", ""), "1 to 255 bytes"),
         (("--mq-queue", "é" * 128), "1 to 255 bytes"),
         (("--mq-vhost", "v" * 256), "1 to 255 bytes"),
-        (("--mq-hostname", ""), "is no host"),
-        (("--mq-hostname", "a,,b"), "is no host"),
-        (("--mq-hostname", "a:b"), "is no host"),
-        (("--mq-hostname", "a:0,b"), "0 is no port"),
-        (("--mq-hostname", "a:66666"), "66666 is no port"),
+        (("--mq-hostname", ""), "is not a host"),
+        (("--mq-hostname", "a,,b"), "is not a host"),
+        (("--mq-hostname", "a:b"), "is not a host"),
+        (("--mq-hostname", "a:0,b"), "0 is not a port"),
+        (("--mq-hostname", "a:66666"), "66666 is not a port"),
         (("--mq-ca-file", "/"), "add it"),
         (("--mq-key-file", "/"), "add it"),
         (("--mq-tls", "--mq-key-file", "/"), "--mq-certificate-file"),
@@ -426,7 +426,7 @@ def test_without_a_broker_the_worker_ends_with_exit_code_3(server: Callable[...,
 
 def test_a_worker_holds_no_more_requests_than_fit_into_its_memory(server: Callable[..., Ended]) -> None:
     ended = server("--prefetch", 1000, "--mq-port", find_free_port())
-    assert "--prefetch 1000: 37 requests are held at once at most, for each may have 14163976 bytes" in ended.err
+    assert "--prefetch 1000: reduced to 37, because each request may have 14163976 bytes" in ended.err
 
 
 @pytest.mark.parametrize("hostname", ["127.0.0.1", "edge..example", "127.0.0.1,localhost"])

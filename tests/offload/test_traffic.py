@@ -282,7 +282,7 @@ def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
         (("--dataset", "a.csv", "--alerts", "eve.json"), "--alerts is for traffic"),
         (("--dataset", "a.csv", "--follow"), "--follow is for traffic"),
         (("--dataset", "a.csv", "--duration", "3"), "--duration is for traffic"),
-        (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume continues a --savefile from a --dataset"),
+        (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume needs --savefile and --dataset"),
         (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
         (("--pcap", "a.pcap", "--savefile", "v.csv", "--alerts", "v.csv"), "v.csv: is named for two outputs"),
         (("--pcap", "absent.pcap"), "absent.pcap: no such file"),

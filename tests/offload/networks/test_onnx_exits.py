@@ -151,9 +151,9 @@ def test_a_worker_of_either_kind_answers_an_exported_edge_the_exported_one_witho
     ("arguments", "message"),
     [
         (("--trained-network-file", "c.pth", "--second-exit-file", "s.onnx"), "--second-exit-file is for an exported"),
-        (("--trained-network-file", "e.onnx"), "exit 2 is in a file of its own; name it with --second-exit-file"),
+        (("--trained-network-file", "e.onnx"), "has its exit 2 in a second file; name it with --second-exit-file"),
         (("--trained-network-file", "e.onnx", "--second-exit-file", "s.onnx", "--device", "cuda"), "--device is for"),
-        (("--trained-network-file", "c.pth", "--runtime", "onnx"), "exit 2 is in a file of its own"),
+        (("--trained-network-file", "c.pth", "--runtime", "onnx"), "has its exit 2 in a second file"),
     ],
 )
 def test_options_of_the_two_runtimes_do_not_mix(
@@ -166,8 +166,11 @@ def test_options_of_the_two_runtimes_do_not_mix(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("e.onnx",), "exit 2 is in a file of its own; name it with --second-exit-file"),
-        (("e.onnx", "--second-exit-file", "s.onnx", "--quantize", "int8"), "is quantised on its export"),
+        (("e.onnx",), "has its exit 2 in a second file; name it with --second-exit-file"),
+        (
+            ("e.onnx", "--second-exit-file", "s.onnx", "--quantize", "int8"),
+            "when you export it",
+        ),
         (("e.onnx", "--second-exit-file", "s.onnx", "--device", "cuda"), "--device is for"),
         (("c.pth", "--second-exit-file", "s.onnx"), "--second-exit-file is for an exported"),
     ],
