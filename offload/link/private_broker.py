@@ -1,7 +1,6 @@
 """A private RabbitMQ node on free loopback ports, for the demo and the tests.
 
-It runs as the user who starts it, needs no service manager, and keeps all its files in a temporary folder, which is
-removed when it is closed.
+It runs as the user who starts it, without a service manager, and removes its temporary folder when it is closed.
 """
 
 import contextlib
