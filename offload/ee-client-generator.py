@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     from models.checkpoint import fingerprint, read_two_exits
     from models.prediction import describe_device, select_device
     from offload.link.client import Client
-    from offload.link.load import Pace, ask, draw_load, summarize_load, tabulate_results
+    from offload.link.load import Pace, draw_load, send_requests, summarize_load, tabulate_results
     from offload.link.pending_requests import RetryPolicy
     from offload.link.request_form import RequestForm
     from offload.operations.metrics import ClientMetrics
@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> None:
         stack.enter_context(shared_options.serve_metrics(args, metrics.registry, clients[0]))
         stack.enter_context(stop.on_signals())
         bar = stack.enter_context(tqdm(total=len(names) * args.count, desc="requests", unit="request", disable=None))
-        asked = ask(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
-    table = tabulate_results(asked)
+        results = send_requests(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
+    table = tabulate_results(results)
     load = summarize_load(table)
     if args.log_format == "json":
         logs.report(log, "total", load.summarize().replace("\n", "; "), figures=vars(load))

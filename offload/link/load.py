@@ -50,7 +50,7 @@ class RequestResult:
     result: str
 
 
-def ask(
+def send_requests(
     clients: Sequence[Client],
     forms: Sequence[RequestForm],
     events: Sequence[FloatArray],
@@ -69,22 +69,22 @@ def ask(
         on_answer: called now and then with the number of requests that have ended.
     """
     begun = time.monotonic()
-    asked: list[list[RequestResult]] = [[] for _ in clients]
+    results: list[list[RequestResult]] = [[] for _ in clients]
     threads = [
-        threading.Thread(target=_ask, args=(number, *what, pace, stop, begun, asked[number]), daemon=True)
+        threading.Thread(target=_send_in_turn, args=(number, *what, pace, stop, begun, results[number]), daemon=True)
         for number, what in enumerate(zip(clients, forms, events, strict=True))
     ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads) and not stop.is_over:
         time.sleep(_POLL)
-        on_answer(sum(map(len, asked)))
-    return [one for each in asked for one in list(each)]
+        on_answer(sum(map(len, results)))
+    return [one for each in results for one in list(each)]
 
 
-def _ask(
+def _send_in_turn(
     number: int, client: Client, form: RequestForm, events: FloatArray, pace: Pace, stop: Stop, begun: float,
-    asked: list[RequestResult],
+    results: list[RequestResult],
 ) -> None:  # fmt: skip
     due = time.monotonic()
     for _ in range(pace.count):
@@ -97,12 +97,12 @@ def _ask(
         failure = client.submit(form.make_request(events)).exception()
         seconds = time.monotonic() - start
         result = failure.code if isinstance(failure, CloudUnavailableError | MessageError) else ANSWERED
-        asked.append(RequestResult(number, start - begun, seconds, len(events), result))
+        results.append(RequestResult(number, start - begun, seconds, len(events), result))
 
 
-def tabulate_results(asked: Sequence[RequestResult]) -> pd.DataFrame:
+def tabulate_results(results: Sequence[RequestResult]) -> pd.DataFrame:
     """Return a row for each request, in the order of their starts, with columns ``COLUMNS``."""
-    rows = [(one.client, one.start, one.seconds, one.events, one.result) for one in asked]
+    rows = [(one.client, one.start, one.seconds, one.events, one.result) for one in results]
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("start_seconds", ignore_index=True)
 
 

@@ -33,7 +33,7 @@ from models.early_exit import TwoExits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.load import Pace, ask, summarize_load, tabulate_results
+from offload.link.load import Pace, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import FEATURES, Request, make_id
@@ -131,7 +131,7 @@ def many_clients(here: Link, family: str, payload: str, *options: object, count:
                 events = [network.segment_1(torch.from_numpy(to_images(one))).numpy() for one in events]
 
         def run_ours() -> None:
-            results = ask(clients, sending, events, Pace(count, 0.0), Stop(), lambda _done: None)
+            results = send_requests(clients, sending, events, Pace(count, 0.0), Stop(), lambda _done: None)
             load = summarize_load(tabulate_results(results))
             assert load.answered == 16 * count
             print(load.summarize())
@@ -205,8 +205,8 @@ def scaling(here: Link, family: str) -> None:
                 worker.wait_for("ready")
             clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in range(64)]
             sending = [RequestForm(FINGERPRINT, "b", "features") for _ in clients]
-            table = tabulate_results(ask(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None))
-            load = summarize_load(table)
+            results = send_requests(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None)
+            load = summarize_load(tabulate_results(results))
             rates[count] = load.events / load.seconds
         print(f"{count} sleeping workers: {rates[count]:.1f} events/s, {rates[count] / rates[1]:.2f} times one")
     _, network = here.network(family)
@@ -222,8 +222,8 @@ def scaling(here: Link, family: str) -> None:
                 for _ in range(count):
                     stack.enter_context(here.ours(family, queue, "--prefetch", 2))
                 clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in sending]
-                ask(clients, sending, batches, Pace(1, 0.0), Stop(), lambda _done: None)
-                results = ask(clients, sending, batches, Pace(8, 0.0), Stop(), lambda _done: None)
+                send_requests(clients, sending, batches, Pace(1, 0.0), Stop(), lambda _done: None)
+                results = send_requests(clients, sending, batches, Pace(8, 0.0), Stop(), lambda _done: None)
                 load = summarize_load(tabulate_results(results))
                 rates[count] = load.events / load.seconds
         ratios.append(rates[2] / rates[1])

@@ -36,7 +36,7 @@ def check(*options: str | Path) -> None:
         ((*NETWORK, *ROWS, *LOCAL, "--savefile", "rows.csv"), "rows.csv"),
     ],
 )
-def test_what_contradicts_itself_is_refused_with_the_option_or_file_named(
+def test_contradicting_arguments_are_refused_with_the_option_or_file(
     options: tuple[str, ...], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -54,6 +54,6 @@ def test_what_contradicts_itself_is_refused_with_the_option_or_file_named(
         (*EXPORTED, *ROWS, *LOCAL, "--second-exit-file", "second.onnx"),
     ],
 )
-def test_what_goes_together_passes(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_that_agree_pass(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check(*options)

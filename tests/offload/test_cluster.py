@@ -60,7 +60,7 @@ def under_way(answers: Sequence[Future[Answer]]) -> int:
     return sum(not answer.done() for answer in answers)
 
 
-def test_a_cluster_of_three_loses_a_node_under_load_and_no_request(broker: PrivateBroker) -> None:
+def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: PrivateBroker) -> None:
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     requests = [make_request() for _ in range(1500)]
     answers: list[Future[Answer]] = []

@@ -215,7 +215,7 @@ def systemd_root(folder: Path, unit: str, text: str) -> list[str]:
 
 @needs_analyze
 @every_unit
-def test_systemd_finds_nothing_to_complain_of(unit: str, tmp_path: Path) -> None:
+def test_systemd_verifies_the_units(unit: str, tmp_path: Path) -> None:
     options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
     done = subprocess.run(["systemd-analyze", "verify", *options], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -231,7 +231,7 @@ def test_systemd_finds_nothing_to_complain_of(unit: str, tmp_path: Path) -> None
         ("@system-s", "@sistem-s"),
     ],
 )
-def test_a_planted_mistake_is_found(right: str, wrong: str, tmp_path: Path) -> None:
+def test_a_planted_error_is_found(right: str, wrong: str, tmp_path: Path) -> None:
     text = (FOLDER / WORKER_UNIT).read_text()
     assert right in text
     options = systemd_root(tmp_path / "root", WORKER_UNIT, text.replace(right, wrong))
@@ -241,7 +241,7 @@ def test_a_planted_mistake_is_found(right: str, wrong: str, tmp_path: Path) -> N
 
 @needs_analyze
 @every_unit
-def test_systemd_rates_the_sandbox_well(unit: str, tmp_path: Path) -> None:
+def test_systemd_rates_the_sandbox_as_secure(unit: str, tmp_path: Path) -> None:
     options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
     threshold = 20 if unit == SENSOR_UNIT else 15  # tenths; a sensor has a capability
     arguments = ["systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "--no-pager", *options]
@@ -249,7 +249,7 @@ def test_systemd_rates_the_sandbox_well(unit: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_all_services_are_in_one_sandbox_but_for_the_packets_that_a_sensor_sees() -> None:
+def test_all_services_have_the_same_sandbox_except_for_packet_capture() -> None:
     worker, client, sensor = map(settings, SCRIPTS)
     keys = list(worker)[list(worker).index("NoNewPrivileges") : -1]
     assert len(keys) > 20
@@ -262,7 +262,7 @@ def test_all_services_are_in_one_sandbox_but_for_the_packets_that_a_sensor_sees(
 
 
 @every_unit
-def test_every_option_can_be_set_but_those_that_are_better_put_otherwise(unit: str) -> None:
+def test_every_option_can_be_set_except_those_with_a_reason(unit: str) -> None:
     options = {action.option_strings[0] for action in load_script(SCRIPTS[unit]).make_parser()._actions}
     lines = [settings(other)["ExecStart"][0] for other, script in SCRIPTS.items() if script == SCRIPTS[unit]]
     named = set(re.findall(r"--[a-z][\w-]+", " ".join((*lines, EXAMPLE))))
@@ -271,7 +271,7 @@ def test_every_option_can_be_set_but_those_that_are_better_put_otherwise(unit: s
     assert options - named == otherwise | for_people
 
 
-def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> None:
+def test_the_example_has_every_variable_with_its_default() -> None:
     used = {name for unit in SCRIPTS for name in re.findall(r"\$\{?(\w+)", settings(unit)["ExecStart"][0])}
     shown = dict(re.findall(r"^#?(\w+)=(.*)$", EXAMPLE, re.MULTILINE))
     assert set(shown) == used | {"OMP_NUM_THREADS"}
@@ -282,7 +282,7 @@ def test_the_example_has_every_variable_and_shows_what_holds_without_it() -> Non
 
 
 @every_unit
-def test_the_defaults_are_the_programs_own_but_for_a_few(unit: str) -> None:
+def test_the_defaults_of_the_units_are_those_of_the_programs_except_for_a_few(unit: str) -> None:
     actions = {action.option_strings[0]: action.default for action in load_script(SCRIPTS[unit]).make_parser()._actions}
     actions |= {f"--mq-{key}": value for key, value in DEFAULTS.items()}
     theirs = {option: f"{value:g}" if isinstance(value, float) else value for option, value in actions.items()}
@@ -293,13 +293,13 @@ def test_the_defaults_are_the_programs_own_but_for_a_few(unit: str) -> None:
     assert differing == {name: value for name, value in OWN_DEFAULTS.items() if name in compared}
 
 
-def test_the_files_that_the_readme_installs_are_there() -> None:
+def test_the_files_that_the_readme_installs_exist() -> None:
     named = set(re.findall(r"/opt/ee/(offload/[^ `\n]+)", "\n".join(BLOCKS.values())))
     assert {path for path in named if not (ROOT / path).is_file()} == set()
     assert {f"offload/systemd/{path.name}" for path in FOLDER.iterdir() if path.name != "README.md"} < named
 
 
-def test_logrotate_takes_the_file_of_alerts_away_compresses_it_later_and_no_line_is_lost(tmp_path: Path) -> None:
+def test_logrotate_rotates_the_alerts_without_losing_a_line(tmp_path: Path) -> None:
     need("logrotate", "logrotate")
     logs, eve = tmp_path / "logs", tmp_path / "logs" / "eve.json"
     text = (FOLDER / "ee-sensor.logrotate").read_text()
@@ -320,9 +320,7 @@ def test_logrotate_takes_the_file_of_alerts_away_compresses_it_later_and_no_line
     assert contents == [lines_of(batch) for batch in reversed(batches)]
 
 
-def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(
-    site: Site, instance: int, tmp_path: Path
-) -> None:
+def test_worker_and_client_decide_a_month_serve_metrics_and_stop(site: Site, instance: int, tmp_path: Path) -> None:
     with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
         worker.wait_for('"event": "ready"')
         urls = [url.replace("9001", f"900{instance}") for url in re.findall(r"http://\S+", BLOCKS["look"])]
@@ -342,7 +340,7 @@ def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(
         assert worker.err == ""
 
 
-def test_a_sensor_watches_an_interface_and_asks_the_worker(site: Site, instance: int, tmp_path: Path) -> None:
+def test_a_sensor_observes_an_interface_and_queries_the_worker(site: Site, instance: int, tmp_path: Path) -> None:
     thresholds = {f"EE_{name}_EXIT1_MIN_CERTAINTY": 1 for name in ("NORMAL", "ATTACK")}
     eve = tmp_path / "sensor" / "ee-sensor" / "eve.json"
     with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
@@ -358,7 +356,7 @@ def test_a_sensor_watches_an_interface_and_asks_the_worker(site: Site, instance:
     assert '"event": "batch"' in worker.out
 
 
-def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp_path: Path) -> None:
+def test_the_readmes_test_of_the_link_succeeds(site: Site, instance: int, tmp_path: Path) -> None:
     (line,) = [line for line in BLOCKS["try"].splitlines() if line.startswith(PYTHON)]
     with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
         worker.wait_for('"event": "ready"')
@@ -367,7 +365,7 @@ def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp
     assert "20 requests, 20 answered" in generator.out
 
 
-def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
+def test_a_killed_client_continues_where_it_stopped(site: Site, tmp_path: Path) -> None:
     written = tmp_path / "ee-client" / "verdicts.csv"
     note = make_resume_path(written)
     with site.program(tmp_path, CLIENT_UNIT, EE_BATCH_SIZE=5, EE_REQUEST_TIMEOUT=0.2) as client:
@@ -402,7 +400,7 @@ def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Pat
         (WORKER_UNIT, {"EE_MQ_OPTIONS": "--mq-tls"}, 4, "certificate", False),
     ],
 )
-def test_what_time_may_heal_is_tried_again_and_nothing_else(
+def test_only_temporary_failures_are_restarted(
     unit: str, changes: dict[str, object], code: int, line: str, again: bool, site: Site, instance: int, tmp_path: Path
 ) -> None:
     with site.program(tmp_path, unit, instance, **changes) as program:
@@ -412,20 +410,18 @@ def test_what_time_may_heal_is_tried_again_and_nothing_else(
 
 
 @every_unit
-def test_a_service_that_is_stopped_while_it_starts_has_not_failed(unit: str) -> None:
+def test_a_service_stopped_during_its_start_has_not_failed(unit: str) -> None:
     assert not is_tried_again(unit, 130)
     assert settings(unit)["SuccessExitStatus"] == ["130"]
 
 
-def test_a_broker_that_is_called_by_another_name_than_its_certificates_is_not_trusted(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_broker_with_another_name_than_in_its_certificate_is_not_trusted(site: Site, tmp_path: Path) -> None:
     with site.program(tmp_path, CLIENT_UNIT, EE_MQ_HOSTNAME=f"127.0.0.1:{site.tls_port}") as client:
         assert client.end() == 4
     assert "is not trusted" in client.err
 
 
-def test_workers_move_to_a_quorum_queue_once_the_classic_one_is_deleted_and_share_it(
+def test_workers_share_a_quorum_queue_after_the_classic_one_is_deleted(
     site: Site, instance: int, tmp_path: Path
 ) -> None:
     with site.program(tmp_path / "classic", WORKER_UNIT, instance) as worker:
@@ -452,7 +448,7 @@ def test_workers_move_to_a_quorum_queue_once_the_classic_one_is_deleted_and_shar
     site.node.control(*delete)
 
 
-def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site, instance: int, tmp_path: Path) -> None:
+def test_the_edge_decides_alone_while_the_worker_has_another_network(site: Site, instance: int, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     write_checkpoint(other, calibrated_network("MobileNetV2WithExits", seed=1), {})
     with site.program(tmp_path / "worker", WORKER_UNIT, instance, EE_NETWORK_FILE=other) as worker:
@@ -472,16 +468,16 @@ def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site,
 
 
 @pytest.mark.parametrize("fate", ["dropped", "left_out", "late"])
-def test_an_alert_asks_for_each_fate_in_which_a_packet_is_in_no_record(fate: str) -> None:
+def test_there_is_an_alert_for_each_fate_of_packets_that_are_in_no_record(fate: str) -> None:
     (expression,) = [expression for expression in ALERTS if f'fate="{fate}"' in expression]
     assert expression == f'sum(increase(ee_client_packets_total{{fate="{fate}"}}[10m])) > 0'
 
 
-def test_alerts_ask_for_what_is_exported() -> None:
+def test_alerts_use_only_exported_metrics() -> None:
     assert len(ALERTS) > 5
     assert [expression for expression in ALERTS if not asks_for_what_is_exported(expression)] == []
 
 
 @needs_promtool
-def test_prometheus_itself_understands_every_alert(tmp_path: Path) -> None:
+def test_promtool_accepts_every_alert(tmp_path: Path) -> None:
     assert_prometheus_understands(ALERTS, tmp_path)

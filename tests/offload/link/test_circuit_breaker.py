@@ -34,13 +34,13 @@ def pause_of(breaker: CircuitBreaker, clock: Clock) -> float:
     return clock.now - start
 
 
-def test_a_closed_breaker_lets_everything_through() -> None:
+def test_a_closed_breaker_allows_all_requests() -> None:
     breaker = CircuitBreaker(Clock())
     assert all(breaker.allow_request() for _ in range(100))
     assert not breaker.is_open
 
 
-def test_it_opens_after_so_many_failures_in_a_row_and_not_before() -> None:
+def test_the_breaker_opens_after_three_failures_in_a_row() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(FAILURES - 1):
         breaker.record_failure()
@@ -49,7 +49,7 @@ def test_it_opens_after_so_many_failures_in_a_row_and_not_before() -> None:
     assert breaker.is_open and not breaker.allow_request()
 
 
-def test_a_success_in_between_begins_the_count_anew() -> None:
+def test_a_success_resets_the_count_of_failures() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(10):
         for _ in range(FAILURES - 1):
@@ -58,7 +58,7 @@ def test_a_success_in_between_begins_the_count_anew() -> None:
     assert not breaker.is_open
 
 
-def test_an_open_breaker_lets_one_request_through_after_each_pause() -> None:
+def test_an_open_breaker_allows_one_request_after_each_pause() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(5):  # of none of these the outcome is known yet
@@ -67,7 +67,7 @@ def test_an_open_breaker_lets_one_request_through_after_each_pause() -> None:
     assert breaker.is_open
 
 
-def test_each_try_that_fails_doubles_the_pause_up_to_the_longest() -> None:
+def test_each_failed_try_doubles_the_pause_up_to_the_longest() -> None:
     clock = Clock()
     breaker = opened(clock)
     pauses = []
@@ -80,7 +80,7 @@ def test_each_try_that_fails_doubles_the_pause_up_to_the_longest() -> None:
     assert doubled[-1] > LONGEST_PAUSE
 
 
-def test_the_failures_of_requests_made_before_it_opened_neither_double_the_pause_nor_prolong_it() -> None:
+def test_failures_of_earlier_requests_do_not_change_the_pause() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(20):  # a whole window of them
@@ -92,7 +92,7 @@ def test_the_failures_of_requests_made_before_it_opened_neither_double_the_pause
     assert pause_of(breaker, clock) == 2 * SHORTEST_PAUSE
 
 
-def test_a_success_closes_it_and_the_next_pause_is_short_again() -> None:
+def test_a_success_closes_the_breaker_and_resets_the_pause() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_a_success_closes_it_and_the_next_pause_is_short_again() -> None:
     assert pause_of(breaker, clock) == SHORTEST_PAUSE
 
 
-def test_a_late_success_closes_it_without_a_try() -> None:
+def test_a_success_of_an_earlier_request_closes_the_breaker() -> None:
     breaker = opened(Clock())
     breaker.record_success()
     assert breaker.allow_request() and not breaker.is_open
@@ -120,7 +120,7 @@ class Sluggish(float):
         return super().__lt__(other)
 
 
-def test_of_many_threads_exactly_one_gets_the_try() -> None:
+def test_exactly_one_of_many_threads_is_allowed() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(10):
@@ -140,7 +140,7 @@ def test_of_many_threads_exactly_one_gets_the_try() -> None:
         assert (len(allowed), sum(allowed)) == (24, 1)
 
 
-def test_failures_from_many_threads_are_all_counted() -> None:
+def test_failures_of_many_threads_are_all_counted() -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock)
     threads = [threading.Thread(target=breaker.record_failure) for _ in range(FAILURES)]
@@ -151,7 +151,7 @@ def test_failures_from_many_threads_are_all_counted() -> None:
     assert breaker.is_open
 
 
-def test_by_default_it_goes_by_a_clock_that_runs() -> None:
+def test_the_default_clock_runs() -> None:
     breaker = CircuitBreaker()
     for _ in range(FAILURES):
         breaker.record_failure()

@@ -9,7 +9,7 @@ import pytest
 from models.checkpoint import read_two_exits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.load import COLUMNS, Pace, RequestResult, ask, draw_load, summarize_load, tabulate_results
+from offload.link.load import COLUMNS, Pace, RequestResult, draw_load, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import find_free_port
 from offload.link.request_form import RequestForm
@@ -30,7 +30,7 @@ def table_of(*asked: tuple[int, float, float, int, str]) -> pd.DataFrame:
     return tabulate_results([RequestResult(*one) for one in asked])
 
 
-def test_a_load_is_summed_up() -> None:
+def test_a_load_is_summarized() -> None:
     table = table_of((0, 0.0, 0.010, 5, "answered"), (1, 0.5, 0.030, 5, "answered"), (0, 0.8, 0.2, 5, "timed-out"))
     load = summarize_load(table)
     assert (load.requests, load.answered, load.events, load.errors) == (3, 2, 10, {"timed-out": 1})
@@ -41,28 +41,28 @@ def test_a_load_is_summed_up() -> None:
     assert "p50 20.00 ms" in load.summarize() and "errors: 1 timed-out" in load.summarize()
 
 
-def test_a_load_without_answers_or_requests_has_a_summary_too() -> None:
+def test_a_load_without_answers_or_requests_has_a_summary() -> None:
     assert "errors: 1 no-queue" in summarize_load(table_of((0, 0.0, 0.01, 5, "no-queue"))).summarize()
     assert summarize_load(table_of()).requests == 0
 
 
-def test_the_table_is_in_the_order_of_the_starts() -> None:
+def test_the_table_is_sorted_by_start() -> None:
     table = table_of((0, 2.0, 0.1, 1, "answered"), (1, 1.0, 0.1, 1, "answered"))
     assert tuple(table.columns) == COLUMNS
     assert table["client"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("results", [("answered", "answered"), ("answered", "timed-out"), ("timed-out", "no-queue")])
-def test_a_picture_is_drawn_whatever_came_of_the_requests(results: tuple[str, str], tmp_path: Path) -> None:
+def test_a_picture_is_drawn_for_any_results(results: tuple[str, str], tmp_path: Path) -> None:
     table = table_of(*((0, float(i), 0.01 * (i + 1), 1, result) for i, result in enumerate(results)))
     assert save_figure(draw_load("2 $clients", table), tmp_path / "load.png").stat().st_size > 10_000
 
 
-def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broker, queue: str) -> None:
+def test_all_clients_send_at_once_with_one_request_in_flight_each(link: Broker, queue: str) -> None:
     sleeper = Sleeper(0.02)
     with serving(make_worker(link, queue, sleeper)), make_client(link, queue) as one, make_client(link, queue) as two:
         sending = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
-        asked = ask([one, two], sending, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
+        asked = send_requests([one, two], sending, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
     assert [(number, sum(a.client == number for a in asked)) for number in (0, 1)] == [(0, 10), (1, 10)]
     assert {a.result for a in asked} == {"answered"}
     for batch in sleeper.batches:
@@ -73,23 +73,23 @@ def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broke
 def test_an_interval_spaces_the_starts(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue)), make_client(link, queue) as client:
         sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = ask([client], sending, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
+        asked = send_requests([client], sending, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
     assert np.diff([a.start for a in asked]).min() >= 0.2
 
 
-def test_asking_can_be_stopped(link: Broker, queue: str) -> None:
+def test_a_load_test_can_be_stopped(link: Broker, queue: str) -> None:
     stop = Stop()
     with serving(make_worker(link, queue, Sleeper(0.01))), make_client(link, queue) as client:
         sending = [RequestForm(FINGERPRINT, "one", "features")]
         stop_after_one = lambda done: stop.request() if done else None  # noqa: E731
-        asked = ask([client], sending, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
+        asked = send_requests([client], sending, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
     assert 1 <= len(asked) < 10**9
 
 
-def test_what_is_not_answered_is_counted_by_its_reason(link: Broker, queue: str) -> None:
+def test_unanswered_requests_are_counted_by_reason(link: Broker, queue: str) -> None:
     with make_client(link, queue, RetryPolicy.from_options(0.2, 0)) as client:
         sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = ask([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
+        asked = send_requests([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
     assert {a.result for a in asked} == {"no-queue", "circuit-open"}
 
 
@@ -130,7 +130,7 @@ def test_the_generator_reports_and_writes_every_request(
     assert (tmp_path / "load.svg").read_text().startswith("<?xml")
 
 
-def test_the_generator_ends_with_exit_code_3_where_requests_stay_unanswered(
+def test_the_generator_ends_with_exit_code_3_if_requests_are_not_answered(
     generator: Callable[..., Ended], tmp_path: Path
 ) -> None:
     ended = generator("--clients", 2, "--count", 2, "--retries", 0, "--savefile", tmp_path / "load.csv")

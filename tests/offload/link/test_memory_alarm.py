@@ -60,7 +60,7 @@ def told(client: Client) -> CloudUnavailableError:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_a_client_says_that_the_broker_blocks_it_and_not_that_no_worker_runs(
+def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
     persistent: bool, node: PrivateBroker, full: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
@@ -89,7 +89,7 @@ def test_a_client_says_that_the_broker_blocks_it_and_not_that_no_worker_runs(
     assert "accepts messages again after" in lines[1]
 
 
-def test_what_waits_out_an_alarm_is_published_once_it_is_over_and_once_alone(node: PrivateBroker, full: Broker) -> None:
+def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: PrivateBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     retry_policy = replace(LONG, attempt=0.5, persistent=True)
     with serving(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
@@ -104,7 +104,7 @@ def test_what_waits_out_an_alarm_is_published_once_it_is_over_and_once_alone(nod
     assert metrics.retries._value.get() <= 1
 
 
-def test_requests_that_fill_the_blocked_connection_do_not_cost_it(node: PrivateBroker, full: Broker) -> None:
+def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
     with by_hand(full, queue) as worker, make_client(full, queue, replace(LONG, persistent=True), metrics) as client:
@@ -120,7 +120,7 @@ def test_requests_that_fill_the_blocked_connection_do_not_cost_it(node: PrivateB
     assert metrics.connection_losses._value.get() == 0
 
 
-def test_a_worker_whose_replies_are_blocked_is_not_ready_and_answers_afterwards(
+def test_a_blocked_worker_is_not_ready_and_answers_afterwards(
     node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
@@ -143,7 +143,7 @@ def test_a_worker_whose_replies_are_blocked_is_not_ready_and_answers_afterwards(
     assert worker.answered == 2
 
 
-def test_a_worker_that_is_blocked_stops_without_waiting_and_another_answers(
+def test_a_blocked_worker_stops_at_once_and_another_answers(
     node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
@@ -161,7 +161,7 @@ def test_a_worker_that_is_blocked_stops_without_waiting_and_another_answers(
             assert all_answered(asked)
 
 
-def test_the_load_generator_says_that_the_broker_blocks_it(
+def test_the_load_generator_reports_that_the_broker_blocks_it(
     node: PrivateBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -65,9 +65,7 @@ def reply_queue(broker: Broker) -> Iterator[str]:
         channel.queue_delete(name)
 
 
-def test_a_worker_holds_none_of_the_messages_that_are_too_large_and_goes_on_answering_others(
-    generous: Broker, tmp_path: Path
-) -> None:
+def test_a_worker_does_not_hold_oversize_messages_and_answers_others(generous: Broker, tmp_path: Path) -> None:
     queue, request = f"requests.{make_id()}", make_request()
     with SleepingWorker(tmp_path, generous, queue) as worker:
         worker.wait_for("ready")
@@ -82,7 +80,7 @@ def test_a_worker_holds_none_of_the_messages_that_are_too_large_and_goes_on_answ
     assert worker.err == ""
 
 
-def test_a_request_that_is_too_large_is_refused_and_counted(generous: Broker) -> None:
+def test_an_oversize_request_is_refused_and_counted(generous: Broker) -> None:
     queue, counted = f"requests.{make_id()}", Counted()
     with (
         serving(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
@@ -111,7 +109,7 @@ def test_a_body_is_kept_up_to_the_limit_and_not_beyond(excess: int, kept: bool, 
     assert not log.lost
 
 
-def test_a_reply_that_is_too_large_is_dropped_counted_and_harms_no_request(link: Broker, queue: str) -> None:
+def test_an_oversize_reply_is_discarded_and_counted(link: Broker, queue: str) -> None:
     metrics = ClientMetrics()
     with by_hand(link, queue) as worker, make_client(link, queue, metrics=metrics) as client:
         request = make_request()
@@ -124,7 +122,7 @@ def test_a_reply_that_is_too_large_is_dropped_counted_and_harms_no_request(link:
     assert metrics.registry.get_sample_value("ee_client_connection_losses_total") == 0
 
 
-def test_our_private_node_refuses_what_is_larger_than_any_request(link: Broker, queue: str) -> None:
+def test_the_private_node_refuses_messages_larger_than_any_request(link: Broker, queue: str) -> None:
     with connected(link) as channel:
         channel.queue_declare(queue)
         channel.basic_publish("", queue, bytes(LARGEST_MESSAGE), mandatory=True)
@@ -132,7 +130,7 @@ def test_our_private_node_refuses_what_is_larger_than_any_request(link: Broker, 
             channel.basic_publish("", queue, bytes(LARGEST_MESSAGE + 1), mandatory=True)
 
 
-def test_the_readme_sets_the_same_limit_which_the_largest_request_keeps() -> None:
+def test_the_readme_sets_the_same_limit() -> None:
     assert f"\nmax_message_size = {LARGEST_MESSAGE}\n" in README
     assert Limits("", (24, 12, 12)).largest_body < LARGEST_MESSAGE
 
@@ -141,5 +139,5 @@ def test_the_readme_sets_the_same_limit_which_the_largest_request_keeps() -> Non
     ("asked", "largest", "prefetch"),
     [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MOST_HELD, 1)],
 )
-def test_the_requests_that_a_worker_holds_at_once_fit_into_its_memory(asked: int, largest: int, prefetch: int) -> None:
+def test_the_requests_that_a_worker_holds_fit_into_memory(asked: int, largest: int, prefetch: int) -> None:
     assert bound_prefetch(asked, largest) == prefetch

@@ -137,7 +137,7 @@ def received(cloud: Responder, request: Request) -> Request:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_gets_its_own_rows_back(
+def test_requests_of_both_payloads_are_computed_together_and_get_their_own_rows(
     seed: int, network: CalibratedNetwork, features: FloatArray
 ) -> None:
     exit_2, limits = served(network, 256)
@@ -153,7 +153,7 @@ def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_g
     assert len(firsts) == len(SIZES), "who gets another's rows would not notice"
 
 
-def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: FloatArray) -> None:
+def test_a_quantised_network_keeps_the_fingerprint(features: FloatArray) -> None:
     plain = calibrated_network("AlexNetWithExits")
     digest, opened = fingerprint(plain), open_network(plain, CPU, int8=True)
     assert opened.exit_2 is not None
@@ -166,7 +166,7 @@ def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: 
 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
-def test_a_request_larger_than_a_pass_is_computed_in_several_and_answered_as_one(
+def test_a_request_larger_than_a_pass_gets_one_answer(
     payload: str, network: CalibratedNetwork, features: FloatArray
 ) -> None:
     exit_2, limits = served(network, 7)
@@ -184,7 +184,7 @@ def test_a_request_larger_than_a_pass_is_computed_in_several_and_answered_as_one
     assert {*certainty(alone(network, request))[0]} == {0, 1}
 
 
-def test_requests_under_the_same_id_are_answered_each_for_itself(
+def test_requests_with_the_same_id_are_answered_separately(
     cloud: Responder, mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
     one_id = make_id()
@@ -198,7 +198,7 @@ def test_requests_under_the_same_id_are_answered_each_for_itself(
     assert not is_right(replies[0], requests[1], mobilenet)
 
 
-def test_half_precision_takes_half_the_bytes_and_changes_certainties_by_about_a_thousandth_at_most(
+def test_half_precision_halves_the_bytes_and_changes_certainties_little(
     network: CalibratedNetwork, features: FloatArray
 ) -> None:
     cloud, activations = Responder(*served(network, 256), "cloud:7"), activations_of(network, features)
@@ -237,7 +237,7 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("code", [code for code in ANSWERS if code not in {"answered", "worker-failed"}])
-def test_what_is_wrong_with_a_request_is_told_by_its_code(code: str, cloud: Responder, features: FloatArray) -> None:
+def test_an_invalid_request_is_refused_with_its_code(code: str, cloud: Responder, features: FloatArray) -> None:
     body, request_id = BROKEN[code](encode_request(request_for(cloud, features))), make_id()
     refusal = cloud.decode(body, request_id)
     assert isinstance(refusal, Refusal)
@@ -245,15 +245,13 @@ def test_what_is_wrong_with_a_request_is_told_by_its_code(code: str, cloud: Resp
     assert refusal.text.isprintable()
 
 
-def test_a_request_that_came_under_another_correlation_id_is_refused_under_that_one(
-    cloud: Responder, features: FloatArray
-) -> None:
+def test_a_request_with_another_correlation_id_is_refused_under_that_id(cloud: Responder, features: FloatArray) -> None:
     other = make_id()
     refusal = cloud.decode(encode_request(request_for(cloud, features)), other)
     assert refusal == Refusal(other, "malformed", "the id of the request is not its correlation id")
 
 
-def test_a_request_for_another_network_is_refused_with_what_to_do(cloud: Responder, features: FloatArray) -> None:
+def test_a_request_for_another_network_is_refused_with_the_remedy(cloud: Responder, features: FloatArray) -> None:
     request = Request(make_id(), "edge:1", "ab" * 32, FEATURES, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
     assert isinstance(refusal, Refusal)
@@ -261,7 +259,7 @@ def test_a_request_for_another_network_is_refused_with_what_to_do(cloud: Respond
         assert text in refusal.text
 
 
-def test_a_worker_of_activations_alone_refuses_features(mobilenet: CalibratedNetwork, features: FloatArray) -> None:
+def test_a_worker_of_activations_only_refuses_features(mobilenet: CalibratedNetwork, features: FloatArray) -> None:
     cloud = Responder(*served(mobilenet, 256, (ACTIVATIONS,)), "cloud:7")
     request = request_for(cloud, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
@@ -270,9 +268,7 @@ def test_a_worker_of_activations_alone_refuses_features(mobilenet: CalibratedNet
     assert is_right(cloud.answer([received(cloud, taken)])[0], taken, mobilenet)
 
 
-def test_whatever_bytes_come_there_is_a_request_or_a_refusal_and_then_a_reply_that_the_client_can_read(
-    cloud: Responder, features: FloatArray
-) -> None:
+def test_any_bytes_give_a_reply_that_the_client_can_decode(cloud: Responder, features: FloatArray) -> None:
     request, rng = request_for(cloud, features[:1]), random.Random(3)
     bodies = [b"", b"\x00", bytes(8), b"\xff" * 8, body_of([]), body_of({}), body_of(b"[" * 5000)]
     bodies += [rng.randbytes(rng.randrange(600)) for _ in range(300)]
@@ -321,7 +317,7 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("reason", OUT_OF_MEMORY)
-def test_a_request_that_the_network_fails_on_is_refused_alone_and_in_one_line(
+def test_a_request_on_which_the_network_fails_is_refused_alone(
     reason: str, mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
     network = Choking(mobilenet.model, [float(temperature) for temperature in mobilenet.temperature]).eval()
@@ -378,7 +374,7 @@ def test_a_pickle_is_refused_and_does_nothing(link: Broker, queue: str, cloud: R
     assert canary.exists(), "the bomb was a dud"
 
 
-def test_a_worker_outlives_mutated_requests_in_memory_that_does_not_grow_and_then_answers_a_good_one(
+def test_a_worker_survives_mutated_requests_without_growing(
     link: Broker, queue: str, cloud: Responder, mobilenet: CalibratedNetwork, features: FloatArray,
     held_bytes: Callable[[], int], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

@@ -50,9 +50,7 @@ def consumers_of(link: Broker, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
-def test_a_request_whose_worker_is_killed_in_mid_inference_is_answered_by_another(
-    link: Broker, queue: str, tmp_path: Path
-) -> None:
+def test_another_worker_answers_the_request_of_a_killed_worker(link: Broker, queue: str, tmp_path: Path) -> None:
     counted, metrics = Counted(), ClientMetrics()
     with (
         SleepingWorker(tmp_path, link, queue, AGES) as victim,
@@ -86,7 +84,7 @@ make_worker(broker, sys.argv[3]).run(lambda: print("ready", flush=True))
 """
 
 
-def test_a_worker_killed_between_reply_and_acknowledgement_answers_twice_and_the_client_counts_it(
+def test_a_worker_killed_before_the_acknowledgement_causes_a_second_answer(
     link: Broker, queue: str, tmp_path: Path
 ) -> None:
     counted, metrics = Counted(), ClientMetrics()
@@ -108,7 +106,7 @@ def test_a_worker_killed_between_reply_and_acknowledgement_answers_twice_and_the
 
 
 @pytest.mark.parametrize("signals", [1, 3])
-def test_a_worker_told_to_stop_under_load_finishes_its_batch_gives_the_rest_back_and_ends_well(
+def test_a_worker_stopped_under_load_finishes_its_batch_and_requeues_the_rest(
     signals: int, link: Broker, queue: str, tmp_path: Path
 ) -> None:
     metrics = ClientMetrics()
@@ -132,7 +130,7 @@ def test_a_worker_told_to_stop_under_load_finishes_its_batch_gives_the_rest_back
     assert metrics.registry.get_sample_value("ee_client_dropped_replies_total", {"reason": "duplicate"}) == 0
 
 
-def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(link: Broker, queue: str) -> None:
+def test_requeued_requests_are_counted_at_both_workers(link: Broker, queue: str) -> None:
     sleeper, first, second = Sleeper(), Counted(), Counted()
     leaving = make_worker(link, queue, sleeper, WorkerSettings(prefetch=5), first.metrics)
     with make_client(link, queue) as client:
@@ -151,7 +149,7 @@ def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(li
     assert first("connected") == 0
 
 
-def test_a_batch_that_takes_longer_than_a_stopping_worker_may_goes_to_another(
+def test_a_batch_that_exceeds_the_drain_timeout_goes_to_another_worker(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert worker_module.DRAIN_TIMEOUT + worker_module._JOIN_TIMEOUT < 30
@@ -177,13 +175,13 @@ def test_an_idle_worker_stops_at_once(link: Broker, queue: str, monkeypatch: pyt
         pass  # ``serving`` waits for its end, and not for ages
 
 
-def test_a_worker_told_to_stop_before_it_runs_does_not_connect(queue: str) -> None:
+def test_a_worker_stopped_before_its_run_does_not_connect(queue: str) -> None:
     worker = make_worker(Broker((Host("127.0.0.1", find_free_port()),)), queue)
     worker.stop()
     worker.run(lambda: pytest.fail("it connected"))
 
 
-def test_a_worker_told_to_stop_before_it_is_ready_ends_well(queue: str, tmp_path: Path) -> None:
+def test_a_worker_stopped_before_it_is_ready_ends_without_an_error(queue: str, tmp_path: Path) -> None:
     called = threading.Event()
     with listening(lambda _connection: called.set()) as port:
         broker = Broker((Host("127.0.0.1", port),))
@@ -194,7 +192,7 @@ def test_a_worker_told_to_stop_before_it_is_ready_ends_well(queue: str, tmp_path
     assert worker.err == ""
 
 
-def test_a_worker_told_to_stop_while_its_broker_is_away_ends_well(link: Broker, queue: str, tmp_path: Path) -> None:
+def test_a_worker_stopped_without_a_broker_ends_without_an_error(link: Broker, queue: str, tmp_path: Path) -> None:
     with contextlib.ExitStack() as away:
         port = away.enter_context(Relay(link.hosts[0].port).running())
         with SleepingWorker(tmp_path, at(link, port), queue) as worker:
@@ -205,7 +203,7 @@ def test_a_worker_told_to_stop_while_its_broker_is_away_ends_well(link: Broker, 
             assert worker.end() == 0
 
 
-def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
+def test_a_batch_without_a_connection_does_not_delay_a_stop(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
@@ -223,9 +221,7 @@ def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
         sleeper.hold.set()
 
 
-def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
-    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_broker_does_not_delay_a_stop(link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", 0.5)
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     relay = Relay(link.hosts[0].port)
@@ -237,7 +233,7 @@ def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
 
 
 @pytest.mark.system
-def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_it_once() -> None:
+def test_a_worker_whose_broker_restarts_answers_each_request_once() -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
     with PrivateBroker() as node:
         link = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
@@ -262,7 +258,7 @@ def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_i
     assert metrics.registry.get_sample_value("ee_client_dropped_replies_total", {"reason": "duplicate"}) == 0
 
 
-def test_a_queue_deleted_under_its_worker_is_declared_again(link: Broker, queue: str) -> None:
+def test_a_deleted_queue_is_declared_again(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, None, counted.metrics)
     with serving(worker) as ready, make_client(link, queue, IMPATIENT) as client:
@@ -310,9 +306,7 @@ def ending_with(
 
 
 @pytest.mark.parametrize("where", ["decode", "answer", "on_batch"])
-def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request_to_others(
-    where: str, link: Broker, queue: str
-) -> None:
+def test_a_worker_that_fails_to_compute_ends_and_its_request_is_requeued(where: str, link: Broker, queue: str) -> None:
     failing = Failing()
     failing.where = where
     worker = make_worker(link, queue, failing, on_batch=lambda _batch: failing.fail("on_batch"))
@@ -323,7 +317,7 @@ def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request
             assert all_answered(asked)
 
 
-def test_a_batch_that_fails_while_its_worker_stops_ends_it_soon(
+def test_a_batch_that_fails_during_a_stop_ends_the_worker_soon(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
@@ -345,18 +339,18 @@ def break_pipe(*_arguments: object) -> None:
     raise BrokenPipeError("no one reads the log")
 
 
-def test_a_worker_that_cannot_say_that_it_is_ready_ends_with_that_error(link: Broker, queue: str) -> None:
+def test_an_error_of_the_ready_callback_ends_the_worker(link: Broker, queue: str) -> None:
     with ending_with(BrokenPipeError, make_worker(link, queue), break_pipe):
         pass
 
 
-def test_a_worker_that_cannot_say_that_it_is_ready_again_ends_with_that_error(link: Broker, queue: str) -> None:
+def test_an_error_of_a_later_ready_callback_ends_the_worker(link: Broker, queue: str) -> None:
     announce = iter((lambda: None, break_pipe))
     with ending_with(BrokenPipeError, make_worker(link, queue), lambda: next(announce)()):
         delete(link, queue)
 
 
-def test_a_worker_whose_connections_thread_dies_ends_with_its_error_and_leaves_the_request_to_others(
+def test_a_worker_whose_connection_thread_fails_ends_and_its_request_is_requeued(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_client(link, queue) as client:
@@ -376,12 +370,12 @@ def leaving_nothing_behind() -> Iterator[None]:
     assert open_sockets() <= open_before
 
 
-def test_a_worker_that_ended_has_no_thread_and_no_socket_left(link: Broker, queue: str) -> None:
+def test_a_worker_that_ended_leaves_no_thread_and_no_socket(link: Broker, queue: str) -> None:
     with make_client(link, queue) as client, leaving_nothing_behind(), serving(make_worker(link, queue)):
         assert all_answered(ask(client, 1))
 
 
-def test_a_worker_that_failed_has_no_thread_and_no_socket_left(
+def test_a_worker_that_failed_leaves_no_thread_and_no_socket(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = replace(link, password="wrong")
@@ -395,7 +389,7 @@ def test_a_worker_that_failed_has_no_thread_and_no_socket_left(
             ask(client, 1)
 
 
-def test_a_worker_that_stopped_without_its_broker_has_no_thread_and_no_socket_left(link: Broker, queue: str) -> None:
+def test_a_worker_stopped_without_a_broker_leaves_no_thread_and_no_socket(link: Broker, queue: str) -> None:
     relay = Relay(link.hosts[0].port)
     with contextlib.ExitStack() as away, leaving_nothing_behind():
         with serving(worker := make_worker(at(link, away.enter_context(relay.running())), queue)):
@@ -404,7 +398,7 @@ def test_a_worker_that_stopped_without_its_broker_has_no_thread_and_no_socket_le
         worker.stop()
 
 
-def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(link: Broker, queue: str) -> None:
+def test_an_expired_request_is_not_computed(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
     hurried = RetryPolicy(attempt=0.5, retries=0, deadline=0.5)
@@ -420,7 +414,7 @@ def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(l
     assert waiting_in(link, queue) == 0
 
 
-def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and_no_reply(
+def test_a_request_that_expires_while_it_is_requeued_does_not_close_the_channel(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
@@ -449,7 +443,7 @@ def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and
     assert metrics.registry.get_sample_value("ee_client_retries_total") == 0
 
 
-def test_once_a_reply_finds_its_client_gone_what_else_it_asked_is_not_computed(link: Broker, queue: str) -> None:
+def test_further_requests_of_a_client_that_left_are_not_computed(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(0.1), Counted()
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=1), counted.metrics)
     with serving(worker), make_client(link, queue) as client:

@@ -39,7 +39,7 @@ def declare(link: Broker, queue: str) -> None:
         pass
 
 
-def test_a_request_comes_with_its_id_where_to_reply_and_an_expiry(link: Broker, queue: str) -> None:
+def test_a_request_has_an_id_a_reply_queue_and_an_expiration(link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -55,7 +55,7 @@ def test_a_request_comes_with_its_id_where_to_reply_and_an_expiry(link: Broker, 
 
 
 @pytest.mark.parametrize("seconds", [0.0004, 0.0, -1.0])
-def test_a_request_without_time_left_is_still_one_that_expires(seconds: float, link: Broker, queue: str) -> None:
+def test_a_request_without_time_left_still_expires(seconds: float, link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -88,7 +88,7 @@ class Counting(RequestSender):
         self.several += before - len(self._unconfirmed) > 1
 
 
-def test_one_confirmation_may_stand_for_many_requests(link: Broker, queue: str) -> None:
+def test_one_confirmation_may_cover_many_requests(link: Broker, queue: str) -> None:
     declare(link, queue)
     log, published = Log(), list[str]()
     end = Counting(link, queue, log)
@@ -113,7 +113,7 @@ def test_a_request_to_a_queue_that_does_not_exist_is_returned(link: Broker, queu
     assert not log.confirmed
 
 
-def test_a_request_that_was_returned_can_be_published_again(link: Broker, queue: str) -> None:
+def test_a_returned_request_can_be_published_again(link: Broker, queue: str) -> None:
     log, request_id = Log(), make_id()
     end = client_end(link, queue, log)
     with ready(end, log):
@@ -138,7 +138,7 @@ def test_a_request_to_a_full_queue_is_returned(link: Broker, queue: str, monkeyp
     assert sorted(log.returned) == sorted((request_id, "is full") for request_id in request_ids[2:])
 
 
-def test_a_connection_on_which_all_requests_are_rejected_is_replaced_ever_less_often(
+def test_a_connection_that_rejects_all_requests_is_replaced_with_growing_pauses(
     broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
@@ -162,7 +162,7 @@ def test_a_connection_on_which_all_requests_are_rejected_is_replaced_ever_less_o
         wait_until(lambda: log.confirmed)
 
 
-def test_a_connection_that_has_published_stays_when_the_queue_is_full(
+def test_a_connection_that_has_published_is_kept_when_the_queue_is_full(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
@@ -179,7 +179,7 @@ def test_a_connection_that_has_published_stays_when_the_queue_is_full(
     assert log.lost == []
 
 
-def test_a_reply_comes_with_the_id_of_its_request(link: Broker, queue: str) -> None:
+def test_a_reply_has_the_id_of_its_request(link: Broker, queue: str) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(link, queue, ours), worker_end(link, queue, theirs)
     with ready(worker, theirs), ready(client, ours):
@@ -194,7 +194,7 @@ def test_a_reply_comes_with_the_id_of_its_request(link: Broker, queue: str) -> N
 
 
 @pytest.mark.parametrize("event", ["on_confirmed", "on_reply"])
-def test_an_owner_that_fails_over_a_message_ends_the_run(
+def test_an_error_of_the_owner_ends_the_run(
     event: str, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare(link, queue)
@@ -217,7 +217,7 @@ def test_an_owner_that_fails_over_a_message_ends_the_run(
     assert not log.lost
 
 
-def test_the_largest_messages_pass_both_ways(link: Broker, queue: str) -> None:
+def test_the_largest_messages_are_transferred(link: Broker, queue: str) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(link, queue, ours), worker_end(link, queue, theirs)
     sizes = {0: LARGE, 200: LARGEST_REPLY}
@@ -233,7 +233,7 @@ def test_the_largest_messages_pass_both_ways(link: Broker, queue: str) -> None:
     assert not theirs.lost
 
 
-def test_a_message_that_is_too_large_for_a_reply_is_told_by_its_size_alone(link: Broker, queue: str) -> None:
+def test_an_oversize_reply_is_reported_by_its_size(link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -247,7 +247,7 @@ def test_a_message_that_is_too_large_for_a_reply_is_told_by_its_size_alone(link:
 
 
 @pytest.mark.parametrize("properties", [{}, {"correlation_id": ""}, {"correlation_id": b"\xff" * 32}])
-def test_a_reply_from_anyone_is_handed_on_as_text_and_bytes(
+def test_an_untrusted_reply_is_passed_on_as_text_and_bytes(
     properties: dict[str, Any], link: Broker, queue: str
 ) -> None:
     declare(link, queue)
@@ -271,9 +271,7 @@ def reply_queue(end: RequestSender, link: Broker, queue: str) -> str:
     return str(properties.reply_to)
 
 
-def test_each_connection_has_a_reply_queue_of_its_own_which_is_gone_with_it(
-    broker: PrivateBroker, link: Broker, queue: str
-) -> None:
+def test_the_reply_queue_of_a_connection_is_deleted_with_it(broker: PrivateBroker, link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -288,9 +286,7 @@ def test_each_connection_has_a_reply_queue_of_its_own_which_is_gone_with_it(
     wait_until(lambda: second not in broker.control("list_queues", "name"))
 
 
-def test_what_a_lost_connection_had_not_confirmed_is_not_mixed_up_with_what_the_next_confirms(
-    link: Broker, queue: str
-) -> None:
+def test_confirmations_of_two_connections_are_not_confused(link: Broker, queue: str) -> None:
     declare(link, queue)
     relay, log = Relay(link.hosts[0].port), Log()
     with relay.running() as port:

@@ -30,7 +30,7 @@ def brittle(node: PrivateBroker) -> Broker:
     return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
 
 
-def test_both_ends_come_back_after_a_broker_that_was_killed(node: PrivateBroker, brittle: Broker) -> None:
+def test_both_ends_reconnect_after_a_killed_broker(node: PrivateBroker, brittle: Broker) -> None:
     logs = Log(), Log()
     with ready(client_end(brittle, QUEUE, logs[0]), logs[0]), ready(worker_end(brittle, QUEUE, logs[1]), logs[1]):
         node.kill()
@@ -51,7 +51,7 @@ def test_a_broker_that_shuts_down_is_quoted(node: PrivateBroker, brittle: Broker
     assert "(CONNECTION_FORCED - broker forced connection closure with reason 'shutdown')" in str(log.lost[0].problem)
 
 
-def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
+def test_a_hanging_broker_is_detected_by_its_heartbeats(
     node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)
@@ -66,7 +66,7 @@ def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
     assert "(it stopped answering)" in str(log.lost[0].problem)
 
 
-def test_a_broker_that_blocks_what_is_published_says_why_and_keeps_its_connection(
+def test_a_blocking_broker_gives_the_reason_and_keeps_the_connection(
     node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)

@@ -11,7 +11,7 @@ def test_a_queue_that_is_gone_never_returns() -> None:
     assert queues.is_gone("a")
 
 
-def test_of_many_queues_the_oldest_are_forgotten() -> None:
+def test_the_oldest_queues_are_forgotten() -> None:
     queues = ReplyQueues()
     for number in range(MOST_KNOWN + 10):
         queues.remember(str(number), exists=False)
