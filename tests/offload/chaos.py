@@ -87,7 +87,7 @@ class Script:
         return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
     def wait_for(self, text: str, seconds: float = PATIENCE) -> Self:
-        """Wait until a text stands in the output."""
+        """Wait until the output contains a text."""
         wait_until(lambda: text in self.out or not self.is_running, seconds)
         assert text in self.out, f"it ended: {self.err}"
         return self
@@ -101,7 +101,7 @@ class Script:
         self._process.wait()
 
     def end(self, seconds: float = 2 * PATIENCE) -> int:
-        """Return the exit code once it ended."""
+        """Wait for the end and return the exit code."""
         return self._process.wait(seconds)
 
     @property
@@ -338,7 +338,7 @@ class Gate:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Yield the port that stands for the broker's."""
+        """Yield the port of the relay."""
         with listening(self._join) as port:
             try:
                 yield port

@@ -1,4 +1,4 @@
-"""RabbitMQ named by single options, by a URL and by a file; and the expert options that ``--help`` leaves out."""
+"""The connection settings by options, URL and file; and the expert options that ``--help`` does not show."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""Arguments of the client that do not go together are refused in one line, before anything is read or opened."""
+"""Contradicting arguments of the client are refused in one line, before a file is read or opened."""
 
 import runpy
 from pathlib import Path

@@ -56,7 +56,7 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 @functools.cache
 def settings(unit: str) -> dict[str, list[str]]:
-    """Return what a unit says, key by key."""
+    """Return the settings of a unit by key."""
     text = (FOLDER / unit).read_text().replace("\\\n", "")
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -72,13 +72,13 @@ def defaults(unit: str) -> dict[str, str]:
 
 
 def assignments(environment_file: str) -> dict[str, str]:
-    """Return what an environment file sets."""
+    """Return the variables of an environment file."""
     lines = [line for line in environment_file.splitlines() if line and line[0] not in "#;"]
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def changed(**changes: object) -> str:
-    """Return the example, edited as one would."""
+    """Return the example with the values that a user must set."""
     text = EXAMPLE
     for name, value in changes.items():
         text, times = re.subn(rf"^#?{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
@@ -195,7 +195,7 @@ def page(url: str) -> str:
 
 
 def seconds(unit: str) -> float:
-    """Return how long systemd waits before it kills."""
+    """Return the seconds that systemd waits before it kills a service."""
     (text,) = settings(unit)["TimeoutStopSec"]
     return float(text)
 

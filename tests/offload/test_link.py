@@ -49,7 +49,7 @@ def month(sample: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def options(link: Broker, checkpoint: Path) -> tuple[object, ...]:
-    """What both ends are told, but for the queue."""
+    """Options of both ends, except the queue."""
     return (
         "--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
         "--trained-network-file", checkpoint, "--network", "MobileNet",
@@ -83,7 +83,7 @@ def workers(
 
 @dataclass(frozen=True)
 class Decided:
-    """What a client's run over the month left behind."""
+    """The results of a client's run over the month."""
 
     verdicts: pd.DataFrame
     out: str
@@ -91,7 +91,7 @@ class Decided:
 
 
 def waiting(broker: PrivateBroker, queue: str) -> int:
-    """Return how many requests a queue holds, those that workers were given included."""
+    """Return the number of requests in a queue, including delivered ones."""
     lines = broker.control("list_queues", "name", "messages").splitlines()
     return sum(int(count) for name, _, count in (line.partition("\t") for line in lines) if name == queue)
 

@@ -1,4 +1,4 @@
-"""``--resume`` as a user types it: only the run that was interrupted goes on."""
+"""``--resume`` on the command line: only the interrupted run is continued."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -76,7 +76,7 @@ def acting_as(node: PrivateBroker, user: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
-    """A node as one finds it, with a guest, on which the README's lines have been run."""
+    """A new node, on which the README's commands have been run."""
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     with PrivateBroker() as running:
         running.control("add_user", GUEST, PASSWORDS[GUEST])
@@ -90,7 +90,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 @pytest.fixture(autouse=True)
 def _things(node: PrivateBroker) -> None:
-    """What there is to be misused: the request queue with a request in it, a queue and an exchange of others."""
+    """Objects to misuse: the request queue with a request, and a queue and an exchange of others."""
     with acting_as(node, node.username) as channel:
         channel.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
         channel.queue_purge(REQUESTS)  # a test may have filled it
@@ -304,7 +304,7 @@ def policies(command: str = "set_operator_policy") -> dict[str, dict[str, int]]:
 
 @pytest.fixture
 def shortened(node: PrivateBroker) -> Iterator[None]:
-    """Have what the README lets live for a minute live for seconds."""
+    """Shorten the README's lifetimes of a minute to seconds."""
     lines = [line[1:] for line in readme_lines() if line[1] == "set_operator_policy"]
     for line in lines:
         node.control(*line[:-1], line[-1].replace("60000", str(SHORT)))
@@ -324,7 +324,7 @@ def has(deed: Deed, node: PrivateBroker, user: str = CLIENT) -> bool:
 
 
 def queues(node: PrivateBroker, column: str = "messages") -> dict[str, str]:
-    """Return what RabbitMQ lists of the queues of the virtual host."""
+    """Return RabbitMQ's list of the queues in the virtual host."""
     lines = node.control("list_queues", "-p", "ee", "name", column).splitlines()
     return {name: value for name, _, value in (line.partition("\t") for line in lines)}
 

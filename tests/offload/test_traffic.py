@@ -215,7 +215,7 @@ def test_a_stalled_reader_delays_a_stop_no_longer_than_the_drain_timeout(
 
 
 def bytes_waiting(reader: int) -> int:
-    """Return how much can be read from a pipe."""
+    """Return the number of bytes that can be read from a pipe."""
     size = array.array("i", [0])
     fcntl.ioctl(reader, termios.FIONREAD, size)
     return size[0]

@@ -1,4 +1,4 @@
-"""What the sensor tells: events, and counts for Prometheus."""
+"""The sensor's events, and its metrics."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The file of events only ever grows by whole lines, wherever it is, whoever follows it, and however it ends."""
+"""The EVE file grows only by whole lines, for every kind of file and reader, and after every kind of failure."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ PIPE_HOLDS = 1 << 16
 
 
 def events_of(count: int, seed: int = 0) -> list[Event]:
-    """Return so many real events of different sizes."""
+    """Return ``count`` real events of different sizes."""
     records = records_of(3 * count)
     return make_alerts(decided_of(records, seed), AlertLimit(NO_LIMIT, 0))[:count]
 
@@ -47,7 +47,7 @@ def events_in(path: Path) -> list[Event]:
 
 
 def refusal(of: Callable[[], object]) -> str:
-    """Return the one line that an attempt ends with."""
+    """Return the error of an attempt, which is one line."""
     with pytest.raises(InputFileError) as raised:
         of()
     assert "\n" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""Events have the form that Suricata documents, name the record they are about, and come in bounded numbers."""
+"""Events have the form that Suricata documents, describe their record, and are limited in number."""
 
 import hashlib
 import ipaddress
@@ -92,7 +92,7 @@ def scan_of(count: int, source: int = A, seconds: float = 0.0) -> Records:
 
 
 def decided_of(records: Records, seed: int = 0) -> Batch:
-    """Return records decided in every way."""
+    """Return records with every kind of verdict."""
     batch, rng, count = batch_of(records), np.random.default_rng(seed), len(records)
     batch.uncertain[:] = rng.random(count) < 0.6
     batch.answered_by[:] = np.where(batch.uncertain, rng.choice(["cloud", "local", ""], count), "edge")
@@ -107,7 +107,7 @@ def decided_of(records: Records, seed: int = 0) -> Batch:
 
 
 def all_decided(records: Records, prediction: int = ATTACK, *, rejected: bool = False) -> Batch:
-    """Return records that are all decided alike: by exit 1, or rejected after exit 2 of the cloud answered."""
+    """Return records with the same verdict: decided by exit 1, or rejected after the cloud's exit 2."""
     batch = batch_of(records)
     batch.prediction_1[:], batch.certainty_1[:] = prediction, 0.987654321
     if rejected:

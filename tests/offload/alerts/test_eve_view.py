@@ -1,4 +1,4 @@
-"""Events as people read them."""
+"""Events formatted for people."""
 
 import re
 

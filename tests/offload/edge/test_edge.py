@@ -47,7 +47,7 @@ CERTAIN, UNCERTAIN = 4.0, 1.0
 
 
 class Legible(TwoExits):
-    """What it says can be read off an event: the first feature is exit 1's margin, the second exit 2's."""
+    """A network whose margins are features: the first is exit 1's, the second exit 2's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def events(count: int, margin_1: float = UNCERTAIN, margin_2: float = CERTAIN) -
 
 
 class LateAnswers(Query):
-    """Answers that are here once ``done`` is set."""
+    """A query whose replies are here once ``done`` is set."""
 
     def __init__(self, logits: FloatArray) -> None:
         super().__init__((), self.answer)
@@ -99,7 +99,7 @@ class LateAnswers(Query):
 
 
 class Late(LocalSecondExit):
-    """Answers for exit 2 only when told to, and notes what it was asked and how many requests were pending then."""
+    """A second exit that answers on command, and records its queries and the requests then pending."""
 
     answered_by = CLOUD
 
@@ -118,7 +118,7 @@ class Late(LocalSecondExit):
         return one
 
     def give_up(self) -> None:
-        """Answer all at once, so that a test that failed ends."""
+        """Answer all queries, so that a failed test ends."""
         self.given_up = True
         for one in self.asked:
             one.done.set()
@@ -210,10 +210,10 @@ def local_edge(network: TwoExits, thresholds: Thresholds) -> Edge:
 
 
 class Never(LocalSecondExit):
-    """Must not be asked."""
+    """A second exit that must not be queried."""
 
     def __init__(self) -> None:
-        """Need nothing."""
+        """Do nothing."""
 
     def ask(self, _features: FloatArray, _activations: ActivationsAt) -> LateAnswers:
         raise AssertionError("exit 2 was asked")
@@ -242,7 +242,7 @@ def plain_row(limits: Thresholds, logits_1: list[float], logits_2: list[float]) 
 
 
 def is_tie(logits: NDArray[np.floating]) -> bool:
-    """Return whether two logits differ by no more than rounding may."""
+    """Return whether two logits are equal up to rounding."""
     return abs(float(logits[0] - logits[1])) < 1e-6 * (1 + float(np.abs(logits).max()))
 
 

@@ -464,7 +464,7 @@ def test_a_file_is_unlocked_when_its_writer_has_finished(path: Path) -> None:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Be no one for a while, where we are root, who may write everything."""
+    """Drop root's rights for a while, because root may write everything."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)

@@ -72,7 +72,7 @@ class Picky(Responder):
 
 
 class Noting(Responder):
-    """A worker's network that notes its requests."""
+    """A worker's network that records its requests."""
 
     def __init__(self) -> None:
         super().__init__(*served(Legible()), "noting")
@@ -129,7 +129,7 @@ def working(link: Broker, queue: str, responder: Responder) -> contextlib.Abstra
 
 @contextmanager
 def absent(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
-    """Yield a client of which it is known that no broker listens."""
+    """Yield a client without a broker, which it knows."""
     with make_client(at(Broker(()), find_free_port()), queue, retry_policy) as client:
         yield client
 
@@ -285,7 +285,7 @@ def test_the_policy_wait_raises_the_failure_at_the_timeout(queue: str) -> None:
 
 
 class Refused:
-    """A client whose broker no longer lets it in, which ours cannot be told to do in mid-run."""
+    """A client that the broker refuses, which the real broker cannot do during a run."""
 
     def submit(self, _request: Request) -> "Future[Answer]":
         future: Future[Answer] = Future()

@@ -1,4 +1,4 @@
-"""The circuit breaker, by a clock that tests turn."""
+"""The circuit breaker, with a clock that tests set."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from offload.link.circuit_breaker import FAILURES, LONGEST_PAUSE, SHORTEST_PAUSE
 
 
 class Clock:
-    """Shows the time that it was set to."""
+    """A clock that shows the time to which it was set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -26,7 +26,7 @@ def opened(clock: Clock) -> CircuitBreaker:
 
 
 def pause_of(breaker: CircuitBreaker, clock: Clock) -> float:
-    """Let time go by until the breaker allows a try; return how long that took."""
+    """Advance the clock until the breaker allows a request; return the seconds."""
     start = clock.now
     while not breaker.allow_request():
         clock.now += 0.25

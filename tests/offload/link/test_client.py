@@ -1,4 +1,4 @@
-"""The client on a real broker: every request ends, once, whatever becomes of worker, queue, network and broker."""
+"""The client on a real broker: every request ends exactly once, whatever fails."""
 
 import contextlib
 import logging
@@ -50,7 +50,7 @@ LONG = RetryPolicy(attempt=AGES, retries=0, deadline=AGES)
 
 
 class Watched(ClientMetrics):
-    """A client's metrics, as numbers."""
+    """The values of a client's metrics."""
 
     def value(self, name: str) -> float:
         value = self.registry.get_sample_value(f"ee_client_{name}")
@@ -73,7 +73,7 @@ class Watched(ClientMetrics):
 
     @property
     def tries(self) -> tuple[float, float]:
-        """Attempts in all, and those after the first."""
+        """Number of attempts, and of retries."""
         return self.value("attempts_total"), self.value("retries_total")
 
 
@@ -106,7 +106,7 @@ def handles() -> int:
 
 @contextmanager
 def not_for_ages() -> Iterator[None]:
-    """Fail where the block takes so long that it waited for what takes ``AGES``."""
+    """Fail if the block takes so long that it waited for a timeout of ``AGES``."""
     start = time.monotonic()
     yield
     assert time.monotonic() - start < AGES / 2
@@ -731,7 +731,7 @@ def test_only_a_broker_that_was_down_closes_the_breaker_when_it_returns(
 
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
-    """A node besides the session's."""
+    """A second node."""
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     with PrivateBroker() as running:
         yield running

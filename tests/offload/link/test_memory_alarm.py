@@ -1,4 +1,4 @@
-"""What client, worker and load generator say and do while RabbitMQ blocks publishers, on a node of their own."""
+"""Client, worker and load generator while RabbitMQ blocks publishers; on a separate node."""
 
 import contextlib
 import logging
@@ -44,7 +44,7 @@ def full(node: PrivateBroker) -> Broker:
 
 @contextmanager
 def alarm(node: PrivateBroker) -> Iterator[None]:
-    """Keep a node's memory alarm on for the time of the block."""
+    """Keep a node's memory alarm on during the block."""
     node.control("set_vm_memory_high_watermark", "0")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Messages that are too large: refused by the broker or, where it takes them, never held as a whole by a worker."""
+"""Oversize messages are refused by the broker, or discarded on arrival by both ends."""
 
 import re
 from collections.abc import Iterator

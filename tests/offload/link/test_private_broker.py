@@ -87,7 +87,7 @@ def ports_of(node: PrivateBroker) -> list[int]:
 
 
 def tls_context(ca: Path, shown: Identity | None) -> ssl.SSLContext:
-    """Return whom a client trusts and what it shows."""
+    """Return the TLS context of a client."""
     context = ssl.create_default_context(cafile=ca)
     if shown is not None:
         context.load_cert_chain(shown.certificate, shown.key)
@@ -95,7 +95,7 @@ def tls_context(ca: Path, shown: Identity | None) -> ssl.SSLContext:
 
 
 def connect_with_tls(node: PrivateBroker, ca: Path, shown: Identity | None, name: str = "localhost") -> None:
-    """Connect to a node, which is to have a certificate for a name, and say farewell."""
+    """Connect to a node whose certificate must be valid for a name, and close."""
     options = pika.SSLOptions(tls_context(ca, shown), name)
     credentials = pika.PlainCredentials(node.username, node.password)
     parameters = pika.ConnectionParameters("127.0.0.1", node.tls_port, "/", credentials, ssl_options=options)

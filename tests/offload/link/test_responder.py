@@ -70,7 +70,7 @@ def cloud(mobilenet: CalibratedNetwork) -> Responder:
 
 @pytest.fixture(scope="module")
 def features(sample: Path) -> FloatArray:
-    """Rows no two of which are alike."""
+    """Distinct rows."""
     distinct = np.unique(read_dataset(sample / "2016_03.csv").features, axis=0)
     return np.random.default_rng(0).permutation(distinct)[:ROWS]
 
@@ -113,7 +113,7 @@ def mixed_requests(cloud: Responder, network: CalibratedNetwork, features: Float
 
 
 def alone(network: CalibratedNetwork, request: Request) -> FloatArray:
-    """Return what the bare network says to one request."""
+    """Return the network's logits for one request."""
     with torch.inference_mode():
         if request.payload == ACTIVATIONS:
             logits: FloatArray = network.cloud(torch.from_numpy(request.tensor)).numpy()
@@ -123,7 +123,7 @@ def alone(network: CalibratedNetwork, request: Request) -> FloatArray:
 
 
 def is_right(reply: Answer | Refusal, request: Request, network: CalibratedNetwork) -> bool:
-    """Return whether a reply, as it comes to the client, is what the bare network says."""
+    """Return whether a reply decodes to the network's logits."""
     received = decode_reply(encode_answer(reply), request) if isinstance(reply, Answer) else reply
     expected = alone(network, request)
     return isinstance(received, Answer) and np.allclose(received.logits, expected, rtol=ROUNDING, atol=ROUNDING)

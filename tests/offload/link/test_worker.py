@@ -1,4 +1,4 @@
-"""How a worker takes, merges and shares requests, and what it tells of them; over a real broker."""
+"""A worker receives, merges and shares requests, and counts them; with a real broker."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""What becomes of a worker and its requests when something fails; over a real broker."""
+"""A worker and its requests during failures; with a real broker."""
 
 import contextlib
 import re
@@ -271,7 +271,7 @@ def test_a_deleted_queue_is_declared_again(link: Broker, queue: str) -> None:
 
 
 class Failing(Sleeper):
-    """Fails where it is told to, once it is let go."""
+    """Fails at a chosen step, once it is released."""
 
     where = ""
 
@@ -293,7 +293,7 @@ class Failing(Sleeper):
 def ending_with(
     error: type[BaseException], worker: Worker, on_ready: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
-    """Run a worker that fails of itself by the end of the block."""
+    """Run a worker that must fail by the end of the block."""
     with ThreadPoolExecutor() as executor:
         running = executor.submit(worker.run, on_ready)
         try:

@@ -1,4 +1,4 @@
-"""Vectors that repeat are neither computed nor asked about again, and the verdicts stay what they are."""
+"""Repeated vectors are served from the cache, and the verdicts do not change."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_vectors_that_differ_in_one_bit_are_different_keys() -> None:
 
 
 class Asking(LocalSecondExit):
-    """Answers as it is told, and notes what it is asked."""
+    """A second exit with given answers, which records its queries."""
 
     answered_by = CLOUD
 

@@ -1,4 +1,4 @@
-"""The dashboard asks only for what is exported, and asks rightly."""
+"""The dashboard uses only exported metrics, in the right way."""
 
 import itertools
 import json

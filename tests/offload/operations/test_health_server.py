@@ -1,4 +1,4 @@
-"""The health server over real sockets: what it serves, and that no client can hold it up."""
+"""The health server over real sockets: its pages, and that no client can block it."""
 
 import contextlib
 import gzip
@@ -30,7 +30,7 @@ SOON = 60.0
 
 @dataclass
 class Process:
-    """A process whose health a test decides."""
+    """A process whose health a test sets."""
 
     metrics: ClientMetrics = field(default_factory=ClientMetrics)
     illness: str | None = None

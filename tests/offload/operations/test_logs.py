@@ -1,4 +1,4 @@
-"""What the scripts log, as people and as programs read it."""
+"""The log lines of the scripts, as text and as JSON."""
 
 import io
 import json
@@ -42,7 +42,7 @@ log = logging.getLogger("tests.link")
 
 @pytest.fixture(autouse=True)
 def _put_back() -> Iterator[None]:
-    """Leave logging as it was."""
+    """Restore the logging configuration."""
     root, pika = logging.getLogger(), logging.getLogger("pika")
     before = root.level, pika.level, list(root.handlers)
     yield

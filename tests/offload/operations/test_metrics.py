@@ -1,4 +1,4 @@
-"""What client and worker count, as Prometheus sees it."""
+"""The metrics of client and worker, as Prometheus reads them."""
 
 import re
 import threading

@@ -1,4 +1,4 @@
-"""What is said of each thing that can be wrong with the broker, or with what is taken for it."""
+"""The error for each failure of the broker, or of another server in its place."""
 
 import logging
 import socket
@@ -77,7 +77,7 @@ def test_a_queue_that_no_user_may_declare_is_refused(link: Broker) -> None:
 
 @pytest.fixture
 def without_rights(broker: PrivateBroker, link: Broker) -> Iterator[Broker]:
-    """The node as seen by a user who may do nothing with its queues."""
+    """The node for a user without rights to its queues."""
     name = f"user{make_id()}"
     broker.control("add_user", name, SECRET)
     broker.control("set_permissions", name, "^$", "^$", "^$")

@@ -1,4 +1,4 @@
-"""What becomes of the requests that a client publishes, and of the replies to it."""
+"""The client's connection: published requests and their replies."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def send(end: RequestSender, *bodies: bytes, seconds: float = SECONDS) -> list[s
 
 
 def declare(link: Broker, queue: str) -> None:
-    """Declare a request queue as a worker does, and leave."""
+    """Declare a request queue as a worker does."""
     log = Log()
     with ready(worker_end(link, queue, log), log):
         pass
@@ -263,7 +263,7 @@ def test_an_untrusted_reply_is_passed_on_as_text_and_bytes(
 
 
 def reply_queue(end: RequestSender, link: Broker, queue: str) -> str:
-    """Return where a client has its replies sent."""
+    """Return the reply queue of a client."""
     send(end, b"where to?")
     with connected(link) as channel:
         wait_until(lambda: waiting_in(link, queue))

@@ -1,4 +1,4 @@
-"""How a connection comes about, is given up, and comes back."""
+"""A connection is made, aborted, and made again."""
 
 import itertools
 import socket

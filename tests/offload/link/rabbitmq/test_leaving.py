@@ -1,4 +1,4 @@
-"""How a connection is left, at whatever stage it is, and what other threads may still ask of it."""
+"""A connection is stopped in every state, while other threads call it."""
 
 import socket
 import threading

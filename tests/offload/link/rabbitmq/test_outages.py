@@ -1,4 +1,4 @@
-"""What both ends make of a broker that dies, stops, hangs or takes no more; on a node of their own."""
+"""Both ends while the broker dies, stops, hangs or blocks publishers; on a separate node."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ QUEUE = "requests"
 
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
-    """A node that each test may break and mends again."""
+    """A node that each test may break and must repair."""
     assert broker.port, "where the session has a node, there can be another"
     with PrivateBroker() as another:
         yield another
@@ -26,7 +26,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 @pytest.fixture
 def brittle(node: PrivateBroker) -> Broker:
-    """Where that node is."""
+    """Connection settings of that node."""
     return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
 
 

@@ -1,4 +1,4 @@
-"""A network that drops packets without a word is noticed by the kernel's timers, and used again after its return."""
+"""The kernel's timers detect a network that drops all packets, and both ends reconnect afterwards."""
 
 import itertools
 import time

@@ -1,4 +1,4 @@
-"""Whom either end of an encrypted connection trusts, and what is said where it does not."""
+"""Which certificates either end of a TLS connection trusts, and the errors for others."""
 
 import socket
 import ssl
@@ -42,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module", params=["tlsv1.3", "tlsv1.2"])
 def node(request: pytest.FixtureRequest, broker: PrivateBroker, files: Certificates) -> Iterator[PrivateBroker]:
-    """A node that asks its clients for certificates."""
+    """A node that requires client certificates."""
     assert broker.port, "where the session has a node, there can be another"
     with PrivateBroker(tls=files.node(), settings=f"ssl_options.versions.1 = {request.param}") as another:
         yield another
@@ -50,7 +50,7 @@ def node(request: pytest.FixtureRequest, broker: PrivateBroker, files: Certifica
 
 @pytest.fixture
 def right(node: PrivateBroker, files: Certificates) -> Broker:
-    """That node, as one sees it who may."""
+    """Connection settings with the right certificates."""
     tls = Tls(files.ca, files.client.certificate, files.client.key)
     return Broker((Host("localhost", node.tls_port),), node.username, node.password, tls=tls)
 
@@ -61,7 +61,7 @@ def with_tls(broker: Broker, **changes: Path | None) -> Broker:
 
 
 def refusal(broker: Broker) -> str:
-    """Return why a broker refuses, or is refused, for good."""
+    """Return the error with which either side refuses the other."""
     log = Log()
     with pytest.raises(BrokerRefusedError) as caught:
         run_to_its_end(client_end(broker, QUEUE, log))
@@ -73,7 +73,7 @@ def refusal(broker: Broker) -> str:
 
 
 def absence(broker: Broker) -> str:
-    """Return why there is no broker there."""
+    """Return the error for an unavailable broker."""
     log = Log()
     loss = first_loss(client_end(broker, QUEUE, log), log)
     assert loss.problem.exit_code == 3

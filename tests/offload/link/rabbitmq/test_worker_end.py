@@ -1,4 +1,4 @@
-"""What a worker takes for a request, and what becomes of it."""
+"""The worker's connection: which messages are requests, and how they end."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def received(log: Log, count: int = 1) -> list[Delivery]:
 
 @pytest.fixture
 def client(link: Broker) -> Iterator[str]:
-    """The reply queue of a client that is there."""
+    """The reply queue of a connected client."""
     name = f"ee-reply.{make_id()}"
     with connected(link) as channel:
         channel.queue_declare(name, exclusive=True)
