@@ -287,7 +287,7 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.broker import Broker, Host
     from offload.link.client import Client
-    from offload.link.pending_requests import Patience
+    from offload.link.pending_requests import RetryPolicy
     from offload.link.private_broker import PrivateBroker
     from offload.link.protocol import FEATURES
     from offload.link.request_form import RequestForm
@@ -297,7 +297,7 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
     assert network.exit_2 is not None
     local, where = LocalSecondExit(network.exit_2), None
     with contextlib.ExitStack() as stack:
-        if broker_options.names_broker(args):
+        if broker_options.has_broker(args):
             where = broker_options.read_broker(args)
         else:
             try:
@@ -318,10 +318,10 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
             yield {TWO_EXITS_LOCAL: local}
             return
         digest = network.fingerprint
-        # A missing reply is an error here: exit 2 on the edge must not take its place.
-        patience = Patience.of(request_timeout=15.0, retries=1, wait_timeout=20.0)
-        client = stack.enter_context(Client(where, args.mq_queue, patience, ClientMetrics(family, digest)))
-        form = RequestForm(digest, shared_options.own_name(), FEATURES)
+        # An answer that does not come is an error here; exit 2 on the edge must not replace it.
+        retry_policy = RetryPolicy.from_options(request_timeout=15.0, retries=1, wait_timeout=20.0)
+        client = stack.enter_context(Client(where, args.mq_queue, retry_policy, ClientMetrics(family, digest)))
+        form = RequestForm(digest, shared_options.make_process_name(), FEATURES)
         cloud = CloudSecondExit(client, form, local, on_failure="wait")
         yield {TWO_EXITS_LOCAL: local, TWO_EXITS_OFFLOADED: cloud}
 

@@ -210,18 +210,18 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
     from figs.offload_timing import Edge
     from offload.link.broker import Broker, Host
     from offload.link.client import Client
-    from offload.link.pending_requests import Patience
+    from offload.link.pending_requests import RetryPolicy
     from offload.link.protocol import FEATURES
     from offload.link.request_form import RequestForm
     from offload.networks.exits import FloatArray
     from offload.networks.torch_exits import open_checkpoint
     from offload.operations.metrics import ClientMetrics
-    from offload.shared_options import own_name
+    from offload.shared_options import make_process_name
 
     network = open_checkpoint(checkpoint, None, "cpu")
     exit_2, digest = network.exit_2, network.fingerprint
     assert exit_2 is not None
-    form = RequestForm(digest, own_name(), FEATURES)
+    form = RequestForm(digest, make_process_name(), FEATURES)
     where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
     metrics = ClientMetrics(network.architecture, digest)
 
@@ -229,12 +229,12 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
         _, activations = network.exit_1(features)
         return activations(np.arange(len(features)))
 
-    with Client(where, queue, Patience.of(request_timeout=15.0, retries=1), metrics) as client:
+    with Client(where, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
             return client.submit(form.make_request(features)).result().milliseconds
 
-        yield Edge(exit_1, exit_2.of_activations, ask, lambda: client.bytes_sent)
+        yield Edge(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-r"""Watch a network: replay a small capture over a cable of its own, and show the alerts as the edge finds them.
+r"""Watch a network: replay a small capture over a virtual cable, and show the alerts as the edge finds them.
 
 Run:
     python offload/demo-live.py --output-folder demo-output/live
 
-First, if it is not there from an earlier run, a network is trained, calibrated, and its thresholds are chosen, on the
-records of two other runs of the same small network (dataset/sample/network). The cable lies in a network namespace
-that is made for it, so nothing reaches any other network; where only root may make one, run it as root. The edge client
-observes one end of it, and a cloud worker answers over a private RabbitMQ node; without RabbitMQ the client runs exit 2
-itself.
+The first run trains and calibrates a network and chooses its thresholds, on the records of two other runs of the same
+network (dataset/sample/network). The cable is in a network namespace of its own, so no packet reaches another network;
+run the demo as root if only root may create namespaces. The edge client observes one end of the cable, and a cloud
+worker answers over a private RabbitMQ node; without RabbitMQ the client computes exit 2 itself.
 """
 
 import argparse
@@ -41,7 +40,7 @@ SAMPLE = ROOT / "dataset" / "sample" / "network"
 CLIENT = "offload/ee-processor-client.py"
 MODEL = "alexnet"
 SENDS, LISTENS = "cable0", "cable1"
-INSIDE = "EE_DEMO_NETWORK"  # environment variable that is set inside the namespace
+INSIDE = "EE_DEMO_NETWORK"  # environment variable that is set in the namespace
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,12 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PCAP",
         help="small Ethernet capture to replay (default: the bundled one)",
     )
-    add("--epochs", type=cli.whole_number(1), default=3, metavar="N", help="of the training (default: %(default)s)")
+    add("--epochs", type=cli.whole_number(1), default=3, metavar="N", help="epochs of training (default: %(default)s)")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Show it as the arguments say."""
+    """Prepare the network, and show the replay."""
     from dataset.packets.replay import read_frames
 
     frames = list(read_frames(args.capture))
@@ -72,19 +71,19 @@ def run(args: argparse.Namespace) -> None:
         if not (calibrated.exists() and front.exists()):
             _prepare(args.output_folder, calibrated, front, args.epochs)
         sys.stdout.flush()
-        command = [*_unshare(), sys.executable, __file__, *sys.argv[1:]]
-        os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})  # one process, which signals reach
-    _lay_cable()
+        command = [*_make_unshare_command(), sys.executable, __file__, *sys.argv[1:]]
+        os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})  # not a child, so that signals reach it
+    _add_cable()
     with contextlib.ExitStack() as stack:
-        link, environment = stack.enter_context(_cloud(calibrated))
+        link, environment = stack.enter_context(_run_worker(calibrated))
         client = [
-            "--trained-network-file", calibrated, "--network", MODEL, *_options(_thresholds(front)), *link,
+            "--trained-network-file", calibrated, "--network", MODEL, *_make_options(_choose_thresholds(front)), *link,
             "--interface", LISTENS, "--clamp-size", "--alerts", "-",
         ]  # fmt: skip
         log = stack.enter_context((args.output_folder / "client.log").open("w", encoding="utf-8"))
         print(f"\n{args.capture.name}, {frames[-1][0]:.0f} s, in windows of 15 s:", flush=True)
         _watch(frames, client, environment, log)
-    print(f"what the client said besides: {args.output_folder / 'client.log'}")
+    print(f"log of the client: {args.output_folder / 'client.log'}")
 
 
 def _prepare(folder: Path, calibrated: Path, front: Path, epochs: int) -> None:
@@ -110,20 +109,20 @@ def _prepare(folder: Path, calibrated: Path, front: Path, epochs: int) -> None:
     run_script("nsga2/nsga2_2variables.py", ["--eval-file", evaluation, "--savefile", front, "--solver", "exact"])
 
 
-def _unshare() -> list[str]:
+def _make_unshare_command() -> list[str]:
     return ["unshare", "--net", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
 
 
 def _check_namespaces() -> None:
     try:
-        subprocess.run([*_unshare(), "ip", "link"], check=True, capture_output=True)
+        subprocess.run([*_make_unshare_command(), "ip", "link"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as problem:
         raise ToolkitError(
-            "a network namespace cannot be made here; run it as root, and with iproute2 and util-linux installed"
+            "cannot create a network namespace; run the demo as root, and install iproute2 and util-linux"
         ) from problem
 
 
-def _lay_cable() -> None:
+def _add_cable() -> None:
     for words in (
         ("lo", "up"),
         ("add", SENDS, "type", "veth", "peer", "name", LISTENS),
@@ -135,8 +134,8 @@ def _lay_cable() -> None:
 
 
 @contextlib.contextmanager
-def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
-    """Yield the options, and the variables of the environment, with which a client reaches a worker."""
+def _run_worker(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
+    """Run a worker; yield the options and environment variables with which a client reaches it."""
     from offload.broker_options import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
     from utils.script_runner import serving
@@ -144,7 +143,7 @@ def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
     try:
         broker = PrivateBroker()
     except CloudUnavailableError as problem:
-        print(f"no RabbitMQ, so the edge runs exit 2 itself: {problem}")
+        print(f"no RabbitMQ, so the edge computes exit 2 itself: {problem}")
         yield ["--process-exit2-locally"], {}
         return
     with broker:
@@ -155,7 +154,7 @@ def _cloud(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
             yield link, password
 
 
-def _thresholds(front_file: Path) -> "Thresholds":
+def _choose_thresholds(front_file: Path) -> "Thresholds":
     from nsga2.defaults import KNEE
     from nsga2.operating_point import front_table, marks, thresholds_of
     from utils.results import read_front
@@ -164,7 +163,7 @@ def _thresholds(front_file: Path) -> "Thresholds":
     return thresholds_of(table, marks(table)[KNEE])
 
 
-def _options(thresholds: "Thresholds") -> list[object]:
+def _make_options(thresholds: "Thresholds") -> list[object]:
     names = ("normal-exit1", "attack-exit1", "normal-exit2", "attack-exit2")
     limits = (
         thresholds.normal_exit_1, thresholds.attack_exit_1, thresholds.normal_exit_2, thresholds.attack_exit_2,
@@ -175,7 +174,7 @@ def _options(thresholds: "Thresholds") -> list[object]:
 def _watch(
     frames: "list[tuple[float, bytes]]", client: list[object], environment: dict[str, str], log: IO[str]
 ) -> None:
-    """Replay frames while a client observes it, and show what the client tells."""
+    """Replay frames while a client observes them, and print its alerts and a summary."""
     import json
 
     from tqdm import tqdm
@@ -200,7 +199,7 @@ def _watch(
                 if event["event_type"] == "alert":
                     with tqdm.external_write_mode(sys.stdout):
                         print(format_alert(event, colour=colour), flush=True)
-                elif last is None:  # the client is there
+                elif last is None:  # the client's first stats event: it observes now
                     threading.Thread(target=_replay, args=(frames, bar, process), daemon=True).start()
                 last = event if event["event_type"] == "stats" else last
         finally:
@@ -211,7 +210,7 @@ def _watch(
 
 
 def _replay(frames: "list[tuple[float, bytes]]", bar: "tqdm[NoReturn]", client: "subprocess.Popen[str]") -> None:
-    """Send frames over the cable, and then end the client, which flushes its open window."""
+    """Send frames over the cable, then stop the client, which decides its open window."""
     import socket
 
     from dataset.packets.replay import replay

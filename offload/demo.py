@@ -4,8 +4,8 @@
 Run:
     python offload/demo.py --output-folder demo-output
 
-Each stage is the script a user would call, and its command line is shown. The edge client and the cloud worker meet
-over a private RabbitMQ node, which is started and stopped here; without RabbitMQ the client runs exit 2 itself.
+Each stage runs a script that users call themselves, and prints its command line. The edge client and the cloud worker
+are connected by a private RabbitMQ node; without RabbitMQ the client computes exit 2 itself.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from utils.results import read_front
 
     start = time.monotonic()
-    # A folder of this run's own, so that the only checkpoint in it is the one just trained.
+    # A new folder for each run, so that it holds only the checkpoint of this run.
     saves = make_folder(args.output_folder / time.strftime("training-%Y%m%d-%H%M%S"))
     output, data = make_folder(args.output_folder), args.dataset_folder
     train, choose, operate = (find_datasets(data, month)[0] for month in ("2016_01", "2016_02", "2016_03"))
@@ -65,28 +65,28 @@ def run(args: argparse.Namespace) -> None:
     evaluation, front_file = output / "evaluation.csv", output / "front.sav"
     inference, verdicts, page = output / "inference.csv", output / "verdicts.csv", output / "front.html"
 
-    _stage(
+    _run_stage(
         f"train both exits on {train.name}", "dnn/train-early-exit-network.py", "--dataset-folder", data,
         "--glob", "2016_01", "--model", args.model, "--epochs", args.epochs, "--keep", 1, "--output-folder", saves,
     )  # fmt: skip
     (trained,) = saves.glob("*.pth")
-    _stage(
+    _run_stage(
         f"calibrate on {choose.name}", "calibration/Calibrate2exits.py", "--trained-model", trained,
         "--calibrated-model-savefile", calibrated, "--dataset", choose, "--savefolder", output,
     )  # fmt: skip
-    _stage(
+    _run_stage(
         f"evaluate on {choose.name}", "evaluations/generate-model-evaluation-csv.py", "--trained-model", calibrated,
         "--dataset", choose, "--savefile", evaluation,
     )  # fmt: skip
-    _stage(
+    _run_stage(
         "search the thresholds", "nsga2/nsga2_2variables.py", "--min-acceptance", args.min_acceptance,
         "--eval-file", evaluation, "--savefile", front_file, "--gen", 300, "--cost-model", "full",
     )  # fmt: skip
-    _stage(
+    _run_stage(
         "choose the operation point", "nsga2/gen-op-point-chart.py", "--datafile", front_file,
         "--savefile", page, "--operation-point", OPERATION_POINT,
     )  # fmt: skip
-    _stage(
+    _run_stage(
         f"infer on {operate.name}", "dnn/inference.py", "--trained-model", calibrated, "--dataset", operate,
         "--savefile", inference,
     )  # fmt: skip
@@ -115,25 +115,25 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
     try:
         broker = PrivateBroker()
     except CloudUnavailableError as problem:
-        print(f"\nno RabbitMQ, so the edge runs exit 2 itself: {problem}")
-        _stage(title, "offload/ee-processor-client.py", *client, "--process-exit2-locally")
+        print(f"\nno RabbitMQ, so the edge computes exit 2 itself: {problem}")
+        _run_stage(title, "offload/ee-processor-client.py", *client, "--process-exit2-locally")
         return
     with broker:
         link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
         worker = (*link, "--trained-network-file", calibrated, "--network", model, "--quiet")
         print("\n== start a cloud worker")
-        with serving("offload/ee-processor-server.py", worker, _password(broker)):
-            _stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *link, broker=broker)
+        with serving("offload/ee-processor-server.py", worker, _make_environment(broker)):
+            _run_stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *link, broker=broker)
 
 
-def _stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
+def _run_stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
     from utils.script_runner import run_script
 
     print(f"\n== {title}")
-    run_script(script, options, _password(broker))
+    run_script(script, options, _make_environment(broker))
 
 
-def _password(broker: "PrivateBroker | None") -> dict[str, str]:
+def _make_environment(broker: "PrivateBroker | None") -> dict[str, str]:
     from offload.broker_options import PASSWORD_VARIABLE
 
     return {} if broker is None else {PASSWORD_VARIABLE: broker.password}

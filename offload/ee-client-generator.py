@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-r"""Load generator: many clients that ask cloud workers at once; round trips, events a second, errors.
+r"""Load generator: many clients send requests to cloud workers; report round trips, events per second and errors.
 
 Run:
     python offload/ee-client-generator.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet --dataset dataset/sample/2016_03.csv --clients 16 --batch-size 1 --count 200 \
         --savefile saves/load.csv --picture saves/load.png
 
-Each client asks about rows of its own, the same ones each time, with one request under way at a time. Start the workers
-with --cache-size 0, or they compute these once and then answer from memory. Exit codes: 0 all answered, 2 wrong
-arguments or files, 3 some were not answered, 4 the broker refuses user, password or certificate.
+Each client sends its own rows again and again, with one request in flight. Start the workers with --cache-size 0;
+otherwise they compute these rows once and then answer from the cache. Exit codes: 0 all requests were answered, 2 wrong
+arguments or files, 3 some requests were not answered, 4 the broker refuses user, password or certificate.
 """
 
 import argparse
@@ -44,40 +44,40 @@ def make_parser() -> argparse.ArgumentParser:
         type=cli.whole_number(1, 1024),
         default=100,
         metavar="N",
-        help="events in a request (default: %(default)s)",
+        help="events of a request (default: %(default)s)",
     )
     add(
         "--interval",
         type=cli.real_number(0, 86400),
         default=0.0,
         metavar="S",
-        help="seconds between the starts of a client's requests, 0: as fast as answers come (default: %(default)g)",
+        help="seconds between the starts of a client's requests; 0: the next follows each reply (default: %(default)g)",
     )
     add(
         "--count",
         type=cli.whole_number(1),
         default=100,
         metavar="N",
-        help="requests of a client (default: %(default)s)",
+        help="requests of each client (default: %(default)s)",
     )
     shared_options.add_payload(parser)
     shared_options.add_request_timeout(parser)
-    add("--savefile", type=Path, metavar="CSV", help="a row for each request")
-    add("--picture", type=Path, metavar="PICTURE", help="round trips over time and their distribution")
+    add("--savefile", type=Path, metavar="CSV", help="table to write, a row for each request")
+    add("--picture", type=Path, metavar="PICTURE", help="chart of the round trips over time and their distribution")
     broker_options.add_broker(parser)
-    shared_options.add_watching(parser)
+    shared_options.add_monitoring(parser)
     parser.set_defaults(second_exit_file=None)  # cli.is_exported reads it; here is no such option
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Ask as the arguments say."""
+    """Run the load test that the arguments describe."""
     import numpy as np
     from tqdm import tqdm
 
     from offload.link.client import Client
-    from offload.link.load import Pace, ask, load_figure, load_of, load_table
-    from offload.link.pending_requests import Patience
+    from offload.link.load import Pace, draw_load, send_requests, summarize_load, tabulate_results
+    from offload.link.pending_requests import RetryPolicy
     from offload.link.request_form import RequestForm
     from offload.operations.metrics import ClientMetrics
     from utils.dataset import read_dataset
@@ -99,27 +99,27 @@ def run(args: argparse.Namespace) -> None:
     events = [_compute_payload(args, dataset.features[chosen], network) for chosen in rows]
     digest = network.fingerprint
     metrics = ClientMetrics(network.architecture, digest)
-    patience = Patience.of(args.request_timeout, args.retries)
+    retry_policy = RetryPolicy.from_options(args.request_timeout, args.retries)
     stop, pace = Stop(), Pace(args.count, args.interval)
-    names = [f"{shared_options.own_name()}.{number}" for number in range(args.clients)]
+    names = [f"{shared_options.make_process_name()}.{number}" for number in range(args.clients)]
     forms = [RequestForm(digest, name, args.payload, args.half_precision) for name in names]
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Client(broker, args.mq_queue, patience, metrics)) for _ in names]
-        stack.enter_context(shared_options.watched(args, metrics.registry, clients[0]))
+        clients = [stack.enter_context(Client(broker, args.mq_queue, retry_policy, metrics)) for _ in names]
+        stack.enter_context(shared_options.serve_metrics(args, metrics.registry, clients[0]))
         stack.enter_context(stop.on_signals())
         bar = stack.enter_context(tqdm(total=len(names) * args.count, desc="requests", unit="request", disable=None))
-        asked = ask(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
-    table = load_table(asked)
-    load = load_of(table)
+        results = send_requests(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
+    table = tabulate_results(results)
+    load = summarize_load(table)
     if args.log_format == "json":
-        logs.report(log, "total", load.summary().replace("\n", "; "), figures=vars(load))
+        logs.report(log, "total", load.summarize().replace("\n", "; "), figures=vars(load))
     else:
-        print(load.summary())
+        print(load.summarize())
     if args.savefile is not None:
         write_table(table, args.savefile)
     if args.picture is not None:
         title = f"{args.clients} clients, {args.batch_size} events a request ({args.payload})"
-        save_figure(load_figure(title, table), args.picture)
+        save_figure(draw_load(title, table), args.picture)
     if load.errors:
         unanswered = load.requests - load.answered
         raise CloudUnavailableError(f"{unanswered} of {load.requests} requests were not answered: {load.failures}")

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-r"""Edge client: decide what exit 1 is certain of, ask the cloud about the rest, reject what neither is certain of.
+r"""Edge client: decide events with exit 1, and ask the cloud for exit 2 of those that exit 1 is not certain of.
 
 Run:
     python offload/ee-processor-client.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet --dataset dataset/sample/2016_03.csv --savefile saves/verdicts.csv
 
-In place of --dataset, --pcap reads captures, and --interface observes a network until it is stopped; --alerts writes
-the attacks that were found there, and what was rejected, as Suricata's EVE JSON, one event a line.
+An event is rejected if exit 2 is not certain of it either. In place of --dataset, --pcap reads captures, and
+--interface observes a network until the client is stopped; --alerts writes attacks and rejected records of such traffic
+in Suricata's EVE JSON format.
 
-Rows are written in order, as they are decided. Where the cloud does not answer, the edge runs exit 2 itself, or what
---on-cloud-failure says. SIGTERM or Ctrl-C waits for what is under way, writes it, and ends with exit code 0; --resume
-goes on from there. With --process-exit2-locally no RabbitMQ is needed. Exit codes: 0 done, 2 wrong arguments or files,
-3 the cloud did not answer (with --on-cloud-failure wait) or the interface is not there, 4 the broker refuses user,
-password or certificate.
+Rows are written in order, as they are decided. If the cloud does not answer, --on-cloud-failure decides; by default the
+client computes exit 2 itself. On SIGTERM or Ctrl-C the client waits for replies, writes the rows, and ends with exit
+code 0; --resume continues from there. --process-exit2-locally needs no RabbitMQ. Exit codes: 0 done, 2 wrong arguments
+or files, 3 the cloud did not answer (with --on-cloud-failure wait) or there is no such interface, 4 the broker refuses
+user, password or certificate.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_traffic(inputs, ends=add_expert)
     cli.add_batch_size(inputs)
     shared_options.add_computing(shared_options.add_network(parser))
-    cli.add_thresholds(parser.add_argument_group("thresholds"), ", or what the exported network's file says")
+    cli.add_thresholds(parser.add_argument_group("thresholds"), ", or those in the exported network's file")
     broker_options.add_broker(parser)
     shared_options.add_asking(parser)
     output = parser.add_argument_group("output")
@@ -69,12 +70,12 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
     shared_options.add_alerts(output)
-    shared_options.add_watching(parser)
+    shared_options.add_monitoring(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Decide as the arguments say."""
+    """Decide the events that the arguments name."""
     from offload.edge.offload_csv import make_columns
     from offload.edge.verdict_counts import VerdictCounts, count_verdicts
     from offload.operations.metrics import ClientMetrics
@@ -111,11 +112,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open_network(args: argparse.Namespace) -> "Network":
-    from offload.networks.tuning import CHUNKS, fastest
+    from offload.networks.tuning import CHUNKS, find_fastest
 
     exported = cli.is_exported(args, args.trained_network_file)
 
-    def opened(threads: int | None, chunk: int) -> "Network":
+    def open_network(threads: int | None, chunk: int) -> "Network":
         if not exported:
             from offload.networks.torch_exits import open_checkpoint
 
@@ -126,7 +127,7 @@ def _open_network(args: argparse.Namespace) -> "Network":
 
     cores = sorted({1, len(os.sched_getaffinity(0))})
     threads_to_try = cores if args.threads == AUTO else [args.threads]
-    network, threads, chunk = fastest(opened, threads_to_try, CHUNKS if args.chunk == AUTO else [args.chunk])
+    network, threads, chunk = find_fastest(open_network, threads_to_try, CHUNKS if args.chunk == AUTO else [args.chunk])
     logs.report(log, "device", f"device: {network.device}", device=network.device)
     if AUTO in (args.threads, args.chunk):
         sentence = f"fastest here: {'' if threads is None else f'--threads {threads} '}--chunk {chunk}"
@@ -153,7 +154,7 @@ def _make_edge(
     if network.thresholds is not None:
         values = vars(thresholds)
         least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
-        origin = f"by {args.trained_network_file}{' and the command line' if cli.has_thresholds(args) else ''}"
+        origin = f"from {args.trained_network_file}{' and the command line' if cli.has_thresholds(args) else ''}"
         logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
     return Edge(network.exit_1, thresholds, second_exit, cache)
 
@@ -180,7 +181,7 @@ def _make_source(args: argparse.Namespace, savefile: "OffloadCsv | None", metric
 
 
 def _network_facts(args: argparse.Namespace) -> "Facts":
-    """Return what decides the verdicts, besides dataset and thresholds."""
+    """Return the facts that determine the verdicts, except dataset and thresholds."""
     from offload.edge.resume_file import digest_file
 
     if args.savefile is None:
@@ -201,24 +202,24 @@ def _make_savefile(args: argparse.Namespace) -> "OffloadCsv | None":
 def _open_second_exit(
     args: argparse.Namespace, network: "Network", metrics: "ClientMetrics"
 ) -> "Iterator[CloudSecondExit | LocalSecondExit]":
-    """Yield what answers for exit 2, while metrics and health are served."""
+    """Yield the second exit, and serve metrics and health."""
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.client import Client
-    from offload.link.pending_requests import Patience
+    from offload.link.pending_requests import RetryPolicy
     from offload.link.request_form import RequestForm
 
     local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
     if args.process_exit2_locally:
         assert local is not None  # the arguments were checked
-        with shared_options.watched(args, metrics.registry, local):
+        with shared_options.serve_metrics(args, metrics.registry, local):
             yield local
         return
-    patience = Patience.of(
+    retry_policy = RetryPolicy.from_options(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
-    client = Client(broker_options.read_broker(args), args.mq_queue, patience, metrics)
-    form = RequestForm(network.fingerprint, shared_options.own_name(), args.payload, args.half_precision)
-    with client, shared_options.watched(args, metrics.registry, client):
+    client = Client(broker_options.read_broker(args), args.mq_queue, retry_policy, metrics)
+    form = RequestForm(network.fingerprint, shared_options.make_process_name(), args.payload, args.half_precision)
+    with client, shared_options.serve_metrics(args, metrics.registry, client):
         yield CloudSecondExit(client, form, local, args.on_cloud_failure)
     sent, received = client.bytes_sent, client.bytes_received
     sentence = f"link: {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received"
@@ -238,7 +239,7 @@ def _report(name: str, counts: "VerdictCounts", args: argparse.Namespace, *, tab
                 print(*lines, sep="\n", file=out, flush=True)
             except BrokenPipeError:
                 raise
-            except OSError:  # as a log line, it is lost where the disk is full
+            except OSError:  # like a log line, it is lost if the disk is full
                 return
 
 

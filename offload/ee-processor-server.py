@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-r"""Cloud worker: answers for exit 2 what the edge is not certain of.
+r"""Cloud worker: answer clients with exit 2 of the events that exit 1 is not certain of.
 
 Run:
     python offload/ee-processor-server.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
@@ -7,8 +7,8 @@ Run:
 
 A worker of an exported network (M_edge.onnx, with --second-exit-file M_second.onnx) needs no PyTorch.
 
-Start as many as needed on one queue: they share the load. Requests that wait, of whichever clients, are computed
-together. SIGTERM or Ctrl-C finishes what is being computed, gives the waiting requests back, and ends with exit code 0.
+Several workers on one queue share the load. Waiting requests of all clients are computed together. On SIGTERM or Ctrl-C
+the worker finishes its batch, requeues the waiting requests, and ends with exit code 0.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=cli.whole_number(1, 4096),
         default=defaults.MAX_BATCH,
         metavar="N",
-        meaning="events computed in one forward pass at most",
+        meaning="most events of one forward pass",
     )
     add_expert(
         group,
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=cli.real_number(0, 1000),
         default=1000 * defaults.BATCH_WAIT,
         metavar="MS",
-        meaning="milliseconds to wait at most for as many requests as the last batch had",
+        meaning="most milliseconds to wait for as many requests as the last batch had",
     )
     add_expert(
         group,
@@ -61,18 +61,18 @@ def make_parser() -> argparse.ArgumentParser:
         type=cli.whole_number(1, 1000),
         default=defaults.PREFETCH,
         metavar="N",
-        meaning="requests that the worker holds at most; reduced to as many of the largest as fit into 512 MiB",
+        meaning="most requests that the worker holds; reduced until the largest ones fit into 512 MiB",
     )
     add(
         "--second-segment-only",
         action="store_true",
-        help="take activations alone, not features; no answer is remembered",
+        help="accept only activations, not features; nothing is cached",
     )
-    cli.add_second_exit_file(group, "which a worker needs besides the first")
+    cli.add_second_exit_file(group, "which a worker needs as well as the first half")
     cli.add_quantize_linear(group)
     shared_options.add_cache_size(group)
     shared_options.add_threads(group)
-    add("--quiet", action="store_true", help="leave out the line for each batch")
+    add("--quiet", action="store_true", help="log no line for each batch")
     add(
         "--queue-type",
         choices=defaults.QUEUE_TYPES,
@@ -80,12 +80,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="quorum: replicated over the nodes of a cluster (default: %(default)s)",
     )
     broker_options.add_broker(parser)
-    shared_options.add_watching(parser)
+    shared_options.add_monitoring(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve as the arguments say."""
+    """Answer requests until a signal stops the worker."""
     from offload.link.protocol import ACTIVATIONS, Limits
     from offload.link.responder import Responder
     from offload.link.worker import Worker
@@ -104,12 +104,12 @@ def run(args: argparse.Namespace) -> None:
     cache = Cache(args.cache_size, metrics.count_lookup) if caches else None
     payloads = (ACTIVATIONS,) if args.second_segment_only else defaults.PAYLOADS
     limits = Limits(digest, network.activation_shape, payloads)
-    responder = Responder(exit_2, limits, shared_options.own_name(), cache)
+    responder = Responder(exit_2, limits, shared_options.make_process_name(), cache)
     largest = limits.largest_body
     prefetch = bound_prefetch(args.prefetch, largest)
     if prefetch < args.prefetch:
         log.warning(
-            "--prefetch %d: %d requests are held at once at most, for each may have %d bytes",
+            "--prefetch %d: reduced to %d, because each request may have %d bytes",
             args.prefetch, prefetch, largest,
         )  # fmt: skip
     settings = WorkerSettings(args.max_batch, args.batch_wait_ms / 1000, prefetch, args.queue_type, largest)
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
         facts = {"architecture": architecture, "fingerprint": digest, "queue": args.mq_queue}
         logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
 
-    with shared_options.watched(args, metrics.registry, worker):
+    with shared_options.serve_metrics(args, metrics.registry, worker):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
         worker.run(announce)
@@ -142,17 +142,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _open_network(args: argparse.Namespace) -> "Network":
-    """Return the network: of a checkpoint, or exported, which needs no torch."""
+    """Open the network: a checkpoint, or an exported network, which needs no torch."""
     if cli.is_exported(args, args.trained_network_file):
         from models.onnx_runtime import usual_threads
         from offload.networks.onnx_exits import open_exported
 
         if args.quantize is not None:
-            raise InputFileError("--quantize is for a checkpoint; an exported network is quantised on its export")
+            raise InputFileError("--quantize is for a checkpoint; quantise an exported network when you export it")
         if args.second_exit_file is None:
-            raise InputFileError(
-                "an exported network's exit 2 is in a file of its own; name it with --second-exit-file"
-            )
+            raise InputFileError("an exported network has its exit 2 in a second file; name it with --second-exit-file")
         threads = args.threads or usual_threads()
         halves = args.trained_network_file, args.second_exit_file
         return open_exported(*halves, args.network, threads, most=args.max_batch)
@@ -165,7 +163,7 @@ def _open_network(args: argparse.Namespace) -> "Network":
 
 
 def _report(batch: "BatchReport") -> None:
-    """Log a line for each batch, and one for each refusal."""
+    """Log a line for a batch, and one for each refusal in it."""
     for refusal in batch.refusals:
         logs.report(log, "refused", f"refused: {refusal.code}: {refusal.text}", code=refusal.code, text=refusal.text)
     if batch.requests:

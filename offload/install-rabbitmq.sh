@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install RabbitMQ from Debian's packages if it is missing and can be had; never fails.
-# Its services are neither left running nor enabled at boot: the demo and the tests start nodes of their own.
+# Install RabbitMQ from Debian's packages if it is missing and root runs this script; exit code 0 in any case.
+# Its services are neither left running nor enabled at boot: the demo and the tests start private nodes.
 set -u
 
 for found in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server; do
@@ -11,7 +11,7 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     exit 0
 fi
 
-# Only the units that this installation adds are disabled; those that were here before stay as their owner set them.
+# Only the units that this installation adds are disabled; existing units stay as they are.
 added=
 for unit in rabbitmq-server.service epmd.service epmd.socket; do
     [ -e "/usr/lib/systemd/system/$unit" ] || [ -e "/lib/systemd/system/$unit" ] || added="$added $unit"
@@ -33,7 +33,7 @@ clean_up() {
             || update-rc.d rabbitmq-server disable
     done >/dev/null 2>&1
 }
-# A shell that a signal ends without a trap of its own does not run the trap on EXIT.
+# A shell that ends by a signal without a trap does not run the trap on EXIT.
 trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT

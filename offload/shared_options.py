@@ -1,4 +1,4 @@
-"""The command-line options that the programs of the link share; ``broker_options`` has those on RabbitMQ."""
+"""Command-line options that client, worker and load generator share; ``broker_options`` has those of RabbitMQ."""
 
 import argparse
 import contextlib
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from offload.operations.health_server import Health
 
 LOG_FORMATS: Final = ("text", "json")
-_EPILOG: Final = "More options, for experts, can be given here or in the environment: offload/README.md lists them."
+_EPILOG: Final = "offload/README.md lists further options for experts, which can also be set in the environment."
 
 
 def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the network file, the network's name, and the device; return their group."""
+    """Add the options of the network: file, family and device; return their group."""
     group = parser.add_argument_group("network")
     group.add_argument(
         "--trained-network-file",
@@ -38,21 +38,21 @@ def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--network",
         type=cli.one_of(models.FAMILIES),
         metavar="{" + ",".join(models.FAMILIES) + "}",
-        help="network that the file must hold, in any case (default: what the file says)",
+        help="family that the network in the file must have (default: any)",
     )
     cli.add_device(group)
     return group
 
 
 def add_computing(group: argparse._ActionsContainer) -> None:
-    """Add what computes the network, an exported one's second half, and how much at once."""
+    """Add the options of the computation: runtime, second half of an exported network, threads, chunk and cache."""
     cli.add_runtime(group, "to compute exit 2 here (default: only workers compute it)")
     add_expert(
         group,
         "--threads",
         type=cli.or_auto(cli.whole_number(1, 1024)),
         metavar="N",
-        meaning="threads per inference; `auto` measures one thread against all cores (1; of a checkpoint all cores)",
+        meaning="threads per inference; `auto` benchmarks one thread against all cores (1; for a checkpoint all cores)",
     )
     add_expert(
         group,
@@ -60,7 +60,7 @@ def add_computing(group: argparse._ActionsContainer) -> None:
         type=cli.or_auto(cli.whole_number(1, 4096)),
         default=32,
         metavar="N",
-        meaning="events computed in one pass at most, or `auto`",
+        meaning="most events of one pass; `auto` benchmarks several values",
     )
     add_cache_size(group)
 
@@ -73,7 +73,7 @@ def add_cache_size(group: argparse._ActionsContainer) -> None:
         type=cli.whole_number(0, 10_000_000),
         default=defaults.CACHE_SIZE,
         metavar="N",
-        meaning="vectors whose answers are cached for each exit, half a kilobyte each; 0: no cache",
+        meaning="vectors whose logits are cached, half a kilobyte each; 0: no cache",
     )
 
 
@@ -88,13 +88,13 @@ def add_threads(group: argparse._ActionsContainer) -> None:
     )
 
 
-def own_name() -> str:
-    """Return what this process calls itself in its messages: host and process number."""
+def make_process_name() -> str:
+    """Return the name of this process in its messages: host name and process number."""
     return f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', socket.gethostname())[:100]}:{os.getpid()}"
 
 
 def add_asking(parser: argparse.ArgumentParser) -> None:
-    """Add how the cloud is asked, and what is done where it does not answer."""
+    """Add the options of requests to the cloud, and of its failure."""
     group = parser.add_argument_group("cloud")
     group.add_argument("--process-exit2-locally", action="store_true", help="compute exit 2 here, without RabbitMQ")
     add_payload(group)
@@ -104,14 +104,14 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         type=cli.whole_number(1, 1000),
         default=defaults.WINDOW,
         metavar="N",
-        meaning="requests in flight at most",
+        meaning="most requests in flight",
     )
     add_request_timeout(group)
     group.add_argument(
         "--on-cloud-failure",
         choices=defaults.FAILURE_POLICIES,
         default=defaults.FAILURE_POLICIES[0],
-        help="without an answer: compute exit 2 here, reject the events, or wait (default: %(default)s)",
+        help="if the cloud does not answer: compute exit 2 here, reject events, or wait (default: %(default)s)",
     )
     add_expert(
         group,
@@ -127,25 +127,25 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         type=cli.real_number(0, 86400),
         default=defaults.DRAIN_TIMEOUT,
         metavar="S",
-        meaning="seconds that replies may still take after SIGTERM",
+        meaning="seconds to wait for replies after SIGTERM",
     )
 
 
 def add_payload(group: argparse._ActionsContainer) -> None:
-    """Add what requests hold."""
+    """Add the options of the content of requests."""
     add_expert(
         group,
         "--payload",
         type=cli.one_of(defaults.PAYLOADS),
         default=defaults.PAYLOADS[0],
         metavar="{features,activations}",
-        meaning="what requests hold: the 58 features, or segment 1's activations",
+        meaning="content of requests: the 58 features, or the activations behind segment 1",
     )
     add_expert(group, "--half-precision", action="store_true", meaning="send activations as float16, half the bytes")
 
 
 def add_request_timeout(group: argparse._ActionsContainer) -> None:
-    """Add how long and how often a request is tried."""
+    """Add the options of the timeout and the retries of requests."""
     add_expert(
         group,
         "--request-timeout",
@@ -160,22 +160,22 @@ def add_request_timeout(group: argparse._ActionsContainer) -> None:
         type=cli.whole_number(0, 100),
         default=defaults.RETRIES,
         metavar="N",
-        meaning="times to send it again",
+        meaning="how often a request is sent again",
     )
 
 
 def check_payload(args: argparse.Namespace) -> None:
-    """Check that the options on what requests hold go together.
+    """Check that the options of the content of requests agree.
 
     Raises:
-        InputFileError: they do not.
+        InputFileError: they contradict each other.
     """
     if args.half_precision and args.payload != "activations":
         raise InputFileError("--half-precision is for activations; add --payload activations")
 
 
 def add_alerts(group: argparse._ActionsContainer) -> None:
-    """Add where the alerts on traffic go."""
+    """Add the options of alerts on traffic."""
     group.add_argument(
         "--alerts", type=Path, metavar="FILE", help="append alerts to this file as Suricata EVE JSON; - is stdout"
     )
@@ -185,7 +185,7 @@ def add_alerts(group: argparse._ActionsContainer) -> None:
         type=cli.whole_number(0, 1_000_000),
         default=defaults.MAX_REJECTED_ALERTS,
         metavar="N",
-        meaning="alerts on rejected records in each window of 15 s; more are counted",
+        meaning="most alerts on rejected records in each window of 15 s; others are only counted",
     )
     add_expert(
         group,
@@ -193,27 +193,27 @@ def add_alerts(group: argparse._ActionsContainer) -> None:
         type=cli.whole_number(0, 1_000_000),
         default=defaults.MAX_ALERTS_PER_SOURCE,
         metavar="N",
-        meaning=f"alerts of each signature for one source address and window, {defaults.SOURCES} times as many of all; "
-        "0: no limit",
+        meaning="most alerts of each signature in a window for one source address; for all addresses "
+        f"{defaults.SOURCES} times as many; 0: no limit",
     )
 
 
-def add_watching(parser: argparse.ArgumentParser) -> None:
-    """Add how those who run a process can watch it."""
+def add_monitoring(parser: argparse.ArgumentParser) -> None:
+    """Add the options of metrics and logs."""
     parser.epilog = _EPILOG
-    group = parser.add_argument_group("watching")
+    group = parser.add_argument_group("monitoring")
     group.add_argument(
         "--metrics-port",
         type=cli.whole_number(1, 65535),
         metavar="N",
-        help="serve /metrics (Prometheus), /healthz and /readyz on this port (default: do not)",
+        help="serve /metrics (Prometheus), /healthz and /readyz on this port (default: none)",
     )
     add_expert(
         group,
         "--metrics-address",
         default="127.0.0.1",
         metavar="A",
-        meaning="address of `--metrics-port`; anyone who reaches it can read",
+        meaning="address to serve `--metrics-port` on; anyone who can connect can read the metrics",
     )
     add_expert(
         group,
@@ -223,13 +223,13 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
         metavar="{text,json}",
         meaning="`json` writes one object per line",
     )
-    group.add_argument("--debug", action="store_true", help="log each request and RabbitMQ's own reports")
+    group.add_argument("--debug", action="store_true", help="log each request, and what pika logs")
 
 
-def watched(
+def serve_metrics(
     args: argparse.Namespace, registry: "CollectorRegistry", health: "Health"
 ) -> AbstractContextManager[object]:
-    """Return a block within which the process can be watched, if that was asked for.
+    """Return a block in which metrics and health are served if ``--metrics-port`` is given.
 
     Raises:
         InputFileError: on entering: the port is taken.

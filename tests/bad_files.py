@@ -430,7 +430,7 @@ ALERTS: dict[str, Fault] = {
     "below a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY) / "deep" / "out", ("cannot be written",)),
     "a folder": Fault(lambda folder: _mkdir(folder / "out"), ("Is a directory", "name the file")),
     "of too long a name": Fault(lambda folder: folder / ("x" * 300), ("cannot be written",)),
-    "of something else": Fault(lambda folder: _copy(folder / "file", _IN_WAY), ("holds something else",)),
+    "of something else": Fault(lambda folder: _copy(folder / "file", _IN_WAY), ("does not hold JSON lines",)),
 }
 OUTPUT_FOLDERS: dict[str, Fault] = {
     "a file": Fault(lambda folder: _copy(folder / "file", _IN_WAY), ("cannot be written to",)),
@@ -466,7 +466,7 @@ PASSWORDS: dict[str, Fault] = {
 BROKER_FILES: dict[str, Fault] = {
     **unreadable(""),
     "no TOML": Fault(lambda folder: _copy(folder / "broker.toml", b"hostname"), ("is not TOML", "write lines like")),
-    "no such setting": Fault(lambda folder: _copy(folder / "broker.toml", b"host = 1"), ("'host' is no setting",)),
+    "no such setting": Fault(lambda folder: _copy(folder / "broker.toml", b"host = 1"), ("'host' is not a setting",)),
 }
 
 

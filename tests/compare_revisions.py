@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # repo root
 
 import pandas as pd
 
-from offload.link.private_broker import PrivateBroker, free_port
+from offload.link.private_broker import PrivateBroker, find_free_port
 from utils import cli
 from utils.schema import NOT_ASKED, REJECTED
 
@@ -161,7 +161,7 @@ def decide_all(
     )
     try:
         for one in runs:
-            port = broker.port if one.worker else free_port()
+            port = broker.port if one.worker else find_free_port()
             broker_options = [] if LOCAL[0] in one.options else [*link, "--mq-port", port]
             files = ["--savefile", output / f"{one.name}.csv"]
             files += ["--alerts", output / f"{one.name}.json"] if one.alerts else []

@@ -1,1 +1,1 @@
-"""Alerts on observed traffic, as EVE JSON."""
+"""Alerts on observed traffic in the EVE JSON format."""

@@ -13,17 +13,17 @@ from offload.defaults import (
     SOURCES,
 )
 
-_WINDOWS: Final = 16  # that are remembered; captures may alternate between a few
+_WINDOWS: Final = 16  # windows that are remembered; captures may alternate between a few
 _ALL_SOURCES: Final = -1
 
 
 class AlertLimit:
-    """Admits so many alerts in each window of 15 seconds, by the time of the records.
+    """Admits a limited number of alerts in each window of 15 seconds, by the time of the records.
 
     Args:
-        most_rejected: alerts on rejected records in a window.
-        most_per_source: alerts of each signature on records of one source address in a window, and ``SOURCES`` times
-            as many on those of all sources; 0: no such limit.
+        most_rejected: most alerts on rejected records in a window.
+        most_per_source: most alerts of each signature on records of one source address in a window, and ``SOURCES``
+            times as many on those of all sources; 0: unlimited.
 
     Attributes:
         suppressed: number of alerts that were not admitted, by signature.
@@ -34,14 +34,14 @@ class AlertLimit:
         self._most_per_source = most_per_source or math.inf
         most = SOURCES * self._most_per_source
         self._most = {ATTACK_SIGNATURE: most, REJECTED_SIGNATURE: min(most, most_rejected)}
-        self._admitted: dict[int, Counter[tuple[str, int]]] = {}  # by the windows' starts
+        self._admitted: dict[int, Counter[tuple[str, int]]] = {}  # by the start of the window
 
     def admit(self, signature: str, window_start: int, source: int) -> bool:
         """Count one more alert and return whether it is admitted.
 
         Args:
             signature: one of ``SIGNATURES``.
-            window_start: of the record's window, seconds since the epoch.
+            window_start: start of the record's window, in seconds since the epoch.
             source: IPv4 address that sent the record's first packet.
         """
         admitted = self._admitted.setdefault(window_start, Counter())

@@ -1,4 +1,4 @@
-"""Write the alerts on observed traffic as they are found, and the counts now and then."""
+"""Write the alerts on observed traffic as they are found, and statistics at intervals."""
 
 import time
 from collections import Counter
@@ -17,23 +17,23 @@ from offload.operations.metrics import PACKET_FATES, ClientMetrics
 from utils.schema import REJECTED
 
 STATS_INTERVAL: Final = 10.0
-"""Seconds between two stats events; the default of Suricata is 8."""
+"""Seconds between two stats events; Suricata's default is 8."""
 
 
 class AlertWriter:
     """Writes alerts and counts them.
 
     Args:
-        file: for the events; None: they are only counted.
-        limit: of alerts.
+        file: EVE file; None: alerts are only counted.
+        limit: limits the number of alerts.
         unwritten: counts events that cannot be written.
         metrics: count packets and alerts.
-        traffic: what was read so far; others add to it.
+        traffic: counts of the traffic so far, which the reader of the traffic updates.
         in_iface: the interface, if the traffic comes from one.
 
     Attributes:
-        alerts: written so far; without a file, found so far.
-        total: counts of the verdicts so far.
+        alerts: number of alerts written; without a file, of alerts found.
+        total: counts of the verdicts.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class AlertWriter:
 
     @property
     def suppressed(self) -> Counter[str]:
-        """Alerts that a limit suppressed, by signature."""
+        """Number of alerts that a limit suppressed, by signature."""
         return self._limit.suppressed
 
     def write(self, batch: Batch) -> None:
         """Write the alerts on a decided batch of records.
 
         Raises:
-            InputFileError: the file cannot be written, and the run can be repeated.
+            InputFileError: the file cannot be written, and the run can be repeated; see ``UnwrittenLines``.
         """
         before = self._limit.suppressed.copy()
         events = make_alerts(batch, self._limit, self._in_iface)
@@ -76,7 +76,7 @@ class AlertWriter:
         self._metrics.alerts.labels(signature=REJECTED_SIGNATURE).inc(rejected)
 
     def _append(self, events: Sequence[Event]) -> int:
-        """Add events to the file, if there is one; return how many of them, from the first on, are written."""
+        """Append events to the file, if there is one; return the number of events, from the first on, that it holds."""
         if self._file is not None:
             try:
                 self._file.append(events)
@@ -86,7 +86,7 @@ class AlertWriter:
         return len(events)
 
     def write_stats_if_due(self) -> None:
-        """Write the counts where ``STATS_INTERVAL`` is over; call it often.
+        """Write a stats event if the last one is ``STATS_INTERVAL`` ago; call it often.
 
         Raises:
             InputFileError: as ``write``.
@@ -95,7 +95,7 @@ class AlertWriter:
             self.write_stats()
 
     def write_stats(self) -> None:
-        """Write the counts.
+        """Write a stats event, and update the metrics of packets.
 
         Raises:
             InputFileError: as ``write``.

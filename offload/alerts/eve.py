@@ -1,7 +1,7 @@
-"""Format verdicts on records as alerts of Suricata's EVE JSON, which SIEMs read unchanged.
+"""Format verdicts on records as alerts in Suricata's EVE JSON format, which SIEMs can read.
 
-An event is one line of such a file: an alert, or the counts since the start. What Suricata knows and a record does not,
-such as bytes and application, is left out. What Suricata does not have is in one object, ``early_exit``. Sources:
+An EVE event is one line: an alert, or the counts since the start. Fields of Suricata that a record does not have, such
+as bytes and application, are left out. Fields that Suricata does not have are in one object, ``early_exit``. Sources:
 https://docs.suricata.io/en/latest/output/eve/eve-json-format.html, for the signature ids https://sidallocation.org, and
 for the Community ID https://github.com/corelight/community-id-spec.
 """
@@ -26,7 +26,7 @@ Event = dict[str, Any]
 """A JSON object."""
 
 _MICROSECONDS: Final = 1_000_000
-_LARGEST_ID: Final = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
+_LARGEST_ID: Final = 2**53 - 1  # the largest integer that every JSON reader represents exactly
 _ICMP: Final = 1
 _PROTOCOLS: Final = {
     _ICMP: "ICMP",
@@ -46,7 +46,7 @@ _PROTOCOLS: Final = {
     115: "L2TP",
     132: "SCTP",
 }
-"""Common protocols as Suricata writes them; for any other one, the event has its number."""
+"""Names of common protocols in Suricata; for others, the event has the protocol's number."""
 
 _ICMP_COUNTERPARTS: Final = {0: 8, 8: 0, 9: 10, 10: 9, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}
 """Types of ICMP requests and replies, each with its counterpart."""
@@ -54,15 +54,15 @@ _ICMP_COUNTERPARTS: Final = {0: 8, 8: 0, 9: 10, 10: 9, 13: 14, 14: 13, 15: 16, 1
 
 _ATTACK: Final = (1_580_001, "early-exit network: attack", "Misc Attack", 2)
 _REJECTED: Final = (1_580_002, "early-exit network: rejected, no exit was certain", "Unknown Traffic", 3)
-"""Signatures: an id from the range for local use, a text, and a category of Suricata with its severity."""
+"""Signatures: id in the range for local use, text, and one of Suricata's categories with its severity."""
 
 
 def make_alerts(batch: Batch, limit: AlertLimit, in_iface: str | None = None) -> list[Event]:
-    """Return an alert for each attack and each rejected record of a decided batch, in its order.
+    """Return an alert for each attack and each rejected record of a decided batch, in the same order.
 
     Args:
-        batch: of records.
-        limit: of alerts.
+        batch: batch with records.
+        limit: limits the number of alerts.
         in_iface: the interface of live traffic.
     """
     records = batch.records
@@ -83,7 +83,7 @@ def make_alerts(batch: Batch, limit: AlertLimit, in_iface: str | None = None) ->
 
 
 def _name_signature(rejected: bool) -> Event:
-    """Return the object ``alert``, as Suricata writes it for a rule that matched."""
+    """Return the object ``alert``, in the form that Suricata writes for a rule."""
     number, text, category, severity = _REJECTED if rejected else _ATTACK
     return {
         "action": "allowed",
@@ -97,7 +97,7 @@ def _name_signature(rejected: bool) -> Event:
 
 
 def _describe_flows(records: Records) -> Iterator[Event]:
-    """Yield the fields of an alert that describe each record; a sent first, so it counts as the client."""
+    """Yield the fields that describe each record; its address a sent the first packet, so it is the client."""
     for time, window, a, b, source, destination, protocol, ports, packets in zip(
         _format_times(records.first_seen),
         records.window_start.tolist(),
@@ -123,7 +123,7 @@ def _describe_flows(records: Records) -> Iterator[Event]:
 
 
 def _describe_verdicts(batch: Batch, window_start: NDArray[np.int64], chosen: NDArray[np.intp]) -> Iterator[Event]:
-    """Yield the object ``early_exit`` of the alerts on chosen records: who decided what, and on which window."""
+    """Yield the object ``early_exit`` of the alerts on chosen records: decider, verdict and window."""
     for certainty, answered, decider, reason, prediction, window in zip(
         batch.certainty[chosen].tolist(),
         batch.answered[chosen].tolist(),
@@ -145,12 +145,12 @@ def _describe_verdicts(batch: Batch, window_start: NDArray[np.int64], chosen: ND
 
 
 def _format_times(microseconds: NDArray[np.int64]) -> list[str]:
-    """Return times (N,) in microseconds since the epoch as Suricata writes them, in UTC."""
+    """Return times (N,) in microseconds since the epoch as text in Suricata's format, in UTC."""
     return [f"{time}+0000" for time in np.datetime_as_string(microseconds.astype("datetime64[us]")).tolist()]
 
 
 def _hash_record(window_start: int, address_a: int, address_b: int) -> int:
-    """Return a flow id from a record's window and its two addresses, the same in every run."""
+    """Return a flow id that depends only on a record's window and its two addresses."""
     record = struct.pack(">qII", window_start, *sorted((address_a, address_b)))
     return int.from_bytes(blake2b(record, digest_size=8).digest()) % _LARGEST_ID + 1
 
@@ -169,13 +169,13 @@ def _describe_transport(protocol: int, ports: int) -> Event:
 
 
 def compute_community_id(protocol: int, source: int, destination: int, ports: int) -> str:
-    """Return a packet's Community ID, version 1 with seed 0, which identifies the connection in other tools' logs, too.
+    """Return a packet's Community ID, version 1 with seed 0, by which other tools' logs identify the connection, too.
 
     Args:
-        protocol: of the IPv4 header.
+        protocol: protocol number of the IPv4 header.
         source: IPv4 address.
         destination: IPv4 address.
-        ports: as in ``dataset.packets.packets.Packets``; 0 where they are not known, and then left out.
+        ports: as in ``dataset.packets.packets.Packets``; 0 if they are unknown, then they are left out.
     """
     upper, lower = ports >> 16, ports & 0xFFFF
     directed = protocol == _ICMP and upper not in _ICMP_COUNTERPARTS
@@ -190,12 +190,12 @@ def compute_community_id(protocol: int, source: int, destination: int, ports: in
 
 
 def make_stats(traffic: TrafficCounts, own: Mapping[str, int], time: int, uptime: int) -> Event:
-    """Return the event that reports the counts since the start.
+    """Return a stats event, which reports the counts since the start.
 
     Args:
-        traffic: frames and packets.
+        traffic: counts of frames and packets.
         own: further counts by name, for the object ``early_exit``.
-        time: now, in microseconds since the epoch.
+        time: present time in microseconds since the epoch.
         uptime: seconds since the start.
     """
     (timestamp,) = _format_times(np.array([time], dtype=np.int64))

@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """Which alerts are written, and where.
+    """The file of alerts, and the limits on their number.
 
     Attributes:
         file: EVE file, or ``alerts_file.STDOUT``, or None.
-        most_rejected: alerts on rejected records of each window.
-        most_per_source: alerts of each signature on records of one source address in each window; 0: unlimited.
+        most_rejected: most alerts on rejected records of each window.
+        most_per_source: most alerts of each signature on records of one source address in each window; 0: unlimited.
     """
 
     file: Path | None
@@ -50,10 +50,10 @@ class TrafficSource:
     """The records of observed traffic, and the alerts on them.
 
     Args:
-        traffic: to observe.
+        traffic: traffic to observe.
         scale: turns raw features (N, 58) into network inputs.
-        batch_size: records of a batch, at most.
-        settings: of the alerts.
+        batch_size: most records of a batch.
+        settings: settings of the alerts.
         metrics: count packets and alerts.
     """
 
@@ -81,27 +81,27 @@ class TrafficSource:
             if file is not None:
                 stack.enter_context(file)
             observation = stack.enter_context(observe(self._traffic, lambda: stop.requested))
-            # A capture can be read again once there is room; what passed an interface is gone.
+            # A capture can be read again once there is room on the disk; live traffic cannot.
             self._unwritten = UnwrittenLines(self._metrics, lambda: self._traffic.is_live or stop.requested)
             limit = AlertLimit(settings.most_rejected, settings.most_per_source)
             self._writer = AlertWriter(
                 file, limit, self._unwritten, self._metrics, observation.counts, self._traffic.interface
             )
-            self._writer.write_stats()  # so that who follows the file sees that the sensor runs
+            self._writer.write_stats()  # so that readers of the file see that the sensor runs
             try:
-                yield self._with_stats(split_records(observation.records, self._scale, self._batch_size))
+                yield self._write_stats_between(split_records(observation.records, self._scale, self._batch_size))
             finally:
                 self._writer.write_stats()
                 self._summary = observation.summarize()
 
-    def _with_stats(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _write_stats_between(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             self._writer.write_stats_if_due()
             self._begun += len(batch)
             yield batch
 
     def save(self, savefile: OffloadCsv, columns: Table, /) -> None:
-        """See ``Source``; on a full disk, live traffic's rows are lost and counted, and later ones written."""
+        """See ``Source``; if the disk is full, rows of live traffic are lost and counted."""
         try:
             savefile.append(columns)
         except InputFileError as problem:
@@ -131,7 +131,7 @@ class TrafficSource:
 
 
 def _describe_suppressed(suppressed: Mapping[str, int]) -> str:
-    """Return how many alerts a limit suppressed, as the end of a sentence."""
+    """Return the numbers of suppressed alerts as the end of a sentence."""
     if not any(suppressed.values()):
         return ""
     attacks, rejected = suppressed[ATTACK_SIGNATURE], suppressed[REJECTED_SIGNATURE]
@@ -139,7 +139,7 @@ def _describe_suppressed(suppressed: Mapping[str, int]) -> str:
 
 
 def split_records(lists: Iterable[Sequence[Records]], scale: Scale, size: int) -> Iterator[Batch]:
-    """Yield records as they come, at most ``size`` at a time, and ``EMPTY_BATCH`` for each empty list."""
+    """Yield batches of at most ``size`` records, and ``EMPTY_BATCH`` for each empty list."""
     for found in lists:
         if not found:
             yield EMPTY_BATCH

@@ -1,4 +1,4 @@
-"""Count lines that cannot be written, so that a sensor can go on; warn at most once a minute."""
+"""Count lines that cannot be written, so that a sensor can continue; warn at most once a minute."""
 
 import errno
 import logging
@@ -10,7 +10,7 @@ from offload.operations.metrics import ClientMetrics
 from utils.errors import InputFileError
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers of a disk, a quota or a file that has no room for more."""
+"""Error numbers of a full disk, an exceeded quota, and a file that has reached its size limit."""
 WARNING_INTERVAL: Final = 60.0
 """Least seconds between two warnings about one file."""
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def is_full(problem: InputFileError) -> bool:
-    """Return whether a file could not be written because there is no room, which others may make."""
+    """Return whether a file could not be written because there is no room."""
     cause = problem.__cause__
     return isinstance(cause, OSError) and cause.errno in FULL
 
@@ -28,10 +28,10 @@ class UnwrittenLines:
 
     Args:
         metrics: count the lines, too.
-        goes_on: returns whether the run goes on without the lines; otherwise the error is raised.
+        goes_on: returns whether the run continues without the lines; otherwise the error is raised.
 
     Attributes:
-        lines: unwritten so far, by file: ``alerts`` or ``verdicts``.
+        lines: number of unwritten lines by file, ``alerts`` or ``verdicts``.
     """
 
     def __init__(self, metrics: ClientMetrics, goes_on: Callable[[], bool]) -> None:
@@ -43,14 +43,14 @@ class UnwrittenLines:
         """Count lines that could not be written to a file.
 
         Raises:
-            InputFileError: ``problem``, where the run does not go on.
+            InputFileError: ``problem``, if the run does not continue.
         """
         self.lines[file] = self.lines.get(file, 0) + lines
         self._metrics.unwritten_lines.labels(file=file).inc(lines)
         if not self._goes_on():
             raise problem
-        self._rate_limited.warning(file, f"{problem}; {self.lines[file]} lines were lost so far")
+        self._rate_limited.warning(file, f"{problem}; {self.lines[file]} lines lost so far")
 
     def describe(self) -> str:
-        """Return the counts as the end of a sentence; the empty text where nothing was lost."""
+        """Return the counts as the end of a sentence; empty text if nothing was lost."""
         return "".join(f", {lines} lines of {file} could not be written" for file, lines in self.lines.items())

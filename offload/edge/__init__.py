@@ -1,1 +1,1 @@
-"""What the edge does with events: exit 1, exit 2, verdicts, and the offload CSV."""
+"""Decide events on the edge: exit 1, exit 2, verdicts, and the offload CSV."""

@@ -17,14 +17,14 @@ class Batch:
 
     Attributes:
         features: (N, 58) float32, scaled.
-        labels: (N,) int64, true classes; None where they are not known.
-        records: the records that the features describe; None where they are not known.
+        labels: (N,) int64, true classes; None if they are unknown.
+        records: records of the events; None for the rows of a dataset.
         prediction_1, certainty_1: (N,) int64 and float64, of exit 1.
-        prediction_2, certainty_2: (N,) int64 and float64, of exit 2; -1 and NaN where it has no answer.
+        prediction_2, certainty_2: (N,) int64 and float64, of exit 2; -1 and NaN if it has no answer.
         uncertain: (N,) bool, whether exit 1 was not certain enough.
         answered_by: (N,) text, where the last exit that answered was computed: ``edge`` (exit 1), ``cloud`` or
-            ``local`` (exit 2); the empty text where exit 2 was needed and did not answer.
-        failure: (N,) text, why the cloud did not answer, as a code; else the empty text.
+            ``local`` (exit 2); empty if exit 2 was needed and did not answer.
+        failure: (N,) text, code of the reason why the cloud did not answer; empty otherwise.
         rejected: (N,) bool, whether exit 2 was needed, and was not certain enough or did not answer.
     """
 
@@ -57,7 +57,7 @@ class Batch:
 
     @property
     def prediction(self) -> NDArray[np.int64]:
-        """The final prediction (N,): that of exit 2 where it answered, else that of exit 1."""
+        """The final prediction (N,): that of exit 2 if it answered, otherwise that of exit 1."""
         return np.where(self.answered, self.prediction_2, self.prediction_1)
 
     @property
@@ -67,12 +67,12 @@ class Batch:
 
     @property
     def decider(self) -> NDArray[np.str_]:
-        """Who decided (N,): ``edge``, ``cloud``, ``local``, or ``rejected``."""
+        """The decider (N,): ``edge``, ``cloud``, ``local``, or ``rejected``."""
         return np.where(self.rejected, REJECTED, self.answered_by)
 
     @property
     def reason(self) -> NDArray[np.str_]:
-        """The reason for the verdict (N,): certain, uncertain, or the code of what kept the cloud from answering."""
+        """The reason for the verdict (N,): certain, uncertain, or the code of the cloud's failure."""
         certain = np.where(self.rejected, UNCERTAIN, CERTAIN)
         has_failed = (self.failure != "") & (~self.rejected | ~self.answered)
         return np.where(has_failed, self.failure, certain)
@@ -84,4 +84,4 @@ class Batch:
 
 
 EMPTY_BATCH = Batch(np.empty((0, FEATURE_COUNT), np.float32))
-"""A source yields it while there are no events, so that the edge can collect answers meanwhile."""
+"""A source yields this batch while it has no events, so that the edge can collect replies."""

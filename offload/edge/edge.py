@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
-from offload.edge.second_exit import Asked, CloudSecondExit, LocalSecondExit
+from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.protocol import MAX_EVENTS
 from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
@@ -21,7 +21,7 @@ from utils.schema import CLASS_COUNT, Thresholds
 from utils.stopping import Stop
 
 _POLL: Final = 0.05
-_NOTHING_ASKED: Final = Asked((), tuple)
+_EMPTY_QUERY: Final = Query((), tuple)
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class _Pending:
     """A batch with its columns of exit 1, whose other columns wait for exit 2.
 
     Attributes:
-        batch: to be filled.
-        place: (N,) for each event, which of the n uncertain distinct vectors it is; -1 where exit 1 was certain.
-        keys: of the n uncertain vectors, for the cache.
-        logits: (n, 2) of exit 2, from the cache; NaN where they are not known.
-        missing: (k,) which of the n vectors exit 2 is asked about.
-        asked: about these.
+        batch: the batch to fill.
+        place: (N,) index of each event among the n uncertain distinct vectors; -1 if exit 1 was certain.
+        keys: keys of the n uncertain vectors in the cache.
+        logits: (n, 2) logits of exit 2 from the cache; NaN if they are not cached.
+        missing: (k,) indices of the vectors that are not cached.
+        query: query about the missing vectors.
     """
 
     batch: Batch
@@ -42,17 +42,17 @@ class _Pending:
     keys: list[bytes]
     logits: FloatArray
     missing: NDArray[np.intp]
-    asked: Asked
+    query: Query
 
 
 class Edge:
     """Decides batches of events.
 
     Args:
-        exit_1: is computed for all of them.
-        thresholds: of both exits.
-        second_exit: is asked about the events that exit 1 is uncertain of.
-        cache: of both exits' logits; None: vectors that repeat in another batch are computed again.
+        exit_1: decides the events of which it is certain.
+        thresholds: thresholds of both exits.
+        second_exit: decides the other events.
+        cache: logits of both exits; None: vectors that repeat in another batch are computed again.
     """
 
     def __init__(
@@ -74,17 +74,17 @@ class Edge:
     def decide_all(
         self, batches: Iterable[Batch], window: int, stop: Stop, *, to_the_end: bool = False
     ) -> Iterator[Batch]:
-        """Yield the batches with their verdicts, in order, while exit 1 of later batches goes on.
+        """Yield the batches with their verdicts, in order, while exit 1 of later batches is computed.
 
         Args:
-            batches: an empty one is not yielded, but lets finished batches out.
-            window: requests in flight at most; a batch that needs more of them goes through alone.
-            stop: ends the waiting for replies.
-            to_the_end: whether the batches that wait then are decided without the cloud; else they are left undecided.
+            batches: batches to decide; an empty one is not yielded, but finished batches are then yielded.
+            window: most requests in flight; a batch that needs more of them is decided alone.
+            stop: ends the wait for replies.
+            to_the_end: whether batches that still wait after the stop are decided without the cloud, or left undecided.
 
         Raises:
-            CloudError: what ``second_exit`` raises.
-            CaptureError: what ``batches`` raises, after the batches that came before.
+            CloudError: ``second_exit`` raised it.
+            CaptureError: ``batches`` raised it; it is raised after the earlier batches were yielded.
         """
         pending: deque[_Pending] = deque()
         problem: CaptureError | None = None
@@ -98,13 +98,13 @@ class Edge:
             except CaptureError as raised:
                 problem = raised
                 break
-            requests = -(-len(batch) // MAX_EVENTS)  # at most
+            requests = -(-len(batch) // MAX_EVENTS)  # most requests that it needs
             while pending and (
-                pending[0].asked.count_pending() == 0
-                or sum(other.asked.count_pending() for other in pending) + requests > window
+                pending[0].query.count_pending() == 0
+                or sum(other.query.count_pending() for other in pending) + requests > window
                 or events + len(batch) > window * MAX_EVENTS
             ):
-                if pending[0].asked.wait(_POLL):  # not longer: later replies make room, too
+                if pending[0].query.wait(_POLL):  # not longer: replies to later batches make room, too
                     events -= len(pending[0].batch)
                     yield self._finish(pending.popleft())
                 elif stop.is_over:
@@ -117,7 +117,7 @@ class Edge:
                 pending.append(self._begin(batch))
                 events += len(batch)
         while pending:
-            if pending[0].asked.wait(_POLL):
+            if pending[0].query.wait(_POLL):
                 yield self._finish(pending.popleft())
             elif stop.is_over:
                 if not to_the_end:
@@ -127,7 +127,7 @@ class Edge:
             raise problem
 
     def _begin(self, batch: Batch) -> _Pending:
-        """Compute exit 1 of the distinct vectors, and ask exit 2 about the uncertain ones."""
+        """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
         first, place = distinct_vectors(batch.features)
         vectors = batch.features[first]
         keys = [] if self._cache is None else make_keys(vectors)
@@ -140,19 +140,19 @@ class Edge:
         uncertain = np.flatnonzero(is_uncertain)
         number = np.where(is_uncertain, np.cumsum(is_uncertain) - 1, -1)
         logits_2, missing = self._look_up_exit_2(known, uncertain)
-        asked = _NOTHING_ASKED
+        query = _EMPTY_QUERY
         if len(missing):
             chosen = uncertain[missing]
-            asked = self._second_exit.ask(
+            query = self._second_exit.ask(
                 vectors[chosen], lambda rows: self._select_activations(vectors, computed, activations, chosen[rows])
             )
         keys = [keys[row] for row in uncertain.tolist()] if keys else []
-        return _Pending(batch, number[place], keys, logits_2, missing, asked)
+        return _Pending(batch, number[place], keys, logits_2, missing, query)
 
     def _compute_exit_1(
         self, vectors: FloatArray, keys: list[bytes], known: FloatArray | None
     ) -> tuple[FloatArray, NDArray[np.intp], ActivationsAt]:
-        """Return the logits (D, 2) of exit 1, which were computed now, and what returns the activations of these."""
+        """Return the logits (D, 2) of exit 1, the computed rows, and a function for the activations of these rows."""
         if self._cache is None or known is None:
             logits, activations = self._exit_1(vectors)
             return logits, np.arange(len(vectors)), activations
@@ -176,7 +176,7 @@ class Edge:
     def _select_activations(
         self, vectors: FloatArray, computed: NDArray[np.intp], activations: ActivationsAt, chosen: NDArray[np.intp]
     ) -> FloatArray:
-        """Return the activations of chosen vectors; segment 1 of those whose exit 1 was cached is computed again."""
+        """Return the activations of chosen vectors; segment 1 of vectors with a cached exit 1 is computed again."""
         is_computed = np.isin(chosen, computed)
         if is_computed.all():
             return activations(np.searchsorted(computed, chosen))
@@ -190,13 +190,13 @@ class Edge:
         return selected
 
     def _finish(self, pending: _Pending) -> Batch:
-        """Fill the columns of exit 2; waits for replies."""
+        """Wait for replies, and fill the columns of exit 2."""
         batch, logits = pending.batch, pending.logits
         if len(logits) == 0:
             return batch
         answered_by = np.full(len(logits), self._second_exit.answered_by, dtype="U8")
         failure = np.full(len(logits), "", dtype="U32")
-        for rows, found, decider, code in pending.asked.collect():
+        for rows, found, decider, code in pending.query.collect():
             places = pending.missing[rows]
             logits[places], answered_by[places], failure[places] = found, decider, code
             if self._cache is not None and not code:
@@ -216,5 +216,5 @@ class Edge:
 
 
 def _no_activations(_rows: NDArray[np.intp]) -> FloatArray:
-    """Stand for the activations where exit 1 of all vectors was cached."""
+    """Take the place of the activations if exit 1 of all vectors was cached."""
     raise AssertionError("nothing was computed")

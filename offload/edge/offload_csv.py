@@ -1,4 +1,4 @@
-"""The offload CSV: it grows by whole batches while the client runs, and an interrupted one can be continued."""
+"""The offload CSV: it grows by whole batches while the client runs, and can be continued after an interruption."""
 
 import bz2
 import contextlib
@@ -19,19 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
-from offload.edge.resume_file import ANEW, NOTHING, Facts, Progress, read_resume_file, write_resume_file
+from offload.edge.resume_file import NOTHING, START_AGAIN, Facts, Progress, read_resume_file, write_resume_file
 from utils.errors import InputFileError
 from utils.files import check_writable, replacing
 from utils.records import identity_columns
 from utils.schema import DECIDER_COLUMNS, NOT_ASKED, OFFLOAD_COLUMNS, REJECTED
 
 _COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    ".gz": functools.partial(gzip.compress, mtime=0),  # the same rows give the same file at any time
+    ".gz": functools.partial(gzip.compress, mtime=0),  # so that the same rows always give the same file
     ".bz2": bz2.compress,
 }
 _BLOCK: Final = 1 << 20
 _COMMIT_INTERVAL: Final = 1.0
-"""Seconds between two notes of how much is written; rows in between survive a kill, but perhaps not a power cut."""
+"""Seconds between two updates of the resume file; later rows survive a kill, but perhaps not a power cut."""
 _LONGEST_ROW: Final = 4096
 
 
@@ -42,7 +42,7 @@ Table = Mapping[str, NDArray[Any]]
 def make_columns(batch: Batch, *, show_decider: bool = False) -> Table:
     """Return the columns (N,) of a decided batch: ``OFFLOAD_COLUMNS``.
 
-    ``IDENTITY`` stands in front of them where the records are known, and ``DECIDER_COLUMNS`` behind them if asked for.
+    ``IDENTITY`` comes before them if there are records, and ``DECIDER_COLUMNS`` after them if ``show_decider`` is set.
     """
     answered = batch.answered
     columns = (
@@ -62,27 +62,26 @@ def make_columns(batch: Batch, *, show_decider: bool = False) -> Table:
 
 
 class OffloadCsv:
-    """Use it in a ``with`` block; while it is open here, no other process can write the file.
+    """The file of verdicts; use it in a ``with`` block, during which no other process can write the file.
 
-    The file appears, in place of an older one, with the first rows. It holds whole rows only; should the machine
-    die in the middle of one, the next run takes that away. Without ``begin``, a file that is moved or removed meanwhile
-    is made anew.
+    The first rows create the file and replace an older one. The file holds only whole rows; after a power cut, the
+    next run removes an incomplete row. Without ``begin``, a file that is moved or removed meanwhile is created again.
 
     Args:
-        path: CSV, or .csv.gz, .csv.bz2.
-        columns: of the tables to come.
+        path: CSV file, or .csv.gz, .csv.bz2.
+        columns: columns of all rows.
 
     Attributes:
-        rows: in the file.
+        rows: number of rows in the file.
 
     Raises:
-        InputFileError: the file cannot be written, or is none but a device or a pipe; on entering, or with the first
-            rows, another process is writing it.
+        InputFileError: the file cannot be written, or is a device or a pipe; on entering, or with the first rows,
+            another process is writing it.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        # What a link stands for is written, not the link: it may be /dev/stdout.
-        self.path = check_writable(_target(path))
+        # The target of a link is written, not the link: it may be /dev/stdout.
+        self.path = check_writable(_resolve_link(path))
         self.rows = 0
         self._columns = tuple(columns)
         self._compress = _COMPRESS.get(path.suffix.lower())
@@ -90,38 +89,38 @@ class OffloadCsv:
         self._lock: int | None = None
         self._facts: Facts | None = None
         self._digest = hashlib.sha256()
-        self._committed = 0.0  # when
+        self._committed = 0.0  # time of the last commit
 
     def begin(self, facts: Facts, most: int, *, resumes: bool) -> int:
-        """Keep a resume file beside the file, so that an interrupted run can be continued.
+        """Maintain a resume file beside the file, so that an interrupted run can be continued.
 
         Args:
-            facts: what decides the rows, besides the columns; see ``offload.edge.resume_file``.
-            most: rows that the run has.
-            resumes: whether to continue the file that is there, if one is.
+            facts: facts that determine the rows, except the columns; see ``offload.edge.resume_file``.
+            most: number of rows of the whole run.
+            resumes: whether to continue an existing file.
 
         Returns:
-            how many rows are there.
+            the number of rows in the file.
 
         Raises:
-            InputFileError: the file that is there is of another run, was changed, or cannot be read or written.
+            InputFileError: the existing file is of another run, was changed, or cannot be read or written.
         """
         self._facts = {**facts, "columns": list(self._columns)}
         try:
             if resumes and self.path.exists() and self.path.stat().st_size:
                 progress = read_resume_file(self.path, self._facts)
                 if progress.size:
-                    self._continue(progress, most)
+                    self._open_to_continue(progress, most)
         except OSError as problem:
             raise InputFileError(f"{self.path}: cannot be continued: {problem.strerror}") from problem
         return self.rows
 
-    def _continue(self, progress: Progress, most: int) -> None:
-        """Open the file to write behind its rows: those that are known to be its own, and whole ones after them."""
+    def _open_to_continue(self, progress: Progress, most: int) -> None:
+        """Open the file to append rows: keep the rows that the resume file covers, and whole rows after them."""
         with self.path.open("rb") as stream:
-            self._digest = _digest_of(stream, progress.size)
+            self._digest = _digest_start(stream, progress.size)
             if self._digest.hexdigest() != progress.sha256:
-                raise InputFileError(f"{self.path}: was changed since it was written; {ANEW}")
+                raise InputFileError(f"{self.path}: was changed since it was written; {START_AGAIN}")
             self.rows, end = progress.rows, progress.size
             while self.rows < most and self._is_row(line := stream.readline(_LONGEST_ROW)):
                 self._digest.update(line)
@@ -131,23 +130,23 @@ class OffloadCsv:
         self._file = file
 
     def _is_row(self, line: bytes) -> bool:
-        """Return whether a line is a whole row: a power cut may leave a half one, or zeros."""
+        """Return whether a line is a whole row: a power cut may leave an incomplete row, or zeros."""
         if self._compress is not None or not line.endswith(b"\n") or not line.isascii():
             return False
         text = line[:-1].decode()
         return text.isprintable() and len(text.split(",")) == len(self._columns)
 
     def append(self, columns: Table) -> None:
-        """Add rows.
+        """Append rows.
 
         Args:
             columns: (n,) each, of numbers, and of text without commas and quotes.
 
         Raises:
-            InputFileError: they cannot be written, for example because the disk is full; none of them is.
+            InputFileError: the rows cannot be written, for example because the disk is full; none of them is written.
         """
         if self._file is not None and self._facts is None and not self.path.exists():
-            self._file.close()  # it was moved or removed, perhaps to make room
+            self._file.close()  # the file was moved or removed, perhaps to make room
             self._file = None
         rows = [",".join(map(str, row)) for row in zip(*(column.tolist() for column in columns.values()), strict=True)]
         header = [] if self._file is not None else [",".join(columns)]
@@ -160,7 +159,7 @@ class OffloadCsv:
             else:
                 _append(self._file, content)
         except OSError as problem:
-            raise self._refusal(problem) from problem
+            raise self._make_error(problem) from problem
         self.rows += len(rows)
         self._digest.update(content)
         if time.monotonic() - self._committed >= _COMMIT_INTERVAL:
@@ -168,35 +167,35 @@ class OffloadCsv:
 
     def _replace(self, content: bytes) -> io.FileIO:
         """Write a new file in place of an older one; return it."""
-        self._take_lock()  # of a file that another process has begun since
+        self._take_lock()  # another process may have created the file since
         if self._facts is not None:
-            # Before the rows: a run that is killed in between begins anew.
+            # Before the rows: if the run is killed in between, the next run starts from the beginning.
             write_resume_file(self.path, self._facts, NOTHING)
         with contextlib.ExitStack() as opened:
             with replacing(self.path) as partial:
                 partial.write_bytes(content)
                 file = opened.enter_context(io.FileIO(partial, "r+b"))
-                _lock(file.fileno(), partial)  # before it has the name
+                _lock(file.fileno(), partial)  # before it gets its final name
             opened.pop_all()
         if self._lock is not None:
-            os.close(self._lock)  # of the older file, which takes room until then
+            os.close(self._lock)  # the older file takes up space until then
             self._lock = None
         return file
 
     def _commit(self) -> None:
-        """Have the rows so far survive a power cut, and note in the resume file that they do."""
+        """Synchronise the rows with the disk, and record in the resume file how many there are."""
         if self._file is None or self._facts is None:
             return
         try:
             os.fsync(self._file.fileno())
             size = self._file.seek(0, os.SEEK_END)
         except OSError as problem:
-            raise self._refusal(problem) from problem
+            raise self._make_error(problem) from problem
         write_resume_file(self.path, self._facts, Progress(self.rows, size, self._digest.hexdigest()))
         self._committed = time.monotonic()
 
-    def _refusal(self, problem: OSError) -> InputFileError:
-        remedy = "make room" if self._facts is None else "make room and go on with --resume"
+    def _make_error(self, problem: OSError) -> InputFileError:
+        remedy = "make room" if self._facts is None else "make room and continue with --resume"
         return InputFileError(f"{self.path}: cannot be written: {problem.strerror}; {remedy}")
 
     def __enter__(self) -> "OffloadCsv":
@@ -204,13 +203,13 @@ class OffloadCsv:
         return self
 
     def _take_lock(self) -> None:
-        """Lock the file that is there, if one is and it is not locked here yet."""
+        """Lock an existing file, unless this object has locked it already."""
         if self._lock is not None:
             return
         try:
             file = os.open(self.path, os.O_RDONLY)
         except OSError:
-            return  # there is none; or its use will say why not
+            return  # there is no file, or writing it will report the error
         try:
             _lock(file, self.path)
         except BaseException:
@@ -224,7 +223,7 @@ class OffloadCsv:
         try:
             self._close()
         except InputFileError:
-            if kind is None:  # else what went wrong first is told
+            if kind is None:  # otherwise the first error is reported
                 raise
         finally:
             if self._lock is not None:
@@ -237,7 +236,7 @@ class OffloadCsv:
                     self._commit()
                     os.fsync(self._file.fileno())
             except OSError as problem:
-                raise self._refusal(problem) from problem
+                raise self._make_error(problem) from problem
 
 
 def _lock(file: int, path: Path) -> None:
@@ -248,7 +247,7 @@ def _lock(file: int, path: Path) -> None:
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.path.samestat(path.stat(), os.fstat(file))  # else another process has just replaced it
+        is_ours = os.path.samestat(path.stat(), os.fstat(file))  # otherwise another process has just replaced it
     except BlockingIOError:
         is_ours = False
     except OSError:
@@ -260,7 +259,7 @@ def _lock(file: int, path: Path) -> None:
 def _append(file: io.FileIO, content: bytes) -> None:
     """Write all of ``content`` at the end of a file, or nothing."""
     if os.fstat(file.fileno()).st_nlink == 0:
-        raise FileNotFoundError(errno.ENOENT, "it was removed or replaced meanwhile")
+        raise FileNotFoundError(errno.ENOENT, "the file was removed or replaced meanwhile")
     end = file.seek(0, os.SEEK_END)
     try:
         left = memoryview(content)
@@ -272,8 +271,8 @@ def _append(file: io.FileIO, content: bytes) -> None:
         raise
 
 
-def _digest_of(stream: BinaryIO, size: int) -> "hashlib._Hash":
-    """Return the SHA-256 of so many bytes, or of those that there are."""
+def _digest_start(stream: BinaryIO, size: int) -> "hashlib._Hash":
+    """Return the SHA-256 of the first ``size`` bytes, or of all if there are fewer."""
     digest = hashlib.sha256()
     while size and (block := stream.read(min(size, _BLOCK))):
         digest.update(block)
@@ -281,9 +280,9 @@ def _digest_of(stream: BinaryIO, size: int) -> "hashlib._Hash":
     return digest
 
 
-def _target(path: Path) -> Path:
-    """Return what a link stands for; any other path as it is."""
+def _resolve_link(path: Path) -> Path:
+    """Return the target of a link; return any other path unchanged."""
     try:
         return path.resolve() if path.is_symlink() else path
-    except (OSError, RuntimeError):  # links in a circle
-        return path  # its use will say why
+    except (OSError, RuntimeError):  # a circle of links
+        return path  # writing it will report the error

@@ -1,8 +1,8 @@
-"""The small JSON file beside a file of verdicts, by which an interrupted run is continued.
+"""The small JSON file beside a file of verdicts that is needed to continue an interrupted run.
 
-``verdicts.csv.resume.json`` says which run writes ``verdicts.csv`` (its dataset, network, thresholds and columns), and
-how much of it is certainly on the disk: so many rows in so many bytes with this SHA-256. It is replaced as a whole, and
-stays when the run is done, so that the same command with ``--resume`` finds nothing left to do.
+``verdicts.csv.resume.json`` identifies the run that writes ``verdicts.csv`` (its dataset, network, thresholds and
+columns), and records how much of that file is on the disk: rows, bytes, and their SHA-256. It is replaced as a whole,
+and stays when the run is done, so that the same command with ``--resume`` finds nothing left to do.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from utils.errors import InputFileError
 from utils.files import replacing
 
 FORMAT_VERSION: Final = 1
-ANEW: Final = "leave out --resume to write it anew"
+START_AGAIN: Final = "leave out --resume to start again"
 
 _LARGEST: Final = 1 << 16
 _ROWS: Final = 1 << 14
@@ -32,17 +32,17 @@ _PHRASES: Final = {
 }
 
 Facts = Mapping[str, Any]
-"""What decides the rows of a run, by the keys of ``_PHRASES``; values that JSON keeps exactly."""
+"""Facts that determine the rows of a run, by the keys of ``_PHRASES``; JSON must represent the values exactly."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How much of a file is certainly on the disk.
+    """How much of a file is on the disk.
 
     Attributes:
         rows: whole rows, without the header.
         size: bytes, with the header.
-        sha256: of these bytes, as hexadecimal digits.
+        sha256: SHA-256 of these bytes, in hexadecimal digits.
     """
 
     rows: int
@@ -53,8 +53,8 @@ class Progress:
 NOTHING: Final = Progress(0, 0, hashlib.sha256().hexdigest())
 
 
-def resume_path(path: Path) -> Path:
-    """Return where the resume file of a file of verdicts is."""
+def make_resume_path(path: Path) -> Path:
+    """Return the path of the resume file that belongs to a file of verdicts."""
     return path.with_name(f"{path.name}.resume.json")
 
 
@@ -62,24 +62,24 @@ def write_resume_file(path: Path, facts: Facts, progress: Progress) -> None:
     """Write the resume file of ``path``.
 
     Raises:
-        InputFileError: it cannot be written.
+        InputFileError: the resume file cannot be written.
     """
     content = {"format_version": FORMAT_VERSION, "run": facts, "written": vars(progress)}
-    with replacing(resume_path(path)) as partial:
+    with replacing(make_resume_path(path)) as partial:
         partial.write_text(f"{json.dumps(content, indent=1)}\n", encoding="utf-8")
 
 
 def read_resume_file(path: Path, facts: Facts) -> Progress:
-    """Return how much of a file is written, by its resume file.
+    """Return how much of a file of verdicts its resume file covers.
 
     Args:
-        path: of the file of verdicts.
-        facts: of the run that is to continue it.
+        path: path of the file of verdicts.
+        facts: facts of the run that is to continue the file.
 
     Raises:
-        InputFileError: another run wrote it, or the resume file is missing or damaged.
+        InputFileError: another run wrote the file, or the resume file is missing or damaged.
     """
-    note = resume_path(path)
+    note = make_resume_path(path)
     try:
         with note.open("rb") as stream:
             content = json.loads(stream.read(_LARGEST))
@@ -88,18 +88,18 @@ def read_resume_file(path: Path, facts: Facts) -> Progress:
         valid = isinstance(run, dict) and _is_valid(progress)
     except FileNotFoundError as problem:
         raise InputFileError(
-            f"{path}: {note.name} is not beside it, without which it cannot be continued (older versions wrote none); "
-            f"{ANEW}"
+            f"{path}: cannot be continued without {note.name}, which is missing (older versions wrote none); "
+            f"{START_AGAIN}"
         ) from problem
     except OSError as problem:
         raise InputFileError(f"{note}: cannot be read: {problem.strerror}; check its permissions") from problem
     except (ValueError, TypeError, KeyError, RecursionError):
         version, run, progress, valid = None, {}, NOTHING, False
     if not valid or version != FORMAT_VERSION:
-        raise InputFileError(f"{note}: is damaged or of another version; {ANEW}")
+        raise InputFileError(f"{note}: is damaged or of another version; {START_AGAIN}")
     differing = [phrase for key, phrase in _PHRASES.items() if run.get(key) != facts.get(key)]
     if differing:
-        raise InputFileError(f"{path}: was written with {' and '.join(differing)}; give the same, or {ANEW}")
+        raise InputFileError(f"{path}: was written with {' and '.join(differing)}; give the same, or {START_AGAIN}")
     return progress
 
 
@@ -109,9 +109,9 @@ def _is_valid(progress: Progress) -> bool:
 
 
 def digest_dataset(dataset: Dataset) -> str:
-    """Return the SHA-256 (hex) of a dataset's features and labels, whatever the file that they came from."""
+    """Return the SHA-256 (hex) of a dataset's features and labels, independent of its file."""
     digest = hashlib.sha256(f"{len(dataset)} {dataset.labels is None}".encode())
-    for start in range(0, len(dataset), _ROWS):  # so that features that are mapped from a file are not all in memory
+    for start in range(0, len(dataset), _ROWS):  # in parts, because features may be mapped from a file
         digest.update(np.ascontiguousarray(dataset.features[start : start + _ROWS]).data)
     if dataset.labels is not None:
         digest.update(np.ascontiguousarray(dataset.labels).data)

@@ -1,4 +1,4 @@
-"""Exit 2 of uncertain events: asked of cloud workers, or computed on the edge; and what a failure leads to."""
+"""Exit 2 of uncertain events: computed by cloud workers, or on the edge; and the policies for a failure."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,18 +18,18 @@ from utils.schema import CLASS_COUNT, CLOUD, LOCAL
 _CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Outcome = tuple[slice, FloatArray, str, str]
-"""Of some of n events: their rows, the logits (k, 2) of exit 2, NaN where it has no answer, and their values of
+"""Result for k of n events: their rows, the logits (k, 2) of exit 2 (NaN without an answer), and their values of
 ``Batch.answered_by`` and ``Batch.failure``."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Exit 2 asked about n events.
+class Query:
+    """A query to exit 2 about n events.
 
     Attributes:
-        futures: of the replies; none where nothing has to be waited for.
-        collect: returns the outcomes, once all replies are here. Raises CloudError where a request failed and no policy
-            covers that.
+        futures: futures of the replies; none if there is nothing to wait for.
+        collect: returns the outcomes, once all replies are here. Raises CloudError if a request failed and no policy
+            covers the failure.
     """
 
     futures: Sequence[Future[Answer]]
@@ -40,7 +40,7 @@ class Asked:
         return sum(not future.done() for future in self.futures)
 
     def wait(self, seconds: float, /) -> bool:
-        """Wait for so many seconds at most; return whether all replies are here."""
+        """Wait for at most so many seconds; return whether all replies are here."""
         return not self.futures or not wait(self.futures, seconds).not_done
 
 
@@ -52,23 +52,25 @@ class LocalSecondExit:
     def __init__(self, exit_2: SecondExit) -> None:
         self._exit_2 = exit_2
 
-    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
-        """Compute exit 2 of features (n, 58), with their activations."""
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
+        """Compute exit 2 of features (n, 58) from their activations."""
         rows = np.arange(len(features))
         logits = self.compute(features, activations(rows))
-        return Asked((), lambda: [(slice(0, len(rows)), logits, LOCAL, "")])
+        return Query((), lambda: [(slice(0, len(rows)), logits, LOCAL, "")])
 
     def compute(self, features: FloatArray, activations: FloatArray | None) -> FloatArray:
-        """Return the logits (n, 2); segment 1 is computed again only where there are no activations."""
-        return self._exit_2.of_features(features) if activations is None else self._exit_2.of_activations(activations)
+        """Return the logits (n, 2); segment 1 is computed again only if there are no activations."""
+        if activations is None:
+            return self._exit_2.compute_from_features(features)
+        return self._exit_2.compute_from_activations(activations)
 
     def give_up(self) -> None:
         """Do nothing: no request is pending."""
 
-    def alive(self) -> str | None:
-        """Return None: there is nothing that can fail."""
+    def check_liveness(self) -> str | None:
+        """Return None: no thread or connection can fail."""
 
-    def ready(self) -> str | None:
+    def check_readiness(self) -> str | None:
         """Return None: exit 2 can always be computed."""
 
 
@@ -87,8 +89,8 @@ class CloudSecondExit:
 
     Args:
         client: sends the requests.
-        form: of the requests.
-        local: computes exit 2 where the cloud does not answer and ``on_failure`` is ``local``; else None.
+        form: settings of the requests.
+        local: computes exit 2 if the cloud does not answer and ``on_failure`` is ``local``; otherwise None.
         on_failure: ``local``; ``reject``, which leaves the events without an answer; or ``wait``, which raises.
     """
 
@@ -100,20 +102,20 @@ class CloudSecondExit:
         self._local = local
         self._on_failure = on_failure
 
-    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         """Send requests about features (n, 58), or about their activations."""
         parts = []
         for start in range(0, len(features), MAX_EVENTS):
             rows = np.arange(start, min(start + MAX_EVENTS, len(features)))
             events = features[rows] if self._form.payload == FEATURES else activations(rows)
             future = self._client.submit(self._form.make_request(events))
-            # To keep the activations until each reply comes would cost far more memory; so they are kept only where it
-            # is known at once that there will be no reply.
+            # To keep the activations until each reply comes would cost far more memory, so they are kept only if the
+            # request has failed at once.
             kept = None
             if future.done() and self._on_failure == "local":
                 kept = activations(rows) if self._form.payload == FEATURES else events
             parts.append(_Part(slice(start, start + len(rows)), features[rows], kept, future))
-        return Asked([part.future for part in parts], lambda: self._collect(parts))
+        return Query([part.future for part in parts], lambda: self._collect(parts))
 
     def give_up(self) -> None:
         """Close the connection; pending requests fail."""
@@ -127,7 +129,7 @@ class CloudSecondExit:
                 continue
             if self._on_failure == "wait" or not isinstance(failure, CloudUnavailableError | MessageError):
                 raise failure
-            # A worker may send any text as its code, which becomes a cell of a table here.
+            # A worker may send any text as its code, which becomes a cell of the offload CSV.
             code = failure.code if _CODE.fullmatch(failure.code) else "refused"
             if self._on_failure == "local" and self._local is not None:
                 yield part.rows, self._local.compute(part.features, part.activations), LOCAL, code

@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Where events come from.
+    """A source of events.
 
     Attributes:
-        labelled: whether their classes are known.
-        resumable: whether events that are left undecided can be decided in another run.
+        labelled: whether the true classes are known.
+        resumable: whether another run can decide the events that are left undecided.
     """
 
     labelled: bool
@@ -38,17 +38,17 @@ class Source(Protocol):
         """Count a decided batch, and write its alerts."""
 
     def log_summary(self, stop: Stop, /) -> None:
-        """Log what became of the source at the end of a run."""
+        """Log a summary of the source at the end of a run."""
 
 
 class DatasetSource:
     """The rows of a dataset.
 
     Args:
-        rows: all of them.
+        rows: the whole dataset.
         savefile: the offload CSV, if there is one.
-        network: what decides the verdicts besides dataset and thresholds; see ``offload.edge.resume_file``.
-        resumes: begin where that CSV ends.
+        network: facts on the network that determine the verdicts; see ``offload.edge.resume_file``.
+        resumes: whether to continue the offload CSV of an interrupted run.
         batch_size: rows of a batch.
     """
 
@@ -73,7 +73,7 @@ class DatasetSource:
             yield split_dataset(rows, self._done, self._batch_size, stop)
 
     def save(self, savefile: OffloadCsv, columns: Table, /) -> None:
-        """See ``Source``; a full disk ends the run, for another run can continue the file."""
+        """See ``Source``; a full disk ends the run, because another run can continue the file."""
         savefile.append(columns)
 
     def handle_decided(self, batch: Batch, /) -> None:
@@ -84,7 +84,7 @@ class DatasetSource:
     def log_summary(self, stop: Stop, /) -> None:
         """See ``Source``."""
         if stop.requested:
-            hint = "; go on with --resume" if self._savefile else ""
+            hint = "; continue with --resume" if self._savefile else ""
             log.warning("stopped after %d of %d events%s", self._done, len(self._rows), hint)
 
 

@@ -19,9 +19,9 @@ class VerdictCounts:
 
     Attributes:
         counts: (3, 2, 2) int64: fate (accepted at exit 1, accepted at exit 2, rejected), true class, predicted class.
-            Without labels the true class is taken as 0, and only sums over it are meaningful.
+            Without labels the true class is set to 0, and only sums over it are meaningful.
         labelled: whether the true classes are known.
-        failures: events by the code of what kept the cloud from answering.
+        failures: number of events that the cloud did not answer, by code.
     """
 
     counts: NDArray[np.int64]
@@ -53,12 +53,12 @@ class VerdictCounts:
 
     @property
     def offloaded(self) -> int:
-        """Events that exit 1 was uncertain of."""
+        """Number of events that exit 1 was uncertain of."""
         return int(self.counts[1:].sum())
 
     @property
     def rejected(self) -> int:
-        """Events that were rejected."""
+        """Number of rejected events."""
         return int(self.counts[2].sum())
 
     @property

@@ -1,4 +1,4 @@
-"""What a worker reports of the requests that it computed together."""
+"""The report on requests that a worker computed together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from offload.link.rabbitmq.worker_end import Delivery
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of the requests that were computed together.
+    """Figures of one batch of requests.
 
     Attributes:
-        requests: that were answered.
-        events: in them.
-        clients: that sent them.
-        refusals: of requests that were not answered.
-        seconds: that the computation took.
-        waited: seconds that the first of them waited here.
+        requests: number of requests that were answered.
+        events: number of events in the answered requests.
+        clients: number of clients that sent the requests.
+        refusals: replies to the requests that were refused.
+        seconds: duration of the computation.
+        waited: seconds that the oldest request waited in this worker.
     """
 
     requests: int
@@ -31,13 +31,13 @@ class BatchReport:
 def make_report(
     deliveries: Sequence[Delivery], replies: Sequence[Answer | Refusal], start: float, seconds: float
 ) -> BatchReport:
-    """Return the report on deliveries with their replies, at least one.
+    """Return the report on a batch of at least one delivery.
 
     Args:
         deliveries: in the order of their arrival.
-        replies: to each of them.
-        start: of the computation, on the monotonic clock.
-        seconds: that it took.
+        replies: one for each delivery.
+        start: start of the computation, on the monotonic clock.
+        seconds: duration of the computation.
     """
     sizes = [len(reply.logits) for reply in replies if isinstance(reply, Answer)]
     refusals = tuple(reply for reply in replies if isinstance(reply, Refusal))

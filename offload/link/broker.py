@@ -25,7 +25,7 @@ class Tls:
 
     Attributes:
         ca_file: PEM file of the authority that signed the broker's certificate; None: the system's authorities.
-        certificate_file: PEM file of the client certificate, where the broker asks for one.
+        certificate_file: PEM file of the client certificate, where the broker requires one.
         key_file: PEM file of its private key; None: the certificate's file holds it.
     """
 
@@ -33,7 +33,7 @@ class Tls:
     certificate_file: Path | None = None
     key_file: Path | None = None
 
-    def context(self) -> ssl.SSLContext:
+    def make_context(self) -> ssl.SSLContext:
         """Return the SSL context of the connection.
 
         Raises:
@@ -50,7 +50,7 @@ class Tls:
         if self.certificate_file is not None:
             try:
                 # Never ask at the terminal for a key's password: a service would hang.
-                context.load_cert_chain(self.certificate_file, self.key_file, password=_no_password)
+                context.load_cert_chain(self.certificate_file, self.key_file, password=_refuse_password)
             except (ssl.SSLError, ValueError) as problem:
                 files = " and ".join(str(path) for path in (self.certificate_file, self.key_file) if path is not None)
                 raise InputFileError(
@@ -59,7 +59,7 @@ class Tls:
         return context
 
 
-def _no_password() -> str:
+def _refuse_password() -> str:
     raise ValueError("the key is encrypted")
 
 

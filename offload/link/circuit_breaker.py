@@ -34,7 +34,7 @@ class CircuitBreaker:
         """Whether requests are held back."""
         return self._next_try is not None
 
-    def allows(self) -> bool:
+    def allow_request(self) -> bool:
         """Return whether a request may be sent; an open breaker allows one after each pause."""
         with self._lock:
             now = self._clock()
@@ -45,12 +45,12 @@ class CircuitBreaker:
             self._next_try, self._trying = now + self._pause, True
             return True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """Record that a request succeeded, or that the cause of the failures is gone."""
         with self._lock:
             self._failures, self._pause, self._next_try, self._trying = 0, SHORTEST_PAUSE, None, False
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         """Record that a request failed."""
         with self._lock:
             self._failures += 1

@@ -1,6 +1,6 @@
-"""The client: sends many requests to cloud workers at once; each ends exactly once, also where the link fails.
+"""The client: sends requests to cloud workers, several at a time; each ends exactly once, also when the link fails.
 
-One thread owns the connection and the state of the requests. Other threads submit requests, and get a future of the
+One thread owns the connection and the state of the requests. Other threads submit requests and get a future of the
 answer.
 """
 
@@ -13,17 +13,17 @@ from typing import Final
 
 from offload.link.broker import Broker
 from offload.link.circuit_breaker import CircuitBreaker
-from offload.link.pending_requests import Patience, PendingRequest
+from offload.link.pending_requests import PendingRequest, RetryPolicy
 from offload.link.protocol import LARGEST_REPLY, Answer, Refusal, Request, decode_reply, encode_request
+from offload.link.rabbitmq.broker_errors import BROKER_BLOCKED
 from offload.link.rabbitmq.client_end import RequestSender
-from offload.link.rabbitmq.problems import BROKER_BLOCKED
 from offload.operations.logs import RateLimitedLog
 from offload.operations.metrics import ClientMetrics
 from utils.errors import CloudUnavailableError, MessageError
 
 QUEUE_RETURN: Final = 30.0
-"""Seconds after a reconnection in which a missing queue is waited for: a broker that was killed may have lost it, and
-workers declare it again when they reconnect."""
+"""Seconds after a reconnection in which a missing queue does not count as a failure: a broker that was killed may have
+lost it, and workers declare it again when they reconnect."""
 _FIRST_CONNECTION: Final = 15.0
 _JOIN: Final = 5.0
 
@@ -37,7 +37,7 @@ class Client:
     Args:
         broker: connection settings.
         queue_name: the request queue.
-        patience: timeouts and retries of each request.
+        retry_policy: timeouts and retries of each request.
         metrics: are updated.
 
     Attributes:
@@ -48,10 +48,10 @@ class Client:
         InputFileError: a file for TLS is not what it should be.
     """
 
-    def __init__(self, broker: Broker, queue_name: str, patience: Patience, metrics: ClientMetrics) -> None:
+    def __init__(self, broker: Broker, queue_name: str, retry_policy: RetryPolicy, metrics: ClientMetrics) -> None:
         self._queue = queue_name
         self._broker = broker
-        self._patience = patience
+        self._policy = retry_policy
         self._metrics = metrics
         self._pending: dict[str, PendingRequest] = {}
         self._breaker = CircuitBreaker()
@@ -62,7 +62,7 @@ class Client:
         self._outage: float | None = None  # since when, on the monotonic clock
         self._back = -math.inf  # when the connection last came back, on the monotonic clock
         self._blocked: tuple[float, CloudUnavailableError] | None = None  # since when, and why
-        self._was_away = False  # whether an attempt to connect has failed since then
+        self._was_away = False  # whether an attempt to connect has failed since the connection was lost
         self._thread = threading.Thread(target=self._run, name="rabbitmq", daemon=True)
 
     def __enter__(self) -> "Client":
@@ -85,12 +85,12 @@ class Client:
         """Whether there is a connection to RabbitMQ."""
         return self._sender.is_ready
 
-    def alive(self) -> str | None:
-        """Return why this process must be restarted; None if it works."""
+    def check_liveness(self) -> str | None:
+        """Return why this process must be restarted, None if it works."""
         return None if self._thread.is_alive() else "the thread that owns the connection has ended"
 
-    def ready(self) -> str | None:
-        """Return why no requests are sent at the moment; None if they are."""
+    def check_readiness(self) -> str | None:
+        """Return why no requests are sent at the moment, None if they are."""
         if not self.is_connected:
             return "no connection to RabbitMQ"
         if (blocked := self._blocked) is not None:
@@ -102,7 +102,7 @@ class Client:
 
         Returns:
             a future of the answer. It raises CloudUnavailableError if no answer came in time, and MessageError if the
-            workers refuse the request. It is done at once where no answer can be expected.
+            workers refuse the request. It is done at once if no answer can be expected.
         """
         future: Future[Answer] = Future()
         future.set_running_or_notify_cancel()  # so that it cannot be cancelled
@@ -122,13 +122,13 @@ class Client:
         return future
 
     def _find_obstacle(self) -> str | None:
-        if self._patience.persistent:
+        if self._policy.persistent:
             return None
         if not self.is_connected:
             return "no-connection"
         if self._blocked is not None:
             return BROKER_BLOCKED
-        return None if self._breaker.allows() else "circuit-open"
+        return None if self._breaker.allow_request() else "circuit-open"
 
     def _run(self) -> None:
         try:
@@ -147,7 +147,7 @@ class Client:
     def _begin(self, pending: PendingRequest) -> None:
         self._pending[pending.request.request_id] = pending
         self._metrics.in_flight.set(len(self._pending))
-        deadline = self._patience.deadline - (time.monotonic() - pending.started)
+        deadline = self._policy.deadline - (time.monotonic() - pending.started)
         pending.cancel_deadline = self._sender.call_later(max(deadline, 0), lambda: self._handle_deadline(pending))
         if self._sender.is_ready:
             self._attempt(pending)
@@ -159,11 +159,11 @@ class Client:
         """
         if pending.future.done() or not self._sender.is_ready or self._blocked is not None:
             return
-        left = self._patience.deadline - (time.monotonic() - pending.started)
-        seconds = max(min(self._patience.attempt, left), 0.001)
+        left = self._policy.deadline - (time.monotonic() - pending.started)
+        seconds = max(min(self._policy.attempt, left), 0.001)
         pending.attempts += 1
         pending.confirmed, pending.under_way, pending.published = False, True, time.monotonic()
-        pending.cancel_attempt = self._sender.call_later(self._patience.attempt, lambda: self._handle_timeout(pending))
+        pending.cancel_attempt = self._sender.call_later(self._policy.attempt, lambda: self._handle_timeout(pending))
         self._sender.publish(pending.request.request_id, pending.body, seconds)
         self._metrics.attempts.inc()
         self._metrics.retries.inc(pending.attempts > 1)
@@ -186,20 +186,20 @@ class Client:
         pending.cancel_attempt()
         pending.under_way, pending.failure = False, failure
         pending.failures += not is_waited_out
-        permanent = isinstance(failure, MessageError) or not self._patience.persistent
-        if permanent and pending.failures > self._patience.retries:
+        permanent = isinstance(failure, MessageError) or not self._policy.persistent
+        if permanent and pending.failures > self._policy.retries:
             self._end(pending, failure, result)
         else:
             pending.cancel_attempt = self._sender.call_later(pause, lambda: self._attempt(pending))
 
     def _handle_timeout(self, pending: PendingRequest) -> None:
-        failure = self._explain_silence(self._patience.attempt, ", or raise --request-timeout")
+        failure = self._explain_silence(self._policy.attempt, ", or raise --request-timeout")
         self._abort_if_silent(pending)
         self._handle_failure(pending, failure, failure.code, 0.0)
 
     def _explain_silence(self, seconds: float, advice: str = "") -> CloudUnavailableError:
-        """Return the error for a request that was published and has no answer."""
-        if self._blocked is not None:  # the workers' replies are blocked, too
+        """Return the error of a request that was published and has no answer."""
+        if self._blocked is not None:  # the workers' replies are blocked as well
             return self._blocked[1]
         return CloudUnavailableError(
             f"no worker answered within {seconds:g} s on queue {self._queue!r} of {self._broker}; "
@@ -208,20 +208,20 @@ class Client:
         )
 
     def _abort_if_silent(self, pending: PendingRequest) -> None:
-        """Drop the connection where the broker did not confirm in time that it has the request."""
-        in_time = min(self._patience.attempt, self._patience.deadline) / 2
+        """Drop the connection if the broker has not confirmed the request in time."""
+        in_time = min(self._policy.attempt, self._policy.deadline) / 2
         if self._blocked is not None:
-            return  # RabbitMQ has said why it is silent
+            return  # RabbitMQ has reported why it does not confirm
         if pending.under_way and not pending.confirmed and time.monotonic() - pending.published > in_time:
             self._sender.abort(CloudUnavailableError(f"RabbitMQ at {self._broker} stopped answering"))
 
     def _handle_deadline(self, pending: PendingRequest) -> None:
         failure = pending.failure
         if not isinstance(failure, MessageError) and (pending.under_way or self._blocked is not None):
-            failure = self._explain_silence(self._patience.deadline)
+            failure = self._explain_silence(self._policy.deadline)
         elif failure is None:
             failure = CloudUnavailableError(
-                f"no RabbitMQ at {self._broker} within {self._patience.deadline:g} s; start it, or check --mq-hostname "
+                f"no RabbitMQ at {self._broker} within {self._policy.deadline:g} s; start it, or check --mq-hostname "
                 "and --mq-port",
                 "no-connection",
             )
@@ -238,18 +238,18 @@ class Client:
         self._metrics.requests.labels(result=result).inc()
         if isinstance(outcome, Answer):
             self._metrics.round_trip.observe(time.monotonic() - pending.started)
-            self._breaker.succeeded()
+            self._breaker.record_success()
             pending.future.set_result(outcome)
         else:
-            self._breaker.failed()
+            self._breaker.record_failure()
             pending.future.set_exception(outcome)
         self._metrics.breaker_open.set(self._breaker.is_open)
 
     def on_ready(self) -> None:
         """Publish all pending requests again: the reply queue of the old connection is gone."""
         self._metrics.connected.set(1)
-        if self._was_away:  # otherwise it may be the same broker, which answered nothing because of its memory alarm
-            self._breaker.succeeded()
+        if self._was_away:  # otherwise it may be the same broker, which is silent because of its memory alarm
+            self._breaker.record_success()
             self._metrics.breaker_open.set(0)
         if self._outage is not None:
             self._back = time.monotonic()
@@ -277,7 +277,7 @@ class Client:
         self._known.set()
 
     def on_blocked(self, problem: CloudUnavailableError | None) -> None:
-        """Publish nothing while RabbitMQ blocks publishers; afterwards publish what waited."""
+        """Publish nothing while RabbitMQ blocks publishers; afterwards publish the requests that waited."""
         self._metrics.blocked.set(problem is not None)
         if problem is not None:
             self._blocked = time.monotonic(), problem
@@ -286,7 +286,7 @@ class Client:
         if self._blocked is not None:
             log.warning("RabbitMQ accepts messages again after %.1f s", time.monotonic() - self._blocked[0])
         self._blocked = None
-        self._breaker.succeeded()
+        self._breaker.record_success()
         self._metrics.breaker_open.set(0)
         for pending in list(self._pending.values()):
             if not pending.under_way:

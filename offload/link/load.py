@@ -1,4 +1,4 @@
-"""Load on the workers: clients that ask as fast as they are told to, and what came of their requests."""
+"""Load tests: clients send requests at a given pace, and their results are summarized and drawn."""
 
 import threading
 import time
@@ -28,11 +28,11 @@ _POLL: Final = 0.1
 
 @dataclass(frozen=True)
 class Pace:
-    """How one client asks.
+    """The pace at which one client sends requests.
 
     Attributes:
-        count: requests in all.
-        interval: seconds from the start of one to the start of the next, at least; 0: as fast as answers come.
+        count: number of requests.
+        interval: least seconds between the starts of two requests; 0: the next follows each reply at once.
     """
 
     count: int
@@ -40,8 +40,8 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request: of which client, when, how long it took, about how many events, and how it ended."""
+class RequestResult:
+    """One request: its client, start and round trip in seconds, number of events, and result."""
 
     client: int
     start: float
@@ -50,41 +50,41 @@ class Asked:
     result: str
 
 
-def ask(
+def send_requests(
     clients: Sequence[Client],
     forms: Sequence[RequestForm],
     events: Sequence[FloatArray],
     pace: Pace,
     stop: Stop,
     on_answer: Callable[[int], object],
-) -> list[Asked]:
-    """Have all clients ask at once, one request under way for each; return what came of it.
+) -> list[RequestResult]:
+    """Have all clients send requests at the same time, one in flight for each client; return the results.
 
     Args:
-        clients: entered.
-        forms: of the requests of each client.
-        events: in every request of each client, features (n, 58) or activations (n, C, H, W).
-        pace: of each client.
-        stop: ends the asking.
-        on_answer: called with the number of requests that have ended.
+        clients: entered clients.
+        forms: one for each client.
+        events: of every request of each client, features (n, 58) or activations (n, C, H, W).
+        pace: the same for all clients.
+        stop: ends the run early.
+        on_answer: called now and then with the number of requests that have ended.
     """
     begun = time.monotonic()
-    asked: list[list[Asked]] = [[] for _ in clients]
+    results: list[list[RequestResult]] = [[] for _ in clients]
     threads = [
-        threading.Thread(target=_ask, args=(number, *what, pace, stop, begun, asked[number]), daemon=True)
+        threading.Thread(target=_send_in_turn, args=(number, *what, pace, stop, begun, results[number]), daemon=True)
         for number, what in enumerate(zip(clients, forms, events, strict=True))
     ]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads) and not stop.is_over:
         time.sleep(_POLL)
-        on_answer(sum(map(len, asked)))
-    return [one for each in asked for one in list(each)]
+        on_answer(sum(map(len, results)))
+    return [one for each in results for one in list(each)]
 
 
-def _ask(
+def _send_in_turn(
     number: int, client: Client, form: RequestForm, events: FloatArray, pace: Pace, stop: Stop, begun: float,
-    asked: list[Asked],
+    results: list[RequestResult],
 ) -> None:  # fmt: skip
     due = time.monotonic()
     for _ in range(pace.count):
@@ -97,25 +97,25 @@ def _ask(
         failure = client.submit(form.make_request(events)).exception()
         seconds = time.monotonic() - start
         result = failure.code if isinstance(failure, CloudUnavailableError | MessageError) else ANSWERED
-        asked.append(Asked(number, start - begun, seconds, len(events), result))
+        results.append(RequestResult(number, start - begun, seconds, len(events), result))
 
 
-def load_table(asked: Sequence[Asked]) -> pd.DataFrame:
+def tabulate_results(results: Sequence[RequestResult]) -> pd.DataFrame:
     """Return a row for each request, in the order of their starts, with columns ``COLUMNS``."""
-    rows = [(one.client, one.start, one.seconds, one.events, one.result) for one in asked]
+    rows = [(one.client, one.start, one.seconds, one.events, one.result) for one in results]
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("start_seconds", ignore_index=True)
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the requests came to.
+    """Summary of a load test.
 
     Attributes:
-        requests, answered: of them.
-        events: in those answered.
+        requests, answered: number of requests, and of those that were answered.
+        events: number of events in the answered requests.
         seconds: from the first start to the last end.
-        percentiles: of the round trips of those answered, in seconds; NaN without any.
-        errors: how the others ended -> requests.
+        percentiles: round trips of the answered requests in seconds, by percentile; NaN if there are none.
+        errors: number of the other requests by result.
     """
 
     requests: int
@@ -127,11 +127,11 @@ class Load:
 
     @property
     def failures(self) -> str:
-        """How the requests ended that were not answered, with counts; ``none`` where all were."""
+        """Results of the requests that were not answered, with counts; ``none`` if all were answered."""
         return ", ".join(f"{n} {code}" for code, n in sorted(self.errors.items())) or "none"
 
-    def summary(self) -> str:
-        """Return it in two lines."""
+    def summarize(self) -> str:
+        """Return the summary in two lines."""
         times = ", ".join(f"p{p} {1000 * seconds:.2f} ms" for p, seconds in self.percentiles.items())
         return (
             f"{self.requests} requests, {self.answered} answered, {self.events} events in {self.seconds:.2f} s: "
@@ -140,8 +140,8 @@ class Load:
         )
 
 
-def load_of(table: pd.DataFrame) -> Load:
-    """Sum up a table with columns ``COLUMNS``."""
+def summarize_load(table: pd.DataFrame) -> Load:
+    """Return the summary of a table with columns ``COLUMNS``."""
     good = table[table["result"] == ANSWERED]
     end = (table["start_seconds"] + table["round_trip_seconds"]).max()
     seconds = float(end - table["start_seconds"].min()) if len(table) else 0.0
@@ -151,8 +151,8 @@ def load_of(table: pd.DataFrame) -> Load:
     return Load(len(table), len(good), int(good["events"].sum()), seconds, percentiles, dict(errors))
 
 
-def load_figure(title: str, table: pd.DataFrame) -> Figure:
-    """Return a picture of the round trips over time and of their distribution, with columns ``COLUMNS``."""
+def draw_load(title: str, table: pd.DataFrame) -> Figure:
+    """Draw the round trips over time, and their distribution, from a table with columns ``COLUMNS``."""
     figure, (over_time, distribution) = new_figure(columns=2)
     figure.suptitle(title)
     for result, rows in table.groupby("result"):

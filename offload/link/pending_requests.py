@@ -14,14 +14,14 @@ LONGEST_RETRY_PAUSE: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Timeouts and retries of a request.
 
     Attributes:
         attempt: seconds until an attempt without an answer counts as failed.
         retries: attempts after the first, all with the same request id.
-        deadline: seconds after which a request without an answer has failed, whatever the cause.
-        persistent: retry until the deadline, also without a connection or a worker.
+        deadline: seconds after which a request without an answer fails, whatever the cause.
+        persistent: retry until the deadline, also while there is no connection or no worker.
     """
 
     attempt: float
@@ -30,8 +30,8 @@ class Patience:
     persistent: bool = False
 
     @classmethod
-    def of(cls, request_timeout: float, retries: int, wait_timeout: float | None = None) -> "Patience":
-        """Return the patience that ends with the last attempt, or, persistent, after ``wait_timeout``."""
+    def from_options(cls, request_timeout: float, retries: int, wait_timeout: float | None = None) -> "RetryPolicy":
+        """Return a policy that ends with the last attempt, or, if ``wait_timeout`` is given, only after it."""
         if wait_timeout is not None:
             return cls(request_timeout, retries, wait_timeout, persistent=True)
         return cls(request_timeout, retries, (1 + retries) * request_timeout)
@@ -42,15 +42,15 @@ class PendingRequest:
     """A request without a final answer, with the state of its attempts.
 
     Attributes:
-        request: as it was submitted.
-        body: of its message.
-        future: of the answer.
+        request: the submitted request.
+        body: body of its message.
+        future: future of the answer.
         started: when it was submitted, on the monotonic clock, as all times here.
         attempts: how often it was published.
         failures: failed attempts, without those that ended with a lost connection.
         confirmed: whether the broker confirmed the last attempt.
         under_way: whether an attempt is in flight.
-        failure: of the last attempt.
+        failure: error of the last attempt.
         published: when the last attempt began.
         cancel_attempt, cancel_deadline: cancel the timer of the last attempt, and of the request.
     """

@@ -1,6 +1,6 @@
-"""A RabbitMQ node of one's own on free loopback ports, for the demo and the tests; gone when it is closed.
+"""A private RabbitMQ node on free loopback ports, for the demo and the tests.
 
-It runs as whoever starts it, needs no service manager, and keeps all its files in a temporary folder.
+It runs as the user who starts it, without a service manager, and removes its temporary folder when it is closed.
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from offload.link.protocol import LARGEST_MESSAGE
 from utils.errors import CloudError, CloudUnavailableError
 
 _SERVER_FOLDERS: Final = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
-# Only a node that hangs meets these: on two cores with a load of 13, one call of rabbitmqctl took more than a minute.
+# Only a node that hangs reaches these: on two cores with a load of 13, one call of rabbitmqctl took more than a minute.
 _START_TIMEOUT: Final = 600.0
 _CONTROL_TIMEOUT: Final = 600.0
-# How rabbitmqctl says what is wrong; below it may stand the whole command again, with the passwords in it.
-_COMPLAINT: Final = re.compile(r"^Error[^:\n]*:\s*(.+?)[.:]?(?: Please see .*)?$", re.MULTILINE)
+# The line of rabbitmqctl that says what is wrong. Later lines may repeat the whole command with its passwords.
+_ERROR_LINE: Final = re.compile(r"^Error[^:\n]*:\s*(.+?)[.:]?(?: Please see .*)?$", re.MULTILINE)
 
 
 def find_server() -> Path | None:
-    """Return RabbitMQ's own start script, or None where it is not installed.
+    """Return RabbitMQ's own start script, None if it is not installed.
 
-    The one on the PATH is Debian's wrapper, which switches user.
+    The script on the PATH is Debian's wrapper, which switches the user.
     """
     for root in (Path("/usr"), Path("/usr/local"), Path("/opt")):
         found = sorted(root.glob(f"{_SERVER_FOLDERS}/rabbitmq-server"))
@@ -40,27 +40,27 @@ def find_server() -> Path | None:
     return None
 
 
-def free_port() -> int:
-    """Return a loopback port that nothing listens on at this moment."""
+def find_free_port() -> int:
+    """Return a loopback port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _complaint(text: str) -> str:
-    found = _COMPLAINT.search(text)
+def _extract_error(text: str) -> str:
+    found = _ERROR_LINE.search(text)
     return found[1] if found else text.strip().partition("\n")[0].strip()
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The PEM files with which a node listens for TLS.
+    """PEM files of a node that listens for TLS.
 
     Attributes:
-        ca: of the authority that signs its clients' certificates.
-        certificate, key: its own.
-        client_certificate_required: whether a client without a certificate is turned away.
+        ca: certificate of the authority that signs the clients' certificates.
+        certificate, key: certificate and private key of the node.
+        client_certificate_required: whether a client without a certificate is refused.
     """
 
     ca: Path
@@ -69,7 +69,7 @@ class TlsFiles:
     client_certificate_required: bool = True
 
 
-def _tls_settings(port: int, files: TlsFiles) -> str:
+def _format_tls_settings(port: int, files: TlsFiles) -> str:
     return (
         f"listeners.ssl.1 = 127.0.0.1:{port}\n"
         f"ssl_options.cacertfile = {files.ca.resolve()}\n"
@@ -84,13 +84,13 @@ class PrivateBroker:
     """A running node; use it in a ``with`` block.
 
     Args:
-        tls: makes it listen for TLS too.
-        settings: further lines for its ``rabbitmq.conf``; they prevail over its own.
+        tls: files with which the node listens for TLS as well; None: it does not.
+        settings: further lines of ``rabbitmq.conf``, which take precedence.
 
     Attributes:
-        port: of AMQP, on 127.0.0.1.
-        tls_port: of AMQP over TLS; 0 where it has none.
-        username, password: of its only user.
+        port: AMQP port on 127.0.0.1.
+        tls_port: port of AMQP over TLS; 0 without TLS.
+        username, password: credentials of the only user.
 
     Raises:
         CloudUnavailableError: RabbitMQ is not installed, or did not start.
@@ -101,8 +101,8 @@ class PrivateBroker:
         if server is None or shutil.which("epmd") is None:
             raise CloudUnavailableError("RabbitMQ is not installed; on Debian: apt install rabbitmq-server")
         self._server = server
-        self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
-        self.tls_port = 0 if tls is None else free_port()
+        self.port, self._dist_port, self._epmd_port = find_free_port(), find_free_port(), find_free_port()
+        self.tls_port = 0 if tls is None else find_free_port()
         self.username, self.password = "ee", secrets.token_hex(12)
         self._folder = Path(tempfile.mkdtemp(prefix="private-broker-"))
         self._node = f"private{self.port}@localhost"
@@ -113,7 +113,7 @@ class PrivateBroker:
             f"default_pass = {self.password}\n"
             "disk_free_limit.absolute = 50MB\n"
             f"max_message_size = {LARGEST_MESSAGE}\n"
-            f"{'' if tls is None else _tls_settings(self.tls_port, tls)}"
+            f"{'' if tls is None else _format_tls_settings(self.tls_port, tls)}"
             f"{settings}\n"
         )
         (self._folder / "plugins").write_text("[].")
@@ -137,7 +137,7 @@ class PrivateBroker:
             "RABBITMQ_NODENAME": self._node,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
-            # Else Erlang's own ports, the node's and rabbitmqctl's, which take commands, would be open to the network.
+            # Otherwise Erlang's ports of the node and of rabbitmqctl, which accept commands, are open to the network.
             "ERL_AFLAGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
@@ -147,9 +147,9 @@ class PrivateBroker:
         }
 
     def start(self) -> None:
-        """Start the node, also after ``kill``, and wait until it takes connections."""
+        """Start the node, also after ``kill``, and wait until it accepts connections."""
         if self._epmd is None:
-            # Our own, in the foreground: the one that the node would start outlives it.
+            # In the foreground: an epmd that the node itself starts would outlive it.
             self._epmd = subprocess.Popen(
                 ["epmd"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
@@ -171,7 +171,7 @@ class PrivateBroker:
             time.sleep(0.1)
 
     def _is_ready(self) -> bool:
-        """Return whether the node answers a protocol header (its port opens a little before), and listens for TLS."""
+        """Return whether the node answers a protocol header (its port opens a little earlier), and listens for TLS."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
@@ -184,10 +184,10 @@ class PrivateBroker:
         return True
 
     def control(self, command: str, *arguments: str) -> str:
-        """Return what ``rabbitmqctl`` prints to a command, without headings.
+        """Return the output of a ``rabbitmqctl`` command, without headings.
 
         Raises:
-            CloudError: the node does not run, does not answer, or refuses; a password is never quoted.
+            CloudError: the node does not run or answer, or refuses the command; the message never holds a password.
         """
         if self._process is None:
             raise CloudUnavailableError("the private RabbitMQ node does not run; start it first")
@@ -202,36 +202,36 @@ class PrivateBroker:
                 timeout=_CONTROL_TIMEOUT,
             )
         except subprocess.TimeoutExpired:
-            # From none, as that one quotes the whole command.
+            # "from None", because the original exception quotes the whole command.
             raise CloudUnavailableError(f"rabbitmqctl {command}: no answer within {_CONTROL_TIMEOUT:g} s") from None
         if done.returncode != 0:
-            raise CloudError(f"rabbitmqctl {command}: {_complaint(done.stderr)}")
+            raise CloudError(f"rabbitmqctl {command}: {_extract_error(done.stderr)}")
         return done.stdout
 
     def pause(self) -> None:
-        """Let the node fall silent: it takes connections and bytes but answers nothing until ``resume``."""
+        """Pause the node: it accepts connections and bytes but answers nothing until ``resume``."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused node go on."""
+        """Resume a paused node."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill the node as a crash would; its durable data stays for ``start``."""
+        """Kill the node, as in a crash; its durable data is there again after ``start``."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
             self._process = None
 
     def _signal(self, number: signal.Signals) -> None:
-        """Send a signal to the node and what it has started, if it runs."""
+        """Send a signal to the node and its child processes, if it runs."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def close(self) -> None:
         """Stop the node and its epmd, and remove their files."""
-        # Nothing in it is worth an orderly shutdown of several seconds.
+        # An orderly shutdown takes seconds, and no data has to be kept.
         self.kill()
         if self._epmd is not None:
             self._epmd.kill()

@@ -26,7 +26,7 @@ LOGITS: Final = "logits"
 MAX_EVENTS: Final = 1024
 """Events of one request at most: 14 MB of MobileNetV2's activations, less than ``LARGEST_MESSAGE``."""
 LARGEST_MESSAGE: Final = 16 * 2**20
-"""Bytes of a body at most: RabbitMQ 4's own limit, which ``max_message_size`` sets for RabbitMQ 3 (128 MiB without)."""
+"""Bytes of a body at most: RabbitMQ 4's default limit. RabbitMQ 3 has 128 MiB unless ``max_message_size`` is set."""
 
 _MAX_HEADER: Final = 8192
 _MAX_TEXT: Final = 500
@@ -40,7 +40,7 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _DECIMAL: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
-def new_id() -> str:
+def make_id() -> str:
     """Return a new request id, 32 hexadecimal digits."""
     return uuid.uuid4().hex
 
@@ -56,8 +56,8 @@ class Request:
 
     Attributes:
         request_id: 32 hexadecimal digits.
-        client_id: of the client, for the worker's log.
-        fingerprint: of the network that must answer; see ``models.checkpoint.fingerprint``.
+        client_id: name of the client in the worker's log.
+        fingerprint: fingerprint of the network that must answer; see ``models.checkpoint.fingerprint``.
         payload: ``features``, tensor (n, 58), or ``activations``, tensor (n, C, H, W).
         tensor: float32, or float16 to halve the bytes; 1 <= n <= MAX_EVENTS.
     """
@@ -91,12 +91,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Limits:
-    """What requests a worker accepts.
+    """The requests that a worker accepts.
 
     Attributes:
-        fingerprint: of its network.
+        fingerprint: fingerprint of the worker's network.
         activation_shape: (C, H, W) behind segment 1.
-        payloads: the kinds that it accepts.
+        payloads: accepted payloads.
     """
 
     fingerprint: str
@@ -105,7 +105,7 @@ class Limits:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of one event by payload, for the payloads that are accepted."""
+        """Shape of one event by payload, for the accepted payloads."""
         shapes = {FEATURES: (FEATURE_COUNT,), ACTIVATIONS: self.activation_shape}
         return {payload: shapes[payload] for payload in self.payloads}
 
@@ -131,32 +131,32 @@ def decode_request(body: bytes, limits: Limits) -> Request:
     """Return the request in a body, with its tensor as float32.
 
     Raises:
-        MessageError: with a code: too-large, malformed, wrong-version, wrong-model, wrong-payload, wrong-shape or
-            not-finite.
+        MessageError: the body is invalid. Its code is too-large, malformed, wrong-version, wrong-model, wrong-payload,
+            wrong-shape or not-finite.
     """
     if len(body) > limits.largest_body:
-        raise MessageError("too-large", too_large(len(body), limits.largest_body))
-    header, start = _header(body)
-    metadata = _metadata(header, ("version", "request_id", "client_id", "fingerprint", "payload"))
+        raise MessageError("too-large", describe_oversize(len(body), limits.largest_body))
+    header, start = _read_header(body)
+    metadata = _read_metadata(header, ("version", "request_id", "client_id", "fingerprint", "payload"))
     _check_form("request_id", metadata["request_id"], _ID)
     _check_form("client_id", metadata["client_id"], _NAME)
     _check_form("fingerprint", metadata["fingerprint"], _FINGERPRINT)
     if metadata["fingerprint"] != limits.fingerprint:
         raise MessageError(
             "wrong-model",
-            f"the client holds network {metadata['fingerprint'][:12]}, this worker {limits.fingerprint[:12]}; "
+            f"the client has network {metadata['fingerprint'][:12]}, this worker {limits.fingerprint[:12]}; "
             "start both with the same checkpoint",
         )
     payload = metadata["payload"]
     if payload not in limits.shapes:
-        raise MessageError("wrong-payload", f"this worker takes {', '.join(limits.shapes)}")
-    tensor = _tensor(body, start, header, payload, limits.shapes[payload], None)
+        raise MessageError("wrong-payload", f"this worker accepts {', '.join(limits.shapes)}")
+    tensor = _read_tensor(body, start, header, payload, limits.shapes[payload], None)
     return Request(metadata["request_id"], metadata["client_id"], metadata["fingerprint"], payload, tensor)
 
 
-def too_large(size: int, largest: int) -> str:
-    """Return the text of the refusal of a request with so many bytes."""
-    return f"{size} bytes, at most {largest} are taken"
+def describe_oversize(size: int, largest: int) -> str:
+    """Return the text with which a request of ``size`` bytes is refused."""
+    return f"{size} bytes, at most {largest} are accepted"
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -188,26 +188,26 @@ def decode_reply(body: bytes, request: Request) -> Answer | Refusal:
     """Return the reply in a body, checked against its request.
 
     Raises:
-        MessageError: with a code, as ``decode_request``; also where id, network or number of events differ.
+        MessageError: the body is invalid, as in ``decode_request``, or id, network or number of events differ.
     """
     events = len(request.tensor)
     largest = _LENGTH_BYTES + _MAX_HEADER + events * CLASS_COUNT * 4
     if len(body) > largest:
         raise MessageError("too-large", f"a reply of {len(body)} bytes to {events} events")
-    header, start = _header(body)
-    metadata = _metadata(header, ("version", "request_id"))
+    header, start = _read_header(body)
+    metadata = _read_metadata(header, ("version", "request_id"))
     if metadata["request_id"] != request.request_id:
-        raise MessageError("malformed", "the reply's id is not the request's")
+        raise MessageError("malformed", "the id of the reply is not that of the request")
     if "error_code" in metadata:
         return Refusal(
-            request.request_id, _printable(metadata["error_code"]), _printable(metadata.get("error_text", ""))
+            request.request_id, _make_printable(metadata["error_code"]), _make_printable(metadata.get("error_text", ""))
         )
-    metadata = _metadata(header, ("fingerprint", "worker", "milliseconds"))
+    metadata = _read_metadata(header, ("fingerprint", "worker", "milliseconds"))
     if metadata["fingerprint"] != request.fingerprint:
-        raise MessageError("wrong-model", f"network {_printable(metadata['fingerprint'])[:12]} answered")
+        raise MessageError("wrong-model", f"network {_make_printable(metadata['fingerprint'])[:12]} answered")
     _check_form("worker", metadata["worker"], _NAME)
     _check_form("milliseconds", metadata["milliseconds"], _DECIMAL)
-    logits = _tensor(body, start, header, LOGITS, (CLASS_COUNT,), events)
+    logits = _read_tensor(body, start, header, LOGITS, (CLASS_COUNT,), events)
     return Answer(
         request.request_id, metadata["fingerprint"], metadata["worker"], float(metadata["milliseconds"]), logits
     )
@@ -220,7 +220,7 @@ def _save(tensors: Mapping[str, NDArray[np.floating]], metadata: Mapping[str, st
     return body
 
 
-def _header(body: bytes) -> tuple[dict[str, Any], int]:
+def _read_header(body: bytes) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(body[:_LENGTH_BYTES], "little")
     start = _LENGTH_BYTES + length
     if len(body) < _LENGTH_BYTES or length > _MAX_HEADER or start > len(body):
@@ -230,16 +230,16 @@ def _header(body: bytes) -> tuple[dict[str, Any], int]:
     except (ValueError, RecursionError) as problem:
         raise MessageError("malformed", "the header is not JSON") from problem
     if not isinstance(header, dict):
-        raise MessageError("malformed", "the header is not a table")
+        raise MessageError("malformed", "the header is not a JSON object")
     return header, start
 
 
-def _metadata(header: Mapping[str, Any], required: Sequence[str]) -> dict[str, str]:
+def _read_metadata(header: Mapping[str, Any], required: Sequence[str]) -> dict[str, str]:
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise MessageError("malformed", "the header has no table of text metadata")
+        raise MessageError("malformed", "the header has no object of text metadata")
     if metadata.get("version") != PROTOCOL_VERSION:
-        found = _printable(str(metadata.get("version")))[:20]
+        found = _make_printable(str(metadata.get("version")))[:20]
         raise MessageError(
             "wrong-version", f"protocol version {found!r} is not {PROTOCOL_VERSION}; update the older side"
         )
@@ -251,14 +251,14 @@ def _metadata(header: Mapping[str, Any], required: Sequence[str]) -> dict[str, s
 
 def _check_form(name: str, text: str, form: re.Pattern[str]) -> None:
     if form.fullmatch(text) is None:
-        raise MessageError("malformed", f"{name} has not the form {form.pattern}")
+        raise MessageError("malformed", f"{name} does not match {form.pattern}")
 
 
-def _printable(text: str) -> str:
+def _make_printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:_MAX_TEXT])
 
 
-def _tensor(
+def _read_tensor(
     body: bytes, start: int, header: Mapping[str, Any], name: str, event: tuple[int, ...], count: int | None
 ) -> NDArray[np.float32]:
     entry = header.get(name)

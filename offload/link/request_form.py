@@ -1,21 +1,21 @@
-"""How a client makes its requests."""
+"""The settings with which a client makes its requests."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.link.protocol import Request, new_id
+from offload.link.protocol import Request, make_id
 from offload.networks.exits import FloatArray
 
 
 @dataclass(frozen=True)
 class RequestForm:
-    """How requests are made.
+    """The settings that all requests of a client share.
 
     Attributes:
-        fingerprint: of the client's network; only a worker with the same one answers.
-        client_id: names this client to the worker.
+        fingerprint: fingerprint of the client's network; only a worker with the same one answers.
+        client_id: name of the client in the worker's log.
         payload: ``features`` or ``activations``.
         half_precision: send float16, half the bytes.
     """
@@ -26,8 +26,8 @@ class RequestForm:
     half_precision: bool = False
 
     def make_request(self, events: FloatArray) -> Request:
-        """Return a request about at most ``MAX_EVENTS`` events, features (n, 58) or activations (n, C, H, W)."""
+        """Return a request for at most ``MAX_EVENTS`` events: features (n, 58) or activations (n, C, H, W)."""
         tensor: NDArray[np.floating] = events
         if self.half_precision and np.abs(events).max() <= np.finfo(np.float16).max:
             tensor = events.astype(np.float16)
-        return Request(new_id(), self.client_id, self.fingerprint, self.payload, tensor)
+        return Request(make_id(), self.client_id, self.fingerprint, self.payload, tensor)

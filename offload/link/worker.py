@@ -1,6 +1,6 @@
-"""The worker: one thread owns the connection, another computes, and waiting requests are computed together.
+"""The worker: one thread owns the connection, another one computes waiting requests together.
 
-So a long inference never delays heartbeats, and many small requests cost little more than one large one.
+A long inference therefore never delays heartbeats, and many small requests cost little more than one large one.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from typing import Final
 
 from offload.link.batch_report import BatchReport, make_report
 from offload.link.broker import Broker
-from offload.link.protocol import Answer, Refusal, Request, encode_answer, encode_refusal, too_large
-from offload.link.rabbitmq.problems import BROKER_FAILED
+from offload.link.protocol import Answer, Refusal, Request, describe_oversize, encode_answer, encode_refusal
+from offload.link.rabbitmq.broker_errors import BROKER_FAILED
 from offload.link.rabbitmq.worker_end import Delivery, RequestQueue
 from offload.link.responder import Responder
 from offload.link.worker_settings import WorkerSettings
@@ -26,7 +26,7 @@ from utils.errors import CloudUnavailableError
 DRAIN_TIMEOUT: Final = 25.0
 _JOIN_TIMEOUT: Final = 4.0
 _POLL: Final = 0.1
-_EARLY_TRIES: Final = 8  # of a broker that is there, but fails to give us the queue
+_EARLY_TRIES: Final = 8  # if the broker runs, but fails while the worker consumes the queue for the first time
 
 log = logging.getLogger(__name__)
 _rate_limited = RateLimitedLog(log)
@@ -40,14 +40,14 @@ class Worker:
         queue_name: the request queue.
         responder: decodes and answers requests, in the computing thread. An exception that it raises ends ``run``, and
             the broker delivers its requests to another worker.
-        settings: how requests are taken.
+        settings: how requests are received and merged.
         metrics: are updated.
         on_batch: called in the computing thread after each batch.
 
     Attributes:
-        answered, refused: requests that were replied to.
-        events: in those answered.
-        dropped: messages without a reply queue, and replies to clients that had left.
+        answered, refused: number of requests with such a reply.
+        events: number of events in the answered requests.
+        dropped: number of messages without a reply queue, and of replies to clients that had left.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Worker:
             broker, queue_name, self, settings.prefetch, settings.queue_type, settings.largest_body
         )
         self._waiting: deque[Delivery] = deque()
-        self._changed = threading.Condition()  # guards the two below and what waits
+        self._changed = threading.Condition()  # guards the waiting requests and the two attributes below
         self._computing = self._ending = False
-        self._together = 1  # how many requests were in the last batch
-        self._stopping = False  # not an Event: its lock could be held by the very code that a signal interrupts
+        self._together = 1  # number of requests in the last batch
+        self._stopping = False  # not an Event: the code that a signal interrupts could hold its lock
         self._was_ready = False
         self._early_tries = 0
         self._outage: float | None = None
@@ -79,7 +79,7 @@ class Worker:
         self._failure: BaseException | None = None
         self.answered = self.refused = self.events = self.dropped = 0
         self._threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            threading.Thread(target=self._run_guarded, args=(work,), name=name, daemon=True)
             for name, work in (("rabbitmq", self._requests.run), ("compute", self._compute))
         ]
 
@@ -87,13 +87,13 @@ class Worker:
         """Finish the current batch, requeue the other requests, and let ``run`` return; safe in a signal handler."""
         self._stopping = True
 
-    def alive(self) -> str | None:
-        """Return why this process must be restarted; None if it works."""
+    def check_liveness(self) -> str | None:
+        """Return why this process must be restarted, None if it works."""
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
         return f"thread {dead[0]} has ended" if dead else None
 
-    def ready(self) -> str | None:
-        """Return why no requests are consumed at the moment; None if they are."""
+    def check_readiness(self) -> str | None:
+        """Return why no requests are consumed at the moment, None if they are."""
         if self._stopping:
             return "stopping"
         if not self._requests.is_ready:
@@ -101,25 +101,25 @@ class Worker:
         return None if (blocked := self._blocked) is None else str(blocked[1])
 
     def run(self, on_ready: Callable[[], object]) -> None:
-        """Serve until ``stop``; after the first success, reconnect whenever the connection is lost.
+        """Serve until ``stop``; after the first connection, reconnect whenever it is lost.
 
         Args:
-            on_ready: called each time consuming the queue begins.
+            on_ready: called whenever the worker begins to consume the queue.
 
         Raises:
-            CloudUnavailableError: no broker answered the first time.
-            BrokerRefusedError: it refuses user, password, virtual host or certificate.
+            CloudUnavailableError: no broker answered the first attempt to connect.
+            BrokerRefusedError: the broker refuses user, password, virtual host or certificate.
             CloudError: the queue exists with other settings.
         """
         if self._stopping:
             self._requests.stop()
-            self._requests.run()  # closes what is open, without connecting
+            self._requests.run()  # closes the event loop, without connecting
             return
         self._on_ready = on_ready
         for thread in self._threads:
             thread.start()
         while not self._stopping and self._failure is None:
-            time.sleep(_POLL)  # a signal does not interrupt the wait for a lock, but it interrupts this
+            time.sleep(_POLL)  # a signal interrupts a sleep, but not the wait for a lock
         self._stopping = True
         if self._failure is None:
             self._drain()
@@ -127,7 +127,7 @@ class Worker:
             self._ending = True
             self._changed.notify_all()
         self._requests.stop()
-        # Not for long: without a connection, another worker answers what is still being computed here.
+        # Not for long: without a connection, another worker answers the requests that are still computed here.
         deadline = time.monotonic() + _JOIN_TIMEOUT
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -135,14 +135,14 @@ class Worker:
         if self._failure is not None:
             raise self._failure
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _run_guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as problem:  # raised again by ``run``: the worker must not go on consuming
+        except BaseException as problem:  # ``run`` raises it again: the worker must not continue to consume
             self._failure = self._failure or problem
 
     def _drain(self) -> None:
-        """Requeue the waiting requests, and answer those that are being computed."""
+        """Requeue the waiting requests, and answer the current batch."""
         deadline = time.monotonic() + DRAIN_TIMEOUT
         cancelled = threading.Event()
         try:
@@ -154,17 +154,17 @@ class Worker:
                 self._waiting.clear()
                 self._metrics.waiting.set(0)
             for delivery in deliveries:
-                self._requests.call_soon(partial(self._requests.give_back, delivery))
-            self._metrics.given_back.inc(len(deliveries))
-        except CloudUnavailableError:  # then the broker requeues them
+                self._requests.call_soon(partial(self._requests.requeue, delivery))
+            self._metrics.requeued.inc(len(deliveries))
+        except CloudUnavailableError:  # the broker requeues them itself
             return
         with self._changed:
-            # Stop waiting where no reply can be sent, or the computation has failed.
+            # Stop waiting if no reply can be sent, or if the computation has failed.
             while self._computing and self._failure is None and self._can_send() and time.monotonic() < deadline:
                 self._changed.wait(_POLL)
 
     def _can_send(self) -> bool:
-        """Return whether RabbitMQ reads what we send."""
+        """Return whether RabbitMQ accepts replies."""
         return self._requests.is_ready and not self._requests.is_blocked
 
     # The methods below run in the thread that owns the connection.
@@ -205,12 +205,12 @@ class Worker:
         self._metrics.blocked.set(problem is not None)
 
     def on_request(self, delivery: Delivery) -> None:
-        """Add a request to those that wait."""
+        """Add a request to the waiting requests."""
         self._metrics.received_bytes.inc(delivery.size)
         self._metrics.redelivered.inc(delivery.redelivered)
-        refusal = None
-        if delivery.size > self._settings.largest_body:
-            refusal = Refusal(delivery.request_id, "too-large", too_large(delivery.size, self._settings.largest_body))
+        largest, refusal = self._settings.largest_body, None
+        if delivery.size > largest:
+            refusal = Refusal(delivery.request_id, "too-large", describe_oversize(delivery.size, largest))
         with self._changed:
             delivery.received, delivery.request = time.monotonic(), refusal
             self._waiting.append(delivery)
@@ -218,7 +218,7 @@ class Worker:
             self._changed.notify_all()
 
     def on_abandoned(self, delivery: Delivery) -> None:
-        """Count a request that is not computed because its client has left."""
+        """Count a request that was discarded because its client has left."""
         self._metrics.received_bytes.inc(delivery.size)
         self._metrics.redelivered.inc(delivery.redelivered)
         self._metrics.requests.labels(code=ABANDONED).inc()
@@ -233,7 +233,7 @@ class Worker:
         """Count a reply to a client that has left."""
         self.dropped += 1
         self._metrics.unroutable_replies.inc()
-        _rate_limited.warning("unroutable", "a client left before its reply came")
+        _rate_limited.warning("unroutable", "discarded a reply: its client has left")
 
     # The methods below run in the computing thread.
 
@@ -246,11 +246,11 @@ class Worker:
                 self._changed.notify_all()
 
     def _gather(self) -> list[Delivery]:
-        """Wait for a request and return it with those that can be computed together with it; none at the end."""
+        """Wait for requests and return the next batch; an empty list at the end."""
         deliveries: list[Delivery] = []
         events, until = 0, None
-        while events < self._settings.max_batch and len(deliveries) != self._settings.prefetch:  # more cannot come
-            delivery = self._head(until)
+        while events < self._settings.max_batch and len(deliveries) != self._settings.prefetch:
+            delivery = self._wait_for_oldest(until)
             if delivery is None:
                 break
             if time.monotonic() - delivery.received > delivery.seconds:
@@ -265,7 +265,7 @@ class Worker:
                 break
             with self._changed:
                 if not self._waiting or self._waiting[0] is not delivery:
-                    continue  # given back, or lost with its connection
+                    continue  # requeued, or lost with its connection
                 self._waiting.popleft()
                 self._computing = True
                 self._metrics.waiting.set(len(self._waiting))
@@ -280,15 +280,15 @@ class Worker:
         """Acknowledge a request whose client no longer waits, and count it under a code."""
         with self._changed:
             if not self._waiting or self._waiting[0] is not delivery:
-                return  # given back, or lost with its connection: acknowledged now, it would close the channel
+                return  # requeued, or lost with its connection: to acknowledge it now would close the channel
             self._waiting.popleft()
             self._metrics.waiting.set(len(self._waiting))
         self._metrics.requests.labels(code=code).inc()
         with contextlib.suppress(CloudUnavailableError):
             self._requests.call_soon(lambda: self._requests.discard(delivery))
 
-    def _head(self, until: float | None) -> Delivery | None:
-        """Return the oldest waiting request, once there is one; None at the end, or after ``until``."""
+    def _wait_for_oldest(self, until: float | None) -> Delivery | None:
+        """Wait for a request and return the oldest one; None at the end, or after ``until``."""
         with self._changed:
             seconds = None if until is None else max(0.0, until - time.monotonic())
             self._changed.wait_for(lambda: self._waiting or self._ending, seconds)
@@ -303,7 +303,7 @@ class Worker:
         seconds = time.monotonic() - start
         bodies = [encode_refusal(reply) if isinstance(reply, Refusal) else encode_answer(reply) for reply in replies]
         report = make_report(deliveries, replies, start, seconds)
-        self._count(deliveries, report, start)
+        self._observe_batch(deliveries, report, start)
         self._on_batch(report)
         try:
             self._requests.call_soon(lambda: self._reply(deliveries, replies, bodies))
@@ -327,7 +327,7 @@ class Worker:
                 self._metrics.requests.labels(code="answered").inc()
                 self._metrics.events.inc(len(reply.logits))
 
-    def _count(self, deliveries: Sequence[Delivery], report: BatchReport, start: float) -> None:
+    def _observe_batch(self, deliveries: Sequence[Delivery], report: BatchReport, start: float) -> None:
         for delivery in deliveries:
             self._metrics.queue_wait.observe(start - delivery.received)
         if report.requests:

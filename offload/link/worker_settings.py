@@ -1,4 +1,4 @@
-"""How a worker takes and merges requests."""
+"""How a worker receives and merges requests."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,7 +7,7 @@ from offload.defaults import BATCH_WAIT, MAX_BATCH, PREFETCH, QUEUE_TYPES
 from offload.link.protocol import LARGEST_MESSAGE
 
 MOST_HELD: Final = 2**29
-"""Bytes of requests' bodies that a worker holds at most, whatever its prefetch."""
+"""Most bytes of request bodies that a worker holds, whatever its prefetch."""
 
 
 def bound_prefetch(prefetch: int, largest_body: int) -> int:
@@ -17,14 +17,14 @@ def bound_prefetch(prefetch: int, largest_body: int) -> int:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How a worker takes and merges requests.
+    """How a worker receives and merges requests.
 
     Attributes:
-        max_batch: requests are merged up to so many events.
-        batch_wait: seconds to wait at most for as many requests as the last batch had; a single request never waits.
-        prefetch: requests held at most.
+        max_batch: most events of a batch.
+        batch_wait: most seconds to wait for as many requests as the last batch had; a single request never waits.
+        prefetch: most requests that are held at a time.
         queue_type: ``classic`` or ``quorum``.
-        largest_body: bytes of a request's body; larger ones are refused, and their bytes discarded as they arrive.
+        largest_body: most bytes of a request's body; larger ones are refused, and their bytes discarded on arrival.
     """
 
     max_batch: int = MAX_BATCH

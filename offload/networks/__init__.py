@@ -1,1 +1,1 @@
-"""Networks as edge and worker compute them: exits, cache, tuning."""
+"""The exits of a network as edge and worker compute them, their cache, and the choice of threads."""

@@ -1,7 +1,7 @@
-"""A cache of the logits of both exits by feature vector, for what repeats from batch to batch.
+"""A cache of the logits of both exits by feature vector.
 
-Traffic repeats itself: in batches of one, two thirds of a published month's rows are among the last 4,096 different
-ones.
+Traffic repeats itself: in batches of one, two thirds of the rows of a published month are among the last 4,096
+different ones.
 """
 
 from collections import OrderedDict
@@ -17,14 +17,14 @@ EXITS = 2
 
 
 class Cache:
-    """The logits of the vectors that were used last; the others are evicted.
+    """The logits of the most recently used vectors; others are evicted.
 
     Args:
-        size: vectors at most, at least 1.
+        size: most vectors, at least 1.
         on_lookup: called with the number of the exit, the hits and the misses of each lookup.
 
     Attributes:
-        hits, misses: (exit 1, exit 2), of all lookups.
+        hits, misses: numbers for exit 1 and exit 2, over all lookups.
     """
 
     def __init__(self, size: int, on_lookup: Callable[[int, int, int], object] = lambda *_counts: None) -> None:
@@ -38,7 +38,7 @@ class Cache:
         return len(self._rows)
 
     def find(self, keys: list[bytes]) -> FloatArray:
-        """Return the logits (n, 2 exits, 2) float32 of n vectors, NaN where an exit's are not known."""
+        """Return the logits (n, 2 exits, 2) float32 of n vectors, NaN for those that are not cached."""
         logits = np.full((len(keys), EXITS, CLASS_COUNT), np.nan, dtype=np.float32)
         rows = [self._rows.get(key, -1) for key in keys]
         if len(rows) > rows.count(-1):
@@ -50,7 +50,7 @@ class Cache:
         return logits
 
     def count(self, exit_number: int, logits: FloatArray) -> NDArray[np.intp]:
-        """Count a lookup of one exit's logits (n, 2); return the rows (k,) where they are not known."""
+        """Count a lookup of one exit's logits (n, 2); return the rows (k,) that are not cached."""
         missing = np.flatnonzero(np.isnan(logits[:, 0]))
         hits = len(logits) - len(missing)
         self.hits[exit_number - 1] += hits
@@ -60,7 +60,7 @@ class Cache:
 
     def put(self, keys: list[bytes], exit_number: int, logits: FloatArray) -> None:
         """Store one exit's logits (n, 2) of n different vectors."""
-        keys, logits = keys[-self._size :], logits[-self._size :]  # so that no later one takes an earlier one's row
+        keys, logits = keys[-self._size :], logits[-self._size :]  # otherwise a later vector could evict an earlier one
         rows = self._rows
         for key in keys:
             row = rows.pop(key, None)

@@ -1,4 +1,4 @@
-"""The exits of a network as edge and worker use them, whether ONNX Runtime computes them (CPU) or PyTorch (GPU)."""
+"""The interface of a network's exits, which ONNX Runtime computes on CPUs and PyTorch on GPUs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from utils.schema import Thresholds
 FloatArray = NDArray[np.float32]
 
 ActivationsAt = Callable[[NDArray[np.intp]], FloatArray]
-"""Returns the activations (k, C, H, W) behind segment 1 of the events at some rows (k,)."""
+"""Returns the activations (k, C, H, W) behind segment 1 for the events in rows (k,)."""
 
 
 class FirstExit(Protocol):
     """Segment 1 and exit 1."""
 
     def __call__(self, features: FloatArray, /) -> tuple[FloatArray, ActivationsAt]:
-        """Return the calibrated logits (n, 2) float32 for features (n, 58), and what returns their activations."""
+        """Return the calibrated logits (n, 2) float32 for features (n, 58), and a function for their activations."""
 
 
 class SecondExit(Protocol):
     """Segment 2 and exit 2."""
 
-    def of_features(self, features: FloatArray, /) -> FloatArray:
-        """Return the calibrated logits (n, 2) float32 for features (n, 58); segment 1 is computed, too."""
+    def compute_from_features(self, features: FloatArray, /) -> FloatArray:
+        """Return the calibrated logits (n, 2) float32 for features (n, 58); this computes segment 1, too."""
 
-    def of_activations(self, activations: FloatArray, /) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray, /) -> FloatArray:
         """Return the calibrated logits (n, 2) float32 for the activations (n, C, H, W) behind segment 1."""
 
 
@@ -38,12 +38,12 @@ class Network:
 
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
-        fingerprint: of its weights; only a worker with the same fingerprint answers for it.
+        fingerprint: fingerprint of its weights; only a worker with the same one answers its requests.
         activation_shape: (C, H, W) behind segment 1.
-        device: what computes it, for people.
-        exit_1: is computed for every event.
-        exit_2: None where only workers have it.
-        thresholds: the default thresholds in its file, if there are any.
+        device: description of the device and the runtime.
+        exit_1: segment 1 and exit 1.
+        exit_2: segment 2 and exit 2; None if only workers have them.
+        thresholds: default thresholds in the network's file, if there are any.
     """
 
     architecture: str

@@ -1,4 +1,4 @@
-"""Compute the exits of a network with ONNX Runtime, exported or made of a checkpoint in memory. Needs no torch."""
+"""Compute the exits of a network with ONNX Runtime, without torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ class _Exit2:
     first: FirstHalf
     second: SecondHalf
 
-    def of_features(self, features: FloatArray, /) -> FloatArray:
-        # Segment by segment for each pass, so that the activations stay in the processor's cache.
+    def compute_from_features(self, features: FloatArray, /) -> FloatArray:
+        # Both segments in each pass, so that the activations stay in the processor's cache.
         passes = np.array_split(features, -(-len(features) // self.second.chunk) or 1)
         return np.concatenate([self.second.exit_2(self.first.segment_1(part)) for part in passes])
 
-    def of_activations(self, activations: FloatArray, /) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray, /) -> FloatArray:
         return self.second.exit_2(activations)
 
 
@@ -40,12 +40,12 @@ def open_exported(
     chunk: int = CHUNK,
     most: int | None = None,
 ) -> Network:
-    """Return the network that ``dnn/export-edge-model.py`` wrote; see ``models.onnx_runtime.read_exported``."""
-    return to_network(*read_exported(path, second_exit, family, threads, chunk, most), threads)
+    """Open a network that ``dnn/export-edge-model.py`` exported; see ``models.onnx_runtime.read_exported``."""
+    return make_network(*read_exported(path, second_exit, family, threads, chunk, most), threads)
 
 
-def to_network(first: FirstHalf, second: SecondHalf | None, threads: int) -> Network:
-    """Return the exits of a network of which ONNX Runtime computes one half, or both, with so many threads."""
+def make_network(first: FirstHalf, second: SecondHalf | None, threads: int) -> Network:
+    """Return a network whose first half, or both halves, ONNX Runtime computes."""
     return Network(
         first.architecture, first.fingerprint, first.activation_shape, f"cpu (ONNX Runtime, threads: {threads})",
         _Exit1(first), None if second is None else _Exit2(first, second), first.thresholds,

@@ -1,4 +1,4 @@
-"""Open a checkpoint's network: ONNX Runtime computes its exits on the CPU, PyTorch on a GPU."""
+"""Open the network of a checkpoint: ONNX Runtime computes its exits on the CPU, PyTorch on a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from models.onnx_runtime import CHUNK as EDGE_CHUNK
 from models.prediction import describe_device, select_device
 from offload.defaults import MAX_BATCH
 from offload.networks.exits import ActivationsAt, FloatArray, Network
-from offload.networks.onnx_exits import to_network
+from offload.networks.onnx_exits import make_network
 from utils.dataset import to_images
 from utils.errors import DeviceError
 
@@ -27,17 +27,17 @@ def open_checkpoint(
     """Return the network of a checkpoint (.pth).
 
     Args:
-        path: of the checkpoint.
-        family: that it must be of, as in ``models.FAMILIES``; None: any.
-        device_name: where it is to run.
-        threads: that compute on the CPU; None: as many as PyTorch chooses.
-        chunk: events of one pass of exit 1 at most.
-        most: events of one pass of exit 2 at most; on the CPU it has fewer where that suits the network better.
-        int8: whether exit 2's large linear layers multiply 8-bit integers, on the CPU.
+        path: checkpoint file.
+        family: family that the network must have, as in ``models.FAMILIES``; None: any.
+        device_name: device to compute on.
+        threads: threads on the CPU; None: as many as PyTorch chooses.
+        chunk: most events of one pass of exit 1.
+        most: most events of one pass of exit 2; on the CPU, a pass has fewer if the network is faster that way.
+        int8: whether the large linear layers of exit 2 multiply 8-bit integers, on the CPU.
 
     Raises:
-        CheckpointError: as ``models.checkpoint.read_two_exits``, or int8 is of no use to the network.
-        DeviceError: there is no such device, or it is a GPU and cannot compute with int8.
+        CheckpointError: as ``models.checkpoint.read_two_exits``, or the network gains nothing from int8.
+        DeviceError: there is no such device, or int8 is requested on a GPU.
     """
     device = select_device(device_name)
     network, _ = read_two_exits(path, family)
@@ -48,10 +48,10 @@ def open_network(
     network: TwoExits, device: torch.device, threads: int | None = None, chunk: int = EDGE_CHUNK,
     most: int | None = None, *, int8: bool = False,
 ) -> Network:  # fmt: skip
-    """Return the exits of a network in evaluation mode; else as ``open_checkpoint``."""
+    """Return the exits of a network in evaluation mode; arguments as in ``open_checkpoint``."""
     threads = torch.get_num_threads() if threads is None else threads
     if device.type == "cpu":
-        return to_network(*open_halves(network, threads, chunk, most, int8=int8), threads)
+        return make_network(*open_halves(network, threads, chunk, most, int8=int8), threads)
     if int8:
         raise DeviceError(NO_INT8)
     network.to(device)
@@ -63,12 +63,12 @@ def open_network(
 
 
 class Exit1:
-    """Computes exit 1 with PyTorch, with the activations at hand for whoever asks about uncertain events.
+    """Computes exit 1 with PyTorch, and keeps the activations for uncertain events.
 
     Args:
-        network: in evaluation mode, on ``device``.
-        device: where it runs.
-        chunk: events of one forward pass at most.
+        network: network in evaluation mode, on ``device``.
+        device: device to compute on.
+        chunk: most events of one forward pass.
     """
 
     def __init__(self, network: TwoExits, device: torch.device, chunk: int = EDGE_CHUNK) -> None:
@@ -83,21 +83,21 @@ class Exit1:
             chunks = [self._network.edge(chunk.to(self._device)) for chunk in torch.split(images, self._chunk)]
             logits = torch.cat([logits for _, logits in chunks]).float().cpu().numpy()
 
-        def activations(rows: NDArray[np.intp]) -> FloatArray:
+        def select_activations(rows: NDArray[np.intp]) -> FloatArray:
             with torch.inference_mode():
                 chosen = torch.cat([part for part, _ in chunks])[torch.from_numpy(rows).to(self._device)]
                 return chosen.float().cpu().numpy()
 
-        return logits, activations
+        return logits, select_activations
 
 
 class Exit2:
     """Computes exit 2 with PyTorch, in passes of equal size.
 
     Args:
-        network: in evaluation mode, on ``device``.
-        device: where it runs.
-        chunk: events of one forward pass at most.
+        network: network in evaluation mode, on ``device``.
+        device: device to compute on.
+        chunk: most events of one forward pass.
     """
 
     def __init__(self, network: TwoExits, device: torch.device, chunk: int = MAX_BATCH) -> None:
@@ -105,15 +105,16 @@ class Exit2:
         self._device = device
         self._chunk = chunk
 
-    def of_features(self, features: FloatArray) -> FloatArray:
-        """Return the logits (n, 2) float32 for features (n, 58); segment 1 is computed too."""
-        return self._in_chunks(to_images(features), lambda images: self._network.cloud(self._network.segment_1(images)))
+    def compute_from_features(self, features: FloatArray) -> FloatArray:
+        """Return the logits (n, 2) float32 for features (n, 58); this computes segment 1, too."""
+        network = self._network
+        return self._run_in_chunks(to_images(features), lambda images: network.cloud(network.segment_1(images)))
 
-    def of_activations(self, activations: FloatArray) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray) -> FloatArray:
         """Return the logits (n, 2) float32 for the activations (n, C, H, W) behind segment 1."""
-        return self._in_chunks(activations, self._network.cloud)
+        return self._run_in_chunks(activations, self._network.cloud)
 
-    def _in_chunks(self, events: FloatArray, compute: Callable[[Tensor], Tensor]) -> FloatArray:
+    def _run_in_chunks(self, events: FloatArray, compute: Callable[[Tensor], Tensor]) -> FloatArray:
         chunks = np.array_split(events, -(-len(events) // self._chunk))
         with torch.inference_mode():
             logits = torch.cat([compute(torch.from_numpy(chunk).to(self._device)) for chunk in chunks])

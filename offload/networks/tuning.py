@@ -1,4 +1,4 @@
-"""How many threads and how large chunks make exit 1 fastest on this machine, found by trying."""
+"""Measure which number of threads and which chunk make exit 1 fastest on this machine."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,27 +13,27 @@ CHUNKS: Final = (8, 16, 32, 64, 128)
 _EVENTS: Final = 128
 _PASSES: Final = 3
 
-Opening = Callable[[int | None, int], Network]
-"""Opens a network that computes with so many threads, and so many events a pass."""
+OpenNetwork = Callable[[int | None, int], Network]
+"""Opens a network, given its number of threads and the events of one pass."""
 
 
-def fastest(
-    open_network: Opening, threads: Iterable[int | None], chunks: Iterable[int]
+def find_fastest(
+    open_network: OpenNetwork, threads: Iterable[int | None], chunks: Iterable[int]
 ) -> tuple[Network, int | None, int]:
     """Return the network whose exit 1 takes least time for 128 events, with its threads and chunk.
 
     Args:
-        open_network: opens it.
-        threads: to try; of one alone, and one chunk, nothing is measured.
-        chunks: events of one pass to try.
+        open_network: opens a network.
+        threads: numbers of threads to try.
+        chunks: events of one pass to try; nothing is measured if there is only one pair of values.
     """
     pairs = [(count, chunk) for count in threads for chunk in chunks]
-    best = min(pairs, key=lambda pair: _seconds(open_network(*pair))) if len(pairs) > 1 else pairs[0]
+    best = min(pairs, key=lambda pair: _time_exit_1(open_network(*pair))) if len(pairs) > 1 else pairs[0]
     return open_network(*best), *best
 
 
-def _seconds(network: Network) -> float:
-    """Return the least time of some passes; the first, which makes room, does not count."""
+def _time_exit_1(network: Network) -> float:
+    """Return the least time of some passes in seconds, after one pass that allocates memory."""
     features = np.random.default_rng(0).random((_EVENTS, FEATURE_COUNT), dtype=np.float32)
     network.exit_1(features)
     times = []

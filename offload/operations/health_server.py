@@ -1,9 +1,9 @@
-"""HTTP server for ``/metrics``, ``/healthz`` and ``/readyz``, meant for Prometheus and for probes.
+"""HTTP server for ``/metrics``, ``/healthz`` and ``/readyz``, used by Prometheus and probes.
 
-waitress parses requests and sends responses, but does not protect a process from its clients: its timeout starts again
+waitress parses requests and sends responses, but does not protect a process from its clients: its timeout restarts
 with every byte and never closes a connection whose client stops reading, and its regular expressions take seconds for
-some requests of a few kilobytes. So this module closes each connection at a deadline, and the oldest connections when
-there are too many, and refuses such requests before waitress parses them.
+some requests of a few kilobytes. Therefore this module closes each connection at a deadline, closes the oldest
+connections when there are too many, and refuses such requests before waitress parses them.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS: Final = 16
 LARGEST_REQUEST: Final = 8192
-"""Bytes of a request's head, and of its body, which is ignored."""
+"""Most bytes of a request's head, and of its body, which is ignored."""
 TIMEOUT: Final = 5.0
 _THREADS: Final = 2
 _BACKLOG: Final = 128
 _POLL: Final = 0.5
 _PAUSE: Final = 0.0001
-_SHUTDOWN: Final = 2.0  # seconds that a request under way has to end
+_SHUTDOWN: Final = 2.0  # seconds to wait for requests in progress
 _LONGEST_REASON: Final = 300
 _REQUEST: Final = re.compile(rb"[A-Z]+ [/*][!-~]* HTTP/1\.[01]\r\n[\t\r\n -~\x80-\xff]*")
 _HEADERS: Final = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"), ("Allow", "GET, HEAD")]
@@ -45,37 +45,37 @@ log = logging.getLogger(__name__)
 
 
 class Health(Protocol):
-    """Says how a process is; asked from the server's threads."""
+    """The health of a process; the server's threads call the methods."""
 
-    def alive(self) -> str | None:
-        """Return why the process should be restarted, None while there is no reason to."""
+    def check_liveness(self) -> str | None:
+        """Return why the process must be restarted, None if it works."""
 
-    def ready(self) -> str | None:
-        """Return why the process does not serve just now, None while it does."""
+    def check_readiness(self) -> str | None:
+        """Return why the process does not serve at the moment, None if it does."""
 
 
 @contextlib.contextmanager
 def serve_health(
     address: str, port: int, registry: CollectorRegistry, health: Health, timeout: float = TIMEOUT
 ) -> Iterator[int]:
-    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` for the length of a ``with`` block, in threads of its own.
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` in separate threads until the ``with`` block ends.
 
     Args:
         address: host name or IP address of this machine to listen on.
-        port: port to listen on; 0 for any that is free.
-        registry: what ``/metrics`` shows.
-        health: what ``/healthz`` and ``/readyz`` ask.
+        port: port to listen on; 0: any free port.
+        registry: metrics to serve.
+        health: answers ``/healthz`` and ``/readyz``.
         timeout: seconds after which a connection is closed, whatever its client does.
 
     Yields:
-        the port that it listens on.
+        the port.
 
     Raises:
-        InputFileError: it cannot listen there.
+        InputFileError: the address or port cannot be used.
     """
-    logging.getLogger("waitress").setLevel(logging.CRITICAL)  # else clients could fill the log
+    logging.getLogger("waitress").setLevel(logging.CRITICAL)  # otherwise clients could fill the log
     listener = _listen(address, port)
-    port, server = listener.getsockname()[1], _create_server(listener, _Pages(registry, health))
+    port, server = listener.getsockname()[1], _create_server(listener, _Application(registry, health))
     stop = threading.Event()
     thread = threading.Thread(target=_run, args=(server, timeout, stop), name="health-server", daemon=True)
     thread.start()
@@ -105,7 +105,7 @@ def _listen(address: str, port: int) -> socket.socket:
     )
 
 
-def _create_server(listener: socket.socket, pages: "_Pages") -> Any:
+def _create_server(listener: socket.socket, pages: "_Application") -> Any:
     server = create_server(
         pages,
         sockets=[listener],
@@ -124,7 +124,7 @@ def _run(server: Any, timeout: float, stop: threading.Event) -> None:
     while not stop.is_set():
         wasyncore.loop(timeout=_POLL, use_poll=True, map=server._map, count=1)
         _close_connections(server, MOST_CONNECTIONS, time.time() - timeout)
-        time.sleep(_PAUSE)  # bounds the load of a flood, or of a lack of file descriptors to accept with
+        time.sleep(_PAUSE)  # limits the load of a flood of connections, and of failing to accept without descriptors
 
 
 def _close_connections(server: Any, most: int, earliest: float) -> None:
@@ -136,11 +136,11 @@ def _close_connections(server: Any, most: int, earliest: float) -> None:
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """Refuses requests for which waitress's regular expressions take time quadratic in their length."""
+    """Refuses requests for which waitress's regular expressions take quadratic time."""
 
     def parse_header(self, header: bytes) -> None:
         if not _REQUEST.fullmatch(header):
-            raise ParsingError("this is not a request of HTTP/1.0 or HTTP/1.1")
+            raise ParsingError("this is not an HTTP/1.0 or HTTP/1.1 request")
         super().parse_header(header)
 
 
@@ -160,12 +160,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     task_class = _Task
 
 
-class _Pages:
+class _Application:
     """The WSGI application."""
 
     def __init__(self, registry: CollectorRegistry, health: Health) -> None:
         self._metrics: WSGIApplication = make_wsgi_app(registry)
-        self._questions: dict[str, Callable[[], str | None]] = {"/healthz": health.alive, "/readyz": health.ready}
+        self._checks = {"/healthz": health.check_liveness, "/readyz": health.check_readiness}
 
     def __call__(self, environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
         try:
@@ -177,12 +177,12 @@ class _Pages:
     def _respond(self, environ: dict[str, Any], start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            status, line = "405 Method Not Allowed", "only GET and HEAD are answered"
+            status, line = "405 Method Not Allowed", "only GET and HEAD are allowed"
         elif path == "/metrics":
             return self._respond_with_metrics({**environ, "REQUEST_METHOD": "GET"}, start_response)
-        elif path not in self._questions:
-            status, line = "404 Not Found", "there are /metrics, /healthz and /readyz"
-        elif (problem := self._questions[path]()) is not None:
+        elif path not in self._checks:
+            status, line = "404 Not Found", "try /metrics, /healthz or /readyz"
+        elif (problem := self._checks[path]()) is not None:
             status, line = "503 Service Unavailable", " ".join(problem.split())[:_LONGEST_REASON]
         else:
             status, line = "200 OK", "ok"

@@ -1,7 +1,7 @@
-"""Log lines of the scripts of the link: sentences for people, or one JSON object per line for programs.
+"""Log lines of the scripts: sentences for people, or one JSON object per line for programs.
 
-Much of what is logged came from the network. All but printable characters are escaped, so that it can neither begin a
-line of its own nor control the terminal. A signal handler must not log: it could interrupt the writing of a line.
+Logged text may come from the network. Unprintable characters are escaped, so that it can neither start a line nor
+control the terminal. A signal handler must not log: it could interrupt the writing of a line.
 """
 
 import json as json_format
@@ -40,7 +40,7 @@ def configure(*, json: bool, debug: bool, spare_stdout: bool = False) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, _LineHandler)]:
         root.removeHandler(handler)
     handler = _LineHandler(logging.DEBUG if spare_stdout else logging.WARNING)
-    handler.setFormatter(_in_utc(_json_formatter() if json else _TextFormatter(debug=debug)))
+    handler.setFormatter(_use_utc(_make_json_formatter() if json else _TextFormatter(debug=debug)))
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     # pika also raises what it logs about failed connections.
@@ -49,13 +49,13 @@ def configure(*, json: bool, debug: bool, spare_stdout: bool = False) -> None:
 
 
 def report(log: logging.Logger, event: str, sentence: str, /, *, level: int = logging.INFO, **fields: object) -> None:
-    """Log an event: a sentence for people, and the same with its figures for programs.
+    """Log an event as a sentence for people, and with its figures for programs.
 
     Args:
         log: the caller's logger.
-        event: a short word, the same for all events of a kind; the key ``event``.
-        sentence: is not a format.
-        level: of ``logging``.
+        event: a short word for this kind of event, which is the value of the key ``event``.
+        sentence: text of the line; it is not a format string.
+        level: level of ``logging``.
         fields: further keys; none may have the name of an attribute of ``logging.LogRecord``.
 
     Raises:
@@ -65,21 +65,21 @@ def report(log: logging.Logger, event: str, sentence: str, /, *, level: int = lo
 
 
 class RateLimitedLog:
-    """Warns of what may happen very often: once, and then at most every few seconds, with the count in between.
+    """Logs frequent warnings: the first at once, then at most one every few seconds with the count in between.
 
     Args:
         log: the caller's logger.
-        seconds: between two warnings of a kind.
+        seconds: least time between two warnings of a kind.
     """
 
     def __init__(self, log: logging.Logger, seconds: float = 10.0) -> None:
         self._log = log
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._kinds: dict[str, tuple[float, int]] = {}  # when it was last logged, and the count since then
+        self._kinds: dict[str, tuple[float, int]] = {}  # by kind: when it was last logged, and the count since then
 
     def warning(self, kind: str, sentence: str) -> None:
-        """Log a warning, or count it. There should be few kinds, because each is remembered."""
+        """Log a warning, or count it. Use few kinds, because each is remembered."""
         now = time.monotonic()
         with self._lock:
             last, count = self._kinds.get(kind, (-math.inf, 0))
@@ -101,9 +101,9 @@ class _LineHandler(logging.Handler):
         self._stderr_from = stderr_from
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; it is lost where stdout or stderr cannot be written."""
+        """Write a record; it is lost if stdout or stderr cannot be written."""
         try:
-            # Looked up each time, because a test or a progress bar may have replaced them.
+            # Looked up each time, because a test or a progress bar may have replaced the streams.
             stream = sys.stderr if record.levelno >= self._stderr_from else sys.stdout
             encoding = getattr(stream, "encoding", None) or "utf-8"
             line = f"{self.format(record)}\n".encode(encoding, "backslashreplace").decode(encoding)
@@ -113,12 +113,12 @@ class _LineHandler(logging.Handler):
         try:
             stream.write(line)
             stream.flush()
-        except (OSError, ValueError):  # a pipe that broke, a full disk, a closed file
+        except (OSError, ValueError):  # a broken pipe, a full disk, a closed file
             return
 
 
-def _in_utc(formatter: logging.Formatter) -> logging.Formatter:
-    """Make a formatter write times as 2016-03-01T12:00:00.123Z."""
+def _use_utc(formatter: logging.Formatter) -> logging.Formatter:
+    """Make a formatter write times like 2016-03-01T12:00:00.123Z."""
     formatter.converter = time.gmtime
     formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
     formatter.default_msec_format = "%s.%03dZ"
@@ -131,19 +131,20 @@ class _TextFormatter(logging.Formatter):
         self._debug = debug
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the sentence; the traceback of an exception is below it, indented."""
+        """Return the sentence, with the traceback of an exception indented below it."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         line = f"{level}{escape_unprintable(record.getMessage())}"
         if self._debug:
             line = f"{self.formatTime(record)} {escape_unprintable(record.name)}: {line}"
-        return "\n".join([line, *(f"{_CONTINUED}{escape_unprintable(below)}" for below in self._below(record))])
+        below = (f"{_CONTINUED}{escape_unprintable(text)}" for text in self._split_traceback(record))
+        return "\n".join([line, *below])
 
-    def _below(self, record: logging.LogRecord) -> list[str]:
+    def _split_traceback(self, record: logging.LogRecord) -> list[str]:
         exception = self.formatException(record.exc_info) if record.exc_info else ""
         return [*exception.splitlines(), *(record.stack_info or "").splitlines()]
 
 
-def _json_formatter() -> logging.Formatter:
+def _make_json_formatter() -> logging.Formatter:
     from pythonjsonlogger.core import RESERVED_ATTRS
     from pythonjsonlogger.json import JsonFormatter
 
@@ -157,11 +158,11 @@ def _json_formatter() -> logging.Formatter:
 
 def _dump(line: dict[str, Any], **_options: object) -> str:
     """Return a JSON object, in ASCII."""
-    return json_format.dumps(_plain({**line, "level": str(line["level"]).lower()}), allow_nan=False)
+    return json_format.dumps(_to_json_value({**line, "level": str(line["level"]).lower()}), allow_nan=False)
 
 
-def _plain(value: Any, depth: int = 0) -> object:
-    """Return a value that JSON can hold; NaN and infinity become null."""
+def _to_json_value(value: Any, depth: int = 0) -> object:
+    """Convert a value to one that JSON can represent; NaN and infinity become null."""
     match value:
         case None | bool():
             return value
@@ -174,10 +175,10 @@ def _plain(value: Any, depth: int = 0) -> object:
         case _ if depth >= _DEEPEST:
             return "..."
         case Mapping():
-            return {str(_plain(str(name))): _plain(one, depth + 1) for name, one in value.items()}
+            return {str(_to_json_value(str(name))): _to_json_value(one, depth + 1) for name, one in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [_plain(one, depth + 1) for one in value]
+            return [_to_json_value(one, depth + 1) for one in value]
         case _ if callable(to_list := getattr(value, "tolist", None)):  # arrays and their scalars
-            return _plain(to_list(), depth + 1)
+            return _to_json_value(to_list(), depth + 1)
         case _:
-            return _plain(str(value))
+            return _to_json_value(str(value))

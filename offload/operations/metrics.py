@@ -1,6 +1,6 @@
-"""What the edge client and the cloud worker count for Prometheus.
+"""Prometheus metrics of the edge client and the cloud worker.
 
-Any thread may count, but no signal handler: the counters' locks may be held by the very code that it interrupts.
+Any thread may update them, but no signal handler: the code that it interrupts may hold a counter's lock.
 """
 
 import re
@@ -32,7 +32,7 @@ DECISIONS: Final = (
     ("local", "attack"),
     ("rejected", "rejected"),
 )
-"""Who decides what."""
+"""Label values of events: decider and verdict."""
 RESULTS: Final = (
     "answered",
     "refused",
@@ -44,7 +44,7 @@ RESULTS: Final = (
     "circuit-open",
     "closed",
 )
-"""How a request of the client ends."""
+"""Results of a client's request."""
 DROPPED_REPLIES: Final = (
     "duplicate",
     "too-large",
@@ -56,11 +56,11 @@ DROPPED_REPLIES: Final = (
 )
 POLICIES: Final = ("local", "reject")
 PACKET_FATES: Final = ("ipv4", "other", "malformed", "late", "left_out", "dropped")
-"""What becomes of observed packets; see ``dataset.packets.traffic_counts.TrafficCounts``."""
+"""Fates of observed packets; see ``dataset.packets.traffic_counts.TrafficCounts``."""
 UNWRITTEN: Final = ("alerts", "verdicts")
-"""Files whose lines are counted where they cannot be written."""
-RECENT: Final = ("found", "missed")
-"""Whether a vector's answer was remembered."""
+"""Files whose unwritten lines are counted."""
+CACHE_RESULTS: Final = ("found", "missed")
+"""Results of a lookup in the cache: hit and miss."""
 ANSWERS: Final = (
     "answered",
     "too-large",
@@ -72,11 +72,11 @@ ANSWERS: Final = (
     "not-finite",
     "worker-failed",
 )
-"""What a worker replies to a request."""
+"""Codes of a worker's replies."""
 EXPIRED: Final = "expired"
-"""No reply: the request waited here for longer than its client did."""
+"""Code of a request without a reply because it waited longer in the worker than its client does."""
 ABANDONED: Final = "abandoned"
-"""No reply: the client had left before its request was computed."""
+"""Code of a request without a reply because its client had left before it was computed."""
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ROUND_TRIP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -87,29 +87,29 @@ _REQUESTS_BUCKETS: Final = tuple(2**power for power in range(7))
 
 
 class CodeCounter:
-    """A counter by one short code.
+    """A counter with one label, whose values are short codes.
 
-    Some codes come from the network. So that no sender can fill the memory with them, only ``MOST_CODES`` different
-    ones are told apart, those known beforehand always among them; the rest, and what is no code, count as ``other``.
+    Some codes come from the network. To bound the memory, at most ``MOST_CODES`` different codes are counted, the known
+    ones always among them; further codes, and text that is not a code, are counted as ``other``.
 
     Args:
-        counter: has one label.
-        label: its name.
-        known: shown from the start, at 0, so that a rate sees the first of them too.
+        counter: counter with one label.
+        label: name of the label.
+        known: codes that are exported as 0 from the start, so that a rate includes their first event.
     """
 
     def __init__(self, counter: Counter, label: str, known: Iterable[str]) -> None:
-        self._counter = counter
+        self._add_counter = counter
         self._codes = {*known, OTHER}
         self._lock = threading.Lock()
         for code in sorted(self._codes):
             counter.labels(**{label: code})
 
     def labels(self, **code: str) -> Counter:
-        """Return the counter of a code, given by the label's name as in ``labels(result="answered")``."""
-        return self._counter.labels(**{label: self._bounded(value) for label, value in code.items()})
+        """Return the counter of a code, named as in ``labels(result="answered")``."""
+        return self._add_counter.labels(**{label: self._bound_code(value) for label, value in code.items()})
 
-    def _bounded(self, code: str) -> str:
+    def _bound_code(self, code: str) -> str:
         with self._lock:
             if code not in self._codes and len(self._codes) < MOST_CODES and _CODE.fullmatch(code):
                 self._codes.add(code)
@@ -117,113 +117,113 @@ class CodeCounter:
 
 
 class _Metrics:
-    """What both sides have.
+    """Metrics of both sides.
 
     Attributes:
-        registry: everything, to be served.
+        registry: all metrics, to be served.
         connected: 1 while there is a connection to RabbitMQ.
-        blocked: 1 while RabbitMQ has stopped taking messages, for its memory or disk alarm is on.
-        connection_losses: how often it broke.
-        sent_bytes, received_bytes: bodies of messages.
+        blocked: 1 while RabbitMQ blocks publishers because its memory or disk alarm is on.
+        connection_losses: number of lost connections.
+        sent_bytes, received_bytes: bytes of message bodies.
     """
 
     def __init__(self, side: str, architecture: str, fingerprint: str) -> None:
-        # The time at which each series began doubles their number, and no panel or alert here asks for it.
+        # The creation time of each series doubles the number of series, and no panel or alert needs it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._prefix = f"ee_{side}"
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        info = Info(self._prefix, "The network that runs here, and its messages' version.", registry=self.registry)
+        info = Info(self._prefix, "Network and protocol version of this process.", registry=self.registry)
         info.info({"architecture": architecture, "fingerprint": fingerprint[:12], "protocol": PROTOCOL_VERSION})
-        self.connected = self._gauge("connected", "1 while there is a connection to RabbitMQ, else 0.")
-        self.blocked = self._gauge("blocked", "1 while RabbitMQ blocks publishers (memory or disk alarm), else 0.")
-        self.connection_losses = self._counter("connection_losses", "How often the connection to RabbitMQ broke.")
-        self.sent_bytes = self._counter("sent_bytes", "Bytes of message bodies sent.")
-        self.received_bytes = self._counter("received_bytes", "Bytes of message bodies received.")
+        self.connected = self._add_gauge("connected", "1 while there is a connection to RabbitMQ, else 0.")
+        self.blocked = self._add_gauge("blocked", "1 while RabbitMQ blocks publishers (memory or disk alarm), else 0.")
+        self.connection_losses = self._add_counter("connection_losses", "Lost connections to RabbitMQ.")
+        self.sent_bytes = self._add_counter("sent_bytes", "Bytes of message bodies sent.")
+        self.received_bytes = self._add_counter("received_bytes", "Bytes of message bodies received.")
 
-    def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
+    def _add_counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"{self._prefix}_{name}_total", meaning, labels, registry=self.registry)
 
-    def _code_counter(self, name: str, meaning: str, label: str, known: Iterable[str]) -> CodeCounter:
-        return CodeCounter(self._counter(name, meaning, (label,)), label, known)
+    def _add_codes(self, name: str, meaning: str, label: str, known: Iterable[str]) -> CodeCounter:
+        return CodeCounter(self._add_counter(name, meaning, (label,)), label, known)
 
-    def _gauge(self, name: str, meaning: str) -> Gauge:
+    def _add_gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(f"{self._prefix}_{name}", meaning, registry=self.registry)
 
-    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+    def _add_histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(f"{self._prefix}_{name}", meaning, buckets=buckets, registry=self.registry)
 
 
 class ClientMetrics(_Metrics):
-    """What the edge client counts.
+    """Metrics of the edge client.
 
     Args:
         architecture: name of the client's network.
-        fingerprint: of that network; its first 12 digits are shown.
+        fingerprint: fingerprint of that network, of which 12 digits are shown.
 
     Attributes:
-        events: labels decider (edge, cloud, local, rejected) and verdict (normal, attack, rejected).
-        requests: label result, a code: how each request ended.
-        attempts: messages published, first tries and retries.
-        retries: messages published again.
-        dropped_replies: label reason, a code.
-        fallback_events: label policy (local, reject).
-        in_flight: requests that wait for their answer.
+        events: decided events, with labels decider and verdict; see ``DECISIONS``.
+        requests: finished requests, with label result.
+        attempts: published messages, first attempts and retries.
+        retries: messages that were published again.
+        dropped_replies: discarded replies, with label reason.
+        fallback_events: events without an answer of the cloud, with label policy (local, reject).
+        in_flight: requests without a final reply.
         round_trip: seconds from a request to its answer.
-        breaker_open: 1 while the cloud is not asked because it failed repeatedly.
-        packets: label fate (see ``dataset.packets.traffic_counts.TrafficCounts``), of observed traffic.
-        alerts: label signature (attack, rejected).
-        suppressed_alerts: label signature (attack, rejected), of alerts that a limit held back.
-        unwritten_lines: label file (alerts, verdicts), of lines that could not be written.
-        recent_vectors: labels exit (1, 2) and result (found, missed): whether an answer was remembered.
+        breaker_open: 1 while no requests are sent because the cloud failed repeatedly.
+        packets: packets of observed traffic, with label fate; see ``PACKET_FATES``.
+        alerts: written alerts, with label signature (attack, rejected).
+        suppressed_alerts: alerts suppressed by a limit, with label signature (attack, rejected).
+        unwritten_lines: lines that could not be written, with label file (alerts, verdicts).
+        recent_vectors: lookups in the cache, with labels exit (1, 2) and result (found, missed).
     """
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
         super().__init__("client", architecture, fingerprint)
-        self.events = self._counter("events", "Events decided, by who decided and what.", ("decider", "verdict"))
+        self.events = self._add_counter("events", "Decided events by decider and verdict.", ("decider", "verdict"))
         for decider, verdict in DECISIONS:
             self.events.labels(decider=decider, verdict=verdict)
-        self.requests = self._code_counter("requests", "Requests to the cloud that ended, by how.", "result", RESULTS)
-        self.attempts = self._counter("attempts", "Messages published to the cloud, first tries and retries.")
-        self.retries = self._counter("retries", "Messages published again because no answer came.")
-        self.dropped_replies = self._code_counter(
-            "dropped_replies", "Replies that were dropped, by why.", "reason", DROPPED_REPLIES
+        self.requests = self._add_codes("requests", "Finished requests to the cloud by result.", "result", RESULTS)
+        self.attempts = self._add_counter("attempts", "Messages published to the cloud, first attempts and retries.")
+        self.retries = self._add_counter("retries", "Messages published again because no answer came.")
+        self.dropped_replies = self._add_codes(
+            "dropped_replies", "Discarded replies by reason.", "reason", DROPPED_REPLIES
         )
-        self.fallback_events = self._counter(
-            "fallback_events", "Events that the cloud did not answer for, by what was done instead.", ("policy",)
+        self.fallback_events = self._add_counter(
+            "fallback_events", "Events that the cloud did not answer, by what the client did instead.", ("policy",)
         )
         for policy in POLICIES:
             self.fallback_events.labels(policy=policy)
-        self.in_flight = self._gauge("in_flight_requests", "Requests that wait for their answer.")
-        self.round_trip = self._histogram(
-            "round_trip_seconds", "From a request to its answer, retries included.", _ROUND_TRIP_BUCKETS
+        self.in_flight = self._add_gauge("in_flight_requests", "Requests without a final reply.")
+        self.round_trip = self._add_histogram(
+            "round_trip_seconds", "Seconds from a request to its answer, retries included.", _ROUND_TRIP_BUCKETS
         )
-        self.breaker_open = self._gauge(
-            "breaker_open", "1 while the cloud is not asked because it failed repeatedly, else 0."
+        self.breaker_open = self._add_gauge(
+            "breaker_open", "1 while no requests are sent because the cloud failed repeatedly, else 0."
         )
-        self.packets = self._counter("packets", "Packets of observed traffic, by what became of them.", ("fate",))
+        self.packets = self._add_counter("packets", "Packets of observed traffic by fate.", ("fate",))
         for fate in PACKET_FATES:
             self.packets.labels(fate=fate)
-        self.alerts = self._counter("alerts", "Alerts written, by signature.", ("signature",))
-        self.suppressed_alerts = self._counter(
-            "suppressed_alerts", "Alerts that were not written because of a limit, by signature.", ("signature",)
+        self.alerts = self._add_counter("alerts", "Written alerts by signature.", ("signature",))
+        self.suppressed_alerts = self._add_counter(
+            "suppressed_alerts", "Alerts that a limit suppressed.", ("signature",)
         )
         for signature in SIGNATURES:
             self.alerts.labels(signature=signature)
             self.suppressed_alerts.labels(signature=signature)
-        self.unwritten_lines = self._counter(
+        self.unwritten_lines = self._add_counter(
             "unwritten_lines", "Lines that could not be written, for example because the disk was full.", ("file",)
         )
         for file in UNWRITTEN:
             self.unwritten_lines.labels(file=file)
-        self.recent_vectors = self._counter(
-            "recent_vectors", "Vectors by whether an exit's answer to them was remembered.", ("exit", "result")
+        self.recent_vectors = self._add_counter(
+            "recent_vectors", "Vectors looked up in the cache, by exit and result.", ("exit", "result")
         )
         self._lookups = {
             (number, result): self.recent_vectors.labels(exit=str(number), result=result)
             for number in (1, 2)
-            for result in RECENT
+            for result in CACHE_RESULTS
         }
 
     def count_lookup(self, exit_number: int, hits: int, misses: int) -> None:
@@ -233,51 +233,51 @@ class ClientMetrics(_Metrics):
 
 
 class WorkerMetrics(_Metrics):
-    """What the cloud worker counts.
+    """Metrics of the cloud worker.
 
     Args:
         architecture: name of the worker's network.
-        fingerprint: of that network; its first 12 digits are shown.
+        fingerprint: fingerprint of that network, of which 12 digits are shown.
 
     Attributes:
-        requests: label code, a code: what was replied.
-        events: events answered for.
-        batch_events, batch_requests: how many were computed at once.
-        inference: seconds for a batch.
-        queue_wait: seconds a request waited here before its batch began.
-        redelivered: requests that some worker had before.
-        unroutable_replies: their clients had left.
-        dropped_messages: they named no one to reply to.
-        given_back: requests handed back to the queue.
-        waiting: requests that are here and not yet begun.
-        recent_vectors: label result (found, missed): whether the answer was remembered.
+        requests: finished requests, with label code.
+        events: answered events.
+        batch_events, batch_requests: events and requests of a batch.
+        inference: seconds of computation for a batch.
+        queue_wait: seconds that a request waited in this worker before its batch began.
+        redelivered: requests that were delivered to a worker before.
+        unroutable_replies: replies to clients that had left.
+        dropped_messages: messages without a valid request id or reply queue.
+        requeued: requests returned to the queue.
+        waiting: requests in this worker that are not yet being computed.
+        recent_vectors: lookups in the cache, with label result (found, missed).
     """
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
         super().__init__("worker", architecture, fingerprint)
-        self.requests = self._code_counter(
-            "requests", "Requests replied to, by what was replied.", "code", (*ANSWERS, EXPIRED, ABANDONED)
+        self.requests = self._add_codes(
+            "requests", "Finished requests by code of the reply.", "code", (*ANSWERS, EXPIRED, ABANDONED)
         )
-        self.events = self._counter("events", "Events answered for.")
-        self.batch_events = self._histogram("batch_events", "Events computed at once.", _EVENTS_BUCKETS)
-        self.batch_requests = self._histogram("batch_requests", "Requests computed at once.", _REQUESTS_BUCKETS)
-        self.inference = self._histogram("inference_seconds", "Computation of one batch.", _INFERENCE_BUCKETS)
-        self.queue_wait = self._histogram(
-            "queue_wait_seconds", "How long a request waited in this worker before its batch began.", _WAIT_BUCKETS
+        self.events = self._add_counter("events", "Answered events.")
+        self.batch_events = self._add_histogram("batch_events", "Events of a batch.", _EVENTS_BUCKETS)
+        self.batch_requests = self._add_histogram("batch_requests", "Requests of a batch.", _REQUESTS_BUCKETS)
+        self.inference = self._add_histogram("inference_seconds", "Seconds to compute a batch.", _INFERENCE_BUCKETS)
+        self.queue_wait = self._add_histogram(
+            "queue_wait_seconds", "Seconds that a request waited in this worker before its batch began.", _WAIT_BUCKETS
         )
-        self.redelivered = self._counter(
-            "redelivered_requests", "Requests that a worker had before and did not answer for."
+        self.redelivered = self._add_counter(
+            "redelivered_requests", "Requests that a worker received before and did not answer."
         )
-        self.unroutable_replies = self._counter("unroutable_replies", "Replies to clients that had left.")
-        self.dropped_messages = self._counter(
-            "dropped_messages", "Messages that named no request or no one to reply to."
+        self.unroutable_replies = self._add_counter("unroutable_replies", "Replies to clients that had left.")
+        self.dropped_messages = self._add_counter(
+            "dropped_messages", "Messages without a valid request id or reply queue."
         )
-        self.given_back = self._counter("given_back_requests", "Requests handed back for another worker.")
-        self.waiting = self._gauge("waiting_requests", "Requests in this worker that are not yet being computed.")
-        self.recent_vectors = self._counter(
-            "recent_vectors", "Vectors by whether the answer to them was remembered.", ("result",)
+        self.requeued = self._add_counter("given_back_requests", "Requests returned to the queue for another worker.")
+        self.waiting = self._add_gauge("waiting_requests", "Requests in this worker that are not yet being computed.")
+        self.recent_vectors = self._add_counter(
+            "recent_vectors", "Vectors looked up in the cache, by result.", ("result",)
         )
-        self._found, self._missed = (self.recent_vectors.labels(result=result) for result in RECENT)
+        self._found, self._missed = (self.recent_vectors.labels(result=result) for result in CACHE_RESULTS)
 
     def count_lookup(self, _exit_number: int, hits: int, misses: int) -> None:
         """Count a lookup of vectors in the cache of exit 2's logits."""

@@ -33,10 +33,10 @@ from models.early_exit import TwoExits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.load import Pace, ask, load_of, load_table
-from offload.link.pending_requests import Patience
+from offload.link.load import Pace, send_requests, summarize_load, tabulate_results
+from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import FEATURES, Request, new_id
+from offload.link.protocol import FEATURES, Request, make_id
 from offload.link.request_form import RequestForm
 from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link
@@ -46,7 +46,7 @@ from utils.classification_metrics import certainty
 from utils.dataset import distinct_vectors, read_dataset, to_images
 from utils.stopping import Stop
 
-PATIENCE = Patience.of(120.0, 0)
+PATIENCE = RetryPolicy.from_options(120.0, 0)
 CPU = torch.device("cpu")
 NAMES = {"alexnet": "AlexNetWithExits", "mobilenet": "MobileNetV2WithExits"}
 
@@ -131,14 +131,15 @@ def many_clients(here: Link, family: str, payload: str, *options: object, count:
                 events = [network.segment_1(torch.from_numpy(to_images(one))).numpy() for one in events]
 
         def run_ours() -> None:
-            load = load_of(load_table(ask(clients, sending, events, Pace(count, 0.0), Stop(), lambda _done: None)))
+            results = send_requests(clients, sending, events, Pace(count, 0.0), Stop(), lambda _done: None)
+            load = summarize_load(tabulate_results(results))
             assert load.answered == 16 * count
-            print(load.summary())
+            print(load.summarize())
 
         def run_plain() -> None:
             def loop(client: plain_link.PlainClient, one: np.ndarray) -> None:
                 for _ in range(count):
-                    client.ask(Request(new_id(), "plain", digest, payload, one))
+                    client.ask(Request(make_id(), "plain", digest, payload, one))
 
             threads = [threading.Thread(target=loop, args=pair) for pair in zip(plains, events, strict=True)]
             for thread in threads:
@@ -204,8 +205,8 @@ def scaling(here: Link, family: str) -> None:
                 worker.wait_for("ready")
             clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in range(64)]
             sending = [RequestForm(FINGERPRINT, "b", "features") for _ in clients]
-            table = load_table(ask(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None))
-            load = load_of(table)
+            results = send_requests(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None)
+            load = summarize_load(tabulate_results(results))
             rates[count] = load.events / load.seconds
         print(f"{count} sleeping workers: {rates[count]:.1f} events/s, {rates[count] / rates[1]:.2f} times one")
     _, network = here.network(family)
@@ -221,8 +222,9 @@ def scaling(here: Link, family: str) -> None:
                 for _ in range(count):
                     stack.enter_context(here.ours(family, queue, "--prefetch", 2))
                 clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in sending]
-                ask(clients, sending, batches, Pace(1, 0.0), Stop(), lambda _done: None)
-                load = load_of(load_table(ask(clients, sending, batches, Pace(8, 0.0), Stop(), lambda _done: None)))
+                send_requests(clients, sending, batches, Pace(1, 0.0), Stop(), lambda _done: None)
+                results = send_requests(clients, sending, batches, Pace(8, 0.0), Stop(), lambda _done: None)
+                load = summarize_load(tabulate_results(results))
                 rates[count] = load.events / load.seconds
         ratios.append(rates[2] / rates[1])
     print(

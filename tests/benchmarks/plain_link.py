@@ -28,7 +28,7 @@ from offload.link.protocol import (
     decode_request,
     encode_answer,
     encode_request,
-    new_id,
+    make_id,
 )
 from utils.classification_metrics import certainty
 from utils.dataset import to_images
@@ -109,7 +109,7 @@ def decide_all(
         )
         if len(rows):
             tensor = features[rows] if payload == FEATURES else activations[rows].numpy()
-            answer = client.ask(Request(new_id(), "plain", digest, payload, tensor))
+            answer = client.ask(Request(make_id(), "plain", digest, payload, tensor))
             predictions[rows], certainties[rows] = certainty(answer)
         yield predictions, certainties
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from offload.link.private_broker import free_port
+from offload.link.private_broker import find_free_port
 from tests.benchmarks.agreement import Answers, agreement
 from tests.benchmarks.material import ROOT, TITLES, Bench, month_path
 from tests.benchmarks.plain_network import at_exit_1
@@ -30,7 +30,8 @@ def start(bench: Bench) -> Iterator[Row]:
         ours = [
             ROOT / "offload" / "ee-processor-client.py", "--trained-network-file", bench.exported(family), "--network",
             family, "--dataset", rows, "--savefile", savefile, "--on-cloud-failure", "reject", "--mq-hostname",
-            "127.0.0.1", "--mq-port", free_port(), "--normal-exit1-min-certainty", 0, "--attack-exit1-min-certainty", 0,
+            "127.0.0.1", "--mq-port", find_free_port(), "--normal-exit1-min-certainty", 0,
+            "--attack-exit1-min-certainty", 0,
         ]  # fmt: skip
         equal = agreement(_plain_answer(plain), _our_answer(ours, savefile))
         seconds, memory = in_turns(

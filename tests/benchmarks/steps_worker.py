@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from models.early_exit import TwoExits
-from offload.link.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Request, new_id
+from offload.link.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Request, make_id
 from offload.link.responder import Responder
 from offload.networks.torch_exits import open_network
 from tests.benchmarks import plain_network
@@ -120,7 +120,7 @@ def _plain_exit_2(network: PlainNetwork, tensor: FloatArray, payload: str) -> An
 
 
 def _ask(cloud: Responder, tensor: FloatArray, payload: str) -> Answers:
-    (answer,) = cloud.answer([Request(new_id(), "bench", cloud.limits.fingerprint, payload, tensor)])
+    (answer,) = cloud.answer([Request(make_id(), "bench", cloud.limits.fingerprint, payload, tensor)])
     assert isinstance(answer, Answer)
     return certainty(answer.logits)
 

@@ -177,7 +177,7 @@ def test_a_time_that_the_log_does_not_cover_is_refused(tmp_path: Path, start: fl
         ("timestamp,watts\n1,1e308\n", "line 2 has watts '1e308'; no meter reads more than"),
         ("timestamp,amperes,volts\n1,1e200,1e200\n", "line 2 has amperes '1e200'; no meter reads more than"),
         ("timestamp;watts\n1;2,5\n", "its columns are separated by semicolons and its numbers have decimal commas"),
-        ("# a meter\ntimestamp,watts\n1,2\n", "the header stands in line 2, below a comment"),
+        ("# a meter\ntimestamp,watts\n1,2\n", "the header is in line 2, below a comment"),
         ("timestamp,watts\n1,2\n1,2\n", "time does not ascend at 1970-01-01T00:00:01.000"),
         ("timestamp,watts\n5,2\n4,2\n", "time does not ascend"),
     ],

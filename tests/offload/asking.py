@@ -1,4 +1,4 @@
-"""Clients that ask a worker, and what the worker counted."""
+"""Helpers: clients that send requests to a worker, and the worker's metrics."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 
 from offload.link.broker import Broker
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
+from offload.link.pending_requests import RetryPolicy
 from offload.link.protocol import Answer, Request
 from offload.operations.metrics import WorkerMetrics
 from tests.offload.link_ends import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
 
-IMPATIENT = Patience(attempt=1.0, retries=200, deadline=PATIENCE)
-"""Of clients whose requests a test loses."""
+IMPATIENT = RetryPolicy(attempt=1.0, retries=200, deadline=PATIENCE)
+"""Retry policy of clients whose requests a test loses."""
 
 Asked = list[tuple[Request, Future[Answer]]]
 
 
 class Counted:
-    """A worker's metrics, to be read by their short names."""
+    """The metrics of a worker, by their short names."""
 
     def __init__(self) -> None:
         self.metrics = WorkerMetrics()
@@ -54,7 +54,7 @@ def clients(link: Broker, queue: str, count: int) -> Iterator[list[Client]]:
 
 @contextmanager
 def busy(sleeper: Sleeper, client: Client) -> Iterator[None]:
-    """Have a worker's one thread busy with a request for the time of the block."""
+    """Keep a worker busy with one request during the block."""
     sleeper.hold.clear()
     batches = len(sleeper.batches)
     plug = ask(client, 1)

@@ -1,4 +1,4 @@
-"""A network that can fall silent: packets vanish, and no reset and no ICMP message tells of it.
+"""A network that can drop all packets silently, without a reset or an ICMP message.
 
 Two network namespaces are joined by a cable. A client in the one reaches the broker, which is in neither, by way of a
 relay that listens in the other; there the packets of both directions go into a black hole.
@@ -47,13 +47,13 @@ class Blackhole:
 
     @property
     def host(self) -> Host:
-        """The broker, as those inside call it."""
+        """The broker's address inside the network."""
         assert self._host is not None
         return self._host
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Have this thread, and those that it starts, open their sockets on the clients' side."""
+        """Open the sockets of this thread and of those that it starts on the clients' side."""
         with _within(self._client):
             yield
 

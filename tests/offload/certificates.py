@@ -21,7 +21,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Certificates:
-    """What both ends of a connection show, and whom they trust.
+    """Certificates that both ends of a connection show and trust.
 
     Attributes:
         ca: signed ``server``, ``misnamed`` and ``client``.
@@ -39,12 +39,12 @@ class Certificates:
     other_client: Identity
 
     def node(self, *, client_certificate_required: bool = True) -> TlsFiles:
-        """Return what a node with the right certificate is started with."""
+        """Return the TLS files of a node with the right certificate."""
         return TlsFiles(self.ca, self.server.certificate, self.server.key, client_certificate_required)
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Make all of them, with their files in a folder."""
+    """Make all certificates, with their files in a folder."""
     ca, other_ca = trustme.CA(), trustme.CA()
     return Certificates(
         ca=_write(ca.cert_pem, folder / "ca.pem"),

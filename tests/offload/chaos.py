@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from models.checkpoint import fingerprint, read_two_exits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.protocol import Answer, Limits, decode_request, encode_answer, new_id
+from offload.link.protocol import Answer, Limits, decode_request, encode_answer, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from tests.hostile import Bomb, Evaluated
 from tests.offload.hostile_peers import is_valid
@@ -87,7 +87,7 @@ class Script:
         return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
     def wait_for(self, text: str, seconds: float = PATIENCE) -> Self:
-        """Wait until a text stands in the output."""
+        """Wait until the output contains a text."""
         wait_until(lambda: text in self.out or not self.is_running, seconds)
         assert text in self.out, f"it ended: {self.err}"
         return self
@@ -101,7 +101,7 @@ class Script:
         self._process.wait()
 
     def end(self, seconds: float = 2 * PATIENCE) -> int:
-        """Return the exit code once it ended."""
+        """Wait for the end and return the exit code."""
         return self._process.wait(seconds)
 
     @property
@@ -338,7 +338,7 @@ class Gate:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Yield the port that stands for the broker's."""
+        """Yield the port of the relay."""
         with listening(self._join) as port:
             try:
                 yield port
@@ -423,7 +423,7 @@ class Intruder:
                 channel.queue_delete(self._scene.queue)
 
     def _run(self) -> None:
-        sink = f"{REPLY_QUEUE}{new_id()}"  # the workers' refusals go there
+        sink = f"{REPLY_QUEUE}{make_id()}"  # the workers' refusals go there
         with connected(self._scene.broker) as confirming:
             channel = confirming.connection.channel()
             channel.queue_declare(sink, exclusive=True)
@@ -442,7 +442,7 @@ class Intruder:
         for reply in replies:
             self._send(channel, properties.reply_to, reply, properties.correlation_id)
         for broken in requests:
-            self._send(channel, self._behind, broken, new_id(), sink)
+            self._send(channel, self._behind, broken, make_id(), sink)
         self._seed += 1
         channel.basic_publish("", self._behind, body, properties)
 

@@ -1,4 +1,4 @@
-"""The session's private RabbitMQ node, a queue of each test's own, and how much memory a test holds."""
+"""Fixtures: the session's RabbitMQ node, a queue for each test, and the memory that a test holds."""
 
 import gc
 import tracemalloc
@@ -8,20 +8,20 @@ import pytest
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from tests.offload.link_ends import connected
 
 
 @pytest.fixture(scope="session")
 def link(broker: PrivateBroker) -> Broker:
-    """Where the session's node is, and its user."""
+    """Connection settings of the session's node."""
     return Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
 
 
 @pytest.fixture
 def queue(link: Broker) -> Iterator[str]:
-    """The name of a request queue that is not there yet, and is not there any more afterwards."""
-    name = f"requests.{new_id()}"
+    """The name of a request queue that does not exist yet, and is deleted afterwards."""
+    name = f"requests.{make_id()}"
     yield name
     with connected(link) as channel:
         channel.queue_delete(name)
@@ -29,7 +29,7 @@ def queue(link: Broker) -> Iterator[str]:
 
 @pytest.fixture
 def held_bytes() -> Iterator[Callable[[], int]]:
-    """Yield what tells how many bytes Python objects hold that were made during the test."""
+    """Yield a function that returns the bytes of the Python objects made during the test."""
 
     def held() -> int:
         gc.collect()

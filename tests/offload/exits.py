@@ -1,4 +1,4 @@
-"""The exits of a network in memory, for tests: as a client or a worker on a CPU has them."""
+"""The exits of a network in memory, as a client or a worker on a CPU computes them."""
 
 import functools
 from collections.abc import Collection
@@ -45,6 +45,6 @@ def eager_exits_of(network: TwoExits, chunk: int = MAX_BATCH) -> Exits:
 def served(
     network: TwoExits, chunk: int = MAX_BATCH, payloads: Collection[str] = PAYLOADS
 ) -> tuple[SecondExit, Limits]:
-    """Return what a worker computes a network with, and what it takes."""
+    """Return a worker's second exit for a network, and its limits."""
     limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
     return exits_of(network, chunk).second, limits

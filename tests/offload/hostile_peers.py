@@ -1,4 +1,4 @@
-"""What a client may meet: a worker that replies whatever a test wants, and a network that fails at a chosen byte."""
+"""Peers that misbehave: a worker with arbitrary replies, and a network that fails at a chosen byte."""
 
 import contextlib
 import pickle
@@ -25,9 +25,9 @@ from offload.link.protocol import (
     decode_request,
     encode_answer,
     encode_refusal,
-    new_id,
+    make_id,
 )
-from offload.link.rabbitmq.worker_end import queue_arguments
+from offload.link.rabbitmq.worker_end import make_queue_arguments
 from tests.hostile import Bomb
 from tests.offload.link_ends import FINGERPRINT, PATIENCE, connected, listening, make_request
 from tests.offload.messages import body_of, changed
@@ -35,7 +35,7 @@ from utils.errors import MessageError
 from utils.schema import CLASS_COUNT
 
 ACTIVATION_SHAPE = (24, 12, 12)
-"""Of the network that these workers pretend to have; MobileNetV2's."""
+"""Activation shape of the network that these workers pretend to have: MobileNetV2's."""
 _LIMITS = Limits(FINGERPRINT, ACTIVATION_SHAPE)
 
 
@@ -46,7 +46,7 @@ def make_large_request(events: int) -> Request:
 
 
 def answer_to(request: Request) -> bytes:
-    """Return what ``Sleeper`` would answer: the first two numbers of each event."""
+    """Return the answer of ``Sleeper``: the first two numbers of each event."""
     logits = request.tensor.reshape(len(request.tensor), -1)[:, :CLASS_COUNT]
     return encode_answer(Answer(request.request_id, FINGERPRINT, "by-hand", 1.0, np.ascontiguousarray(logits)))
 
@@ -63,7 +63,7 @@ class Taken:
 
 
 class ByHand:
-    """A worker worked by hand, which may send anything to anyone."""
+    """A worker that a test controls, which may send anything to any queue."""
 
     def __init__(self, channel: Any, queue: str) -> None:
         self._channel = channel
@@ -71,7 +71,7 @@ class ByHand:
         self._unconfirmed = channel.connection.channel()
 
     def take(self) -> Taken:
-        """Take the next request off the queue, once there is one."""
+        """Wait for the next request and take it from the queue."""
         deadline = time.monotonic() + PATIENCE
         while True:
             method, properties, body = self._channel.basic_get(self._queue, auto_ack=True)
@@ -83,28 +83,28 @@ class ByHand:
             time.sleep(0.01)
 
     def reply(self, taken: Taken, body: bytes | None = None, **properties: Any) -> None:
-        """Reply, by default as a worker should."""
+        """Reply, by default correctly."""
         properties = {"correlation_id": taken.correlation_id, **properties}
         body = answer_to(taken.request) if body is None else body
         self._channel.basic_publish("", taken.reply_to, body, pika.BasicProperties(**properties))
 
     def flood(self, taken: Taken, body: bytes) -> None:
-        """Reply without waiting for the broker to have it."""
+        """Reply without waiting for the broker's confirmation."""
         properties = pika.BasicProperties(correlation_id=taken.correlation_id)
         self._unconfirmed.basic_publish("", taken.reply_to, body, properties)
 
 
 @contextmanager
 def by_hand(broker: Broker, queue: str, room: int = 1000) -> Iterator[ByHand]:
-    """Yield a worker to be worked by hand; its queue, declared as ours do it, holds ``room`` requests."""
+    """Yield a worker that a test controls; its queue holds ``room`` requests."""
     with connected(broker) as channel:
-        arguments = {**queue_arguments(), "x-max-length": room}
+        arguments = {**make_queue_arguments(), "x-max-length": room}
         channel.queue_declare(queue, durable=True, arguments=arguments)
         yield ByHand(channel, queue)
 
 
 def is_valid(body: bytes, request: Request) -> bool:
-    """Return whether a body is some reply to a request."""
+    """Return whether a body is a valid reply to a request."""
     try:
         decode_reply(body, request)
     except MessageError:
@@ -129,11 +129,11 @@ FORGERIES: dict[str, tuple[str, Callable[[Request, Path], bytes]]] = {
     "a pickle bomb for a tensor": ("malformed", _bomb),
     "the answer to another request": (
         "malformed",
-        lambda request, _canary: _of_another(request, request_id=new_id()),
+        lambda request, _canary: _of_another(request, request_id=make_id()),
     ),
     "a refusal of another request": (
         "malformed",
-        lambda _request, _canary: encode_refusal(Refusal(new_id(), "worker-failed", "")),
+        lambda _request, _canary: encode_refusal(Refusal(make_id(), "worker-failed", "")),
     ),
     "an answer for more events": (
         "wrong-shape",
@@ -155,11 +155,11 @@ FORGERIES: dict[str, tuple[str, Callable[[Request, Path], bytes]]] = {
     ),
     "far too much": ("too-large", lambda request, _canary: answer_to(request) + bytes(2**20)),
 }
-"""Replies that no worker of ours would send -> the reason for which they are dropped, and how they are made."""
+"""Invalid replies by name: the reason why they are discarded, and a function that makes them."""
 
 
 class FailingRelay:
-    """Stands between a client and the broker; the connections of the moment can be made to fail, later ones work."""
+    """A relay between a client and the broker whose present connections can be made to fail."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -169,15 +169,15 @@ class FailingRelay:
         self._cuts: list[int] = []
 
     def fall_silent(self) -> None:
-        """From now on let what comes over the connections of the moment go nowhere."""
+        """Discard all further bytes of the present connections."""
         self._silent.update(self._ends)
 
     def cut(self) -> None:
-        """Cut the connections of the moment."""
+        """Cut the present connections."""
         _hang_up(*self._ends)
 
     def cut_after(self, *counts: int) -> None:
-        """Cut the connection once so many bytes more came from the client, and the next connection, and so on."""
+        """Cut each of the next connections after so many bytes from the client."""
         self._cuts = list(counts)
 
     def _join(self, client: socket.socket) -> None:
@@ -210,7 +210,7 @@ class FailingRelay:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Yield the port that stands for the broker's."""
+        """Yield the port of the relay."""
         with listening(self._join) as port:
             try:
                 yield port

@@ -1,4 +1,4 @@
-"""The ends of the link, for tests: workers in threads and in processes, plain connections, servers that misbehave."""
+"""Helpers: workers in threads and processes, plain connections, and servers that misbehave."""
 
 import contextlib
 import os
@@ -22,8 +22,8 @@ from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.batch_report import BatchReport
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
-from offload.link.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, new_id
+from offload.link.pending_requests import RetryPolicy
+from offload.link.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, make_id
 from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
@@ -33,18 +33,18 @@ from utils.schema import FEATURE_COUNT
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0
-"""Seconds that a test waits at most for what it expects, also on a machine that is busy with other work."""
+"""Most seconds that a test waits for an event, also on a busy machine."""
 AGES = 10 * PATIENCE
-"""Seconds that are set where something must not be waited for: a test that waits for it fails."""
+"""Seconds for a timeout that a test must not wait for: a test that does fails."""
 REPLY_TO = "ee-reply." + "0" * 32
-"""A reply queue of the right form, which no one has."""
+"""A valid name of a reply queue that does not exist."""
 FINGERPRINT = "5e" * 32
-"""Of the network that ``Sleeper`` pretends to be."""
-PATIENCE_OF_CLIENTS = Patience(attempt=60.0, retries=1, deadline=120.0)
+"""Fingerprint of the network that ``Sleeper`` pretends to be."""
+DEFAULT_RETRIES = RetryPolicy(attempt=60.0, retries=1, deadline=120.0)
 
 
 def at(broker: Broker, *ports: int) -> Broker:
-    """Return the same broker as seen on other ports of this machine, tried in turn."""
+    """Return the same broker on other ports of this machine, tried in turn."""
     return replace(broker, hosts=tuple(Host("127.0.0.1", port) for port in ports))
 
 
@@ -52,11 +52,11 @@ def make_request(events: int = 1, fill: float | None = None, client_id: str = "e
     """Return a request for ``Sleeper``, of random features or all of one value."""
     shape = (events, FEATURE_COUNT)
     features = np.random.default_rng().random(shape) if fill is None else np.full(shape, fill)
-    return Request(new_id(), client_id, FINGERPRINT, FEATURES, features.astype(np.float32))
+    return Request(make_id(), client_id, FINGERPRINT, FEATURES, features.astype(np.float32))
 
 
 class Sleeper(Responder):
-    """Stands for a worker's network: real requests and replies; the logits are the first two features.
+    """Takes the place of a worker's network: the logits are the first two features.
 
     Args:
         seconds: that a batch takes.
@@ -109,14 +109,14 @@ def make_worker(
 
 
 def make_client(
-    broker: Broker, queue: str, patience: Patience = PATIENCE_OF_CLIENTS, metrics: ClientMetrics | None = None
+    broker: Broker, queue: str, retry_policy: RetryPolicy = DEFAULT_RETRIES, metrics: ClientMetrics | None = None
 ) -> Client:
     """Return a client, to be entered."""
-    return Client(broker, queue, patience, metrics or ClientMetrics())
+    return Client(broker, queue, retry_policy, metrics or ClientMetrics())
 
 
 def is_answer_to(answer: Answer, request: Request) -> bool:
-    """Return whether an answer is what ``Sleeper`` says to a request."""
+    """Return whether an answer is that of ``Sleeper`` to a request."""
     return bool((answer.logits == request.tensor[:, :2]).all())
 
 
@@ -130,7 +130,7 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> No
 
 @contextmanager
 def connected(broker: Broker) -> Iterator[Any]:
-    """Yield a plain pika channel, with confirms, that knows nothing of our rules."""
+    """Yield a plain pika channel with confirms."""
     credentials = pika.PlainCredentials(broker.username, broker.password)
     (host, *_) = broker.hosts
     connection = pika.BlockingConnection(pika.ConnectionParameters(host.name, host.port, "/", credentials))
@@ -150,7 +150,7 @@ def publish(broker: Broker, queue: str, body: bytes, **properties: Any) -> None:
 
 
 def waiting_in(broker: Broker, queue: str) -> int:
-    """Return how many messages of a queue no one holds."""
+    """Return the number of ready messages in a queue."""
     with connected(broker) as channel:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 
@@ -181,7 +181,7 @@ def serving(worker: Worker) -> Iterator[list[float]]:
 
 
 class Program:
-    """A Python process of ours, with its output in files; gone at the end of its ``with`` block."""
+    """A Python process with its output in files, killed at the end of its ``with`` block."""
 
     def __init__(self, folder: Path, *arguments: object, **environment: str) -> None:
         self._out, self._err = folder / "out", folder / "err"
@@ -205,7 +205,7 @@ class Program:
         return self._err.read_text()
 
     def wait_for(self, text: str) -> None:
-        """Wait until a text stands in the output."""
+        """Wait until the output contains a text."""
         wait_until(lambda: text in self.out or self._process.poll() is not None)
         assert text in self.out, f"it ended: {self.err}"
 
@@ -213,12 +213,12 @@ class Program:
         self._process.send_signal(number)
 
     def limit_files_to(self, size: int) -> None:
-        """Have the system refuse to let any file of the process grow beyond a size, as a full disk would."""
+        """Limit the size of the files of the process, which acts like a full disk."""
         _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, hard))
 
     def end(self, seconds: float = PATIENCE) -> int:
-        """Return the exit code once it ended."""
+        """Wait for the end and return the exit code."""
         return self._process.wait(seconds)
 
     def __enter__(self) -> Self:
@@ -292,7 +292,7 @@ def listening(handle: Callable[[socket.socket], object]) -> Iterator[int]:
 
 
 class Relay:
-    """Stands between a client and the broker, until it falls silent: then bytes come in and go nowhere."""
+    """A relay between a client and the broker that can fall silent: then it discards all bytes."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -309,7 +309,7 @@ class Relay:
         self._flowing.set()
 
     def on_data(self, data: bytes) -> None:
-        """Look at what passes."""
+        """Inspect the bytes that pass."""
 
     def _join(self, client: socket.socket) -> None:
         broker = socket.create_connection(("127.0.0.1", self._target))
@@ -331,7 +331,7 @@ class Relay:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Yield the port that stands for the broker's."""
+        """Yield the port of the relay."""
         with listening(self._join) as port:
             try:
                 yield port

@@ -1,4 +1,4 @@
-"""Bodies made by hand, and good ones spoiled: what hostile or broken peers might send."""
+"""Message bodies that hostile or broken peers might send: made by hand, or mutated."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ from offload.link.protocol import FEATURES, LOGITS
 
 
 def body_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    """Return a body made by hand: any header, any tensor bytes, and a header length that may lie."""
+    """Return a body with any header, tensor bytes and header length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
@@ -68,7 +68,7 @@ def mutate_header(body: bytes, rng: random.Random) -> bytes:
 
 
 def mutants(body: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """Yield a body mutated in so many ways, the same for the same seed."""
+    """Yield ``count`` mutations of a body, the same for the same seed."""
     rng = random.Random(seed)
     for _ in range(count):
         yield rng.choice((mutate_bytes, mutate_header))(body, rng)

@@ -1,4 +1,4 @@
-"""RabbitMQ named by single options, by a URL and by a file; and the expert options that ``--help`` leaves out."""
+"""The connection settings by options, URL and file; and the expert options that ``--help`` does not show."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.broker_options import FILE_KEYS, add_broker, names_broker, read_broker
+from offload.broker_options import FILE_KEYS, add_broker, has_broker, read_broker
 from offload.link.broker import Broker, Host, Tls
 from tests.scripts import CLIENT, ENERGY, GENERATOR, ROOT, SERVER, load_script
 from utils.errors import InputFileError
@@ -55,14 +55,14 @@ def config(tmp_path: Path) -> Path:
         ("amqps://a,b:99", Broker((Host("a", 5671), Host("b", 99)), "guest", "guest", "/", Tls())),
     ],
 )
-def test_a_url_says_where_and_as_whom(url: str, expected: Broker) -> None:
+def test_a_url_gives_hosts_user_and_virtual_host(url: str, expected: Broker) -> None:
     assert broker_of("--mq-url", url) == expected
 
 
 @pytest.mark.parametrize(
     "url", ["localhost", "http://localhost", "amqp://", "amqp://h?x=1", "amqp://[::1", "amqp://h#x"]
 )
-def test_another_url_is_refused_with_the_form_of_one(url: str) -> None:
+def test_an_invalid_url_is_refused_with_the_right_form(url: str) -> None:
     assert "write amqp://USER@HOST:PORT/VHOST, or amqps:// for TLS" in refusal_of("--mq-url", url)
 
 
@@ -79,7 +79,7 @@ def test_another_url_is_refused_with_the_form_of_one(url: str) -> None:
         f"http://u:{'secret' * 100}@h",
     ],
 )
-def test_a_url_is_never_quoted_with_its_password(url: str) -> None:
+def test_an_error_never_quotes_the_password_of_a_url(url: str) -> None:
     assert "secret" not in refusal_of("--mq-url", url)
 
 
@@ -87,12 +87,12 @@ def test_the_file_of_the_readme_is_read(config: Path) -> None:
     tls = Tls(ca_file=config.with_name("ca.pem"))
     hosts = (Host("mq1.example", 5671), Host("mq2.example", 5671))
     args = parsed("--mq-config", str(config))
-    assert names_broker(args)
+    assert has_broker(args)
     assert read_broker(args) == Broker(hosts, "ee-client", "from the file", "ee", tls)
     assert args.mq_queue == "ee-processor"
 
 
-def test_an_option_prevails_over_the_url_and_the_url_over_the_file(config: Path) -> None:
+def test_an_option_takes_precedence_over_the_url_and_the_url_over_the_file(config: Path) -> None:
     url = "amqp://someone:secret@localhost/other"
     args = parsed("--mq-config", str(config), "--mq-url", url, "--mq-username", "me", "--mq-queue", "mine")
     config.write_text(config.read_text().replace("tls = true\nca_file", "queue = 'theirs' #"))
@@ -100,7 +100,7 @@ def test_an_option_prevails_over_the_url_and_the_url_over_the_file(config: Path)
     assert args.mq_queue == "mine"
 
 
-def test_a_password_that_is_given_prevails(config: Path) -> None:
+def test_a_password_option_takes_precedence(config: Path) -> None:
     assert broker_of("--mq-config", str(config), "--mq-password", "given").password == "given"
     other = config.with_name("other")
     other.write_text("of another file")
@@ -111,25 +111,25 @@ def test_a_password_that_is_given_prevails(config: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("hostname = 'h'\nhots = 'x'", "'hots' is no setting; choose from url, hostname, port"),
+        ("hostname = 'h'\nhots = 'x'", "'hots' is not a setting; choose from url, hostname, port"),
         ("hostname", "is not TOML"),
-        ("hostname = 5", "hostname must be of the type str"),
-        ("hostname = 'h'\ntls = 'yes'", "tls must be of the type bool"),
-        ("hostname = 'h'\nport = 0", "0 is no port"),
-        ("hostname = 'h'\nport = true", "port must be of the type int"),
+        ("hostname = 5", "hostname must be of type str"),
+        ("hostname = 'h'\ntls = 'yes'", "tls must be of type bool"),
+        ("hostname = 'h'\nport = 0", "0 is not a port"),
+        ("hostname = 'h'\nport = true", "port must be of type int"),
         ("#" * 70_000, "is larger than 65536 bytes"),
         ("\xff\udcff", "is not TOML"),
         ("username = 'ee'", "no --mq-hostname: name the host of RabbitMQ, or give --mq-url or --mq-config"),
     ],
 )
-def test_a_wrong_file_is_one_line_with_the_remedy(tmp_path: Path, content: str, reason: str) -> None:
+def test_an_invalid_file_is_refused_in_one_line_with_the_remedy(tmp_path: Path, content: str, reason: str) -> None:
     path = tmp_path / "broker.toml"
     path.write_bytes(content.encode(errors="surrogateescape"))
     assert reason in refusal_of("--mq-config", str(path))
 
 
-def test_without_a_host_the_line_says_how_to_name_one() -> None:
-    assert not names_broker(parsed())
+def test_the_error_without_a_host_says_how_to_name_one() -> None:
+    assert not has_broker(parsed())
     assert "no --mq-hostname" in refusal_of()
 
 
@@ -162,7 +162,7 @@ def test_the_readme_lists_every_expert_option_with_its_default() -> None:
     assert set(re.findall(r"^\| `--.*$", section, re.MULTILINE)) == expected
 
 
-def test_the_environment_does_not_take_back_the_encryption_that_a_url_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_does_not_switch_off_the_tls_of_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EE_MQ_TLS", "0")
     assert broker_of("--mq-url", "amqps://localhost").tls == Tls()
     monkeypatch.setenv("EE_MQ_TLS", "1")

@@ -1,4 +1,4 @@
-"""Arguments of the client that do not go together are refused in one line, before anything is read or opened."""
+"""Contradicting arguments of the client are refused in one line, before a file is read or opened."""
 
 import runpy
 from pathlib import Path
@@ -25,10 +25,10 @@ def check(*options: str | Path) -> None:
     [
         ((*NETWORK, *ROWS), "no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally"),
         ((*NETWORK, *ROWS, *BROKER, "--half-precision"), "--half-precision is for activations"),
-        ((*EXPORTED, *ROWS, *LOCAL), "exit 2 is in a file of its own; name it with --second-exit-file"),
-        ((*EXPORTED, *ROWS, *BROKER), "exit 2 is in a file of its own; name it with --second-exit-file"),
-        ((*NETWORK, *ROWS, *LOCAL, "--resume"), "--resume continues a --savefile from a --dataset; name both"),
-        ((*NETWORK, *TRAFFIC, *LOCAL, "--resume", "--savefile", "v.csv"), "--resume continues a --savefile"),
+        ((*EXPORTED, *ROWS, *LOCAL), "has its exit 2 in a second file; name it with --second-exit-file"),
+        ((*EXPORTED, *ROWS, *BROKER), "has its exit 2 in a second file; name it with --second-exit-file"),
+        ((*NETWORK, *ROWS, *LOCAL, "--resume"), "--resume needs --savefile and --dataset; name both"),
+        ((*NETWORK, *TRAFFIC, *LOCAL, "--resume", "--savefile", "v.csv"), "--resume needs --savefile"),
         ((*NETWORK, *ROWS, *LOCAL, "--alerts", "eve.json"), "--alerts is for traffic"),
         ((*NETWORK, *ROWS, *LOCAL, "--follow"), "--follow is for traffic"),
         ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "v.json"), "v.json"),
@@ -36,7 +36,7 @@ def check(*options: str | Path) -> None:
         ((*NETWORK, *ROWS, *LOCAL, "--savefile", "rows.csv"), "rows.csv"),
     ],
 )
-def test_what_contradicts_itself_is_refused_with_the_option_or_file_named(
+def test_contradicting_arguments_are_refused_with_the_option_or_file(
     options: tuple[str, ...], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -54,6 +54,6 @@ def test_what_contradicts_itself_is_refused_with_the_option_or_file_named(
         (*EXPORTED, *ROWS, *LOCAL, "--second-exit-file", "second.onnx"),
     ],
 )
-def test_what_goes_together_passes(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_that_agree_pass(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check(*options)

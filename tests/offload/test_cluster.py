@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from offload.link.broker import Broker, Host
-from offload.link.pending_requests import Patience
+from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import Answer
 from offload.link.worker_settings import WorkerSettings
@@ -60,7 +60,7 @@ def under_way(answers: Sequence[Future[Answer]]) -> int:
     return sum(not answer.done() for answer in answers)
 
 
-def test_a_cluster_of_three_loses_a_node_under_load_and_no_request(broker: PrivateBroker) -> None:
+def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: PrivateBroker) -> None:
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     requests = [make_request() for _ in range(1500)]
     answers: list[Future[Answer]] = []
@@ -80,7 +80,7 @@ def test_a_cluster_of_three_loses_a_node_under_load_and_no_request(broker: Priva
             running.enter_context(serving(workers[-1]))
         (members,) = others[0].control("list_queues", "members").splitlines()[-1:]
         assert members.count("private") == 3
-        client = running.enter_context(make_client(link, REQUESTS, Patience.of(5, 50, PATIENCE), metrics))
+        client = running.enter_context(make_client(link, REQUESTS, RetryPolicy.from_options(5, 50, PATIENCE), metrics))
         for number, request in enumerate(requests):
             wait_until(lambda: under_way(answers[-100:]) < 50)
             answers.append(client.submit(request))

@@ -22,8 +22,8 @@ import pytest
 from models.checkpoint import write_checkpoint
 from offload.alerts.alerts_file import AlertsFile
 from offload.broker_options import FILE_KEYS
-from offload.edge.resume_file import resume_path
-from offload.link.private_broker import PrivateBroker, free_port
+from offload.edge.resume_file import make_resume_path
+from offload.link.private_broker import PrivateBroker, find_free_port
 from tests.namespaces import need
 from tests.networks import calibrated_network
 from tests.offload.alerts.test_alerts_file import events_of, lines_of
@@ -51,7 +51,7 @@ needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 @functools.cache
 def settings(unit: str) -> dict[str, list[str]]:
-    """Return what a unit says, key by key."""
+    """Return the settings of a unit by key."""
     text = (FOLDER / unit).read_text().replace("\\\n", "")
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -67,13 +67,13 @@ def defaults(unit: str) -> dict[str, str]:
 
 
 def assignments(environment_file: str) -> dict[str, str]:
-    """Return what an environment file sets."""
+    """Return the variables of an environment file."""
     lines = [line for line in environment_file.splitlines() if line and line[0] not in "#;"]
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def changed(**changes: object) -> str:
-    """Return the example, edited as one would."""
+    """Return the example with the values that a user must set."""
     text = EXAMPLE
     for name, value in changes.items():
         text, times = re.subn(rf"^#?{name}=.*$", f"{name}={value}", text, flags=re.MULTILINE)
@@ -161,7 +161,7 @@ class Site:
             (credentials / name).unlink(missing_ok=True)
             (credentials / name).write_text(Path(self.moved(path)).read_text())
             (credentials / name).chmod(0o400)
-        ports = {f"EE_{who}_METRICS_PORT": free_port() for who in ("CLIENT", "SENSOR")}
+        ports = {f"EE_{who}_METRICS_PORT": find_free_port() for who in ("CLIENT", "SENSOR")}
         text = changed(**{**ports, **changes})
         specifiers = {"i": str(instance), "d": str(credentials), "S": str(folder), "L": str(folder)}
         words, variables = command(unit, text, specifiers)
@@ -177,7 +177,7 @@ def site(
     broker: PrivateBroker, checkpoint: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
-    etc, tls_port = tmp_path_factory.mktemp("etc"), free_port()
+    etc, tls_port = tmp_path_factory.mktemp("etc"), find_free_port()
     for line in BLOCKS["openssl"].replace("broker.example", "localhost").splitlines():
         subprocess.run(shlex.split(line), cwd=etc, check=True, capture_output=True)
     configuration = BLOCKS["rabbitmq.conf"].replace("/etc/rabbitmq/", f"{etc}/")
@@ -217,7 +217,7 @@ def page(url: str) -> str:
 
 
 def seconds(unit: str) -> float:
-    """Return how long systemd waits before it kills."""
+    """Return the seconds that systemd waits before it kills a service."""
     (text,) = settings(unit)["TimeoutStopSec"]
     return float(text)
 
@@ -237,7 +237,7 @@ def systemd_root(folder: Path, unit: str, text: str) -> list[str]:
 
 @needs_analyze
 @every_unit
-def test_systemd_finds_nothing_to_complain_of(unit: str, tmp_path: Path) -> None:
+def test_systemd_verifies_the_units(unit: str, tmp_path: Path) -> None:
     options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
     done = subprocess.run(["systemd-analyze", "verify", *options], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -253,7 +253,7 @@ def test_systemd_finds_nothing_to_complain_of(unit: str, tmp_path: Path) -> None
         ("@system-s", "@sistem-s"),
     ],
 )
-def test_a_planted_mistake_is_found(right: str, wrong: str, tmp_path: Path) -> None:
+def test_a_planted_error_is_found(right: str, wrong: str, tmp_path: Path) -> None:
     text = (FOLDER / WORKER_UNIT).read_text()
     assert right in text
     options = systemd_root(tmp_path / "root", WORKER_UNIT, text.replace(right, wrong))
@@ -263,7 +263,7 @@ def test_a_planted_mistake_is_found(right: str, wrong: str, tmp_path: Path) -> N
 
 @needs_analyze
 @every_unit
-def test_systemd_rates_the_sandbox_well(unit: str, tmp_path: Path) -> None:
+def test_systemd_rates_the_sandbox_as_secure(unit: str, tmp_path: Path) -> None:
     options = systemd_root(tmp_path / "root", unit, (FOLDER / unit).read_text())
     threshold = 20 if unit == SENSOR_UNIT else 15  # tenths; a sensor has a capability
     arguments = ["systemd-analyze", "security", "--offline=true", f"--threshold={threshold}", "--no-pager", *options]
@@ -271,7 +271,7 @@ def test_systemd_rates_the_sandbox_well(unit: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_all_services_are_in_one_sandbox_but_for_the_packets_that_a_sensor_sees() -> None:
+def test_all_services_have_the_same_sandbox_except_for_packet_capture() -> None:
     worker, client, sensor = map(settings, SCRIPTS)
     keys = list(worker)[list(worker).index("NoNewPrivileges") : -1]
     assert len(keys) > 20
@@ -311,13 +311,13 @@ def test_the_units_take_the_broker_from_one_file_whose_example_is_valid() -> Non
     assert keys <= set(FILE_KEYS)
 
 
-def test_the_files_that_the_readme_installs_are_there() -> None:
+def test_the_files_that_the_readme_installs_exist() -> None:
     named = set(re.findall(r"/opt/ee/(offload/[^ `\n]+)", "\n".join(BLOCKS.values())))
     assert {path for path in named if not (ROOT / path).is_file()} == set()
     assert {f"offload/systemd/{path.name}" for path in FOLDER.iterdir() if path.name != "README.md"} < named
 
 
-def test_logrotate_takes_the_file_of_alerts_away_compresses_it_later_and_no_line_is_lost(tmp_path: Path) -> None:
+def test_logrotate_rotates_the_alerts_without_losing_a_line(tmp_path: Path) -> None:
     need("logrotate", "logrotate")
     logs, eve = tmp_path / "logs", tmp_path / "logs" / "eve.json"
     text = (FOLDER / "ee-sensor.logrotate").read_text()
@@ -338,9 +338,7 @@ def test_logrotate_takes_the_file_of_alerts_away_compresses_it_later_and_no_line
     assert contents == [lines_of(batch) for batch in reversed(batches)]
 
 
-def test_worker_and_client_decide_a_month_and_are_watched_and_stopped(
-    site: Site, instance: int, tmp_path: Path
-) -> None:
+def test_worker_and_client_decide_a_month_serve_metrics_and_stop(site: Site, instance: int, tmp_path: Path) -> None:
     with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
         worker.wait_for('"event": "ready"')
         urls = [url.replace("9001", f"900{instance}") for url in re.findall(r"http://\S+", BLOCKS["look"])]
@@ -376,7 +374,7 @@ def test_a_sensor_watches_an_interface_and_asks_the_worker(site: Site, instance:
     assert '"event": "batch"' in worker.out
 
 
-def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp_path: Path) -> None:
+def test_the_readmes_test_of_the_link_succeeds(site: Site, instance: int, tmp_path: Path) -> None:
     (line,) = [line for line in BLOCKS["try"].splitlines() if line.startswith(PYTHON)]
     with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
         worker.wait_for('"event": "ready"')
@@ -385,9 +383,9 @@ def test_the_line_that_tries_the_link_is_answered(site: Site, instance: int, tmp
     assert "20 requests, 20 answered" in generator.out
 
 
-def test_a_client_that_was_killed_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
+def test_a_killed_client_continues_where_it_stopped(site: Site, tmp_path: Path) -> None:
     written = tmp_path / "ee-client" / "verdicts.csv"
-    note = resume_path(written)
+    note = make_resume_path(written)
     with site.program(
         tmp_path, CLIENT_UNIT, EE_CLIENT_OPTIONS="--show-decider --batch-size 5", EE_REQUEST_TIMEOUT=0.2
     ) as client:
@@ -430,7 +428,7 @@ def test_what_time_may_heal_is_tried_again_and_nothing_else(
 
 
 @every_unit
-def test_a_service_that_is_stopped_while_it_starts_has_not_failed(unit: str) -> None:
+def test_a_service_stopped_during_its_start_has_not_failed(unit: str) -> None:
     assert not is_tried_again(unit, 130)
     assert settings(unit)["SuccessExitStatus"] == ["130"]
 
@@ -441,10 +439,10 @@ def test_a_broker_that_is_called_by_another_name_than_its_certificates_is_not_tr
     broker: dict[str, str | None] = {"hostname": f"127.0.0.1:{site.tls_port}"}
     with site.program(tmp_path, CLIENT_UNIT, broker=broker) as client:
         assert client.end() == 4
-    assert "is not to be trusted" in client.err
+    assert "is not trusted" in client.err
 
 
-def test_workers_move_to_a_quorum_queue_once_the_classic_one_is_deleted_and_share_it(
+def test_workers_share_a_quorum_queue_after_the_classic_one_is_deleted(
     site: Site, instance: int, tmp_path: Path
 ) -> None:
     with site.program(tmp_path / "classic", WORKER_UNIT, instance) as worker:
@@ -475,7 +473,7 @@ def test_workers_move_to_a_quorum_queue_once_the_classic_one_is_deleted_and_shar
     site.node.control(*delete)
 
 
-def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site, instance: int, tmp_path: Path) -> None:
+def test_the_edge_decides_alone_while_the_worker_has_another_network(site: Site, instance: int, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     write_checkpoint(other, calibrated_network("MobileNetV2WithExits", seed=1), {})
     with site.program(tmp_path / "worker", WORKER_UNIT, instance, EE_NETWORK_FILE=other) as worker:
@@ -497,16 +495,16 @@ def test_while_the_worker_has_another_network_the_edge_decides_alone(site: Site,
 
 
 @pytest.mark.parametrize("fate", ["dropped", "left_out", "late"])
-def test_an_alert_asks_for_each_fate_in_which_a_packet_is_in_no_record(fate: str) -> None:
+def test_there_is_an_alert_for_each_fate_of_packets_that_are_in_no_record(fate: str) -> None:
     (expression,) = [expression for expression in ALERTS if f'fate="{fate}"' in expression]
     assert expression == f'sum(increase(ee_client_packets_total{{fate="{fate}"}}[10m])) > 0'
 
 
-def test_alerts_ask_for_what_is_exported() -> None:
+def test_alerts_use_only_exported_metrics() -> None:
     assert len(ALERTS) > 5
     assert [expression for expression in ALERTS if not asks_for_what_is_exported(expression)] == []
 
 
 @needs_promtool
-def test_prometheus_itself_understands_every_alert(tmp_path: Path) -> None:
+def test_promtool_accepts_every_alert(tmp_path: Path) -> None:
     assert_prometheus_understands(ALERTS, tmp_path)

@@ -15,8 +15,8 @@ import pika.exceptions
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_server, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import QUEUE_LIMIT
 from tests.offload.chaos import (
     RIGHT,
@@ -108,7 +108,7 @@ class Crew:
         for worker in running[count:]:
             worker.kill()
         new = [
-            self.stack.enter_context(self.scene.worker(self.folder / f"worker-{new_id()}", "--prefetch", 4))
+            self.stack.enter_context(self.scene.worker(self.folder / f"worker-{make_id()}", "--prefetch", 4))
             for _ in range(count - len(running))
         ]
         self.members = running[:count] + new
@@ -136,7 +136,7 @@ def started() -> Iterator[contextlib.ExitStack]:
 @pytest.fixture
 def queue(scene: Scene) -> Iterator[str]:
     """A queue of the test's own."""
-    name = f"requests.{new_id()}"
+    name = f"requests.{make_id()}"
     yield name
     with connected(scene.broker) as channel:
         channel.queue_delete(name)
@@ -183,7 +183,7 @@ def release(*clients: Script) -> None:
         client.send(signal.SIGCONT)
 
 
-def test_workers_killed_in_mid_inference_cost_no_row(
+def test_no_row_is_lost_when_workers_are_killed_during_inference(
     scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     workers = crew.of(4)
@@ -203,7 +203,7 @@ def test_workers_killed_in_mid_inference_cost_no_row(
     assert max(recoveries) < AGES
 
 
-def test_a_worker_killed_after_its_reply_but_before_the_acknowledgement_costs_no_row_and_doubles_none(
+def test_no_row_is_lost_or_doubled_when_a_worker_is_killed_before_it_acknowledges(
     scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -221,7 +221,7 @@ def test_a_worker_killed_after_its_reply_but_before_the_acknowledgement_costs_no
     assert "discarded a reply to no pending request" in client.out
 
 
-def test_a_worker_at_a_tenth_of_the_speed_changes_no_row_and_not_their_order(
+def test_a_slow_worker_changes_neither_rows_nor_their_order(
     scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     slow, _fast = crew.of(2)
@@ -236,7 +236,7 @@ def test_a_worker_at_a_tenth_of_the_speed_changes_no_row_and_not_their_order(
     assert all_by_cloud(verdicts)
 
 
-def test_connections_cut_inside_a_message_and_gone_silent_cost_no_row(
+def test_no_row_is_lost_when_connections_are_cut_or_fall_silent(
     scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -258,10 +258,10 @@ def test_connections_cut_inside_a_message_and_gone_silent_cost_no_row(
     assert len(clients["silent"].err.splitlines()) == 2
 
 
-def test_a_full_queue_delays_those_who_wait_and_others_decide_for_themselves(
+def test_on_a_full_queue_clients_wait_or_decide_themselves(
     scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    scene, port = scene.on(queue), free_port()
+    scene, port = scene.on(queue), find_free_port()
     worker = started.enter_context(scene.worker(tmp_path / "worker", "--quiet")).wait_for("ready: ")
     worker.send(signal.SIGSTOP)
     with connected(scene.broker) as confirming:
@@ -281,10 +281,10 @@ def test_a_full_queue_delays_those_who_wait_and_others_decide_for_themselves(
     assert all_by_cloud(verdicts)
 
 
-def test_a_queue_that_comes_late_and_is_deleted_under_its_worker_costs_no_row(
+def test_no_row_is_lost_when_the_queue_is_late_or_deleted(
     scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    scene, port = scene.on(queue), free_port()
+    scene, port = scene.on(queue), find_free_port()
     client = started.enter_context(scene.client(tmp_path / "client", *WAIT, "--metrics-port", port))
     wait_until(lambda: metric(port, RETRIES) > 5)
     worker = started.enter_context(scene.worker(tmp_path / "worker"))
@@ -298,7 +298,7 @@ def test_a_queue_that_comes_late_and_is_deleted_under_its_worker_costs_no_row(
     assert len(worker.err.splitlines()) == 2
 
 
-def test_a_memory_alarm_delays_the_run_and_costs_no_row(
+def test_a_memory_alarm_delays_a_run_without_losing_a_row(
     scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
     tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -330,10 +330,10 @@ def test_a_memory_alarm_delays_the_run_and_costs_no_row(
     assert "start" not in last
 
 
-def test_hostile_messages_both_ways_change_no_row_and_nothing_is_unpickled(
+def test_hostile_messages_change_no_row_and_nothing_is_unpickled(
     scene: Scene, crew: Crew, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    (worker,), port = crew.of(1), free_port()
+    (worker,), port = crew.of(1), find_free_port()
     canary = tmp_path / "canary"
     intruder = started.enter_context(Intruder(scene.on(queue), scene.queue, canary, count=30).running())
     client = started.enter_context(scene.on(queue).client(tmp_path / "client", *WAIT, "--metrics-port", port))
@@ -348,7 +348,7 @@ def test_hostile_messages_both_ways_change_no_row_and_nothing_is_unpickled(
     assert not canary.exists()
 
 
-def test_a_refused_password_is_asked_once_and_ends_with_exit_code_4_in_one_line(
+def test_a_refused_password_is_tried_once_and_ends_with_exit_code_4(
     scene: Scene, node: PrivateBroker, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     gates, scripts = [Gate(node.port) for _ in range(2)], []
@@ -363,7 +363,7 @@ def test_a_refused_password_is_asked_once_and_ends_with_exit_code_4_in_one_line(
         assert gate.connections == 1
 
 
-def test_workers_told_to_stop_under_load_end_well_and_cost_no_row(
+def test_no_row_is_lost_when_workers_are_stopped_under_load(
     scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     workers = crew.of(3)[:2]
@@ -380,7 +380,7 @@ def test_workers_told_to_stop_under_load_end_well_and_cost_no_row(
     assert max(end - start for start, end in client.round_trips()) < AGES
 
 
-def test_clients_stopped_or_killed_under_load_go_on_where_they_were(
+def test_clients_stopped_or_killed_under_load_continue_where_they_stopped(
     scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     crew.of(1)
@@ -430,21 +430,19 @@ def outage(scene: Scene, node: PrivateBroker, crew: Crew, folder: Path) -> Itera
 
 
 @pytest.mark.parametrize("way", ["wait", "late", "local"])
-def test_a_broker_that_is_killed_or_comes_late_costs_no_row(way: str, outage: Outage, expected: pd.DataFrame) -> None:
+def test_no_row_is_lost_when_the_broker_is_killed_or_late(way: str, outage: Outage, expected: pd.DataFrame) -> None:
     assert check(outage.verdicts[way], expected) == RIGHT
 
 
 @pytest.mark.parametrize("way", ["wait", "late"])
-def test_who_waits_for_the_broker_has_all_answers_from_the_cloud(way: str, outage: Outage) -> None:
+def test_with_the_policy_wait_the_cloud_answers_all_events(way: str, outage: Outage) -> None:
     assert all_by_cloud(outage.verdicts[way])
 
 
-def test_who_decides_for_itself_says_why_the_cloud_did_not(outage: Outage) -> None: ...
+def test_with_the_policy_local_the_rows_give_the_reason(outage: Outage) -> None: ...
 
 
-def test_who_rejects_what_the_cloud_does_not_answer_has_a_row_for_each_event_with_the_reason(
-    outage: Outage, expected: pd.DataFrame
-) -> None:
+def test_with_the_policy_reject_each_event_has_a_row_with_the_reason(outage: Outage, expected: pd.DataFrame) -> None:
     verdicts = outage.verdicts["reject"]
     rejected = verdicts["reason"].isin({"no-connection", "circuit-open"})
     assert 0 < rejected.sum() < EVENTS
@@ -453,11 +451,11 @@ def test_who_rejects_what_the_cloud_does_not_answer_has_a_row_for_each_event_wit
     assert check(verdicts, expected) == Check(unanswered=int(rejected.sum()))
 
 
-def test_a_run_goes_on_after_the_return_of_its_broker(outage: Outage) -> None:
+def test_a_run_continues_when_its_broker_returns(outage: Outage) -> None:
     assert any(end > outage.opened for _, end in outage.clients["wait"].round_trips())
 
 
-def test_an_outage_is_told_in_one_line_and_its_end_in_another(outage: Outage) -> None:
+def test_an_outage_and_its_end_are_logged_in_one_line_each(outage: Outage) -> None:
     def told(script: Script) -> list[str]:
         return [line for line in script.complaints if "a client left" not in line]
 

@@ -111,7 +111,7 @@ def install(scratch: Path, *, sent: str = "", before: str = "", apt_ends_with: i
 
 
 @pytest.mark.parametrize(("sent", "code"), [("", 0), ("HUP", 129), ("INT", 130), ("PIPE", 141), ("TERM", 143)])
-def test_neither_units_at_boot_nor_a_policy_stay_however_the_installation_ends(
+def test_no_enabled_unit_and_no_policy_remain_however_the_installation_ends(
     tmp_path: Path, sent: str, code: int
 ) -> None:
     left = install(tmp_path, sent=sent)
@@ -119,20 +119,20 @@ def test_neither_units_at_boot_nor_a_policy_stay_however_the_installation_ends(
     assert (left.code, left.enabled, left.policy, left.temporary) == (code, [], None, [])
 
 
-def test_an_installation_that_fails_half_way_leaves_nothing_enabled(tmp_path: Path) -> None:
+def test_a_failed_installation_leaves_nothing_enabled(tmp_path: Path) -> None:
     left = install(tmp_path, apt_ends_with=100)
     assert (left.code, left.enabled, left.policy) == (0, [], None)
 
 
 @pytest.mark.parametrize("sent", ["", "HUP"])
-def test_a_policy_of_the_users_own_stays_as_it_was(tmp_path: Path, sent: str) -> None:
+def test_an_existing_policy_stays_unchanged(tmp_path: Path, sent: str) -> None:
     left = install(tmp_path, sent=sent, before=f"printf 'of the user' >{POLICY}")
     assert left.policy == left.policy_during_install == "of the user"
     assert left.enabled == []
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_units_that_were_there_before_stay_enabled_or_disabled(tmp_path: Path, enabled: bool) -> None:
+def test_existing_units_stay_enabled_or_disabled(tmp_path: Path, enabled: bool) -> None:
     lines = [
         f"printf '[Unit]\\n[Install]\\nWantedBy=multi-user.target\\n' >/usr/lib/systemd/system/{unit}"
         for unit in ("epmd.service", "epmd.socket")
@@ -143,6 +143,6 @@ def test_units_that_were_there_before_stay_enabled_or_disabled(tmp_path: Path, e
     assert left.enabled == (["epmd.service", "epmd.socket"] if enabled else [])
 
 
-def test_the_script_for_other_init_systems_is_disabled_too(tmp_path: Path) -> None:
+def test_the_sysv_init_script_is_disabled_too(tmp_path: Path) -> None:
     script = "mount -t tmpfs tmpfs /etc/init.d; touch /etc/init.d/rabbitmq-server"
     assert install(tmp_path, before=script).disabled_scripts == "rabbitmq-server disable\n"

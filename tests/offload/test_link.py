@@ -15,8 +15,8 @@ from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import make_id
 from tests.captures import SHARED
 from tests.offload.link_ends import Program, connected, wait_until, waiting_in
 from tests.scripts import CLIENT, SERVER, Ended, call
@@ -49,7 +49,7 @@ def month(sample: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def options(link: Broker, checkpoint: Path) -> tuple[object, ...]:
-    """What both ends are told, but for the queue."""
+    """Options of both ends, except the queue."""
     return (
         "--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
         "--trained-network-file", checkpoint, "--network", "MobileNet",
@@ -59,7 +59,7 @@ def options(link: Broker, checkpoint: Path) -> tuple[object, ...]:
 @pytest.fixture(scope="module")
 def requests(link: Broker) -> Iterator[str]:
     """The workers' queue."""
-    name = f"requests.{new_id()}"
+    name = f"requests.{make_id()}"
     yield name
     with connected(link) as channel:
         channel.queue_delete(name)
@@ -83,7 +83,7 @@ def workers(
 
 @dataclass(frozen=True)
 class Decided:
-    """What a client's run over the month left behind."""
+    """The results of a client's run over the month."""
 
     verdicts: pd.DataFrame
     out: str
@@ -91,7 +91,7 @@ class Decided:
 
 
 def waiting(broker: PrivateBroker, queue: str) -> int:
-    """Return how many requests a queue holds, those that workers were given included."""
+    """Return the number of requests in a queue, including delivered ones."""
     lines = broker.control("list_queues", "name", "messages").splitlines()
     return sum(int(count) for name, _, count in (line.partition("\t") for line in lines) if name == queue)
 
@@ -140,7 +140,7 @@ def decided(
 
 
 @pytest.mark.parametrize("way", TOLERANCE)
-def test_offloaded_exit_2_is_local_exit_2_on_every_row_of_a_month(way: str, decided: dict[str, Decided]) -> None:
+def test_offloaded_and_local_exit_2_agree_on_every_row_of_a_month(way: str, decided: dict[str, Decided]) -> None:
     remote, local = decided[way].verdicts, decided["locally"].verdicts
     assert len(remote) == len(local)
     assert set(remote["exit_2_prediction"]) == {0, 1}
@@ -173,7 +173,7 @@ def test_the_csv_has_one_row_for_each_row_of_the_dataset_in_its_order(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_client_reports_each_batch_and_then_the_whole(way: str, decided: dict[str, Decided], month: Path) -> None:
+def test_the_client_reports_each_batch_and_the_total(way: str, decided: dict[str, Decided], month: Path) -> None:
     events, out = len(read_dataset(month)), decided[way].out
     batches = re.findall(r"^batch (\d+): (\d+) events, offloaded \2 \(100\.0 %\)", out, re.MULTILINE)
     assert [int(number) for number, _ in batches] == list(range(1, -(-events // BATCH) + 1))
@@ -184,7 +184,7 @@ def test_the_client_reports_each_batch_and_then_the_whole(way: str, decided: dic
     assert f"{events} rows -> " in out
 
 
-def test_features_take_a_small_part_of_the_bytes_of_activations(decided: dict[str, Decided]) -> None:
+def test_features_need_far_fewer_bytes_than_activations(decided: dict[str, Decided]) -> None:
     sent = {way: float(re.findall(r"link: (\S+) MB sent", decided[way].out)[0]) for way in ("features", "activations")}
     assert sent["activations"] > 40 * sent["features"] > 0
     half = float(re.findall(r"link: (\S+) MB sent", decided["half precision"].out)[0])
@@ -192,14 +192,14 @@ def test_features_take_a_small_part_of_the_bytes_of_activations(decided: dict[st
     assert "link:" not in decided["locally"].out
 
 
-def test_the_csv_says_on_request_who_decided_and_why(decided: dict[str, Decided]) -> None:
+def test_the_csv_shows_decider_and_reason_on_request(decided: dict[str, Decided]) -> None:
     verdicts = decided["activations"].verdicts
     assert set(verdicts["decider"]) == {"cloud", "rejected"}
     assert (verdicts["reason"] == np.where(verdicts["decider"] == "cloud", "certain", "uncertain")).all()
     assert ((verdicts["final_prediction"] == "rejected") == (verdicts["decider"] == "rejected")).all()
 
 
-def test_both_workers_of_a_queue_get_work(decided: dict[str, Decided], workers: list[Program]) -> None:
+def test_both_workers_of_a_queue_receive_requests(decided: dict[str, Decided], workers: list[Program]) -> None:
     assert decided
     for worker in workers:
         assert " events of " in worker.out
@@ -212,7 +212,7 @@ def test_requests_of_several_clients_are_computed_together(decided: dict[str, De
     assert max(int(clients) for _, clients in lines) > 1
 
 
-def test_debug_shows_the_requests_and_rabbitmq_but_not_the_password(
+def test_debug_logs_requests_and_pika_but_not_the_password(
     decided: dict[str, Decided], link: Broker, workers: list[Program]
 ) -> None:
     line = r"offload\.link\.client: debug: [0-9a-f]{32}: \d+ bytes, answered by \S+ in"
@@ -254,7 +254,7 @@ def one_line(ended: Ended) -> str:
     return line.partition("error: ")[2]
 
 
-def test_a_worker_with_another_network_refuses_and_the_edge_decides_for_itself(
+def test_a_worker_with_another_network_refuses_and_the_edge_decides(
     workers: list[Program], requests: str, client: Callable[..., Ended], checkpoint: Path, tmp_path: Path
 ) -> None:
     network, _ = read_two_exits(checkpoint)
@@ -277,7 +277,7 @@ def test_a_worker_with_another_network_refuses_and_the_edge_decides_for_itself(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_client_keeps_what_it_decided_and_goes_on_from_there(
+def test_a_stopped_client_keeps_its_rows_and_continues_with_resume(
     workers: list[Program], options: tuple[object, ...], requests: str, link: Broker, month: Path, tmp_path: Path,
     decided: dict[str, Decided], number: signal.Signals,
 ) -> None:  # fmt: skip
@@ -289,7 +289,7 @@ def test_a_stopped_client_keeps_what_it_decided_and_goes_on_from_there(
         running.wait_for("batch 3:")
         running.send(number)
         assert running.end() == 0
-        assert re.search(r"^warning: stopped after \d+ of \d+ events; go on with --resume$", running.err, re.M)
+        assert re.search(r"^warning: stopped after \d+ of \d+ events; continue with --resume$", running.err, re.M)
         rows = len(pd.read_csv(output))
         assert f"stopped after {rows} of " in running.err
         assert 15 <= rows < len(decided["locally"].verdicts)
@@ -317,7 +317,7 @@ def test_a_second_signal_ends_the_client_at_once(
         assert running.err == "ee-processor-client.py: interrupted\n"
 
 
-def test_a_stopped_client_waits_for_answers_no_longer_than_it_was_told_to(
+def test_a_stopped_client_waits_for_replies_no_longer_than_the_drain_timeout(
     options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
 ) -> None:
     with connected(link) as channel:
@@ -334,13 +334,13 @@ def test_a_stopped_client_waits_for_answers_no_longer_than_it_was_told_to(
 
 
 @pytest.mark.parametrize("network", ["resnet", "mobile", "", "AlexNet_"])
-def test_an_unknown_network_is_an_error_and_never_another_network(network: str, client: Callable[..., Ended]) -> None:
+def test_an_unknown_network_is_an_error(network: str, client: Callable[..., Ended]) -> None:
     ended = client("--network", network)
     assert ended.code == 2
     assert f"{network!r} is unknown; choose from alexnet, mobilenet" in ended.err
 
 
-def test_a_checkpoint_of_the_other_network_is_an_error_on_both_sides_that_names_both(
+def test_a_checkpoint_of_another_family_is_refused_on_both_sides(
     client: Callable[..., Ended], server: Callable[..., Ended]
 ) -> None:
     for end in (client, server):
@@ -350,9 +350,7 @@ def test_a_checkpoint_of_the_other_network_is_an_error_on_both_sides_that_names_
 
 
 @pytest.mark.parametrize("place", ["folder", "file/verdicts.csv", "file/deeper/verdicts.csv"])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looked_at(
-    place: str, client: Callable[..., Ended], tmp_path: Path
-) -> None:
+def test_an_unwritable_output_is_refused_first(place: str, client: Callable[..., Ended], tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     missing = tmp_path / "missing"
@@ -375,11 +373,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looke
         (("--mq-queue", ""), "1 to 255 bytes"),
         (("--mq-queue", "é" * 128), "1 to 255 bytes"),
         (("--mq-vhost", "v" * 256), "1 to 255 bytes"),
-        (("--mq-hostname", ""), "is no host"),
-        (("--mq-hostname", "a,,b"), "is no host"),
-        (("--mq-hostname", "a:b"), "is no host"),
-        (("--mq-hostname", "a:0,b"), "0 is no port"),
-        (("--mq-hostname", "a:66666"), "66666 is no port"),
+        (("--mq-hostname", ""), "is not a host"),
+        (("--mq-hostname", "a,,b"), "is not a host"),
+        (("--mq-hostname", "a:b"), "is not a host"),
+        (("--mq-hostname", "a:0,b"), "0 is not a port"),
+        (("--mq-hostname", "a:66666"), "66666 is not a port"),
         (("--mq-ca-file", "/"), "add it"),
         (("--mq-key-file", "/"), "add it"),
         (("--mq-tls", "--mq-key-file", "/"), "--mq-certificate-file"),
@@ -399,7 +397,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_else_is_looke
         (("--device", "tpu"), "--device 'tpu' is unknown"),
     ],
 )
-def test_an_argument_out_of_range_is_an_error_that_says_what_is_taken(
+def test_an_argument_out_of_range_is_refused_with_the_accepted_range(
     arguments: tuple[object, ...], said: str, client: Callable[..., Ended]
 ) -> None:
     ended = client(*arguments)
@@ -418,23 +416,23 @@ def test_a_client_without_a_host_says_what_to_do(
 
 
 def test_without_a_broker_the_worker_ends_with_exit_code_3(server: Callable[..., Ended]) -> None:
-    port = free_port()
+    port = find_free_port()
     ended = server("--mq-port", port)
     assert ended.code == 3
     assert f"no RabbitMQ at 127.0.0.1:{port} (connection refused)" in one_line(ended)
 
 
-def test_a_worker_holds_no_more_requests_than_fit_into_its_memory(server: Callable[..., Ended]) -> None:
-    ended = server("--prefetch", 1000, "--mq-port", free_port())
-    assert "--prefetch 1000: 37 requests are held at once at most, for each may have 14163976 bytes" in ended.err
+def test_the_prefetch_is_reduced_to_fit_into_memory(server: Callable[..., Ended]) -> None:
+    ended = server("--prefetch", 1000, "--mq-port", find_free_port())
+    assert "--prefetch 1000: reduced to 37, because each request may have 14163976 bytes" in ended.err
 
 
 @pytest.mark.parametrize("hostname", ["127.0.0.1", "edge..example", "127.0.0.1,localhost"])
-def test_without_a_broker_the_edge_decides_for_itself_from_the_first_batch(
+def test_without_a_broker_the_edge_decides_from_the_first_batch(
     hostname: str, client: Callable[..., Ended], tmp_path: Path
 ) -> None:
     output = ("--savefile", tmp_path / "verdicts.csv", "--show-decider")
-    ended = client("--mq-hostname", hostname, "--mq-port", free_port(), *ALL_OFFLOADED, *output)
+    ended = client("--mq-hostname", hostname, "--mq-port", find_free_port(), *ALL_OFFLOADED, *output)
     assert ended.code == 0
     assert ended.err.count("no RabbitMQ at ") == 1
     verdicts = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
@@ -444,7 +442,7 @@ def test_without_a_broker_the_edge_decides_for_itself_from_the_first_batch(
 
 def test_without_a_broker_events_can_be_rejected_with_the_reason(client: Callable[..., Ended], tmp_path: Path) -> None:
     output = ("--savefile", tmp_path / "verdicts.csv", "--show-decider")
-    ended = client("--mq-port", free_port(), *ALL_OFFLOADED, "--on-cloud-failure", "reject", *output)
+    ended = client("--mq-port", find_free_port(), *ALL_OFFLOADED, "--on-cloud-failure", "reject", *output)
     assert ended.code == 0
     verdicts = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
     assert set(verdicts["decider"]) == set(verdicts["final_prediction"]) == {"rejected"}
@@ -453,17 +451,17 @@ def test_without_a_broker_events_can_be_rejected_with_the_reason(client: Callabl
     assert (verdicts["final_certainty"] == verdicts["exit_1_certainty"]).all()
 
 
-def test_without_a_broker_the_client_can_wait_but_not_for_ever(client: Callable[..., Ended], tmp_path: Path) -> None:
+def test_without_a_broker_the_policy_wait_ends_at_its_timeout(client: Callable[..., Ended], tmp_path: Path) -> None:
     start = time.monotonic()
     waiting = ("--on-cloud-failure", "wait", "--wait-timeout", 1, "--savefile", tmp_path / "verdicts.csv")
-    ended = client("--mq-port", free_port(), *ALL_OFFLOADED, *waiting)
+    ended = client("--mq-port", find_free_port(), *ALL_OFFLOADED, *waiting)
     assert time.monotonic() - start >= 1
     assert ended.code == 3
     assert "no RabbitMQ at" in ended.err
     assert not (tmp_path / "verdicts.csv").exists()
 
 
-def test_a_refused_password_is_exit_code_4_on_both_sides_and_shows_nowhere(
+def test_a_refused_password_is_exit_code_4_on_both_sides_and_is_never_shown(
     client: Callable[..., Ended], server: Callable[..., Ended]
 ) -> None:
     for end in (client, server):
@@ -482,7 +480,7 @@ def test_a_refused_virtual_host_is_exit_code_4_on_both_sides(
         assert "'elsewhere'" in one_line(ended)
 
 
-def test_a_queue_with_other_settings_ends_the_worker_in_one_line(
+def test_a_queue_with_other_settings_ends_the_worker_with_one_line(
     server: Callable[..., Ended], link: Broker, queue: str
 ) -> None:
     with connected(link) as channel:
@@ -492,7 +490,7 @@ def test_a_queue_with_other_settings_ends_the_worker_in_one_line(
     assert f"queue {queue!r}" in one_line(ended) and "delete it" in one_line(ended)
 
 
-def test_without_a_worker_the_client_gives_up_in_time_and_leaves_an_older_csv_as_it_was(
+def test_without_a_worker_the_client_times_out_and_keeps_an_older_csv(
     client: Callable[..., Ended], tmp_path: Path
 ) -> None:
     older = tmp_path / "verdicts.csv"
@@ -504,13 +502,13 @@ def test_without_a_worker_the_client_gives_up_in_time_and_leaves_an_older_csv_as
     assert older.read_text() == "older"
 
 
-def test_without_a_worker_the_edge_decides_for_itself(client: Callable[..., Ended], tmp_path: Path) -> None:
+def test_without_a_worker_the_edge_decides(client: Callable[..., Ended], tmp_path: Path) -> None:
     ended = client("--savefile", tmp_path / "verdicts.csv", *ALL_OFFLOADED)
     assert ended.code == 0
     assert "(no-queue)" in ended.out
 
 
-def test_a_password_comes_from_a_file_and_others_are_not_to_read_it(
+def test_a_password_is_read_from_a_file_and_a_readable_file_is_warned_about(
     client: Callable[..., Ended], link: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(PASSWORD_VARIABLE)
@@ -528,13 +526,13 @@ def test_a_password_comes_from_a_file_and_others_are_not_to_read_it(
     assert "is not text" in client("--mq-password-file", secret).err
 
 
-def test_a_password_that_would_cross_a_network_unencrypted_is_warned_of(client: Callable[..., Ended]) -> None:
-    reachable = ("--on-cloud-failure", "wait", "--wait-timeout", 0.1, "--mq-port", free_port())
+def test_an_unencrypted_password_is_warned_about(client: Callable[..., Ended]) -> None:
+    reachable = ("--on-cloud-failure", "wait", "--wait-timeout", 0.1, "--mq-port", find_free_port())
     assert "unencrypted" in client("--mq-hostname", "192.0.2.1,127.0.0.1", *reachable).err
     assert "unencrypted" not in client("--mq-hostname", "127.0.0.1,localhost,[::1]", *reachable).err
 
 
-def test_where_every_event_is_certain_no_worker_is_needed(client: Callable[..., Ended], tmp_path: Path) -> None:
+def test_no_worker_is_needed_if_every_event_is_certain(client: Callable[..., Ended], tmp_path: Path) -> None:
     certain = ("--normal-exit1-min-certainty", 0, "--attack-exit1-min-certainty", 0)
     ended = client(*certain, "--savefile", tmp_path / "verdicts.csv")
     assert ended.code == 0
@@ -543,7 +541,7 @@ def test_where_every_event_is_certain_no_worker_is_needed(client: Callable[..., 
     assert set(verdicts["exit_2_prediction"]) == set(verdicts["exit_2_certainty"]) == {"N/A"}
 
 
-def test_workers_told_to_stop_end_well_and_say_what_they_did(
+def test_stopped_workers_end_with_exit_code_0_and_a_summary(
     decided: dict[str, Decided], workers: list[Program]
 ) -> None:
     done = 0
@@ -551,7 +549,7 @@ def test_workers_told_to_stop_end_well_and_say_what_they_did(
         worker.send(number)
     for worker in workers:
         assert worker.end() == 0
-        assert set(worker.err.splitlines()) <= {"warning: a client left before its reply came"}
+        assert set(worker.err.splitlines()) <= {"warning: discarded a reply: its client has left"}
         (counts,) = re.findall(r"^stopped: (\d+) requests answered, (\d+) events, (\d+) refused", worker.out, re.M)
         answered, events, refused = map(int, counts)
         batches = re.findall(r"^(\d+) events of (\d+) requests", worker.out, re.M)
@@ -561,10 +559,10 @@ def test_workers_told_to_stop_end_well_and_say_what_they_did(
     assert done > len(decided["locally"].verdicts) / 4  # each distinct event of each batch, from five clients
 
 
-def test_a_worker_in_8_bits_answers_the_same_clients_nearly_alike(
+def test_an_int8_worker_gives_nearly_the_same_answers(
     alexnet_checkpoint: Path, link: Broker, sample: Path, tmp_path: Path
 ) -> None:
-    queue, password = f"requests.{new_id()}", {PASSWORD_VARIABLE: link.password}
+    queue, password = f"requests.{make_id()}", {PASSWORD_VARIABLE: link.password}
     options = (
         "--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
         "--trained-network-file", alexnet_checkpoint, "--network", "alexnet", "--mq-queue", queue,

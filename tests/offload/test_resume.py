@@ -1,4 +1,4 @@
-"""``--resume`` as a user types it: only the run that was interrupted goes on."""
+"""``--resume`` on the command line: only the interrupted run is continued."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +49,7 @@ def same_exit_1(checkpoint: Path, folder: Path) -> Path:
     return folder / "other.pth"
 
 
-def test_a_finished_run_has_nothing_left_to_do_however_often_it_is_started(client: Client, output: Path) -> None:
+def test_a_finished_run_has_nothing_left_to_do(client: Client, output: Path) -> None:
     assert client().code == 0
     whole = output.read_bytes()
     for _ in range(2):
@@ -67,7 +67,7 @@ def test_a_finished_run_has_nothing_left_to_do_however_often_it_is_started(clien
         (("--show-decider",), "other columns"),
     ],
 )
-def test_other_options_do_not_continue_a_file(
+def test_a_file_is_not_continued_with_other_options(
     client: Client, output: Path, options: tuple[object, ...], phrase: str
 ) -> None:
     client()
@@ -78,7 +78,7 @@ def test_other_options_do_not_continue_a_file(
     )
 
 
-def test_another_network_with_the_same_exit_1_does_not_continue_a_file(
+def test_a_file_is_not_continued_with_another_network_with_the_same_exit_1(
     client: Client, checkpoint: Path, tmp_path: Path
 ) -> None:
     client()
@@ -86,7 +86,7 @@ def test_another_network_with_the_same_exit_1_does_not_continue_a_file(
     assert (ended.code, "was written with another network file" in ended.err) == (2, True)
 
 
-def test_a_row_far_from_the_end_that_was_altered_is_noticed(client: Client, output: Path) -> None:
+def test_a_changed_row_far_from_the_end_is_detected(client: Client, output: Path) -> None:
     client()
     lines = output.read_text().splitlines(keepends=True)
     lines[2] = lines[2].replace(",", ",1", 1)
@@ -95,7 +95,7 @@ def test_a_row_far_from_the_end_that_was_altered_is_noticed(client: Client, outp
     assert (ended.code, f"{output}: was changed since it was written" in ended.err) == (2, True)
 
 
-def test_the_same_events_under_another_name_continue_a_file_and_others_do_not(
+def test_only_the_same_events_continue_a_file_whatever_their_file_name(
     client: Client, month: Path, tmp_path: Path
 ) -> None:
     client()
@@ -114,8 +114,8 @@ def test_a_file_of_an_older_version_is_refused_with_the_remedy(client: Client, o
     output.with_name("verdicts.csv.resume.json").unlink()
     ended = client("--resume")
     assert ended.code == 2
-    assert "verdicts.csv.resume.json is not beside it" in ended.err
-    assert "leave out --resume to write it anew" in ended.err
+    assert "cannot be continued without verdicts.csv.resume.json" in ended.err
+    assert "leave out --resume to start again" in ended.err
     assert client().code == 0
     assert output.read_bytes() == whole
 

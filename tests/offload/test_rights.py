@@ -16,8 +16,8 @@ from pika import exceptions
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import encode_request, new_id
-from offload.link.rabbitmq.worker_end import QUEUE_LIMIT, queue_arguments
+from offload.link.protocol import encode_request, make_id
+from offload.link.rabbitmq.worker_end import QUEUE_LIMIT, make_queue_arguments
 from tests.offload.asking import Counted
 from tests.offload.link_ends import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
 from tests.scripts import ROOT
@@ -27,7 +27,7 @@ CLIENT, WORKER, GUEST = "ee-client", "ee-worker", "guest"
 PLACEHOLDERS = {"CLIENT_PASSWORD": secrets.token_hex(12), "WORKER_PASSWORD": secrets.token_hex(12)}
 PASSWORDS = {CLIENT: PLACEHOLDERS["CLIENT_PASSWORD"], WORKER: PLACEHOLDERS["WORKER_PASSWORD"], GUEST: "guest"}
 REQUESTS = "ee-processor"
-BOUNDED = queue_arguments()
+BOUNDED = make_queue_arguments()
 ANOTHER = "another"
 SECONDS = 10
 PATIENT = 120.0
@@ -76,7 +76,7 @@ def acting_as(node: PrivateBroker, user: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
-    """A node as one finds it, with a guest, on which the README's lines have been run."""
+    """A new node, on which the README's commands have been run."""
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     with PrivateBroker() as running:
         running.control("add_user", GUEST, PASSWORDS[GUEST])
@@ -90,7 +90,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 @pytest.fixture(autouse=True)
 def _things(node: PrivateBroker) -> None:
-    """What there is to be misused: the request queue with a request in it, a queue and an exchange of others."""
+    """Objects to misuse: the request queue with a request, and a queue and an exchange of others."""
     with acting_as(node, node.username) as channel:
         channel.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
         channel.queue_purge(REQUESTS)  # a test may have filled it
@@ -100,7 +100,7 @@ def _things(node: PrivateBroker) -> None:
 
 
 def new_reply_queue(channel: Any) -> str:
-    name = f"ee-reply.{new_id()}"
+    name = f"ee-reply.{make_id()}"
     channel.queue_declare(name, exclusive=True, auto_delete=True)
     return name
 
@@ -143,7 +143,7 @@ READING: dict[str, Callable[[Any, str], object]] = {
 }
 
 
-def test_the_lines_are_commands_that_make_both_users_and_hold_no_other_password() -> None:
+def test_the_commands_create_both_users_and_hold_no_other_password() -> None:
     assert {line[0] for line in readme_lines()} == {"rabbitmqctl"}
     assert [line[2:] for line in readme_lines() if line[1] == "add_user"] == [
         [CLIENT, "CLIENT_PASSWORD"],
@@ -151,12 +151,12 @@ def test_the_lines_are_commands_that_make_both_users_and_hold_no_other_password(
     ]
 
 
-def test_a_text_without_its_one_block_is_refused() -> None:
+def test_a_text_without_exactly_one_block_is_refused() -> None:
     with pytest.raises(ValueError, match="not enough values"):
         command_lines("```sh\nrabbitmqctl add_vhost ee\n```")
 
 
-def test_a_client_and_a_worker_do_their_work(node: PrivateBroker) -> None:
+def test_a_client_and_a_worker_can_do_their_work(node: PrivateBroker) -> None:
     with acting_as(node, CLIENT) as client, acting_as(node, WORKER) as worker:
         worker.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
         worker.queue_purge(REQUESTS)
@@ -170,7 +170,7 @@ def test_a_client_and_a_worker_do_their_work(node: PrivateBroker) -> None:
         assert next(replies)[2] == b"ASK"
 
 
-def test_our_client_and_our_worker_need_no_more(node: PrivateBroker) -> None:
+def test_client_and_worker_need_no_further_rights(node: PrivateBroker) -> None:
     def link(user: str) -> Broker:
         return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
 
@@ -198,7 +198,7 @@ def test_a_worker_cannot(deed: Deed, node: PrivateBroker) -> None:
     [*FORBIDDEN_TO_CLIENTS.values(), *FORBIDDEN_TO_WORKERS.values()],
     ids=[*FORBIDDEN_TO_CLIENTS, *FORBIDDEN_TO_WORKERS],
 )
-def test_a_user_with_every_right_could(deed: Deed, node: PrivateBroker) -> None:
+def test_a_user_with_all_rights_can(deed: Deed, node: PrivateBroker) -> None:
     with acting_as(node, node.username) as channel:
         deed(channel)
         for leftover in ("new", "ee-reply.mine"):
@@ -207,7 +207,7 @@ def test_a_user_with_every_right_could(deed: Deed, node: PrivateBroker) -> None:
 
 
 @pytest.mark.parametrize("read", READING.values(), ids=READING)
-def test_the_replies_to_a_client_are_its_own(read: Callable[[Any, str], object], node: PrivateBroker) -> None:
+def test_a_client_cannot_read_the_replies_to_others(read: Callable[[Any, str], object], node: PrivateBroker) -> None:
     with acting_as(node, CLIENT) as owner:
         queue = new_reply_queue(owner)
         with acting_as(node, CLIENT) as other, pytest.raises(exceptions.ChannelClosedByBroker, match="RESOURCE_LOCKED"):
@@ -236,7 +236,7 @@ def test_a_worker_can_empty_and_delete_its_own_queue(node: PrivateBroker) -> Non
 
 
 @pytest.mark.parametrize("user", [CLIENT, WORKER])
-def test_either_can_publish_to_any_queue_whose_name_it_knows(user: str, node: PrivateBroker) -> None:
+def test_either_user_can_publish_to_any_queue_whose_name_it_knows(user: str, node: PrivateBroker) -> None:
     with acting_as(node, CLIENT) as owner, acting_as(node, user) as channel:
         queue = new_reply_queue(owner)
         channel.basic_publish("", queue, b"forged", mandatory=True)
@@ -245,18 +245,16 @@ def test_either_can_publish_to_any_queue_whose_name_it_knows(user: str, node: Pr
 
 
 @pytest.mark.parametrize(
-    ("user", "name"), [(CLIENT, f"ee-reply.{new_id()}"), (WORKER, REQUESTS)], ids=["client", "worker"]
+    ("user", "name"), [(CLIENT, f"ee-reply.{make_id()}"), (WORKER, REQUESTS)], ids=["client", "worker"]
 )
-def test_either_can_declare_an_exchange_of_the_names_it_has_but_not_publish_to_it(
-    user: str, name: str, node: PrivateBroker
-) -> None:
+def test_either_user_can_declare_an_exchange_but_not_publish_to_it(user: str, name: str, node: PrivateBroker) -> None:
     with acting_as(node, user) as channel:
         channel.exchange_declare(name)
         with pytest.raises(exceptions.ChannelClosedByBroker, match=refused(user)):
             channel.basic_publish(name, "", b"")
 
 
-def test_clients_do_not_fill_the_broker_with_queues(node: PrivateBroker) -> None:
+def test_clients_cannot_fill_the_broker_with_queues(node: PrivateBroker) -> None:
     limit = limits("set_vhost_limits")["max-queues"]
     with acting_as(node, CLIENT) as channel:
         with pytest.raises(exceptions.ChannelClosedByBroker, match=f"queue limit .*{limit}"):
@@ -266,7 +264,7 @@ def test_clients_do_not_fill_the_broker_with_queues(node: PrivateBroker) -> None
             worker.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
 
 
-def test_clients_do_not_fill_the_broker_with_channels(node: PrivateBroker) -> None:
+def test_clients_cannot_fill_the_broker_with_channels(node: PrivateBroker) -> None:
     limit = limits("set_user_limits")["max-channels"]
     refusal = pytest.raises(exceptions.ConnectionClosedByBroker, match=f"user limit .*{limit}")
     with connection_of(node, CLIENT) as connection, refusal:
@@ -274,7 +272,7 @@ def test_clients_do_not_fill_the_broker_with_channels(node: PrivateBroker) -> No
             connection.channel()
 
 
-def test_clients_do_not_take_the_connections_that_workers_need(node: PrivateBroker) -> None:
+def test_clients_cannot_use_up_the_connections_of_workers(node: PrivateBroker) -> None:
     limit = limits("set_user_limits")["max-connections"]
     with contextlib.ExitStack() as held:
         with pytest.raises(exceptions.ProbableAccessDeniedError, match=f"user connection limit .*{limit}"):
@@ -306,7 +304,7 @@ def policies(command: str = "set_operator_policy") -> dict[str, dict[str, int]]:
 
 @pytest.fixture
 def shortened(node: PrivateBroker) -> Iterator[None]:
-    """Have what the README lets live for a minute live for seconds."""
+    """Shorten the README's lifetimes of a minute to seconds."""
     lines = [line[1:] for line in readme_lines() if line[1] == "set_operator_policy"]
     for line in lines:
         node.control(*line[:-1], line[-1].replace("60000", str(SHORT)))
@@ -326,7 +324,7 @@ def has(deed: Deed, node: PrivateBroker, user: str = CLIENT) -> bool:
 
 
 def queues(node: PrivateBroker, column: str = "messages") -> dict[str, str]:
-    """Return what RabbitMQ lists of the queues of the virtual host."""
+    """Return RabbitMQ's list of the queues in the virtual host."""
     lines = node.control("list_queues", "-p", "ee", "name", column).splitlines()
     return {name: value for name, _, value in (line.partition("\t") for line in lines)}
 
@@ -339,21 +337,21 @@ def test_the_policies_bound_replies_and_requests_to_a_minute() -> None:
 
 
 @pytest.mark.usefixtures("shortened")
-def test_the_queues_that_a_client_leaves_behind_are_gone_soon_and_others_can_connect_again(node: PrivateBroker) -> None:
+def test_queues_of_a_client_that_left_expire_and_others_can_connect(node: PrivateBroker) -> None:
     with (
         acting_as(node, CLIENT) as channel,
         pytest.raises(exceptions.ChannelClosedByBroker, match="queue limit"),
     ):
         for _ in range(limits("set_vhost_limits")["max-queues"] + 1):
-            channel.queue_declare(f"ee-reply.{new_id()}", durable=True)
+            channel.queue_declare(f"ee-reply.{make_id()}", durable=True)
     wait_until(lambda: has(new_reply_queue, node), PATIENT)
     wait_until(lambda: not [name for name in queues(node) if name.startswith("ee-reply.")], PATIENT)
     assert {REQUESTS, ANOTHER} <= set(queues(node)), "they are no reply queues"
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_reply_queue_does_not_fill_the_disk(form: str, node: PrivateBroker) -> None:
-    name, most = f"ee-reply.{new_id()}", policies()["ee-replies"]["max-length-bytes"] // MEGABYTE
+def test_a_reply_queue_cannot_fill_the_disk(form: str, node: PrivateBroker) -> None:
+    name, most = f"ee-reply.{make_id()}", policies()["ee-replies"]["max-length-bytes"] // MEGABYTE
     with connection_of(node, CLIENT) as connection:
         channel = connection.channel()
         channel.queue_declare(name, durable=True, arguments=FORMS[form])
@@ -372,7 +370,7 @@ def test_a_reply_queue_does_not_fill_the_disk(form: str, node: PrivateBroker) ->
 
 
 @pytest.mark.usefixtures("shortened")
-def test_replies_that_their_client_does_not_take_are_gone_soon(node: PrivateBroker) -> None:
+def test_replies_that_a_client_does_not_consume_expire(node: PrivateBroker) -> None:
     with acting_as(node, CLIENT) as channel:
         name = new_reply_queue(channel)
         channel.basic_qos(prefetch_count=1)
@@ -384,7 +382,7 @@ def test_replies_that_their_client_does_not_take_are_gone_soon(node: PrivateBrok
 
 
 @pytest.mark.usefixtures("shortened")
-def test_a_queue_full_of_requests_without_an_expiration_is_empty_soon(node: PrivateBroker) -> None:
+def test_requests_without_an_expiration_expire(node: PrivateBroker) -> None:
     def ask(channel: Any) -> None:
         channel.basic_publish("", REQUESTS, b"request", mandatory=True)
 
@@ -399,7 +397,7 @@ def test_a_queue_full_of_requests_without_an_expiration_is_empty_soon(node: Priv
     wait_until(lambda: has(ask, node), PATIENT)
 
 
-def test_what_clients_asked_that_have_left_is_not_computed(node: PrivateBroker) -> None:
+def test_requests_of_clients_that_left_are_not_computed(node: PrivateBroker) -> None:
     def link(user: str) -> Broker:
         return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
 
@@ -410,7 +408,7 @@ def test_what_clients_asked_that_have_left_is_not_computed(node: PrivateBroker) 
         shared = new_reply_queue(channel)
         for number in range(2 * count):
             dead = make_request()
-            reply_to = shared if number % 2 else f"ee-reply.{new_id()}"
+            reply_to = shared if number % 2 else f"ee-reply.{make_id()}"
             properties = pika.BasicProperties(correlation_id=dead.request_id, reply_to=reply_to)
             channel.basic_publish("", REQUESTS, encode_request(dead), properties, mandatory=True)
     with make_client(link(CLIENT), REQUESTS) as client:
@@ -424,7 +422,7 @@ def test_what_clients_asked_that_have_left_is_not_computed(node: PrivateBroker) 
 
 @pytest.mark.usefixtures("shortened")
 def test_a_stream_stays_until_an_operator_deletes_it(node: PrivateBroker) -> None:
-    stream, other = (f"ee-reply.{new_id()}" for _ in range(2))
+    stream, other = (f"ee-reply.{make_id()}" for _ in range(2))
     with acting_as(node, CLIENT) as channel:
         channel.queue_declare(stream, durable=True, arguments=FORMS["stream"])
         channel.queue_declare(other, durable=True)

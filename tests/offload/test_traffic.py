@@ -22,7 +22,7 @@ import pytest
 from offload.alerts.eve import Event, compute_community_id
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from tests.captures import SHARED, needs_shared
 from tests.dataset.packets.test_captures import frame, pcap
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
@@ -64,7 +64,7 @@ def last_stats(path: Path) -> dict[str, Any]:
 
 
 @needs_shared
-def test_captures_get_the_verdicts_of_the_dataset_that_is_made_of_them(
+def test_captures_get_the_same_verdicts_as_their_dataset(
     capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path
 ) -> None:
     direct, records, detour, eve = (tmp_path / name for name in ("direct.csv", "records.csv", "detour.csv", "eve.json"))
@@ -94,7 +94,7 @@ def test_captures_get_the_verdicts_of_the_dataset_that_is_made_of_them(
 
 
 @pytest.mark.parametrize("words", [0, 1, 4])
-def test_a_header_that_claims_to_be_shorter_than_it_can_be_gives_an_alert_without_ports(
+def test_a_header_with_an_impossible_length_gives_an_alert_without_ports(
     capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path, words: int
 ) -> None:
     capture, eve = tmp_path / "a.pcap", tmp_path / "eve.json"
@@ -107,7 +107,7 @@ def test_a_header_that_claims_to_be_shorter_than_it_can_be_gives_an_alert_withou
 
 
 @needs_shared
-def test_alerts_on_standard_output_are_alone_there(options: tuple[object, ...], tmp_path: Path) -> None:
+def test_standard_output_holds_only_the_alerts(options: tuple[object, ...], tmp_path: Path) -> None:
     with Program(tmp_path, CLIENT, *options, "--pcap", SCAN, "--alerts", "-") as client:
         assert client.end(60) == 0
     events = [json.loads(line) for line in client.out.splitlines()]
@@ -129,7 +129,7 @@ PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
 
 
 @pytest.mark.slow
-def test_a_sensor_outlives_a_full_disk_and_writes_whole_lines_again_when_there_is_room(
+def test_a_sensor_survives_a_full_disk_and_writes_whole_lines_afterwards(
     options: tuple[object, ...], tmp_path: Path
 ) -> None:
     path, eve, rows = tmp_path / "growing.pcap", tmp_path / "eve.json", tmp_path / "v.csv"
@@ -167,7 +167,9 @@ def test_a_sensor_outlives_a_full_disk_and_writes_whole_lines_again_when_there_i
 
 
 @pytest.mark.slow
-def test_a_sensor_goes_on_where_no_file_and_no_log_can_be_written(options: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_sensor_continues_if_neither_files_nor_logs_can_be_written(
+    options: tuple[object, ...], tmp_path: Path
+) -> None:
     path = tmp_path / "growing.pcap"
     path.write_bytes(PCAP_HEADER + windows_of_frames(range(3), 5))
     arguments = (*options, "--pcap", path, "--follow", "--alerts", "/dev/full", "--duration", 2)
@@ -180,7 +182,7 @@ def test_a_sensor_goes_on_where_no_file_and_no_log_can_be_written(options: tuple
     assert done.returncode == 0
 
 
-def test_a_capture_whose_alerts_have_no_room_ends_with_one_line(
+def test_a_run_on_a_capture_ends_with_one_line_on_a_full_disk(
     capsys: pytest.CaptureFixture[str], options: tuple[object, ...], tmp_path: Path
 ) -> None:
     path = tmp_path / "a.pcap"
@@ -191,7 +193,7 @@ def test_a_capture_whose_alerts_have_no_room_ends_with_one_line(
 
 
 @pytest.mark.slow
-def test_a_reader_of_alerts_that_stalls_holds_up_a_stop_no_longer_than_the_drain_timeout(
+def test_a_stalled_reader_delays_a_stop_no_longer_than_the_drain_timeout(
     options: tuple[object, ...], tmp_path: Path
 ) -> None:
     path, pipe = tmp_path / "growing.pcap", tmp_path / "pipe"
@@ -209,11 +211,11 @@ def test_a_reader_of_alerts_that_stalls_holds_up_a_stop_no_longer_than_the_drain
             assert client.end(60) == 0, client.err
     finally:
         os.close(reader)
-    assert "pipe: cannot be written: its reader takes no more" in client.err
+    assert "pipe: cannot be written: its reader has stopped reading" in client.err
 
 
 def bytes_waiting(reader: int) -> int:
-    """Return how much can be read from a pipe."""
+    """Return the number of bytes that can be read from a pipe."""
     size = array.array("i", [0])
     fcntl.ioctl(reader, termios.FIONREAD, size)
     return size[0]
@@ -221,7 +223,7 @@ def bytes_waiting(reader: int) -> int:
 
 @needs_shared
 @pytest.mark.parametrize("how", ["text", "json"])
-def test_a_file_that_grows_is_followed_until_sigterm_which_loses_nothing(
+def test_a_growing_capture_is_followed_until_sigterm_without_loss(
     options: tuple[object, ...], tmp_path: Path, how: str
 ) -> None:
     content, path, eve = SCAN.read_bytes(), tmp_path / "growing.pcap", tmp_path / "eve.json"
@@ -240,7 +242,7 @@ def test_a_file_that_grows_is_followed_until_sigterm_which_loses_nothing(
 
 
 @pytest.mark.system
-def test_a_live_record_is_an_alert_soon_after_its_window(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_live_record_gives_an_alert_soon_after_its_window(checkpoint: Path, tmp_path: Path) -> None:
     with own_network():
         arrivals = observe_a_window_and_a_half(checkpoint, tmp_path)
     eve = tmp_path / "eve.json"
@@ -282,7 +284,7 @@ def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
         (("--dataset", "a.csv", "--alerts", "eve.json"), "--alerts is for traffic"),
         (("--dataset", "a.csv", "--follow"), "--follow is for traffic"),
         (("--dataset", "a.csv", "--duration", "3"), "--duration is for traffic"),
-        (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume continues a --savefile from a --dataset"),
+        (("--pcap", "a.pcap", "--savefile", "v.csv", "--resume"), "--resume needs --savefile and --dataset"),
         (("--pcap", "a.pcap", "b.pcap", "--follow"), "only one capture can be followed"),
         (("--pcap", "a.pcap", "--savefile", "v.csv", "--alerts", "v.csv"), "v.csv: is named for two outputs"),
         (("--pcap", "absent.pcap"), "absent.pcap: no such file"),
@@ -290,7 +292,7 @@ def observe_a_window_and_a_half(checkpoint: Path, folder: Path) -> list[float]:
         ((), "one of the arguments --dataset --pcap --interface is required"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_one_line(
+def test_contradicting_arguments_are_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
     options: tuple[object, ...],
     tmp_path: Path,
@@ -304,9 +306,7 @@ def test_arguments_that_do_not_go_together_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interface_that_is_not_there_may_come_later_so_the_exit_code_is_3(
-    capsys: pytest.CaptureFixture[str], options: tuple[object, ...]
-) -> None:
+def test_a_missing_interface_is_exit_code_3(capsys: pytest.CaptureFixture[str], options: tuple[object, ...]) -> None:
     ended = call(capsys, CLIENT, *options, "--interface", "absent0")
     (line,) = ended.err.splitlines()
     assert (ended.code, "absent0: no such interface; choose one of " in line) == (3, True)
@@ -315,7 +315,7 @@ def test_an_interface_that_is_not_there_may_come_later_so_the_exit_code_is_3(
 @needs_shared
 @pytest.mark.parametrize("output", ["--savefile", "--alerts"])
 @pytest.mark.parametrize("input_", ["--pcap", "--trained-network-file"])
-def test_an_input_is_never_written_over(
+def test_an_input_is_never_overwritten(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path, output: str, input_: str
 ) -> None:
     files = {"--pcap": tmp_path / "a.pcap", "--trained-network-file": tmp_path / "n.pth"}
@@ -332,7 +332,7 @@ def test_an_input_is_never_written_over(
 def test_sigterm_with_a_cloud_that_does_not_answer_decides_every_record(
     link: Broker, checkpoint: Path, tmp_path: Path
 ) -> None:
-    queue, path, eve = f"requests.{new_id()}", tmp_path / "growing.pcap", tmp_path / "eve.json"
+    queue, path, eve = f"requests.{make_id()}", tmp_path / "growing.pcap", tmp_path / "eve.json"
     path.write_bytes(SCAN.read_bytes())
     arguments = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
                  "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", "mobilenet",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from offload.link.load import COLUMNS, load_figure
+from offload.link.load import COLUMNS, draw_load
 from utils.plotting import FORMATS, new_figure, save_figure, use_log_scale
 
 FORMULAS = [r"$\frac{$", r"$\undefined$", "$x^{$ and $y$", r"a\$b$c$"]
@@ -41,4 +41,4 @@ def test_the_ticks_of_a_logarithmic_axis_are_plain_text() -> None:
 def test_an_error_code_from_the_network_is_drawn_unchanged(tmp_path: Path) -> None:
     table = pd.DataFrame({name: np.arange(1.0, 5) for name in COLUMNS}).astype({"result": object})
     table["result"] = ["answered", "answered", "answered", FORMULAS[0]]
-    save_figure(load_figure(FORMULAS[1], table), tmp_path / "load.png")
+    save_figure(draw_load(FORMULAS[1], table), tmp_path / "load.png")

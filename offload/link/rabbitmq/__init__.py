@@ -1,1 +1,1 @@
-"""RabbitMQ, for both ends of the link; the only package that imports pika."""
+"""The RabbitMQ connections of client and worker; the only package that imports pika."""

@@ -1,4 +1,4 @@
-"""The client's end of the request queue: requests go out, replies come in."""
+"""The client's connection to RabbitMQ: publish requests and consume replies."""
 
 import logging
 import time
@@ -8,16 +8,16 @@ from typing import Any, Final, Protocol
 import pika
 
 from offload.link.broker import Broker
-from offload.link.protocol import LARGEST_REPLY, new_id
+from offload.link.protocol import LARGEST_REPLY, make_id
 from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
 from offload.link.rabbitmq.pika_fixes import DiscardedBody
 from utils.errors import CloudUnavailableError
 
 REJECTION_LIMIT: Final = 10.0
-"""Seconds for which RabbitMQ may reject all that a connection publishes before another connection is tried.
+"""Seconds for which RabbitMQ may reject all requests of a connection before it is replaced.
 
-RabbitMQ 3.10 rejects everything for good, as if the queue were full, on a channel that was opened while a quorum queue
-elected a new leader: such a channel goes on asking the node that is gone.
+If a channel was opened while a quorum queue elected a new leader, RabbitMQ 3.10 rejects all its messages forever, as if
+the queue were full: the channel keeps sending to the node that is gone.
 """
 _LONGEST_REJECTION_LIMIT: Final = 600.0
 
@@ -25,39 +25,39 @@ log = logging.getLogger(__name__)
 
 
 class ClientEvents(Protocol):
-    """What the owner of a client's end is told, in the thread that runs it."""
+    """Callbacks of a ``RequestSender``, called in the thread that runs it."""
 
     def on_ready(self) -> object:
-        """Requests can be published; what was under way before is lost."""
+        """Handle that requests can be published; earlier requests get no reply over this connection."""
 
     def on_lost(self, problem: CloudUnavailableError, /) -> object:
-        """There is no connection."""
+        """Handle that there is no connection."""
 
     def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
-        """RabbitMQ takes no requests for now; None: it takes them again."""
+        """Handle that RabbitMQ blocks publishers; None: it accepts messages again."""
 
     def on_reply(self, request_id: str, body: bytes, /) -> object:
-        """A reply came, from anyone."""
+        """Handle an untrusted reply."""
 
     def on_oversize_reply(self, size: int, /) -> object:
-        """A message came that has too many bytes for a reply, and was discarded as it arrived."""
+        """Handle a message that was discarded on arrival because it is too large for a reply."""
 
     def on_confirmed(self, request_id: str, /) -> object:
-        """A request is in the queue."""
+        """Handle that a request is in the queue."""
 
     def on_returned(self, request_id: str, why: str, /) -> object:
-        """A request is not in the queue, with a clause that says why."""
+        """Handle that a request is not in the queue; ``why`` is the predicate of a sentence about the queue."""
 
 
 class RequestSender(Connection):
-    """Publishes requests and has the replies brought back.
+    """Publishes requests and consumes the replies.
 
-    Replies come to a queue of this connection alone, which is gone with it.
+    Replies come to an exclusive queue, which RabbitMQ deletes when the connection is closed.
 
     Args:
-        broker: where RabbitMQ is.
+        broker: connection settings.
         queue_name: the request queue, which the workers declare.
-        events: is told what happens.
+        events: callbacks.
     """
 
     def __init__(self, broker: Broker, queue_name: str, events: ClientEvents) -> None:
@@ -68,17 +68,17 @@ class RequestSender(Connection):
         self._published = 0
         self._unconfirmed: dict[int, str] = {}
         self._returned: set[str] = set()
-        self._has_accepted = False  # RabbitMQ, a request on this connection
-        self._first_rejection: float | None = None  # on this connection, on the monotonic clock
+        self._has_accepted = False  # whether RabbitMQ has accepted a request on this connection
+        self._first_rejection: float | None = None  # on this connection, by the monotonic clock
         self._rejection_limit = REJECTION_LIMIT
 
     def publish(self, request_id: str, body: bytes, seconds: float) -> None:
-        """Put a request into the queue, where it expires after ``seconds``; only while ``is_ready``."""
+        """Publish a request, which expires in the queue after ``seconds``; call it only while ``is_ready``."""
         properties = pika.BasicProperties(
             content_type=CONTENT_TYPE,
             correlation_id=request_id,
             reply_to=self._reply_to,
-            # Work that no one waits for any more is dropped by the broker, not computed.
+            # The broker discards requests whose client no longer waits, so that they are not computed.
             expiration=str(max(1, int(1000 * seconds))),
         )
         self._published += 1
@@ -86,15 +86,15 @@ class RequestSender(Connection):
         self._channel.basic_publish("", self._queue, body, properties, mandatory=True)
 
     def _open(self, channel: Any) -> None:
-        self._reply_to = f"{REPLY_QUEUE}{new_id()}"
+        self._reply_to = f"{REPLY_QUEUE}{make_id()}"
         self._published = 0
         self._unconfirmed.clear()
         self._returned.clear()
         self._has_accepted, self._first_rejection = False, None
         channel.add_on_return_callback(self._on_return)
-        channel.confirm_delivery(self._on_confirm, callback=_ignore)
-        channel.queue_declare(self._reply_to, exclusive=True, auto_delete=True, callback=_ignore)
-        ready: Callable[[Any], None] = lambda _frame: self._ready(channel)  # noqa: E731
+        channel.confirm_delivery(self._on_confirm, callback=_do_nothing)
+        channel.queue_declare(self._reply_to, exclusive=True, auto_delete=True, callback=_do_nothing)
+        ready: Callable[[Any], None] = lambda _frame: self._mark_ready(channel)  # noqa: E731
         channel.basic_consume(self._reply_to, self._on_message, auto_ack=True, callback=ready)
 
     def _on_message(self, _channel: Any, _method: Any, properties: pika.BasicProperties, body: bytes) -> None:
@@ -104,7 +104,7 @@ class RequestSender(Connection):
             self._notify(self._events.on_reply, str(properties.correlation_id), body)
 
     def _on_return(self, _channel: Any, _method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
-        # The broker returns what it cannot route, and then confirms it.
+        # The broker returns a message that it cannot route, and then confirms it.
         self._returned.add(properties.correlation_id)
 
     def _on_confirm(self, frame: Any) -> None:
@@ -125,17 +125,15 @@ class RequestSender(Connection):
                 self._notify(self._events.on_confirmed, request_id)
 
     def _reconnect_if_all_is_rejected(self) -> None:
-        """Connect again once this connection has published for a while and nothing was accepted."""
+        """Reconnect if nothing has been accepted on this connection for a while."""
         now = time.monotonic()
         if self._first_rejection is None:
             self._first_rejection = now
         if not self._has_accepted and now - self._first_rejection > self._rejection_limit:
-            problem = (
-                f"RabbitMQ at {self._broker} rejected all requests for {self._rejection_limit:g} s; connecting again"
-            )
+            problem = f"RabbitMQ at {self._broker} rejected all requests for {self._rejection_limit:g} s; reconnecting"
             self._rejection_limit = min(2 * self._rejection_limit, _LONGEST_REJECTION_LIMIT)
             self.abort(CloudUnavailableError(problem, "queue-full"))
 
 
-def _ignore(_frame: Any) -> None:
-    """Take note of nothing: the broker answers in order, and what comes last says that all went well."""
+def _do_nothing(_frame: Any) -> None:
+    """Do nothing: the broker answers in order, so the last answer shows that all operations succeeded."""

@@ -1,4 +1,4 @@
-"""A connection to RabbitMQ that comes back after every loss; one thread owns it."""
+"""A connection to RabbitMQ that reconnects after every loss; one thread owns it."""
 
 import contextlib
 import logging
@@ -13,14 +13,14 @@ import pika
 from pika.adapters.select_connection import IOLoop
 
 from offload.link.broker import Broker, Host
+from offload.link.rabbitmq.broker_errors import make_blocked_error, translate_error
 from offload.link.rabbitmq.pika_fixes import AttentiveConnection, ConnectionAttempt, bound_bodies, set_user_timeout
-from offload.link.rabbitmq.problems import blocked_error, plain_error
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
 HEARTBEAT: Final = 30
 CLOSE_TIMEOUT: Final = 2.0
-# Both ends are to be back within 5 s of their broker, also where an attempt that hears nothing is under way when it
-# comes back: the last that such a one does is to knock again after 3 s.
+# Client and worker must reconnect within 5 s of the broker's return, even if an attempt is in progress at that moment:
+# the kernel sends the last SYN of an attempt after 3 s.
 CONNECT_TIMEOUT: Final = 4
 OPEN_TIMEOUT: Final = 10.0
 SHORTEST_PAUSE: Final = 0.5
@@ -28,33 +28,32 @@ LONGEST_PAUSE: Final = 3.5
 REFUSALS: Final = 3
 CONTENT_TYPE: Final = "application/vnd.safetensors"
 REPLY_QUEUE: Final = "ee-reply."
-# The kernel gives up on a peer that acknowledges nothing, be it data of ours (user timeout) or, on a quiet connection,
-# its probes. Data sent at the last moment starts the user timeout anew, so both together must stay below 15 s.
+# The kernel closes a connection whose peer does not acknowledge data (user timeout) or, on an idle connection, probes.
+# Data sent at the last moment restarts the user timeout, so both together must stay below 15 s.
 TCP_OPTIONS: Final = {"TCP_KEEPIDLE": 4, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 6_000}
 
 log = logging.getLogger(__name__)
-# What pika reports of failed connections comes back as an exception; it is logged only where someone asked for it.
+# pika also raises what it logs about failed connections, so it logs only if the user has set a level.
 if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 class Connection(ABC):
-    """One connection with one channel at a time; when it is lost, another, to the broker's hosts in turn.
+    """A connection with one channel; when it is lost, it reconnects to the broker's hosts in turn.
 
-    The thread that calls ``run`` owns it: there run all callbacks, and there alone may the methods be called, except
-    ``call_soon`` and ``stop``.
+    The thread that calls ``run`` owns it: all callbacks run in that thread, and only ``call_soon`` and ``stop`` may be
+    called in other threads.
 
     Args:
-        broker: where RabbitMQ is.
-        largest_body: bytes of a message's body that is kept; larger ones are discarded as they arrive.
-        on_ready: called whenever messages can be exchanged.
-        on_lost: called with the reason whenever a connection, once ready, was lost, and whenever all hosts were
-            tried in vain.
-        on_blocked: called with the reason when RabbitMQ begins to block what we publish, and with None when it takes
+        broker: connection settings.
+        largest_body: most bytes of a message's body; larger bodies are discarded as they arrive.
+        on_ready: called whenever the connection is ready for messages.
+        on_lost: called with the reason whenever a ready connection is lost, and whenever all hosts have failed.
+        on_blocked: called with the reason when RabbitMQ begins to block publishers, and with None when it accepts
             messages again. A connection that is lost meanwhile is no longer blocked.
 
     Raises:
-        InputFileError: a file for TLS is not what it should be.
+        InputFileError: a TLS file is missing or invalid.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Connection(ABC):
     ) -> None:
         self._broker = broker
         self._largest_body = largest_body
-        self._tls = None if broker.tls is None else broker.tls.context()
+        self._tls = None if broker.tls is None else broker.tls.make_context()
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._on_blocked = on_blocked
@@ -80,39 +79,39 @@ class Connection(ABC):
         self._attempts = 0  # since a connection was last ready
         self._refusals = 0
         self._is_up = self._was_ever_up = self._is_blocked = False
-        self._attempt: ConnectionAttempt | None = None  # while it goes on
+        self._attempt: ConnectionAttempt | None = None  # while it is in progress
         self._connection: AttentiveConnection | None = None
         self._channel: Any = None
-        self._problem: CloudError | None = None  # why we ourselves gave the connection up
+        self._problem: CloudError | None = None  # why this side aborted the connection
 
     @property
     def is_ready(self) -> bool:
-        """Whether messages can be exchanged."""
+        """Whether messages can be published and consumed."""
         return self._channel is not None
 
     @property
     def is_blocked(self) -> bool:
-        """Whether RabbitMQ has stopped reading what we publish, as it does while its memory or disk alarm is on."""
+        """Whether RabbitMQ blocks publishers, as it does while its memory or disk alarm is on."""
         return self._is_blocked
 
     def run(self) -> None:
-        """Connect, and connect again after every loss, until ``stop``.
+        """Connect, and reconnect after every loss, until ``stop``.
 
         Raises:
-            BrokerRefusedError: the broker refuses user, password, virtual host or certificate; from one that once let
-                us in, only when it does so several times in a row, for a node that starts may do so once.
+            BrokerRefusedError: the broker refuses user, password, virtual host or certificate. After a first success,
+                it must refuse several times in a row, because a node that starts may do so once.
             CloudError: the queue exists with other settings.
         """
         self._loop.add_callback_threadsafe(self._connect)
         try:
             self._loop.start()
         finally:
-            self._end()
+            self._clean_up()
         if self._failure is not None:
             raise self._failure
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Have the owner call something; safe in any thread.
+        """Have the owner thread call a function; safe in any thread.
 
         Raises:
             CloudUnavailableError: ``run`` has ended.
@@ -123,7 +122,7 @@ class Connection(ABC):
             self._loop.add_callback_threadsafe(callback)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call something later; return what cancels it."""
+        """Call a function after some seconds; return a function that cancels the call."""
         timeout = self._loop.call_later(seconds, callback)
         return lambda: self._loop.remove_timeout(timeout)
 
@@ -133,15 +132,15 @@ class Connection(ABC):
             self.call_soon(self._stop)
 
     def abort(self, problem: CloudUnavailableError) -> None:
-        """Drop a connection that no longer works, and connect again."""
+        """Drop the connection without a message to the broker, and reconnect."""
         if self._connection is not None and self._connection.is_open:
             self._abort(problem)
 
     @abstractmethod
     def _open(self, channel: Any) -> None:
-        """Declare and consume what this end needs, then call ``_ready``."""
+        """Declare and consume the queues of this end, then call ``_mark_ready``."""
 
-    def _ready(self, channel: Any) -> None:
+    def _mark_ready(self, channel: Any) -> None:
         """Mark the connection ready and notify the owner."""
         if channel.is_open:
             self._channel = channel
@@ -152,7 +151,7 @@ class Connection(ABC):
     def _notify(self, callback: Callable[..., object], *arguments: object) -> None:
         """Notify the owner; an exception that it raises ends ``run``.
 
-        pika would take it for a fault of the connection, and the next connection would raise it again.
+        pika would treat it as an error of the connection, and the next connection would raise it again.
         """
         try:
             callback(*arguments)
@@ -160,9 +159,9 @@ class Connection(ABC):
             self._failure = self._failure or failure
             self._loop.stop()
 
-    def _channel_error(self, problem: BaseException) -> CloudError:
-        """Return what it means that the broker closed the channel."""
-        return plain_error(problem, self._broker, self._host())
+    def _explain_channel_closure(self, problem: BaseException) -> CloudError:
+        """Return the error to report when the broker has closed the channel."""
+        return translate_error(problem, self._broker, self._get_host())
 
     def _abort(self, problem: CloudError) -> None:
         self._problem = problem
@@ -181,8 +180,8 @@ class Connection(ABC):
         elif self._connection.is_open:
             self._connection.close()
 
-    def _end(self) -> None:
-        """Leave no socket behind, and nothing undone that ``call_soon`` took on."""
+    def _clean_up(self) -> None:
+        """Close the socket, and run the functions that ``call_soon`` has accepted."""
         with self._lock:
             self._ended = True
         self._stopping = True
@@ -190,12 +189,12 @@ class Connection(ABC):
             if self._attempt is not None:
                 self._attempt.abort()
             elif self._connection is not None:
-                self._abort(CloudUnavailableError("the connection was left"))
+                self._abort(CloudUnavailableError("the connection was closed"))
             self._loop.process_timeouts()
         finally:
             self._loop.close()
 
-    def _host(self) -> Host:
+    def _get_host(self) -> Host:
         hosts = self._broker.hosts
         return hosts[self._host_number % len(hosts)]
 
@@ -203,60 +202,60 @@ class Connection(ABC):
         if self._stopping:
             return
         self._problem = None
-        parameters = _parameters(self._broker, self._host(), self._tls)
+        parameters = _make_parameters(self._broker, self._get_host(), self._tls)
         self._attempt = ConnectionAttempt()
-        AttentiveConnection.create_connection([parameters], self._tried, self._loop, self._attempt)
+        AttentiveConnection.create_connection([parameters], self._on_attempt_ended, self._loop, self._attempt)
 
-    def _tried(self, result: Any) -> None:
+    def _on_attempt_ended(self, result: Any) -> None:
         self._attempt = None
         if isinstance(result, BaseException):
-            self._lost(result)
+            self._handle_loss(result)
             return
         self._connection = result
-        result.add_on_close_callback(lambda _connection, problem: self._lost(problem))
-        # A blocked connection is kept, without pika's timeout and the kernel's: RabbitMQ does not read it, so if it is
-        # closed it stays there, with its queue, until the alarm ends, and reconnecting uses up the limits of both.
-        result.add_on_connection_blocked_callback(self._blocked)
-        result.add_on_connection_unblocked_callback(self._unblocked)
-        result.channel(on_open_callback=self._opened)
-        self._loop.call_later(OPEN_TIMEOUT, lambda: self._too_slow(result))
+        result.add_on_close_callback(lambda _connection, problem: self._handle_loss(problem))
+        # A blocked connection is kept, without the timeouts of pika and the kernel. RabbitMQ does not read from it, so
+        # a closed one would count against the limits of connections and queues until the alarm ends.
+        result.add_on_connection_blocked_callback(self._on_connection_blocked)
+        result.add_on_connection_unblocked_callback(self._on_connection_unblocked)
+        result.channel(on_open_callback=self._on_channel_opened)
+        self._loop.call_later(OPEN_TIMEOUT, lambda: self._abort_if_not_ready(result))
 
-    def _too_slow(self, connection: AttentiveConnection) -> None:
+    def _abort_if_not_ready(self, connection: AttentiveConnection) -> None:
         if self._connection is connection and not self._is_up:
-            self.abort(CloudUnavailableError(f"RabbitMQ at {self._host()} lets us in, but then does not answer"))
+            self.abort(CloudUnavailableError(f"RabbitMQ at {self._get_host()} accepts the login but does not answer"))
 
-    def _opened(self, channel: Any) -> None:
-        channel.add_on_close_callback(self._channel_closed)
-        channel.add_on_cancel_callback(self._consumer_cancelled)
+    def _on_channel_opened(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_cancel_callback(self._on_consumer_cancelled)
         bound_bodies(channel, self._largest_body)
         self._open(channel)
 
-    def _channel_closed(self, _channel: Any, problem: BaseException) -> None:
+    def _on_channel_closed(self, _channel: Any, problem: BaseException) -> None:
         self._channel = None
         if self._connection is not None and self._connection.is_open:
-            self._abort(self._channel_error(problem))
+            self._abort(self._explain_channel_closure(problem))
 
-    def _consumer_cancelled(self, _frame: Any) -> None:
-        self.abort(CloudUnavailableError(f"a queue of RabbitMQ at {self._host()} was deleted"))
+    def _on_consumer_cancelled(self, _frame: Any) -> None:
+        self.abort(CloudUnavailableError(f"a queue of RabbitMQ at {self._get_host()} was deleted"))
 
-    def _blocked(self, connection: AttentiveConnection, frame: Any) -> None:
+    def _on_connection_blocked(self, connection: AttentiveConnection, frame: Any) -> None:
         self._is_blocked = True
-        set_user_timeout(connection, 0)  # heartbeats still tell if the broker is gone
-        self._notify(self._on_blocked, blocked_error(self._host(), frame.method.reason))
+        set_user_timeout(connection, 0)  # heartbeats still detect that the broker is gone
+        self._notify(self._on_blocked, make_blocked_error(self._get_host(), frame.method.reason))
 
-    def _unblocked(self, connection: AttentiveConnection, _frame: Any) -> None:
+    def _on_connection_unblocked(self, connection: AttentiveConnection, _frame: Any) -> None:
         self._is_blocked = False
         set_user_timeout(connection, TCP_OPTIONS["TCP_USER_TIMEOUT"])
         self._notify(self._on_blocked, None)
 
-    def _lost(self, problem: BaseException) -> None:
-        """Note the end of a connection or of an attempt, and arrange for the next."""
+    def _handle_loss(self, problem: BaseException) -> None:
+        """Handle the end of a connection or of an attempt, and schedule the next attempt."""
         was_up, self._is_up, self._is_blocked = self._is_up, False, False
         self._connection = self._channel = None
         if self._stopping:
             self._loop.stop()
             return
-        error = self._problem or plain_error(problem, self._broker, self._host())
+        error = self._problem or translate_error(problem, self._broker, self._get_host())
         self._refusals += isinstance(error, BrokerRefusedError)
         if not isinstance(error, CloudUnavailableError):
             if not self._was_ever_up or not isinstance(error, BrokerRefusedError) or self._refusals >= REFUSALS:
@@ -267,21 +266,21 @@ class Connection(ABC):
         self._host_number += 1
         self._attempts += 1
         rounds, place = divmod(self._attempts, len(self._broker.hosts))
-        # The next host at once, but a pause after each round of them and where a connection did come about.
-        pause = _pause(rounds) if place == 0 or was_up else 0.0
+        # The next host is tried at once, but with a pause after each round of hosts and after a ready connection.
+        pause = _choose_pause(rounds) if place == 0 or was_up else 0.0
         if place == 0 or was_up:
             self._on_lost(error)
         log.debug("%s; next attempt in %.1f s", error, pause)
         self._loop.call_later(pause, self._connect)
 
 
-def _pause(rounds: int) -> float:
-    """Return seconds to wait after so many vain rounds; random, lest all clients return to a broker at once."""
+def _choose_pause(rounds: int) -> float:
+    """Return the seconds to wait after failed rounds; random, so that clients do not all reconnect at once."""
     longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** min(max(rounds - 1, 0), 10))
     return random.uniform(longest / 2, longest)
 
 
-def _parameters(broker: Broker, host: Host, tls: ssl.SSLContext | None) -> pika.ConnectionParameters:
+def _make_parameters(broker: Broker, host: Host, tls: ssl.SSLContext | None) -> pika.ConnectionParameters:
     return pika.ConnectionParameters(
         host=host.name,
         port=host.port,

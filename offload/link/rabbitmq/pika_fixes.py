@@ -1,6 +1,6 @@
-"""Work around what pika 1.4 gets wrong or does not offer; no other module uses its private names.
+"""Workarounds for errors and missing features of pika 1.4; no other module uses its private names.
 
-Each class says what fails without it, and names the issue of pika where there is one.
+Each class says what fails without it, and names pika's issue if there is one.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ from pika.channel import ContentFrameAssembler
 
 
 class TolerantProperties(pika.BasicProperties):  # type: ignore[misc]  # pika's own types do not say what it is
-    """A message's properties, in which a sender may write anything; what pika cannot decode is left out.
+    """Properties of a message, written by an untrusted sender; values that pika cannot decode are left out.
 
-    Otherwise pika drops the connection, and the broker delivers the same message to the next worker, and so on. Of
-    timestamps out of range this is pika's issue 1698, of others (tables that are nested too deep) none is known.
+    Otherwise pika drops the connection, and the broker delivers the same message to the next worker, and so on. For
+    timestamps out of range this is pika's issue 1698; for tables that are nested too deep no issue is known.
     """
 
     def decode(self, encoded: bytes, offset: int = 0) -> "TolerantProperties":
@@ -33,47 +33,47 @@ pika.spec.props[pika.BasicProperties.INDEX] = TolerantProperties
 
 
 class ConnectionAttempt(AMQPConnectionWorkflow):  # type: ignore[misc]
-    """An attempt to connect, over all addresses of a host.
+    """An attempt to connect to all addresses of a host in turn.
 
-    pika gives up at the first address whose family the kernel does not support, as IPv6 on some machines; no issue of
-    pika is known. It cannot abort an attempt while the broker greets: issue 970 of pika describes the cause.
+    pika stops at the first address whose family the kernel does not support, such as IPv6 on some machines; no issue
+    is known. It cannot abort an attempt during the AMQP handshake: pika's issue 970 describes the cause.
     """
 
     def _try_next_resolved_address(self) -> None:
         try:
             super()._try_next_resolved_address()
-        except OSError as problem:  # there are no sockets for such an address, as without IPv6
+        except OSError as problem:  # the kernel does not support this kind of address
             if self._connector is None:
-                raise  # someone else's
+                raise  # it was raised elsewhere
             self._on_connector_done(problem)
 
     def abort(self) -> None:
-        """Abort the attempt; may be called twice, and while the broker greets."""
+        """Abort the attempt; may be called twice, and during the AMQP handshake."""
         if self._state == self._STATE_ABORTING:
             return
         try:
             super().abort()
         except AssertionError:
-            # pika fails on its own assertion; what it had left to do is this.
-            greeting = self._connector._amqp_conn
-            if not greeting.is_closing:
-                greeting.close()
+            # pika fails on its own assertion; only this step is missing.
+            connection = self._connector._amqp_conn
+            if not connection.is_closing:
+                connection.close()
 
 
 class AttentiveConnection(SelectConnection):  # type: ignore[misc]
-    """A connection that reads why a TLS peer closed it, and that can be dropped.
+    """A connection that reports why a TLS peer closed it, and that can be dropped.
 
-    pika reports a broken pipe where the peer refused our certificate, and has no public call that closes a connection
-    without waiting for the peer; no issues of pika are known.
+    pika reports a broken pipe when the peer refuses the client certificate, and has no public method that closes a
+    connection without waiting for the peer; no issues are known.
     """
 
     def drop(self, problem: BaseException) -> None:
-        """Close the socket at once, without a message to the peer, which may not be listening."""
+        """Close the socket at once, without a message to the peer, which may not respond."""
         self._terminate_stream(problem)
 
     def _proto_connection_lost(self, error: BaseException | None) -> None:
         if self.params.ssl_options is not None and isinstance(error, ssl.SSLEOFError | ConnectionError):
-            # Writing failed; the reason, for example our certificate, may stand in a TLS alert that was not read yet.
+            # Writing failed. The reason may be in a TLS alert that was not read yet, for example a refused certificate.
             try:
                 self._transport._sock.recv(1)
             except ssl.SSLError as alert:
@@ -84,16 +84,16 @@ class AttentiveConnection(SelectConnection):  # type: ignore[misc]
 
 
 def set_user_timeout(connection: AttentiveConnection, milliseconds: int) -> None:
-    """Set how long a peer may leave data unread before the kernel closes the connection; 0: as long as it answers."""
+    """Set the time after which the kernel closes a connection with unacknowledged data; 0: the kernel's default."""
     with contextlib.suppress(AttributeError, OSError):  # not on Linux, or already closed
         connection._transport._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 class DiscardedBody(bytes):
-    """Stands for a body that was too large to keep: empty, but it knows the size.
+    """An empty body in place of one that was too large.
 
     Attributes:
-        size: of the body in bytes, as its message's header announced it.
+        size: bytes of the original body, by the header of its message.
     """
 
     size: int
@@ -106,13 +106,13 @@ class DiscardedBody(bytes):
 
 
 class BoundedAssembler(ContentFrameAssembler):  # type: ignore[misc]
-    """Joins a message's frames to a body, but discards those of a body that its header announces as too large.
+    """Joins the frames of a message to a body, but discards those of a body that is too large by its header.
 
-    pika keeps every body as a whole, up to RabbitMQ's limit of 128 MiB (512 MiB by setting) for each message, before
-    anyone can look at its size; no issue of pika is known.
+    pika keeps the whole body of a message in memory before a consumer can check its size, up to RabbitMQ's limit of
+    128 MiB (512 MiB by setting); no issue is known.
 
     Args:
-        largest: bytes of a body that is kept.
+        largest: most bytes of a body that is kept.
     """
 
     def __init__(self, largest: int) -> None:
@@ -133,10 +133,10 @@ class BoundedAssembler(ContentFrameAssembler):  # type: ignore[misc]
 
 
 def bound_bodies(channel: Any, largest: int) -> None:
-    """Have a channel discard bodies of more than ``largest`` bytes; consumers get a ``DiscardedBody`` instead."""
+    """Make a channel discard bodies of more than ``largest`` bytes; consumers get a ``DiscardedBody`` instead."""
     channel._content_assembler = BoundedAssembler(largest)
 
 
-def size_of(body: bytes) -> int:
-    """Return how many bytes a body has or, if it was discarded, had."""
+def get_body_size(body: bytes) -> int:
+    """Return the bytes of a body, also of one that was discarded."""
     return body.size if isinstance(body, DiscardedBody) else len(body)

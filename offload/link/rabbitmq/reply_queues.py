@@ -1,6 +1,6 @@
-"""Which clients have left: a worker need not compute what no one waits for.
+"""Find out which clients have left, so that a worker does not compute their requests.
 
-A client's reply queue is exclusive to its connection and has a fresh name, so that a queue that is gone never returns.
+The reply queue of a client is exclusive to its connection and has a random name, so a queue that is gone never returns.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from typing import Any, Final
 from pika import exceptions
 
 MOST_KNOWN: Final = 4096
-"""Reply queues that are remembered; the oldest are forgotten first, since anyone may name any."""
+"""Most reply queues that are remembered, because a sender may invent names; the oldest are forgotten first."""
 _NOT_FOUND: Final = 404
 
 
 class ReplyQueues:
     """Remembers which reply queues exist and which are gone, and asks RabbitMQ about others.
 
-    To be used in the thread that owns the connection, but for ``is_gone``.
+    Use it in the thread that owns the connection; only ``is_gone`` is safe in others.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class ReplyQueues:
         return self._exists.get(name) is False
 
     def is_known(self, name: str) -> bool:
-        """Return whether it was seen that a queue exists, or that it is gone."""
+        """Return whether it is known that a queue exists, or that it is gone."""
         return name in self._exists
 
-    def note(self, name: str, *, exists: bool) -> None:
-        """Remember that a queue exists, or that it is gone, which is final."""
+    def remember(self, name: str, *, exists: bool) -> None:
+        """Remember that a queue exists or is gone; a queue that is gone stays so."""
         exists = exists and not self.is_gone(name)
         self._exists.pop(name, None)
         self._exists[name] = exists
@@ -39,21 +39,21 @@ class ReplyQueues:
             del self._exists[next(iter(self._exists))]
 
     def ask(self, connection: Any, name: str, then: Callable[[], object]) -> None:
-        """Ask RabbitMQ whether a queue exists, and call ``then`` once that is known; never if the connection is lost.
+        """Ask RabbitMQ whether a queue exists, and call ``then`` with the reply; never if the connection is lost.
 
-        A passive declaration needs no right. If the queue is gone, RabbitMQ closes the channel with 404, and with 405
-        if it is exclusive to another connection, as a client's is: hence a channel for each question.
+        A passive declaration needs no permission. RabbitMQ closes the channel with 404 if the queue is gone, and with
+        405 if it is exclusive to another connection, as that of a client is; so each question has its own channel.
         """
 
         def answer(exists: bool) -> None:
-            self.note(name, exists=exists)
+            self.remember(name, exists=exists)
             then()
 
         def closed(_channel: Any, problem: BaseException) -> None:
             if isinstance(problem, exceptions.ChannelClosedByBroker):
                 answer(problem.reply_code != _NOT_FOUND)
 
-        def declared(channel: Any) -> None:  # by someone who shares it
+        def declared(channel: Any) -> None:  # the queue is not exclusive
             channel.close()
             answer(True)
 
@@ -64,4 +64,4 @@ class ReplyQueues:
         try:
             connection.channel(on_open_callback=opened)
         except exceptions.NoFreeChannels:
-            then()  # as if the client were there
+            then()  # as if the queue existed

@@ -1,4 +1,4 @@
-"""What the sensor tells: events, and counts for Prometheus."""
+"""The sensor's events, and its metrics."""
 
 import json
 import logging
@@ -55,7 +55,7 @@ def make_writer(
     return AlertWriter(file, limit, UnwrittenLines(metrics, lambda: goes_on), metrics, traffic)
 
 
-def test_alerts_are_told_and_counted_by_signature(file: AlertsFile, path: Path) -> None:
+def test_alerts_are_written_and_counted_by_signature(file: AlertsFile, path: Path) -> None:
     metrics = ClientMetrics()
     writer = make_writer(file, SEEN, AlertLimit(2), metrics)
     writer.write(all_decided(records_of(5), ATTACK))
@@ -69,7 +69,7 @@ def test_alerts_are_told_and_counted_by_signature(file: AlertsFile, path: Path) 
     assert count(metrics, "suppressed_alerts", signature="attack") == 0
 
 
-def test_without_a_file_alerts_are_but_counted() -> None:
+def test_without_a_file_alerts_are_only_counted() -> None:
     metrics = ClientMetrics()
     writer = make_writer(None, SEEN, AlertLimit(), metrics)
     writer.write(all_decided(records_of(5), ATTACK))
@@ -79,7 +79,7 @@ def test_without_a_file_alerts_are_but_counted() -> None:
 
 
 @pytest.mark.parametrize("seen", [SEEN, LIVE])
-def test_counts_are_told_as_a_valid_event_that_adds_up(file: AlertsFile, path: Path, seen: TrafficCounts) -> None:
+def test_a_stats_event_is_valid_and_its_counts_add_up(file: AlertsFile, path: Path, seen: TrafficCounts) -> None:
     writer = make_writer(file, seen, AlertLimit(1), ClientMetrics())
     batch = decided_of(records_of(60))
     writer.write(batch)
@@ -96,7 +96,7 @@ def test_counts_are_told_as_a_valid_event_that_adds_up(file: AlertsFile, path: P
     assert kernel == (None if seen.dropped is None else {"kernel_packets": 105, "kernel_drops": 5})
 
 
-def test_metrics_count_what_was_seen_since_they_last_looked() -> None:
+def test_metrics_add_the_packets_since_the_last_stats() -> None:
     metrics, traffic = ClientMetrics(), replace(LIVE)
     writer = make_writer(None, traffic, AlertLimit(), metrics)
     writer.write_stats()
@@ -106,9 +106,7 @@ def test_metrics_count_what_was_seen_since_they_last_looked() -> None:
     assert found == {"ipv4": 100, "other": 20, "malformed": 11, "late": 4, "dropped": 9}
 
 
-def test_a_look_tells_the_counts_only_once_in_a_while(
-    file: AlertsFile, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stats_are_written_only_at_intervals(file: AlertsFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = make_writer(file, SEEN, AlertLimit(), ClientMetrics())
     writer.write_stats_if_due()
     assert path.read_text() == ""
@@ -117,7 +115,7 @@ def test_a_look_tells_the_counts_only_once_in_a_while(
     assert [event["event_type"] for event in events_in(path)] == ["stats"]
 
 
-def test_a_live_sensor_outlives_a_full_disk_counts_what_is_lost_and_writes_again(
+def test_a_live_sensor_survives_a_full_disk_and_counts_the_lost_lines(
     file: AlertsFile, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = ClientMetrics()
@@ -133,18 +131,18 @@ def test_a_live_sensor_outlives_a_full_disk_counts_what_is_lost_and_writes_again
     assert len(alerts) == writer.alerts == count(metrics, "alerts", signature="attack") == 2 + 1 + 3
     assert count(metrics, "unwritten_lines", file="alerts") == stats["stats"]["early_exit"]["unwritten"] == lost
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: cannot be written: File too large; make room; 3 lines were lost so far"
+        f"{path}: cannot be written: File too large; make room; 3 lines lost so far"
     ]
 
 
-def test_on_a_full_disk_a_run_that_can_be_repeated_ends_with_one_line(file: AlertsFile, path: Path) -> None:
+def test_a_repeatable_run_ends_with_one_line_on_a_full_disk(file: AlertsFile, path: Path) -> None:
     writer = make_writer(file, SEEN, AlertLimit(), ClientMetrics())
     with room_for(0), pytest.raises(InputFileError, match="cannot be written: File too large; make room"):
         writer.write(all_decided(records_of(5)))
     assert path.read_bytes() == b""
 
 
-def test_alerts_of_a_flood_are_limited_and_the_rest_is_counted(file: AlertsFile, path: Path) -> None:
+def test_alerts_of_a_flood_are_limited_and_counted(file: AlertsFile, path: Path) -> None:
     metrics = ClientMetrics()
     writer = make_writer(file, SEEN, AlertLimit(), metrics)
     writer.write(all_decided(scan_of(2000), ATTACK))

@@ -1,4 +1,4 @@
-"""The file of events only ever grows by whole lines, wherever it is, whoever follows it, and however it ends."""
+"""The EVE file grows only by whole lines, for every kind of file and reader, and after every kind of failure."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ PIPE_HOLDS = 1 << 16
 
 
 def events_of(count: int, seed: int = 0) -> list[Event]:
-    """Return so many real events of different sizes."""
+    """Return ``count`` real events of different sizes."""
     records = records_of(3 * count)
     return make_alerts(decided_of(records, seed), AlertLimit(NO_LIMIT, 0))[:count]
 
@@ -47,7 +47,7 @@ def events_in(path: Path) -> list[Event]:
 
 
 def refusal(of: Callable[[], object]) -> str:
-    """Return the one line that an attempt ends with."""
+    """Return the error of an attempt, which is one line."""
     with pytest.raises(InputFileError) as raised:
         of()
     assert "\n" not in str(raised.value)
@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "eve.json"
 
 
-def test_events_are_compact_ascii_lines_that_are_there_at_once(path: Path) -> None:
+def test_events_are_written_at_once_as_compact_ascii_lines(path: Path) -> None:
     first, second = events_of(7), [some_stats()]
     with AlertsFile(path) as file:
         assert path.read_bytes() == b""
@@ -73,7 +73,7 @@ def test_events_are_compact_ascii_lines_that_are_there_at_once(path: Path) -> No
         VALID.validate(event)
 
 
-def test_text_that_is_not_ascii_is_escaped(path: Path) -> None:
+def test_text_outside_ascii_is_escaped(path: Path) -> None:
     event = {"in_iface": "Ethernet–\u2028\n\x1b[2J\udc80"}
     with AlertsFile(path) as file:
         file.append([event])
@@ -81,13 +81,13 @@ def test_text_that_is_not_ascii_is_escaped(path: Path) -> None:
     assert events_in(path) == [event]
 
 
-def test_a_number_that_json_has_not_is_no_event(path: Path) -> None:
+def test_a_number_that_json_cannot_represent_is_refused(path: Path) -> None:
     with AlertsFile(path) as file, pytest.raises(ValueError, match="JSON"):
         file.append([*events_of(3), {"certainty": float("nan")}])
     assert path.read_bytes() == b""
 
 
-def test_real_jq_reads_every_event_and_every_digit_of_its_flow_id(path: Path) -> None:
+def test_jq_reads_every_event_and_every_digit_of_its_flow_id(path: Path) -> None:
     jq = shutil.which("jq")
     if jq is None:
         reason = "jq is not installed (on Debian: apt install jq)"
@@ -106,7 +106,7 @@ def test_real_jq_reads_every_event_and_every_digit_of_its_flow_id(path: Path) ->
     ]
 
 
-def test_what_was_there_stays(path: Path) -> None:
+def test_existing_lines_are_kept(path: Path) -> None:
     first, second = events_of(2, 1), events_of(2, 2)
     for events in (first, second):
         with AlertsFile(path) as file:
@@ -114,7 +114,7 @@ def test_what_was_there_stays(path: Path) -> None:
     assert events_in(path) == first + second
 
 
-def test_a_half_line_of_a_run_that_was_killed_is_ended_first(path: Path) -> None:
+def test_an_incomplete_line_of_a_killed_run_is_ended_first(path: Path) -> None:
     before, after = events_of(3, 1), events_of(3, 2)
     path.write_bytes(lines_of(before)[:-20])
     with AlertsFile(path) as file:
@@ -123,7 +123,7 @@ def test_a_half_line_of_a_run_that_was_killed_is_ended_first(path: Path) -> None
     assert path.read_bytes() == lines_of(before)[:-20] + b"\n" + 2 * lines_of(after)
 
 
-def test_a_half_line_stays_as_it_is_where_nothing_follows(path: Path) -> None:
+def test_an_incomplete_line_stays_if_nothing_is_appended(path: Path) -> None:
     path.write_bytes(b'{"timestamp":')
     with AlertsFile(path) as file:
         file.append([])
@@ -131,30 +131,30 @@ def test_a_half_line_stays_as_it_is_where_nothing_follows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"exit_1_certainty,exit_1_prediction\n", b"PK\x03\x04", b"\n"])
-def test_a_file_of_another_kind_is_left_alone(path: Path, content: bytes) -> None:
+def test_a_file_of_another_kind_is_refused_and_unchanged(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    assert refusal(lambda: AlertsFile(path)) == f"{path}: holds something else than JSON lines; name another file"
+    assert refusal(lambda: AlertsFile(path)) == f"{path}: does not hold JSON lines; name another file"
     assert path.read_bytes() == content
 
 
-def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+def test_a_missing_folder_is_created(tmp_path: Path) -> None:
     with AlertsFile(tmp_path / "log" / "edge" / "eve.json") as file:
         file.append(events_of(1))
     assert len(events_in(tmp_path / "log" / "edge" / "eve.json")) == 1
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     line = refusal(lambda: AlertsFile(tmp_path))
     assert line == f"{tmp_path}: cannot be written: Is a directory; name the file to write in it"
 
 
-def test_a_file_that_may_not_be_written_is_refused_at_the_start() -> None:
+def test_an_unwritable_file_is_refused_at_the_start() -> None:
     with tempfile.TemporaryDirectory() as name, without_privileges():
         path = Path(name) / "eve.json"
         assert refusal(lambda: AlertsFile(path)).startswith(f"{path}: cannot be written: Permission denied; check the ")
 
 
-def test_a_file_in_a_folder_that_may_not_be_written_grows_all_the_same() -> None:
+def test_a_file_in_an_unwritable_folder_can_grow() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "eve.json"
         path.touch()
@@ -166,7 +166,7 @@ def test_a_file_in_a_folder_that_may_not_be_written_grows_all_the_same() -> None
 
 
 @pytest.mark.parametrize("rotate", ["moved", "removed", "replaced", "folder moved"])
-def test_a_file_that_log_rotation_took_away_is_made_anew(tmp_path: Path, rotate: str) -> None:
+def test_a_rotated_file_is_created_again(tmp_path: Path, rotate: str) -> None:
     path = tmp_path / "log" / "eve.json"
     first, second, third = events_of(3, 1), events_of(3, 2), events_of(3, 3)
     with AlertsFile(path) as file:
@@ -188,7 +188,7 @@ def test_a_file_that_log_rotation_took_away_is_made_anew(tmp_path: Path, rotate:
         assert events_in(old) == first
 
 
-def test_a_file_that_log_rotation_copied_and_truncated_begins_anew(path: Path) -> None:
+def test_a_file_truncated_by_log_rotation_starts_again(path: Path) -> None:
     with AlertsFile(path) as file:
         file.append(events_of(3, 1))
         os.truncate(path, 0)
@@ -207,7 +207,7 @@ def test_rotation_loses_nothing_and_leaves_no_file_open(path: Path) -> None:
     assert [events_in(path.with_name(f"eve.json.{number}")) for number in range(50)] == [[event] for event in events]
 
 
-def test_real_tail_follows_the_file_while_it_grows_and_gets_every_line_whole(path: Path, tmp_path: Path) -> None:
+def test_tail_follows_the_file_and_gets_whole_lines(path: Path, tmp_path: Path) -> None:
     batches = [events_of(count, seed) for seed, count in enumerate([1, 40, 3, 200, 7] * 20)]
     received = tmp_path / "received"
     with AlertsFile(path) as file, received.open("wb") as sink:
@@ -222,7 +222,7 @@ def test_real_tail_follows_the_file_while_it_grows_and_gets_every_line_whole(pat
     assert events_in(received) == [event for batch in batches for event in batch]
 
 
-def test_a_reader_that_goes_by_line_ends_only_ever_gets_whole_events_in_order(path: Path) -> None:
+def test_a_reader_of_lines_gets_whole_events_in_order(path: Path) -> None:
     batches = [events_of(count, seed) for seed, count in enumerate([1, 40, 3, 200, 7] * 40)]
     done = threading.Event()
     seen: list[Event] = []
@@ -248,7 +248,7 @@ def test_a_reader_that_goes_by_line_ends_only_ever_gets_whole_events_in_order(pa
     assert seen == [event for batch in batches for event in batch]
 
 
-def test_two_writers_that_share_a_file_do_not_tear_each_others_lines(path: Path) -> None:
+def test_two_writers_of_one_file_do_not_mix_their_lines(path: Path) -> None:
     batches = [events_of(20, 1), events_of(20, 2)]
 
     def write(batch: list[Event]) -> None:
@@ -280,7 +280,7 @@ def small_disk(folder: Path, options: str = "size=64k") -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_on_a_full_disk_there_are_as_many_lines_as_it_holds_all_whole_and_it_goes_on_when_there_is_room(
+def test_a_full_disk_holds_whole_lines_and_writing_continues_when_there_is_room(
     tmp_path: Path,
 ) -> None:
     events = events_of(300)
@@ -298,7 +298,7 @@ def test_on_a_full_disk_there_are_as_many_lines_as_it_holds_all_whole_and_it_goe
         assert events_in(path) == written + events[-3:]
 
 
-def test_where_a_disk_has_no_room_for_a_new_file_it_is_made_as_soon_as_there_is_some(tmp_path: Path) -> None:
+def test_a_file_is_created_later_if_the_disk_is_full_at_first(tmp_path: Path) -> None:
     first, second = events_of(2, 1), events_of(2, 2)
     with small_disk(tmp_path / "disk", "nr_inodes=2") as disk:  # the folder itself and one file
         path, other = disk / "eve.json", disk / "other"
@@ -314,7 +314,7 @@ def test_where_a_disk_has_no_room_for_a_new_file_it_is_made_as_soon_as_there_is_
         assert events_in(path) == second
 
 
-def test_where_a_file_may_not_grow_any_more_its_lines_are_whole_wherever_the_limit_is(path: Path) -> None:
+def test_a_file_at_its_size_limit_holds_whole_lines(path: Path) -> None:
     before, events = events_of(2, 1), events_of(3, 2)
     sizes = np.cumsum([len(lines_of([event])) for event in events])
     start = len(lines_of(before))
@@ -327,7 +327,7 @@ def test_where_a_file_may_not_grow_any_more_its_lines_are_whole_wherever_the_lim
         assert events_in(path) == before + events[: int(np.count_nonzero(sizes <= size - start))]
 
 
-def test_a_full_device_is_one_line() -> None:
+def test_a_full_device_is_reported_in_one_line() -> None:
     with AlertsFile(Path("/dev/full")) as file:
         assert refusal(lambda: file.append(events_of(1))).endswith("No space left on device; make room")
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
@@ -339,7 +339,7 @@ def pipe(tmp_path: Path) -> Path:
     return tmp_path / "pipe"
 
 
-def test_a_named_pipe_brings_events_to_a_slow_reader_though_signals_interrupt_the_writing(pipe: Path) -> None:
+def test_a_slow_reader_of_a_named_pipe_gets_all_events_despite_signals(pipe: Path) -> None:
     events = events_of(400)
     assert len(lines_of(events)) > 2 * PIPE_HOLDS  # so the writer waits for the reader
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -368,22 +368,22 @@ def test_a_named_pipe_brings_events_to_a_slow_reader_though_signals_interrupt_th
     assert b"".join(received) == lines_of(events + events[:1])
 
 
-def test_a_named_pipe_without_a_reader_is_one_line_and_no_waiting(pipe: Path) -> None:
+def test_a_named_pipe_without_a_reader_is_refused_at_once(pipe: Path) -> None:
     line = refusal(lambda: AlertsFile(pipe))
-    assert line.endswith("No such device or address; no one reads it, start its reader first")
+    assert line.endswith("No such device or address; it is a pipe without a reader: start the reader first")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_reader_of_a_named_pipe_that_leaves_is_one_line(pipe: Path) -> None:
+def test_a_named_pipe_that_its_reader_closes_is_reported_in_one_line(pipe: Path) -> None:
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with AlertsFile(pipe) as file:
         file.append(events_of(1))
         os.close(reader)
         line = refusal(lambda: file.append(events_of(1)))
-    assert line == f"{pipe}: cannot be written: Broken pipe; its reader has left, start it anew"
+    assert line == f"{pipe}: cannot be written: Broken pipe; its reader has closed it: start the reader again"
 
 
-def test_the_reader_of_a_pipe_that_stalls_is_waited_for_until_it_is_over_and_then_gets_whole_lines(pipe: Path) -> None:
+def test_a_stalled_reader_is_waited_for_until_the_stop_and_gets_whole_lines(pipe: Path) -> None:
     events, after = events_of(40, 1), events_of(3, 2)
     over = threading.Event()
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -393,7 +393,7 @@ def test_the_reader_of_a_pipe_that_stalls_is_waited_for_until_it_is_over_and_the
     with AlertsFile(pipe, over.is_set) as file:
         threading.Timer(0.2, over.set).start()
         with pytest.raises(
-            UnwrittenError, match="its reader takes no more; see why its reader does not take them"
+            UnwrittenError, match="its reader has stopped reading; find out why its reader does not read"
         ) as seen:
             file.append(events)
         assert over.is_set()
@@ -422,7 +422,7 @@ with AlertsFile(STDOUT) as file:
 """
 
 
-def test_a_file_that_is_the_standard_output_has_no_hole_where_a_half_line_was_taken_back(path: Path) -> None:
+def test_a_redirected_standard_output_has_no_hole_after_an_incomplete_line(path: Path) -> None:
     with path.open("wb") as stream:
         subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK], cwd=ROOT, stdout=stream, check=True, timeout=PATIENCE)
     assert path.read_bytes() == b'{"number":0}\n{"number":1}\n{"number":5}\n'
@@ -444,14 +444,14 @@ except InputFileError as problem:
 """
 
 
-def test_the_standard_output_has_events_among_what_else_is_printed() -> None:
+def test_the_standard_output_keeps_events_and_prints_in_order() -> None:
     command = [sys.executable, "-c", _TO_STDOUT, "2"]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(command, cwd=ROOT, env=buffered, capture_output=True, check=True, timeout=PATIENCE)
     assert (done.stdout, done.stderr) == (b'before\n{"number":0}\n{}\n{"number":1}\n{}\nafter\n', b"")
 
 
-def test_a_reader_of_the_standard_output_that_leaves_is_one_line() -> None:
+def test_a_standard_output_that_its_reader_closes_is_reported_in_one_line() -> None:
     program = subprocess.Popen(
         [sys.executable, "-c", _TO_STDOUT, str(10**6)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -460,7 +460,7 @@ def test_a_reader_of_the_standard_output_that_leaves_is_one_line() -> None:
         assert program.stdout.readline() == b"before\n"
         program.stdout.close()
         assert program.stderr.read() == (
-            b"standard output: cannot be written: Broken pipe; its reader has left, start it anew\n"
+            b"standard output: cannot be written: Broken pipe; its reader has closed it: start the reader again\n"
         )
     assert program.returncode == 0
 

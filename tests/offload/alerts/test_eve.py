@@ -1,4 +1,4 @@
-"""Events have the form that Suricata documents, name the record they are about, and come in bounded numbers."""
+"""Events have the form that Suricata documents, describe their record, and are limited in number."""
 
 import hashlib
 import ipaddress
@@ -94,7 +94,7 @@ def scan_of(count: int, source: int = A, seconds: float = 0.0) -> Records:
 
 
 def decided_of(records: Records, seed: int = 0) -> Batch:
-    """Return records decided in every way."""
+    """Return records with every kind of verdict."""
     batch, rng, count = batch_of(records), np.random.default_rng(seed), len(records)
     batch.uncertain[:] = rng.random(count) < 0.6
     batch.answered_by[:] = np.where(batch.uncertain, rng.choice(["cloud", "local", ""], count), "edge")
@@ -109,7 +109,7 @@ def decided_of(records: Records, seed: int = 0) -> Batch:
 
 
 def all_decided(records: Records, prediction: int = ATTACK, *, rejected: bool = False) -> Batch:
-    """Return records that are all decided alike: by exit 1, or rejected after exit 2 of the cloud answered."""
+    """Return records with the same verdict: decided by exit 1, or rejected after the cloud's exit 2."""
     batch = batch_of(records)
     batch.prediction_1[:], batch.certainty_1[:] = prediction, 0.987654321
     if rejected:
@@ -148,7 +148,7 @@ def some_stats(
 
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
-def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each_rejected_record(name: str) -> None:
+def test_a_real_capture_gives_a_valid_event_for_each_attack_and_rejected_record(name: str) -> None:
     records = compute_records(read_packets(FOLDER / name))
     batch = decided_of(records)
     limit = AlertLimit(NO_LIMIT, 0)
@@ -164,7 +164,7 @@ def test_the_events_of_a_real_capture_are_valid_and_one_for_each_attack_and_each
 
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
-def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name: str) -> None:
+def test_the_time_of_an_event_is_that_of_its_first_packet_in_its_window(name: str) -> None:
     records = compute_records(read_packets(FOLDER / name))
     times = [time for frame in read_frames(FOLDER / name) if parse_ipv4_packet(*frame) for time in frame[:1]]
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
@@ -178,7 +178,7 @@ def test_an_event_is_of_the_time_of_the_first_packet_and_lies_in_its_window(name
 
 
 @needs_shared
-def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided() -> None:
+def test_events_of_a_real_network_are_valid_and_name_the_decider() -> None:
     records = compute_records(read_packets(FOLDER / "synack-reflection.pcap")).take(np.arange(300))
     network = calibrated_network(MOBILENET)
     edge = Edge(exits_of(network).first, THRESHOLDS[MOBILENET], LocalSecondExit(exits_of(network).second))
@@ -192,7 +192,7 @@ def test_the_events_on_what_a_real_network_decided_are_valid_and_say_who_decided
     assert events
 
 
-def test_an_attack_is_told_as_suricata_would_tell_it() -> None:
+def test_an_attack_has_the_form_of_a_suricata_alert() -> None:
     (event,) = make_alerts(all_decided(compute_records(packets_of())), AlertLimit(), "eth0")
     assert event == {
         "timestamp": "2020-09-13T12:26:46.250000+0000",
@@ -228,7 +228,7 @@ def test_an_attack_is_told_as_suricata_would_tell_it() -> None:
     VALID.validate(event)
 
 
-def test_signatures_are_two_in_the_range_for_local_use_with_suricatas_categories_and_their_priorities() -> None:
+def test_both_signatures_have_local_ids_and_categories_of_suricata() -> None:
     records = records_of(1)
     found = [
         event["alert"]
@@ -240,12 +240,12 @@ def test_signatures_are_two_in_the_range_for_local_use_with_suricatas_categories
     assert len({alert["signature_id"] for alert in found}) == len({alert["signature"] for alert in found}) == 2
 
 
-def test_normal_records_give_no_event_and_no_records_none_either() -> None:
+def test_normal_records_and_empty_batches_give_no_event() -> None:
     assert make_alerts(all_decided(records_of(9), NORMAL), AlertLimit()) == []
     assert make_alerts(all_decided(records_of(1).take(np.arange(0))), AlertLimit()) == []
 
 
-def test_a_rejected_record_says_what_the_last_exit_to_answer_would_have_said() -> None:
+def test_a_rejected_record_has_the_prediction_of_the_last_exit_that_answered() -> None:
     answered, unanswered = (all_decided(records_of(1), NORMAL, rejected=True) for _ in range(2))
     unanswered.prediction_2[:], unanswered.certainty_2[:] = -1, np.nan
     unanswered.answered_by[:], unanswered.failure[:] = "", "timed-out"
@@ -276,7 +276,7 @@ def test_a_rejected_record_says_what_the_last_exit_to_answer_would_have_said() -
         (253, 0, {"proto": "253"}),
     ],
 )
-def test_protocols_have_suricatas_names_and_only_the_ports_or_types_that_they_have(
+def test_protocols_have_suricatas_names_with_ports_or_types(
     protocol: int, ports: int, expected: dict[str, object]
 ) -> None:
     event = alert_of(packets_of(protocol, ports))
@@ -284,21 +284,21 @@ def test_protocols_have_suricatas_names_and_only_the_ports_or_types_that_they_ha
     assert {name: event[name] for name in names if name in event} == expected
 
 
-def test_a_flow_id_is_the_same_in_both_directions_and_another_in_each_window() -> None:
+def test_a_flow_id_depends_on_the_window_but_not_on_the_direction() -> None:
     forth, back = alert_of(packets_of(answers=0)), alert_of(packets_of(a=B, b=A, answers=0))
     assert forth["flow_id"] == back["flow_id"] != alert_of(packets_of(seconds=15.0))["flow_id"]
     assert alert_of(packets_of(a=A + 1))["flow_id"] != forth["flow_id"]
 
 
 @needs_shared
-def test_flow_ids_of_a_real_capture_are_all_different() -> None:
+def test_all_flow_ids_of_a_real_capture_differ() -> None:
     records = compute_records(read_packets(FOLDER / "syn-ecn-cwr-flood.pcapng"))
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
     assert len({event["flow_id"] for event in events}) == len(records) > 9000
 
 
 @pytest.mark.parametrize(("protocol", "source", "destination", "upper", "lower", "expected"), PUBLISHED_IDS)
-def test_a_community_id_is_the_published_one(
+def test_a_community_id_equals_the_published_value(
     protocol: int, source: str, destination: str, upper: int, lower: int, expected: str
 ) -> None:
     a, b = int(ipaddress.IPv4Address(source)), int(ipaddress.IPv4Address(destination))
@@ -311,7 +311,7 @@ addresses = st.integers(0, 2**32 - 1)
 
 @given(st.sampled_from([6, 17, 132]), addresses, addresses, st.integers(1, 2**32 - 1))
 @example(6, 1, 1, 80 << 16 | 79)
-def test_a_community_id_is_that_of_corelights_implementation(
+def test_a_community_id_equals_that_of_corelights_implementation(
     protocol: int, source: int, destination: int, ports: int
 ) -> None:
     assert compute_community_id(protocol, source, destination, ports) == corelights(
@@ -320,7 +320,7 @@ def test_a_community_id_is_that_of_corelights_implementation(
 
 
 @pytest.mark.parametrize(("source", "destination"), [(A, B), (B, A), (A, A)])
-def test_a_community_id_of_every_kind_of_icmp_message_is_corelights(source: int, destination: int) -> None:
+def test_community_ids_of_all_icmp_messages_equal_corelights(source: int, destination: int) -> None:
     for kind in range(256):
         for code in (0, 3):
             expected = corelights(FlowTuple.make_icmp(source.to_bytes(4), destination.to_bytes(4), kind, code))
@@ -328,7 +328,7 @@ def test_a_community_id_of_every_kind_of_icmp_message_is_corelights(source: int,
 
 
 @given(st.integers(0, 255).filter(lambda number: number not in {1, 6, 17, 58, 132}), addresses, addresses)
-def test_a_community_id_of_any_other_protocol_is_corelights_too(protocol: int, source: int, destination: int) -> None:
+def test_community_ids_of_other_protocols_equal_corelights(protocol: int, source: int, destination: int) -> None:
     ours = compute_community_id(protocol, source, destination, 0)
     assert ours == corelights(FlowTuple.make_ip(source.to_bytes(4), destination.to_bytes(4), protocol))
 
@@ -338,7 +338,7 @@ def corelights(flow: Any) -> str:
 
 
 @pytest.mark.parametrize("protocol", [6, 17, 132])
-def test_where_ports_are_not_known_a_community_id_is_made_of_addresses_and_protocol_alone(protocol: int) -> None:
+def test_without_ports_a_community_id_uses_addresses_and_protocol(protocol: int) -> None:
     hashed = bytes(2) + B.to_bytes(4) + A.to_bytes(4) + bytes([protocol, 0])
     expected = f"1:{b64encode(hashlib.sha1(hashed).digest()).decode()}"
     assert compute_community_id(protocol, A, B, 0) == compute_community_id(protocol, B, A, 0) == expected
@@ -346,7 +346,7 @@ def test_where_ports_are_not_known_a_community_id_is_made_of_addresses_and_proto
 
 @needs_shared
 @pytest.mark.parametrize("name", CAPTURES)
-def test_community_ids_of_a_real_capture_are_those_of_another_decoder_and_another_implementation(name: str) -> None:
+def test_community_ids_of_a_real_capture_equal_those_of_other_tools(name: str) -> None:
     frames = [frame[2] for frame in read_frames(FOLDER / name) if parse_ipv4_packet(*frame)]
     records = compute_records(read_packets(FOLDER / name))
     events = make_alerts(all_decided(records), AlertLimit(NO_LIMIT, 0))
@@ -366,21 +366,21 @@ def decoded(frame: bytes) -> Any:
     raise AssertionError(f"a packet of protocol {ip.p}")
 
 
-def test_of_rejected_records_each_window_tells_only_so_many_and_the_rest_is_counted() -> None:
+def test_alerts_on_rejected_records_are_limited_in_each_window_and_counted() -> None:
     limit = AlertLimit(3)
     first, second = records_of(5), records_of(4, seconds=15.0)
     told = [len(make_alerts(all_decided(some, rejected=True), limit)) for some in (first, second)]
     assert (told, limit.suppressed.total()) == ([3, 3], 3)
 
 
-def test_batches_of_one_window_share_its_limit_even_where_windows_alternate() -> None:
+def test_batches_of_one_window_share_its_limit_even_if_windows_alternate() -> None:
     limit = AlertLimit(3)
     batches = [records_of(2, seconds=15.0 * (number % 2)) for number in range(6)]
     told = [len(make_alerts(all_decided(some, rejected=True), limit)) for some in batches]
     assert (told, limit.suppressed.total()) == ([2, 2, 1, 1, 0, 0], 6)
 
 
-def test_by_default_ten_rejected_records_of_a_window_are_told_and_a_hundred_attacks_of_a_source() -> None:
+def test_the_default_limits_are_10_rejected_records_and_100_attacks_of_a_source() -> None:
     limit = AlertLimit()
     assert len(make_alerts(all_decided(records_of(50), rejected=True), limit)) == 10
     assert len(make_alerts(all_decided(scan_of(150)), limit)) == 100
@@ -388,7 +388,7 @@ def test_by_default_ten_rejected_records_of_a_window_are_told_and_a_hundred_atta
 
 
 @pytest.mark.parametrize("rejected", [True, False])
-def test_a_source_that_had_its_alerts_takes_none_from_others_nor_from_the_next_window(rejected: bool) -> None:
+def test_a_source_at_its_limit_does_not_affect_others_or_the_next_window(rejected: bool) -> None:
     limit = AlertLimit(NO_LIMIT, 3)
     found = [scan_of(5), scan_of(5, source=A + 1), scan_of(5, seconds=15.0), scan_of(5)]
     told = [make_alerts(all_decided(records, rejected=rejected), limit) for records in found]
@@ -398,7 +398,7 @@ def test_a_source_that_had_its_alerts_takes_none_from_others_nor_from_the_next_w
     assert told[:3] == [events[:3] for events in unlimited[:3]]
 
 
-def test_each_signature_has_a_limit_of_its_own() -> None:
+def test_each_signature_has_its_own_limit() -> None:
     limit = AlertLimit(NO_LIMIT, 3)
     assert len(make_alerts(all_decided(scan_of(5)), limit)) == 3
     assert len(make_alerts(all_decided(scan_of(5), rejected=True), limit)) == 3
@@ -410,13 +410,13 @@ def test_forged_sources_are_limited_together() -> None:
     assert limit.suppressed["attack"] == 500 - 5 * SOURCES
 
 
-def test_without_a_limit_all_attacks_are_told() -> None:
+def test_without_a_limit_all_attacks_give_alerts() -> None:
     limit = AlertLimit(0, 0)
     assert len(make_alerts(all_decided(scan_of(3000)), limit)) == 3000
     assert limit.suppressed.total() == 0
 
 
-def test_rejected_records_that_are_suppressed_leave_the_attacks_between_them() -> None:
+def test_suppressed_rejected_records_do_not_suppress_attacks() -> None:
     records = records_of(200)
     batch = decided_of(records)
     limit = AlertLimit(2)
@@ -429,7 +429,7 @@ def test_rejected_records_that_are_suppressed_leave_the_attacks_between_them() -
     assert limit.suppressed["rejected"] > 50
 
 
-def test_a_limit_remembers_only_so_many_windows_and_sources() -> None:
+def test_a_limit_remembers_few_windows_and_sources() -> None:
     limit = AlertLimit(1, 1)
     for window in range(0, 15 * 200, 15):
         for source in range(1000):
@@ -441,7 +441,7 @@ def test_a_limit_remembers_only_so_many_windows_and_sources() -> None:
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_stats_are_told_as_suricata_would_tell_them(live: bool) -> None:
+def test_stats_have_the_form_of_suricatas_stats_event(live: bool) -> None:
     kernel = {"kernel_packets": 11, "kernel_drops": 2}
     event = some_stats(NOW + 1, 61, late=6, dropped=2 if live else None)
     assert event == {
@@ -479,7 +479,7 @@ def spoilt(event: Event) -> Iterator[tuple[str, Event]]:
 
 
 @pytest.mark.parametrize("kind", ["TCP", "ICMP", "stats"])
-def test_the_schema_refuses_what_is_missing_of_another_type_or_not_documented(kind: str) -> None:
+def test_the_schema_refuses_missing_wrong_and_undocumented_fields(kind: str) -> None:
     if kind == "stats":
         event = some_stats(dropped=2)
     else:

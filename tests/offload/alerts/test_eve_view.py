@@ -1,4 +1,4 @@
-"""Events as people read them."""
+"""Events formatted for people."""
 
 import re
 
@@ -23,7 +23,7 @@ ESCAPES = re.compile(r"\x1b\[\d+m")
 
 
 @pytest.mark.parametrize("rejected", [True, False])
-def test_an_alert_is_one_line_that_says_when_who_and_who_decided(rejected: bool) -> None:
+def test_an_alert_is_one_line_with_time_addresses_and_decider(rejected: bool) -> None:
     (alert,) = make_alerts(all_decided(records_of(1), rejected=rejected), AlertLimit(NO_LIMIT, 0))
     line = format_alert(alert, colour=False)
     for part in (alert["timestamp"][11:19], alert["src_ip"], alert["dest_ip"], alert["proto"],
@@ -32,7 +32,7 @@ def test_an_alert_is_one_line_that_says_when_who_and_who_decided(rejected: bool)
     assert line.isprintable()
 
 
-def test_colour_changes_nothing_but_the_colour() -> None:
+def test_colour_does_not_change_the_text() -> None:
     for alert in make_alerts(decided_of(records_of(40)), AlertLimit(NO_LIMIT, 0)):
         painted = format_alert(alert, colour=True)
         assert ESCAPES.search(painted)
@@ -41,7 +41,7 @@ def test_colour_changes_nothing_but_the_colour() -> None:
     assert ESCAPES.sub("", format_summary(event, colour=True)) == format_summary(event, colour=False)
 
 
-def test_the_summary_has_every_figure_and_fits_a_screen() -> None:
+def test_the_summary_has_all_figures_and_fits_the_screen() -> None:
     screen = format_summary(some_stats(late=30, left_out=4, dropped=200), colour=False)
     for number in (9, *(OWN_COUNTS[name] for name in ("records", "alerts", "offloaded", "rejected")), 234):
         assert f" {number} " in screen
@@ -49,6 +49,6 @@ def test_the_summary_has_every_figure_and_fits_a_screen() -> None:
     assert max(map(len, screen.splitlines())) <= 80
 
 
-def test_nothing_seen_is_no_division_by_zero() -> None:
+def test_a_summary_of_no_traffic_divides_nothing_by_zero() -> None:
     nothing = make_stats(TrafficCounts(), dict.fromkeys(OWN_COUNTS, 0), NOW * SECOND, 0)
     assert "of no records" in format_summary(nothing, colour=False)

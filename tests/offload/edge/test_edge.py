@@ -24,7 +24,7 @@ from models.preprocessing import Identity
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import make_columns
-from offload.edge.second_exit import Asked, LocalSecondExit, Outcome
+from offload.edge.second_exit import LocalSecondExit, Outcome, Query
 from offload.link.protocol import MAX_EVENTS
 from offload.networks.exits import ActivationsAt, FloatArray
 from tests.networks import calibrated_network
@@ -47,7 +47,7 @@ CERTAIN, UNCERTAIN = 4.0, 1.0
 
 
 class Legible(TwoExits):
-    """What it says can be read off an event: the first feature is exit 1's margin, the second exit 2's."""
+    """A network whose margins are features: the first is exit 1's, the second exit 2's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,8 +74,8 @@ def events(count: int, margin_1: float = UNCERTAIN, margin_2: float = CERTAIN) -
     return features
 
 
-class LateAnswers(Asked):
-    """Answers that are here once ``done`` is set."""
+class LateAnswers(Query):
+    """A query whose replies are here once ``done`` is set."""
 
     def __init__(self, logits: FloatArray) -> None:
         super().__init__((), self.answer)
@@ -99,7 +99,7 @@ class LateAnswers(Asked):
 
 
 class Late(LocalSecondExit):
-    """Answers for exit 2 only when told to, and notes what it was asked and how many requests were pending then."""
+    """A second exit that answers on command, and records its queries and the requests then pending."""
 
     answered_by = CLOUD
 
@@ -118,7 +118,7 @@ class Late(LocalSecondExit):
         return one
 
     def give_up(self) -> None:
-        """Answer all at once, so that a test that failed ends."""
+        """Answer all queries, so that a failed test ends."""
         self.given_up = True
         for one in self.asked:
             one.done.set()
@@ -210,10 +210,10 @@ def local_edge(network: TwoExits, thresholds: Thresholds) -> Edge:
 
 
 class Never(LocalSecondExit):
-    """Must not be asked."""
+    """A second exit that must not be queried."""
 
     def __init__(self) -> None:
-        """Need nothing."""
+        """Do nothing."""
 
     def ask(self, _features: FloatArray, _activations: ActivationsAt) -> LateAnswers:
         raise AssertionError("exit 2 was asked")
@@ -242,11 +242,11 @@ def plain_row(limits: Thresholds, logits_1: list[float], logits_2: list[float]) 
 
 
 def is_tie(logits: NDArray[np.floating]) -> bool:
-    """Return whether two logits differ by no more than rounding may."""
+    """Return whether two logits are equal up to rounding."""
     return abs(float(logits[0] - logits[1])) < 1e-6 * (1 + float(np.abs(logits).max()))
 
 
-def test_every_row_of_the_table_is_what_the_rule_says_of_that_event(
+def test_every_row_follows_the_decision_rule(
     network: CalibratedNetwork, limits: Thresholds, features: FloatArray, labels: NDArray[np.int64]
 ) -> None:
     table = pd.DataFrame(make_columns(local_edge(network, limits).decide(Batch(features, labels))))
@@ -268,7 +268,7 @@ def test_every_row_of_the_table_is_what_the_rule_says_of_that_event(
     assert fates == {(True, 0), (True, 1), (False, 0), (False, 1), (False, "rejected")}, "the example lacks a fate"
 
 
-def test_each_part_of_the_network_computes_each_distinct_event_at_most_once(
+def test_each_segment_computes_each_distinct_vector_at_most_once(
     mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
     computed: Counter[str] = Counter()
@@ -301,7 +301,7 @@ def test_each_part_of_the_network_computes_each_distinct_event_at_most_once(
     }
 
 
-def test_exit_2_is_asked_once_about_the_uncertain_events_alone() -> None:
+def test_exit_2_is_queried_once_and_only_about_uncertain_events() -> None:
     asked: list[tuple[FloatArray, FloatArray]] = []
 
     class Asking(Prompt):
@@ -319,9 +319,7 @@ def test_exit_2_is_asked_once_about_the_uncertain_events_alone() -> None:
     assert activations.dtype == np.float32
 
 
-def test_equal_events_get_equal_verdicts_each_in_its_place(
-    features: FloatArray, network: CalibratedNetwork, limits: Thresholds
-) -> None:
+def test_equal_events_get_equal_verdicts(features: FloatArray, network: CalibratedNetwork, limits: Thresholds) -> None:
     order = np.random.default_rng(1).integers(0, ROWS, 3 * ROWS)
     edge = local_edge(network, limits)
     once, often = edge.decide(Batch(features)), edge.decide(Batch(features[order]))
@@ -330,7 +328,7 @@ def test_equal_events_get_equal_verdicts_each_in_its_place(
     assert (often.rejected == once.rejected[order]).all()
 
 
-def test_exit_2_is_not_asked_where_no_event_is_uncertain(network: CalibratedNetwork, features: FloatArray) -> None:
+def test_exit_2_is_not_queried_if_no_event_is_uncertain(network: CalibratedNetwork, features: FloatArray) -> None:
     verdicts = Edge(exits_of(network).first, NONE_OFFLOADED, Never()).decide(Batch(features))
     assert not verdicts.uncertain.any()
     assert not verdicts.rejected.any()
@@ -357,7 +355,7 @@ def test_a_certainty_equal_to_its_threshold_is_accepted(network: CalibratedNetwo
 
 @pytest.mark.parametrize("choose", [lambda all_: all_[0], lambda all_: all_[-1], random.Random(5).choice])
 @pytest.mark.parametrize("size", [1, 10])
-def test_batches_come_out_in_order_as_decided_one_by_one_whatever_order_answers_come_in(
+def test_batches_are_yielded_in_order_whatever_the_order_of_replies(
     choose: Callable[[Sequence[LateAnswers]], LateAnswers], size: int
 ) -> None:
     rng = np.random.default_rng(0)
@@ -375,7 +373,7 @@ def test_batches_come_out_in_order_as_decided_one_by_one_whatever_order_answers_
 
 
 @pytest.mark.parametrize("size", [9, MAX_EVENTS // 2])
-def test_exit_1_goes_on_until_the_window_is_full_whenever_an_answer_is_waited_for(size: int) -> None:
+def test_exit_1_continues_until_the_window_is_full(size: int) -> None:
     prompt = Prompt()
     assert len(list(edge_of(prompt).decide_all([Batch(events(size)) for _ in range(12)], 3, Stop()))) == 12
     assert prompt.asked_when_waited == [*range(3, 12), 12, 12, 12]
@@ -391,9 +389,7 @@ def test_exit_1_goes_on_until_the_window_is_full_whenever_an_answer_is_waited_fo
         ([MAX_EVENTS // 2] * 7, 3, 3),
     ],
 )
-def test_a_batch_that_needs_more_requests_than_the_window_has_goes_through_alone(
-    sizes: list[int], window: int, most: int
-) -> None:
+def test_a_batch_with_more_requests_than_the_window_is_decided_alone(sizes: list[int], window: int, most: int) -> None:
     prompt = Prompt()
     batches = [events(size) for size in sizes]
     found = list(edge_of(prompt).decide_all(map(Batch, batches), window, Stop()))
@@ -402,7 +398,7 @@ def test_a_batch_that_needs_more_requests_than_the_window_has_goes_through_alone
 
 
 @pytest.mark.parametrize("size", [1, 100])
-def test_certain_batches_behind_one_that_waits_pile_up_only_to_as_many_events_as_the_window_can_hold(
+def test_certain_batches_behind_a_waiting_one_are_limited_by_the_window(
     size: int,
 ) -> None:
     prompt, taken = Prompt(), 0
@@ -419,7 +415,7 @@ def test_certain_batches_behind_one_that_waits_pile_up_only_to_as_many_events_as
     assert sum(1 for _ in deciding) == taken
 
 
-def test_a_batch_of_certain_events_does_not_wait_for_the_end_of_all() -> None:
+def test_a_batch_of_certain_events_is_yielded_at_once() -> None:
     taken = []
 
     def batches() -> Iterator[FloatArray]:
@@ -432,7 +428,7 @@ def test_a_batch_of_certain_events_does_not_wait_for_the_end_of_all() -> None:
     assert taken == [0, 1]
 
 
-def test_an_answer_that_failed_raises_after_all_batches_before_it_came_out() -> None:
+def test_a_failed_request_raises_after_the_earlier_batches() -> None:
     late = Late()
     deciding = edge_of(late).decide_all([Batch(events(2)) for _ in range(9)], 4, Stop())
     with ThreadPoolExecutor(1) as executor:
@@ -447,7 +443,7 @@ def test_an_answer_that_failed_raises_after_all_batches_before_it_came_out() -> 
         next(deciding)
 
 
-def test_an_empty_batch_begins_nothing_and_lets_out_what_is_answered() -> None:
+def test_an_empty_batch_only_yields_finished_batches() -> None:
     late, nothing = Late(), events(0)
     taken = []
 
@@ -475,7 +471,9 @@ def test_an_empty_batch_begins_nothing_and_lets_out_what_is_answered() -> None:
         (8, (0, 1, 3), 2),  # the last of these is behind one that still waits
     ],
 )
-def test_at_the_drain_deadline_what_still_waits_is_given_up(window: int, answered: tuple[int, ...], out: int) -> None:
+def test_at_the_drain_deadline_waiting_batches_are_left_undecided(
+    window: int, answered: tuple[int, ...], out: int
+) -> None:
     stop, late = Stop(drain_timeout=0.5), Late()
     with ThreadPoolExecutor(1) as executor:
         found = executor.submit(list, edge_of(late).decide_all([Batch(events(2)) for _ in range(5)], window, stop))
@@ -491,7 +489,7 @@ def test_at_the_drain_deadline_what_still_waits_is_given_up(window: int, answere
             late.give_up()
 
 
-def test_at_the_drain_deadline_what_cannot_be_decided_another_time_is_decided_without_the_cloud() -> None:
+def test_at_the_drain_deadline_live_batches_are_decided_without_the_cloud() -> None:
     stop, late = Stop(drain_timeout=0.3), Late()
 
     def batches() -> Iterator[FloatArray]:
@@ -506,7 +504,7 @@ def test_at_the_drain_deadline_what_cannot_be_decided_another_time_is_decided_wi
     assert late.given_up
 
 
-def test_what_was_taken_before_the_source_failed_is_decided_before_the_failure_is_raised() -> None:
+def test_batches_before_a_failure_of_the_source_are_decided_first() -> None:
     prompt = Prompt()
 
     def batches() -> Iterator[FloatArray]:
@@ -520,7 +518,7 @@ def test_what_was_taken_before_the_source_failed_is_decided_before_the_failure_i
         next(deciding)
 
 
-def test_deciding_can_be_left_in_the_middle() -> None:
+def test_a_caller_can_stop_deciding_at_any_batch() -> None:
     late = Late()
     deciding = edge_of(late).decide_all((Batch(events(2)) for _ in range(9)), 2, Stop())
     with ThreadPoolExecutor(1) as executor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import OffloadCsv, Table, make_columns
-from offload.edge.resume_file import NOTHING, digest_dataset, resume_path, write_resume_file
+from offload.edge.resume_file import NOTHING, digest_dataset, make_resume_path, write_resume_file
 from offload.edge.second_exit import LocalSecondExit
 from offload.edge.sources import split_dataset
 from tests.offload.edge.test_edge import HALVES, Legible
@@ -102,13 +102,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "verdicts.csv"
 
 
-def test_the_rows_are_those_of_one_table_written_at_once(path: Path) -> None:
+def test_appended_batches_equal_one_table_written_at_once(path: Path) -> None:
     dataset = dataset_of(23)
     whole = pd.DataFrame(make_columns(edge_with().decide(Batch(dataset.features, dataset.labels))))
     assert write(path, dataset).decode() == whole.to_csv(index=False)
 
 
-def test_nothing_appears_and_an_older_file_stays_before_the_first_rows(path: Path) -> None:
+def test_an_older_file_stays_until_the_first_rows(path: Path) -> None:
     dataset = dataset_of(SIZE)
     with OffloadCsv(path, OFFLOAD_COLUMNS) as savefile:
         savefile.begin(facts_of(dataset), SIZE, resumes=False)
@@ -119,7 +119,7 @@ def test_nothing_appears_and_an_older_file_stays_before_the_first_rows(path: Pat
         assert path.read_text() == "older"
         savefile.append(next(tables(dataset)))
         assert path.read_bytes().startswith(HEADER)
-    assert sorted(path.parent.iterdir()) == [path, resume_path(path)]
+    assert sorted(path.parent.iterdir()) == [path, make_resume_path(path)]
 
 
 def test_the_file_can_be_read_at_any_time_and_grows_by_whole_batches(path: Path) -> None:
@@ -130,14 +130,14 @@ def test_the_file_can_be_read_at_any_time_and_grows_by_whole_batches(path: Path)
             assert savefile.rows == len(pd.read_csv(path)) == min(number * SIZE, 23)
 
 
-def test_wherever_a_row_was_cut_off_behind_those_that_are_noted_it_goes_on_to_the_same_end(path: Path) -> None:
+def test_a_run_continues_to_the_same_file_wherever_a_row_was_cut(path: Path) -> None:
     dataset = dataset_of(12)
     whole = write(path, dataset)
     noted = write(path, dataset, batches=1)
-    note = resume_path(path).read_bytes()
+    note = make_resume_path(path).read_bytes()
     for end in range(len(noted), len(whole) + 1):
         path.write_bytes(whole[:end])
-        resume_path(path).write_bytes(note)
+        make_resume_path(path).write_bytes(note)
         done = go_on(path, dataset)
         assert path.read_bytes() == whole, end
         assert done == whole[:end].count(b"\n") - 1
@@ -146,7 +146,7 @@ def test_wherever_a_row_was_cut_off_behind_those_that_are_noted_it_goes_on_to_th
 @pytest.mark.parametrize(
     "rest", [bytes(50), b"\xff\xfe\n", b"rubbish\n", b"\n", b"0.9,1,N/A\x1b[2J,N/A,0.9,1,1\n", b"x" * 10**7]
 )
-def test_what_a_power_cut_leaves_behind_the_rows_is_taken_away(path: Path, rest: bytes) -> None:
+def test_incomplete_rows_after_a_power_cut_are_removed(path: Path, rest: bytes) -> None:
     dataset = dataset_of(12)
     whole = write(path, dataset)
     noted = write(path, dataset, batches=1)
@@ -155,7 +155,7 @@ def test_what_a_power_cut_leaves_behind_the_rows_is_taken_away(path: Path, rest:
     assert path.read_bytes() == whole
 
 
-def test_a_run_that_was_killed_before_its_first_rows_begins_anew(path: Path) -> None:
+def test_a_run_that_was_killed_before_its_first_rows_starts_again(path: Path) -> None:
     dataset = dataset_of(12)
     whole = write(path, dataset)
     path.write_text("older")
@@ -164,13 +164,13 @@ def test_a_run_that_was_killed_before_its_first_rows_begins_anew(path: Path) -> 
     assert path.read_bytes() == whole
 
 
-def test_an_empty_file_begins(path: Path) -> None:
+def test_an_empty_file_starts_from_the_beginning(path: Path) -> None:
     path.touch()
     assert go_on(path, dataset_of(12)) == 0
 
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2"])
-def test_a_compressed_file_goes_on_too(path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compressed_file_can_be_continued(path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, packed = dataset_of(12), path.with_name(f"verdicts.csv{ending}")
     whole = write(packed, dataset)
     an_hour_later = time.time() + 3600
@@ -181,13 +181,13 @@ def test_a_compressed_file_goes_on_too(path: Path, ending: str, monkeypatch: pyt
     assert pd.read_csv(packed, dtype=str).equals(pd.read_csv(io.BytesIO(write(path, dataset)), dtype=str))
 
 
-def test_a_file_that_is_not_there_begins(path: Path) -> None:
+def test_a_missing_file_starts_from_the_beginning(path: Path) -> None:
     dataset = dataset_of(12)
     assert go_on(path, dataset) == 0
     assert path.read_bytes() == write(path.with_name("other.csv"), dataset)
 
 
-def test_a_whole_file_stays_as_it_is(path: Path) -> None:
+def test_a_complete_file_stays_unchanged(path: Path) -> None:
     dataset = dataset_of(12)
     whole = write(path, dataset)
     assert go_on(path, dataset) == 12
@@ -197,7 +197,7 @@ def test_a_whole_file_stays_as_it_is(path: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_rows_that_the_dataset_has_not_are_taken_away(path: Path) -> None:
+def test_rows_beyond_the_dataset_are_removed(path: Path) -> None:
     dataset = dataset_of(12)
     whole = write(path, dataset)
     path.write_bytes(whole + whole.splitlines(keepends=True)[-1])
@@ -206,7 +206,7 @@ def test_rows_that_the_dataset_has_not_are_taken_away(path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [0, 1, 6, -1])
-def test_a_file_that_was_changed_is_not_continued(path: Path, row: int) -> None:
+def test_a_changed_file_is_not_continued(path: Path, row: int) -> None:
     dataset = dataset_of(12)
     lines = write(path, dataset).splitlines(keepends=True)
     lines[row] = lines[row].replace(b"1", b"0", 1) if row else lines[row].replace(b"class", b"Class")
@@ -215,20 +215,20 @@ def test_a_file_that_was_changed_is_not_continued(path: Path, row: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"x" * 10_000_000, b"PK\x03\x04" + bytes(50), HEADER, HEADER[:20]])
-def test_another_file_in_its_place_is_not_continued(path: Path, content: bytes) -> None:
+def test_another_file_at_the_same_path_is_not_continued(path: Path, content: bytes) -> None:
     dataset = dataset_of(12)
     write(path, dataset)
     path.write_bytes(content)
     assert "was changed since it was written" in refusal_of(path, facts_of(dataset))
 
 
-def test_a_file_that_an_older_version_wrote_is_not_continued_and_the_line_says_what_to_do(path: Path) -> None:
+def test_a_file_of_an_older_version_is_refused_with_the_remedy(path: Path) -> None:
     dataset = dataset_of(12)
     write(path, dataset)
-    resume_path(path).unlink()
+    make_resume_path(path).unlink()
     assert refusal_of(path, facts_of(dataset)) == (
-        f"{path}: verdicts.csv.resume.json is not beside it, without which it cannot be continued (older versions "
-        "wrote none); leave out --resume to write it anew"
+        f"{path}: cannot be continued without verdicts.csv.resume.json, which is missing (older versions wrote none); "
+        "leave out --resume to start again"
     )
 
 
@@ -246,10 +246,10 @@ def test_a_file_of_another_run_is_not_continued(path: Path, changes: dict[str, o
     dataset = dataset_of(12)
     write(path, dataset)
     line = refusal_of(path, facts_of(dataset) | changes)
-    assert line == f"{path}: was written with {phrase}; give the same, or leave out --resume to write it anew"
+    assert line == f"{path}: was written with {phrase}; give the same, or leave out --resume to start again"
 
 
-def test_a_file_with_the_deciders_is_not_continued_without_them_nor_the_other_way_round(path: Path) -> None:
+def test_a_file_is_not_continued_with_or_without_the_columns_of_deciders(path: Path) -> None:
     dataset = dataset_of(12)
     write(path, dataset, deciders=True)
     assert "was written with other columns" in refusal_of(path, facts_of(dataset))
@@ -268,14 +268,14 @@ def test_a_file_with_the_deciders_is_not_continued_without_them_nor_the_other_wa
         b'{"format_version": 1, "run": {}, "written": {"rows": 1, "size": 5, "sha256": "", "more": 1}}',
     ],
 )  # fmt: skip
-def test_a_damaged_resume_file_is_one_line(path: Path, content: bytes) -> None:
+def test_a_damaged_resume_file_is_refused_in_one_line(path: Path, content: bytes) -> None:
     dataset = dataset_of(12)
     write(path, dataset)
-    resume_path(path).write_bytes(content)
+    make_resume_path(path).write_bytes(content)
     assert "is damaged or of another version; leave out --resume" in refusal_of(path, facts_of(dataset))
 
 
-def test_a_dataset_is_known_by_its_features_and_labels() -> None:
+def test_a_dataset_is_identified_by_its_features_and_labels() -> None:
     dataset = dataset_of(12)
     assert dataset.labels is not None
     features = dataset.features.copy()
@@ -289,7 +289,7 @@ def test_a_dataset_is_known_by_its_features_and_labels() -> None:
 
 
 @pytest.mark.parametrize(("ending", "magic"), [(".gz", b"\x1f\x8b"), (".bz2", b"BZh"), (".GZ", b"\x1f\x8b")])
-def test_a_compressed_file_grows_too_and_can_be_read_at_any_time(path: Path, ending: str, magic: bytes) -> None:
+def test_a_compressed_file_can_be_read_at_any_time_while_it_grows(path: Path, ending: str, magic: bytes) -> None:
     dataset, packed = dataset_of(23), path.with_name(f"verdicts.csv{ending}")
     with OffloadCsv(packed, OFFLOAD_COLUMNS) as savefile:
         for table in tables(dataset):
@@ -311,7 +311,7 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-def test_where_there_is_no_room_the_file_still_holds_whole_rows_and_can_be_continued(path: Path) -> None:
+def test_on_a_full_disk_the_file_holds_whole_rows_and_can_be_continued(path: Path) -> None:
     dataset = dataset_of(23)
     whole = write(path.with_name("whole.csv"), dataset)
     with OffloadCsv(path, OFFLOAD_COLUMNS) as savefile:
@@ -319,7 +319,7 @@ def test_where_there_is_no_room_the_file_still_holds_whole_rows_and_can_be_conti
         first, second, *_ = tables(dataset)
         savefile.append(first)
         before = path.read_bytes()
-        with room_for(len(before) + 100), pytest.raises(InputFileError, match="File too large; make room and go on"):
+        with room_for(len(before) + 100), pytest.raises(InputFileError, match="File too large; make room and continue"):
             savefile.append(second)
         assert path.read_bytes() == before
         assert savefile.rows == SIZE
@@ -327,7 +327,7 @@ def test_where_there_is_no_room_the_file_still_holds_whole_rows_and_can_be_conti
     assert path.read_bytes() == whole
 
 
-def test_where_there_is_no_room_for_the_first_rows_an_older_file_stays(path: Path) -> None:
+def test_an_older_file_stays_if_the_disk_has_no_room_for_the_first_rows(path: Path) -> None:
     path.write_text("older")
     with OffloadCsv(path, OFFLOAD_COLUMNS) as savefile:
         with room_for(100), pytest.raises(InputFileError, match="File too large"):
@@ -369,13 +369,13 @@ print("killed", kills, flush=True)
 
 
 @pytest.mark.slow
-def test_a_file_whose_writer_was_killed_at_any_moment_goes_on_to_the_same_end(tmp_path: Path, path: Path) -> None:
+def test_a_writer_killed_at_any_moment_continues_to_the_same_file(tmp_path: Path, path: Path) -> None:
     with Program(tmp_path, "-c", _KILLING, path, tmp_path / "whole.csv") as program:
         assert program.end(2 * PATIENCE) == 0, program.err
         assert int(program.out.removeprefix("killed ")) > 5
 
 
-def test_a_file_that_was_removed_or_replaced_meanwhile_is_an_error(path: Path) -> None:
+def test_a_file_that_is_removed_or_replaced_meanwhile_is_an_error(path: Path) -> None:
     dataset = dataset_of(23)
     first, second, *_ = tables(dataset)
     for remove in (path.unlink, lambda: path.with_name("other").replace(path)):
@@ -390,9 +390,7 @@ def test_a_file_that_was_removed_or_replaced_meanwhile_is_an_error(path: Path) -
 
 
 @pytest.mark.parametrize("remove", ["moved", "removed"])
-def test_a_file_of_live_traffic_that_was_moved_or_removed_is_made_anew_and_takes_no_more_room(
-    path: Path, remove: str
-) -> None:
+def test_a_moved_or_removed_file_of_live_traffic_is_created_again(path: Path, remove: str) -> None:
     path.write_text("older")
     first, second, third, *_ = tables(dataset_of(23))
     with OffloadCsv(path, OFFLOAD_COLUMNS) as savefile:
@@ -410,7 +408,7 @@ def test_a_file_of_live_traffic_that_was_moved_or_removed_is_made_anew_and_takes
     assert [len(pd.read_csv(old)) for old in path.parent.glob("*.1")] == [SIZE] * (remove == "moved")
 
 
-def test_a_folder_that_is_gone_is_made_again_for_the_first_rows_and_is_an_error_afterwards(tmp_path: Path) -> None:
+def test_a_removed_folder_is_created_for_the_first_rows_and_is_an_error_later(tmp_path: Path) -> None:
     folder = tmp_path / "saves"
     first, second, *_ = tables(dataset_of(23))
     with OffloadCsv(folder / "verdicts.csv", OFFLOAD_COLUMNS) as savefile:
@@ -424,9 +422,7 @@ def test_a_folder_that_is_gone_is_made_again_for_the_first_rows_and_is_an_error_
 
 @pytest.mark.parametrize("rows_before", [0, SIZE])
 @pytest.mark.parametrize("resumes", [True, False])
-def test_the_second_of_two_that_write_one_file_is_refused_and_the_first_goes_on(
-    path: Path, rows_before: int, resumes: bool
-) -> None:
+def test_a_second_writer_is_refused_and_the_first_continues(path: Path, rows_before: int, resumes: bool) -> None:
     dataset = dataset_of(23)
     for older in ("", "an older file") if rows_before == 0 else (None, "an older file"):
         path.unlink(missing_ok=True)
@@ -446,7 +442,7 @@ def test_the_second_of_two_that_write_one_file_is_refused_and_the_first_goes_on(
         assert len(pd.read_csv(path)) == rows_before + SIZE
 
 
-def test_of_two_that_begin_one_file_together_the_one_that_comes_later_to_its_first_rows_is_refused(path: Path) -> None:
+def test_of_two_writers_of_a_new_file_the_second_to_write_rows_is_refused(path: Path) -> None:
     dataset = dataset_of(23)
     first, second, *_ = tables(dataset)
     with OffloadCsv(path, OFFLOAD_COLUMNS) as savefile, OffloadCsv(path, OFFLOAD_COLUMNS) as other:
@@ -460,7 +456,7 @@ def test_of_two_that_begin_one_file_together_the_one_that_comes_later_to_its_fir
     assert go_on(path, dataset) == 2 * SIZE
 
 
-def test_a_file_is_free_once_its_writer_is_done(path: Path) -> None:
+def test_a_file_is_unlocked_when_its_writer_has_finished(path: Path) -> None:
     dataset = dataset_of(12)
     write(path, dataset, batches=1)
     assert go_on(path, dataset) == SIZE
@@ -468,7 +464,7 @@ def test_a_file_is_free_once_its_writer_is_done(path: Path) -> None:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Be no one for a while, where we are root, who may write everything."""
+    """Drop root's rights for a while, because root may write everything."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -479,13 +475,13 @@ def without_privileges() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_file_that_may_not_be_written_is_not_continued() -> None:
+def test_a_read_only_file_is_not_continued() -> None:
     dataset = dataset_of(12)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "verdicts.csv"
         write(path, dataset)
         path.chmod(0o444)
-        resume_path(path).chmod(0o444)
+        make_resume_path(path).chmod(0o444)
         path.parent.chmod(0o777)
         with without_privileges():
             assert "cannot be continued: Permission denied" in refusal_of(path, facts_of(dataset))
@@ -493,7 +489,7 @@ def test_a_file_that_may_not_be_written_is_not_continued() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link to a device"])
-def test_a_device_or_a_pipe_is_no_savefile(path: Path, kind: str) -> None:
+def test_a_device_or_a_pipe_is_refused_as_savefile(path: Path, kind: str) -> None:
     if kind == "fifo":
         os.mkfifo(path)
     else:
@@ -504,7 +500,7 @@ def test_a_device_or_a_pipe_is_no_savefile(path: Path, kind: str) -> None:
     assert Path(os.devnull).is_char_device()
 
 
-def test_what_a_link_stands_for_is_written_and_continued(path: Path) -> None:
+def test_the_target_of_a_link_is_written_and_continued(path: Path) -> None:
     dataset = dataset_of(12)
     link = path.with_name("link.csv")
     link.symlink_to(path)

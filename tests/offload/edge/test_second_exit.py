@@ -20,11 +20,11 @@ from offload.defaults import FAILURE_POLICIES, PAYLOADS
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import make_columns
-from offload.edge.second_exit import Asked, CloudSecondExit, LocalSecondExit
+from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.broker import Broker
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import free_port
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, Answer, Refusal, Request
 from offload.link.request_form import RequestForm
 from offload.link.responder import Responder
@@ -40,7 +40,7 @@ from utils.dataset import read_dataset, to_images
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError, MessageError
 from utils.stopping import Stop
 
-ONE_TRY = Patience(attempt=PATIENCE, retries=0, deadline=PATIENCE)
+ONE_TRY = RetryPolicy(attempt=PATIENCE, retries=0, deadline=PATIENCE)
 
 
 class Watched(Legible):
@@ -72,7 +72,7 @@ class Picky(Responder):
 
 
 class Noting(Responder):
-    """A worker's network that notes its requests."""
+    """A worker's network that records its requests."""
 
     def __init__(self) -> None:
         super().__init__(*served(Legible()), "noting")
@@ -112,7 +112,7 @@ class Answers:
         count: n.
     """
 
-    def __init__(self, asked: Asked, count: int) -> None:
+    def __init__(self, asked: Query, count: int) -> None:
         self.logits = np.empty((count, 2), np.float32)
         self.answered_by, self.failure = np.full(count, "?" * 8), np.full(count, "?" * 32)
         for rows, logits, answered_by, failure in asked.collect():
@@ -128,9 +128,9 @@ def working(link: Broker, queue: str, responder: Responder) -> contextlib.Abstra
 
 
 @contextmanager
-def absent(queue: str, patience: Patience = ONE_TRY) -> Iterator[Client]:
-    """Yield a client of which it is known that no broker listens."""
-    with make_client(at(Broker(()), free_port()), queue, patience) as client:
+def absent(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
+    """Yield a client without a broker, which it knows."""
+    with make_client(at(Broker(()), find_free_port()), queue, retry_policy) as client:
         yield client
 
 
@@ -161,7 +161,7 @@ def network(request: pytest.FixtureRequest, mobilenet: CalibratedNetwork) -> Cal
 
 
 @pytest.mark.parametrize(("payload", "half"), [(FEATURES, False), (ACTIVATIONS, False), (ACTIVATIONS, True)])
-def test_the_cloud_says_what_the_edge_would_say_itself(
+def test_the_cloud_and_the_edge_compute_the_same_logits(
     link: Broker, queue: str, network: CalibratedNetwork, payload: str, half: bool
 ) -> None:
     features = np.random.default_rng(1).random((90, 58), np.float32)
@@ -185,7 +185,7 @@ def test_the_cloud_says_what_the_edge_would_say_itself(
         (2 * MAX_EVENTS + 9, [MAX_EVENTS, MAX_EVENTS, 9]),
     ],
 )
-def test_many_events_are_split_into_requests_and_joined_again_in_order(
+def test_many_events_are_split_into_requests_and_joined_in_order(
     link: Broker, queue: str, payload: str, count: int, sizes: list[int]
 ) -> None:
     noting, network = Noting(), Legible()
@@ -197,9 +197,9 @@ def test_many_events_are_split_into_requests_and_joined_again_in_order(
     assert len({request.request_id for request in noting.requests}) == len(sizes)
 
 
-def test_each_request_counts_as_under_way_until_it_is_answered(link: Broker, queue: str) -> None:
+def test_each_request_is_pending_until_it_is_answered(link: Broker, queue: str) -> None:
     network, features = Legible(), numbered(MAX_EVENTS + 1)
-    with make_client(link, queue, Patience.of(0.5, 0, wait_timeout=PATIENCE)) as client:
+    with make_client(link, queue, RetryPolicy.from_options(0.5, 0, wait_timeout=PATIENCE)) as client:
         asked = asking(client, network, "wait").ask(features, Activations(network, features))
         assert asked.count_pending() == 2
         assert not asked.wait(0)
@@ -210,7 +210,7 @@ def test_each_request_counts_as_under_way_until_it_is_answered(link: Broker, que
 
 
 @pytest.mark.parametrize("on_failure", FAILURE_POLICIES)
-def test_of_many_events_the_cloud_may_answer_for_some_and_not_for_others(
+def test_the_cloud_may_answer_some_requests_of_a_batch_and_not_others(
     link: Broker, queue: str, on_failure: str
 ) -> None:
     network, picky = Legible(), Picky()
@@ -232,7 +232,7 @@ def test_of_many_events_the_cloud_may_answer_for_some_and_not_for_others(
         assert np.isnan(answers.logits[MAX_EVENTS:]).all()
 
 
-def test_where_it_is_known_that_no_one_answers_exit_2_goes_on_from_the_activations_at_hand(queue: str) -> None:
+def test_exit_2_uses_the_kept_activations_if_a_request_fails_at_once(queue: str) -> None:
     network, features = Watched(), numbered(MAX_EVENTS + 9)
     activations = Activations(Legible(), features)
     with absent(queue) as client:
@@ -246,7 +246,7 @@ def test_where_it_is_known_that_no_one_answers_exit_2_goes_on_from_the_activatio
     assert set(answers.failure) == {"no-connection"}
 
 
-def test_where_an_answer_fails_later_segment_1_is_computed_again(link: Broker, queue: str) -> None:
+def test_segment_1_is_computed_again_if_a_request_fails_later(link: Broker, queue: str) -> None:
     network, features = Watched(), numbered(9)
     activations = Activations(Legible(), features)
     with make_client(link, queue, ONE_TRY) as client:
@@ -262,7 +262,7 @@ def test_where_an_answer_fails_later_segment_1_is_computed_again(link: Broker, q
     assert set(answers.failure) == {"no-queue"}
 
 
-def test_who_rejects_computes_nothing_itself(queue: str) -> None:
+def test_the_policy_reject_computes_nothing(queue: str) -> None:
     network, features = Watched(), numbered(9)
     activations = Activations(Legible(), features)
     with absent(queue) as client:
@@ -274,10 +274,10 @@ def test_who_rejects_computes_nothing_itself(queue: str) -> None:
     assert set(answers.failure) == {"no-connection"}
 
 
-def test_who_waits_gets_the_failure_when_the_time_is_up(queue: str) -> None:
+def test_the_policy_wait_raises_the_failure_at_the_timeout(queue: str) -> None:
     network = Legible()
     with (
-        absent(queue, Patience.of(0.2, 0, wait_timeout=0.5)) as client,
+        absent(queue, RetryPolicy.from_options(0.2, 0, wait_timeout=0.5)) as client,
         pytest.raises(CloudUnavailableError, match="no RabbitMQ at") as raised,
     ):
         ask(asking(client, network, "wait"), network, numbered(9))
@@ -285,7 +285,7 @@ def test_who_waits_gets_the_failure_when_the_time_is_up(queue: str) -> None:
 
 
 class Refused:
-    """A client whose broker no longer lets it in, which ours cannot be told to do in mid-run."""
+    """A client that the broker refuses, which the real broker cannot do during a run."""
 
     def submit(self, _request: Request) -> "Future[Answer]":
         future: Future[Answer] = Future()
@@ -294,7 +294,7 @@ class Refused:
 
 
 @pytest.mark.parametrize("on_failure", FAILURE_POLICIES)
-def test_a_broker_that_refuses_us_is_no_failure_that_a_policy_makes_up_for(on_failure: str) -> None:
+def test_no_policy_covers_a_broker_that_refuses_the_client(on_failure: str) -> None:
     network = Legible()
     second_exit = asking(Refused(), network, on_failure)  # type: ignore[arg-type]
     with pytest.raises(CloudError, match="the broker refuses the user"):
@@ -303,7 +303,9 @@ def test_a_broker_that_refuses_us_is_no_failure_that_a_policy_makes_up_for(on_fa
 
 @pytest.mark.parametrize("on_failure", ["local", "reject"])
 @pytest.mark.parametrize("code", ["", "=cmd()", "x" * 33, "Ünïcode", "a,b", "N/A"])
-def test_a_refusal_whose_code_is_no_code_reads_refused(link: Broker, queue: str, code: str, on_failure: str) -> None:
+def test_a_refusal_with_an_invalid_code_is_reported_as_refused(
+    link: Broker, queue: str, code: str, on_failure: str
+) -> None:
     network = Legible()
     with working(link, queue, Picky(code)), make_client(link, queue, ONE_TRY) as client:
         answers = ask(asking(client, network, on_failure), network, numbered(2))
@@ -314,7 +316,7 @@ def test_a_refusal_whose_code_is_no_code_reads_refused(link: Broker, queue: str,
     ("largest", "dtype"),
     [(1.0, "float16"), (-65504.0, "float16"), (65505.0, "float32"), (-1e30, "float32"), (math.inf, "float32")],
 )
-def test_what_half_precision_cannot_hold_is_sent_whole(largest: float, dtype: str) -> None:
+def test_values_beyond_half_precision_are_sent_in_single_precision(largest: float, dtype: str) -> None:
     activations = np.zeros((3, 2, 1, 1), np.float32)
     activations[1, 1] = largest
     assert (
@@ -324,7 +326,7 @@ def test_what_half_precision_cannot_hold_is_sent_whole(largest: float, dtype: st
     assert RequestForm("ab" * 32, "edge:1", ACTIVATIONS).make_request(activations).tensor.dtype == "float32"
 
 
-def test_an_event_that_half_precision_cannot_hold_is_answered_right(link: Broker, queue: str) -> None:
+def test_an_event_beyond_half_precision_is_answered_correctly(link: Broker, queue: str) -> None:
     network, features = Legible(), numbered(3)
     features[:, 1] = [1.0, 70000.0, 2**-20]
     with working(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
@@ -332,15 +334,15 @@ def test_an_event_that_half_precision_cannot_hold_is_answered_right(link: Broker
     assert margins(answers) == [1.0, 70000.0, 2**-20]
 
 
-def test_the_local_exit_needs_no_one() -> None:
+def test_the_local_exit_is_always_ready() -> None:
     network, features = Legible(), numbered(5)
     local = LocalSecondExit(exits_of(network).second)
     asked = local.ask(features, Activations(network, features))
     assert asked.count_pending() == 0
     assert asked.wait(0)
     assert margins(Answers(asked, 5)) == [0, 1, 2, 3, 4]
-    assert local.alive() is None
-    assert local.ready() is None
+    assert local.check_liveness() is None
+    assert local.check_readiness() is None
 
 
 MIXED = np.concatenate([events(1, CERTAIN), events(1, -CERTAIN), events(1), events(1, UNCERTAIN, -UNCERTAIN)])
@@ -351,7 +353,7 @@ def decided(edge: Edge) -> list[tuple[str, str, object]]:
     return list(table[["decider", "reason", "final_prediction"]].itertuples(index=False, name=None))
 
 
-def test_the_table_says_that_the_cloud_decided(link: Broker, queue: str) -> None:
+def test_the_table_names_the_cloud_as_the_decider(link: Broker, queue: str) -> None:
     network = Legible()
     with working(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
         found = decided(Edge(exits_of(network).first, HALVES, asking(client, network)))
@@ -370,7 +372,7 @@ def test_the_table_says_that_the_cloud_decided(link: Broker, queue: str) -> None
         ("reject", [("rejected", "no-connection", "rejected"), ("rejected", "no-connection", "rejected")]),
     ],
 )
-def test_the_table_says_what_kept_the_cloud_from_answering(
+def test_the_table_gives_the_reason_why_the_cloud_did_not_answer(
     queue: str, on_failure: str, uncertain_events: list[tuple[str, str, object]]
 ) -> None:
     network = Legible()
@@ -380,7 +382,7 @@ def test_the_table_says_what_kept_the_cloud_from_answering(
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_batches_decided_with_workers_of_unlike_speed_are_decided_in_order_as_they_are_without(
+def test_workers_of_different_speed_do_not_change_the_order_or_the_verdicts(
     link: Broker, queue: str, mobilenet: CalibratedNetwork, sample: Path, payload: str
 ) -> None:
     batches = np.split(read_dataset(sample / "2016_03.csv").features[:200], 20)

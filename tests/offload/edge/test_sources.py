@@ -16,7 +16,7 @@ from utils.stopping import Stop
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_dataset_comes_in_batches_from_where_it_is_to_begin(labelled: bool) -> None:
+def test_a_dataset_is_split_into_batches_from_a_given_row(labelled: bool) -> None:
     rows = dataset_of(25, labelled=labelled)
     batches = list(split_dataset(rows, 3, 10, Stop()))
     assert [len(batch) for batch in batches] == [10, 10, 2]
@@ -26,7 +26,7 @@ def test_a_dataset_comes_in_batches_from_where_it_is_to_begin(labelled: bool) ->
         np.testing.assert_array_equal(batches[2].labels, rows.labels[23:])
 
 
-def test_a_stop_takes_no_further_batch_of_a_dataset_and_yields_what_was_taken() -> None:
+def test_a_stop_ends_a_dataset_after_the_present_batch() -> None:
     stop = Stop(drain_timeout=30)
     batches = split_dataset(dataset_of(30), 0, 10, stop)
 
@@ -39,7 +39,7 @@ def test_a_stop_takes_no_further_batch_of_a_dataset_and_yields_what_was_taken() 
 
 
 @needs_shared
-def test_records_come_with_their_own_verdicts_however_they_are_cut() -> None:
+def test_records_keep_their_verdicts_however_they_are_split() -> None:
     records = compute_records(read_packets(SHARED / "data" / "pcaps" / "synack-reflection.pcap"))
     parts = [records.take(np.arange(start, min(start + 700, len(records)))) for start in range(0, len(records), 700)]
     lists = [[], *([part] for part in parts[:5]), [], parts[5:], []]

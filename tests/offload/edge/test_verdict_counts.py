@@ -54,13 +54,13 @@ def read_back(table: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text), keep_default_na=False, dtype=str)
 
 
-def test_the_final_answer_is_that_of_exit_2_where_it_answered_and_else_that_of_exit_1(batch: Batch) -> None:
+def test_the_final_prediction_is_that_of_exit_2_if_it_answered(batch: Batch) -> None:
     assert batch.prediction.tolist() == [0, 1, 0, 1, 1, 1, 0, 1, 1]
     assert batch.certainty.tolist() == [0.99, 0.97, 0.95, 0.96, 0.55, 0.94, 0.93, 0.51, 0.66]
     assert len(batch) == len(ROWS)
 
 
-def test_each_row_says_who_decided_and_why(batch: Batch) -> None:
+def test_each_row_has_a_decider_and_a_reason(batch: Batch) -> None:
     decided = dict(zip(ROWS, zip(batch.decider.tolist(), batch.reason.tolist(), strict=True), strict=True))
     assert decided == {
         "edge normal": ("edge", "certain"),
@@ -75,7 +75,7 @@ def test_each_row_says_who_decided_and_why(batch: Batch) -> None:
     }
 
 
-def test_deciders_are_counted_with_what_they_decided() -> None:
+def test_events_are_counted_by_decider_and_verdict() -> None:
     assert batch_of(*ROWS, "edge normal", "edge normal", "cloud attack").count_deciders() == {
         ("edge", "normal"): 3,
         ("edge", "attack"): 1,
@@ -88,7 +88,7 @@ def test_deciders_are_counted_with_what_they_decided() -> None:
 
 
 @pytest.mark.parametrize("deciders", [False, True])
-def test_the_table_has_a_row_for_each_event_and_the_columns_of_the_contract(batch: Batch, deciders: bool) -> None:
+def test_the_table_has_a_row_for_each_event_and_the_published_columns(batch: Batch, deciders: bool) -> None:
     table = pd.DataFrame(make_columns(batch, show_decider=deciders))
     assert tuple(table.columns) == OFFLOAD_COLUMNS + (DECIDER_COLUMNS if deciders else ())
     assert len(table) == len(batch)
@@ -97,9 +97,7 @@ def test_the_table_has_a_row_for_each_event_and_the_columns_of_the_contract(batc
         assert table["reason"].tolist() == batch.reason.tolist()
 
 
-def test_the_csv_says_what_was_not_asked_what_was_rejected_and_where_the_class_is_unknown(
-    batch: Batch, unlabelled: Batch
-) -> None:
+def test_the_csv_marks_missing_answers_rejections_and_unknown_classes(batch: Batch, unlabelled: Batch) -> None:
     read = read_back(pd.DataFrame(make_columns(unlabelled)))
     assert set(read["class"]) == {NOT_ASKED} == {"N/A"}
     assert read["exit_1_prediction"].tolist() == ["0", "1", "1", "1", "0", "0", "1", "0", "1"]
@@ -110,7 +108,7 @@ def test_the_csv_says_what_was_not_asked_what_was_rejected_and_where_the_class_i
     assert read_back(pd.DataFrame(make_columns(batch)))["class"].tolist() == list(map(str, LABELS))
 
 
-def test_every_certainty_is_written_so_that_it_reads_back_as_it_was() -> None:
+def test_every_certainty_reads_back_unchanged() -> None:
     exact = np.nextafter(np.full(4, 0.95), [0, 1, 0, 1])
     batch = batch_of(*["cloud normal"] * 4)
     batch.certainty_1[:] = batch.certainty_2[:] = exact
@@ -139,7 +137,7 @@ def test_events_are_counted_by_fate_class_and_prediction(batch: Batch) -> None:
 
 
 @pytest.mark.parametrize("labels", [LABELS, None])
-def test_the_counts_of_batches_add_up_to_those_of_the_whole(labels: NDArray[np.int64] | None) -> None:
+def test_the_counts_of_batches_add_up_to_those_of_all_events(labels: NDArray[np.int64] | None) -> None:
     names, total = 50 * list(ROWS), VerdictCounts.zero(labelled=labels is not None)
     truths = None if labels is None else np.tile(labels, 50)
     for start in range(0, len(names), 70):
@@ -153,7 +151,7 @@ def test_the_counts_of_batches_add_up_to_those_of_the_whole(labels: NDArray[np.i
     assert total.summarize() == whole.summarize()
 
 
-def test_adding_leaves_both_counts_as_they_were(batch: Batch) -> None:
+def test_an_addition_changes_neither_operand(batch: Batch) -> None:
     one, other = VerdictCounts.from_batch(batch), VerdictCounts.from_batch(batch)
     _ = one + other
     assert one.summarize() == other.summarize()
@@ -171,7 +169,7 @@ def test_unlabelled_events_are_counted_without_an_accuracy(batch: Batch, unlabel
         assert "nan" not in text
 
 
-def test_the_summary_says_what_the_cloud_did_not_answer_and_why(batch: Batch) -> None:
+def test_the_summary_counts_the_failures_of_the_cloud_by_reason(batch: Batch) -> None:
     assert VerdictCounts.from_batch(batch).summarize() == (
         "9 events, offloaded 7 (77.8 %), rejected 3 (33.3 %), accuracy of accepted 66.67 %, "
         "without the cloud 1 (circuit-open), 1 (no-connection), 1 (timed-out)"
@@ -181,12 +179,12 @@ def test_the_summary_says_what_the_cloud_did_not_answer_and_why(batch: Batch) ->
     )
 
 
-def test_the_summary_of_nothing_shows_a_dash_for_what_is_unknown() -> None:
+def test_the_summary_of_no_events_shows_a_dash_for_unknown_figures() -> None:
     summary = VerdictCounts.zero(labelled=True).summarize()
     assert summary == "0 events, offloaded 0 (- %), rejected 0 (- %), accuracy of accepted - %"
 
 
-def test_the_fields_are_figures_that_json_can_hold(batch: Batch) -> None:
+def test_json_can_represent_all_fields(batch: Batch) -> None:
     fields = (VerdictCounts.from_batch(batch) + VerdictCounts.from_batch(batch)).to_dict()
     assert json.loads(json.dumps(fields, allow_nan=False)) == {
         "events": 18,
@@ -197,7 +195,7 @@ def test_the_fields_are_figures_that_json_can_hold(batch: Batch) -> None:
     }
 
 
-def test_an_accuracy_that_is_unknown_is_nan_among_the_fields(unlabelled: Batch) -> None:
+def test_an_unknown_accuracy_is_nan_in_the_fields(unlabelled: Batch) -> None:
     for counts in (VerdictCounts.from_batch(unlabelled), VerdictCounts.zero(labelled=True)):
         accuracy = counts.to_dict()["accuracy"]
         assert isinstance(accuracy, float) and math.isnan(accuracy)
@@ -218,7 +216,7 @@ def test_the_table_has_a_row_for_each_fate_and_one_for_the_accepted(batch: Batch
     assert lines[4].split() == ["accepted", "6", "66.7%", "3"]
 
 
-def test_a_table_without_accepted_events_shows_a_dash_for_what_is_unknown() -> None:
+def test_a_table_without_accepted_events_shows_a_dash_for_unknown_figures() -> None:
     table = VerdictCounts.from_batch(batch_of("unanswered", labels=np.array([0]))).format_table()
     assert "nan" not in table
     assert table.splitlines()[1].split() == ["exit", "1", "0", "0.0%", "-%", "0", "0", "0", "0"]

@@ -1,4 +1,4 @@
-"""The circuit breaker, by a clock that tests turn."""
+"""The circuit breaker, with a clock that tests set."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from offload.link.circuit_breaker import FAILURES, LONGEST_PAUSE, SHORTEST_PAUSE
 
 
 class Clock:
-    """Shows the time that it was set to."""
+    """A clock that shows the time to which it was set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -20,96 +20,96 @@ def opened(clock: Clock) -> CircuitBreaker:
     """Return a breaker that has just opened."""
     breaker = CircuitBreaker(clock)
     for _ in range(FAILURES):
-        breaker.failed()
+        breaker.record_failure()
     assert breaker.is_open
     return breaker
 
 
 def pause_of(breaker: CircuitBreaker, clock: Clock) -> float:
-    """Let time go by until the breaker allows a try; return how long that took."""
+    """Advance the clock until the breaker allows a request; return the seconds."""
     start = clock.now
-    while not breaker.allows():
+    while not breaker.allow_request():
         clock.now += 0.25
         assert clock.now < start + 10 * LONGEST_PAUSE
     return clock.now - start
 
 
-def test_a_closed_breaker_lets_everything_through() -> None:
+def test_a_closed_breaker_allows_all_requests() -> None:
     breaker = CircuitBreaker(Clock())
-    assert all(breaker.allows() for _ in range(100))
+    assert all(breaker.allow_request() for _ in range(100))
     assert not breaker.is_open
 
 
-def test_it_opens_after_so_many_failures_in_a_row_and_not_before() -> None:
+def test_the_breaker_opens_after_three_failures_in_a_row() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(FAILURES - 1):
-        breaker.failed()
-    assert breaker.allows() and not breaker.is_open
-    breaker.failed()
-    assert breaker.is_open and not breaker.allows()
+        breaker.record_failure()
+    assert breaker.allow_request() and not breaker.is_open
+    breaker.record_failure()
+    assert breaker.is_open and not breaker.allow_request()
 
 
-def test_a_success_in_between_begins_the_count_anew() -> None:
+def test_a_success_resets_the_count_of_failures() -> None:
     breaker = CircuitBreaker(Clock())
     for _ in range(10):
         for _ in range(FAILURES - 1):
-            breaker.failed()
-        breaker.succeeded()
+            breaker.record_failure()
+        breaker.record_success()
     assert not breaker.is_open
 
 
-def test_an_open_breaker_lets_one_request_through_after_each_pause() -> None:
+def test_an_open_breaker_allows_one_request_after_each_pause() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(5):  # of none of these the outcome is known yet
         assert pause_of(breaker, clock) == SHORTEST_PAUSE
-        assert not any(breaker.allows() for _ in range(10))
+        assert not any(breaker.allow_request() for _ in range(10))
     assert breaker.is_open
 
 
-def test_each_try_that_fails_doubles_the_pause_up_to_the_longest() -> None:
+def test_each_failed_try_doubles_the_pause_up_to_the_longest() -> None:
     clock = Clock()
     breaker = opened(clock)
     pauses = []
     for _ in range(8):
         pauses.append(pause_of(breaker, clock))
         clock.now += 1.0  # the pause begins when the try has failed
-        breaker.failed()
+        breaker.record_failure()
     doubled = [SHORTEST_PAUSE * 2**i for i in range(8)]
     assert pauses == [min(pause, LONGEST_PAUSE) for pause in doubled]
     assert doubled[-1] > LONGEST_PAUSE
 
 
-def test_the_failures_of_requests_made_before_it_opened_neither_double_the_pause_nor_prolong_it() -> None:
+def test_failures_of_earlier_requests_do_not_change_the_pause() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(20):  # a whole window of them
         clock.now += SHORTEST_PAUSE / 40
-        breaker.failed()
+        breaker.record_failure()
     assert pause_of(breaker, clock) == SHORTEST_PAUSE / 2
-    breaker.failed()
-    breaker.failed()
+    breaker.record_failure()
+    breaker.record_failure()
     assert pause_of(breaker, clock) == 2 * SHORTEST_PAUSE
 
 
-def test_a_success_closes_it_and_the_next_pause_is_short_again() -> None:
+def test_a_success_closes_the_breaker_and_resets_the_pause() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(3):
         pause_of(breaker, clock)
-        breaker.failed()
-    breaker.succeeded()
-    assert not breaker.is_open and breaker.allows() and breaker.allows()
+        breaker.record_failure()
+    breaker.record_success()
+    assert not breaker.is_open and breaker.allow_request() and breaker.allow_request()
     for _ in range(FAILURES):
-        assert breaker.allows()
-        breaker.failed()
+        assert breaker.allow_request()
+        breaker.record_failure()
     assert pause_of(breaker, clock) == SHORTEST_PAUSE
 
 
-def test_a_late_success_closes_it_without_a_try() -> None:
+def test_a_success_of_an_earlier_request_closes_the_breaker() -> None:
     breaker = opened(Clock())
-    breaker.succeeded()
-    assert breaker.allows() and not breaker.is_open
+    breaker.record_success()
+    assert breaker.allow_request() and not breaker.is_open
 
 
 class Sluggish(float):
@@ -120,7 +120,7 @@ class Sluggish(float):
         return super().__lt__(other)
 
 
-def test_of_many_threads_exactly_one_gets_the_try() -> None:
+def test_exactly_one_of_many_threads_is_allowed() -> None:
     clock = Clock()
     breaker = opened(clock)
     for _ in range(10):
@@ -130,7 +130,7 @@ def test_of_many_threads_exactly_one_gets_the_try() -> None:
 
         def ask(together: threading.Barrier = together, allowed: list[bool] = allowed) -> None:
             together.wait(10)
-            allowed.extend(breaker.allows() for _ in range(3))
+            allowed.extend(breaker.allow_request() for _ in range(3))
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
@@ -140,10 +140,10 @@ def test_of_many_threads_exactly_one_gets_the_try() -> None:
         assert (len(allowed), sum(allowed)) == (24, 1)
 
 
-def test_failures_from_many_threads_are_all_counted() -> None:
+def test_failures_of_many_threads_are_all_counted() -> None:
     clock = Clock()
     breaker = CircuitBreaker(clock)
-    threads = [threading.Thread(target=breaker.failed) for _ in range(FAILURES)]
+    threads = [threading.Thread(target=breaker.record_failure) for _ in range(FAILURES)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -151,8 +151,8 @@ def test_failures_from_many_threads_are_all_counted() -> None:
     assert breaker.is_open
 
 
-def test_by_default_it_goes_by_a_clock_that_runs() -> None:
+def test_the_default_clock_runs() -> None:
     breaker = CircuitBreaker()
     for _ in range(FAILURES):
-        breaker.failed()
-    assert not breaker.allows()
+        breaker.record_failure()
+    assert not breaker.allow_request()

@@ -1,4 +1,4 @@
-"""The client on a real broker: every request ends, once, whatever becomes of worker, queue, network and broker."""
+"""The client on a real broker: every request ends exactly once, whatever fails."""
 
 import contextlib
 import logging
@@ -18,9 +18,9 @@ from offload.link import circuit_breaker as breaker_module
 from offload.link import client as client_module
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import Answer, Refusal, Request, encode_refusal, encode_request, new_id
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import Answer, Refusal, Request, encode_refusal, encode_request, make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
 from tests.offload.hostile_peers import FORGERIES, FailingRelay, answer_to, by_hand, is_valid, make_large_request
@@ -45,12 +45,12 @@ from tests.offload.messages import mutants
 from utils.errors import BrokerRefusedError, CloudUnavailableError, MessageError
 
 SECRET = "hunter2-Pa$$wört"
-LONG = Patience(attempt=AGES, retries=0, deadline=AGES)
+LONG = RetryPolicy(attempt=AGES, retries=0, deadline=AGES)
 """One attempt, in which all must go well."""
 
 
 class Watched(ClientMetrics):
-    """A client's metrics, as numbers."""
+    """The values of a client's metrics."""
 
     def value(self, name: str) -> float:
         value = self.registry.get_sample_value(f"ee_client_{name}")
@@ -73,7 +73,7 @@ class Watched(ClientMetrics):
 
     @property
     def tries(self) -> tuple[float, float]:
-        """Attempts in all, and those after the first."""
+        """Number of attempts, and of retries."""
         return self.value("attempts_total"), self.value("retries_total")
 
 
@@ -106,7 +106,7 @@ def handles() -> int:
 
 @contextmanager
 def not_for_ages() -> Iterator[None]:
-    """Fail where the block takes so long that it waited for what takes ``AGES``."""
+    """Fail if the block takes so long that it waited for a timeout of ``AGES``."""
     start = time.monotonic()
     yield
     assert time.monotonic() - start < AGES / 2
@@ -123,7 +123,7 @@ def nothing_left_behind() -> Iterator[None]:
 # Answers
 
 
-def test_many_requests_of_several_threads_end_once_each_and_with_their_own_answers(
+def test_many_requests_of_several_threads_get_their_own_answers_once(
     link: Broker, queue: str, metrics: Watched
 ) -> None:
     ended: list[Future[Answer]] = []
@@ -157,7 +157,7 @@ def test_many_requests_of_several_threads_end_once_each_and_with_their_own_answe
     assert metrics.dropped == {}
 
 
-def test_answers_may_come_in_any_order(link: Broker, queue: str, metrics: Watched) -> None:
+def test_answers_may_arrive_in_any_order(link: Broker, queue: str, metrics: Watched) -> None:
     with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         requests = [make_request() for _ in range(5)]
         futures = [client.submit(request) for request in requests]
@@ -169,7 +169,7 @@ def test_answers_may_come_in_any_order(link: Broker, queue: str, metrics: Watche
             assert sum(future.done() for future in futures) == 5 - metrics.value("in_flight_requests")
 
 
-def test_the_largest_requests_go_through_several_at_once(link: Broker, queue: str) -> None:
+def test_several_of_the_largest_requests_are_answered_at_once(link: Broker, queue: str) -> None:
     with by_hand(link, queue) as worker, make_client(link, queue, LONG) as client:
         requests = [make_large_request(1024) for _ in range(4)]
         futures = [client.submit(request) for request in requests]
@@ -180,7 +180,7 @@ def test_the_largest_requests_go_through_several_at_once(link: Broker, queue: st
             assert (future.result(PATIENCE).logits == request.tensor[:, 0, 0, :2]).all()
 
 
-def test_a_worker_killed_in_mid_inference_costs_no_second_attempt(
+def test_a_worker_killed_during_inference_causes_no_second_attempt(
     link: Broker, queue: str, tmp_path: Path, metrics: Watched
 ) -> None:
     (tmp_path / "victim").mkdir()
@@ -197,7 +197,7 @@ def test_a_worker_killed_in_mid_inference_costs_no_second_attempt(
     assert metrics.tries == (1, 0)
 
 
-def test_no_one_cancels_a_request_that_is_under_way(link: Broker, queue: str) -> None:
+def test_a_pending_request_cannot_be_cancelled(link: Broker, queue: str) -> None:
     with by_hand(link, queue) as worker, make_client(link, queue, LONG) as client:
         request = make_request()
         future = client.submit(request)
@@ -218,31 +218,29 @@ def test_each_answer_can_be_logged(link: Broker, queue: str, caplog: pytest.LogC
 # Entering and leaving
 
 
-def test_a_client_that_is_entered_is_connected(link: Broker, queue: str, metrics: Watched) -> None:
+def test_an_entered_client_is_connected(link: Broker, queue: str, metrics: Watched) -> None:
     client = make_client(link, queue, metrics=metrics)
-    assert not client.is_connected and client.alive() is not None
+    assert not client.is_connected and client.check_liveness() is not None
     with client:
-        assert client.is_connected and client.alive() is None and client.ready() is None
+        assert client.is_connected and client.check_liveness() is None and client.check_readiness() is None
         assert metrics.value("connected") == 1
-    assert not client.is_connected and client.alive() is not None
+    assert not client.is_connected and client.check_liveness() is not None
     assert metrics.value("connected") == 0
 
 
-def test_without_a_broker_entering_is_quick_and_requests_fail_at_once(
+def test_without_a_broker_entering_and_requests_end_at_once(
     queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "_FIRST_CONNECTION", AGES)
-    with not_for_ages(), make_client(Broker((Host("127.0.0.1", free_port()),)), queue, LONG, metrics) as client:
+    with not_for_ages(), make_client(Broker((Host("127.0.0.1", find_free_port()),)), queue, LONG, metrics) as client:
         future = client.submit(make_request())
         assert future.done()
         assert why(future) == "no-connection"
-        assert client.ready() == "no connection to RabbitMQ" and client.alive() is None
+        assert client.check_readiness() == "no connection to RabbitMQ" and client.check_liveness() is None
     assert (metrics.results, metrics.value("attempts_total")) == ({"no-connection": 1}, 0)
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_longer_than_its_time(
-    queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_server_is_not_waited_for_beyond_the_deadline(queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
     monkeypatch.setattr(client_module, "_FIRST_CONNECTION", AGES)
     start = time.monotonic()
@@ -255,9 +253,9 @@ def test_a_server_that_says_nothing_is_not_waited_for_longer_than_its_time(
         assert why(client.submit(make_request())) == "no-connection"
 
 
-def test_of_several_hosts_one_that_answers_is_enough(link: Broker, queue: str) -> None:
+def test_one_of_several_hosts_is_enough(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue)):
-        for ports in ((free_port(), link.hosts[0].port), (link.hosts[0].port, free_port())):
+        for ports in ((find_free_port(), link.hosts[0].port), (link.hosts[0].port, find_free_port())):
             with make_client(at(link, *ports), queue) as client:
                 request = make_request()
                 assert answered(client.submit(request), request)
@@ -273,14 +271,14 @@ def test_of_several_hosts_one_that_answers_is_enough(link: Broker, queue: str) -
     ],
     ids=["password", "user", "virtual host"],
 )
-def test_who_is_refused_is_told_on_entering(wrong: Callable[[Broker], Broker], link: Broker) -> None:
+def test_a_refused_client_raises_on_entering(wrong: Callable[[Broker], Broker], link: Broker) -> None:
     with pytest.raises(BrokerRefusedError) as caught, make_client(wrong(link), "q"):
         pytest.fail("let in")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
-def test_leaving_ends_what_is_under_way_and_what_is_asked_later(link: Broker, queue: str, metrics: Watched) -> None:
+def test_leaving_ends_pending_and_later_requests(link: Broker, queue: str, metrics: Watched) -> None:
     with by_hand(link, queue):
         with not_for_ages(), make_client(link, queue, LONG, metrics) as client:
             futures = [client.submit(make_request()) for _ in range(20)]
@@ -291,10 +289,10 @@ def test_leaving_ends_what_is_under_way_and_what_is_asked_later(link: Broker, qu
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
-def test_leaving_a_silent_broker_is_quick_though_attempts_end_meanwhile(link: Broker, queue: str) -> None:
+def test_leaving_a_silent_broker_is_quick_while_attempts_time_out(link: Broker, queue: str) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with by_hand(link, queue), relay.running() as port:
-        with not_for_ages(), make_client(at(link, port), queue, Patience(0.7, 10_000, AGES)) as client:
+        with not_for_ages(), make_client(at(link, port), queue, RetryPolicy(0.7, 10_000, AGES)) as client:
             relay.fall_silent()
             futures = [client.submit(make_request()) for _ in range(3)]
         assert {why(future) for future in futures} == {"closed"}
@@ -302,19 +300,21 @@ def test_leaving_a_silent_broker_is_quick_though_attempts_end_meanwhile(link: Br
 
 @pytest.mark.usefixtures("nothing_left_behind")
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6, 0.9])
-def test_leaving_amid_attempts_to_connect_is_quick(seconds: float, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_during_an_attempt_to_connect_is_quick(
+    seconds: float, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.3)
     with listening(lambda _connection: None) as port:
-        broker, patience = Broker((Host("127.0.0.1", port),)), replace(LONG, persistent=True)
-        with not_for_ages(), make_client(broker, queue, patience) as client:
+        broker, retry_policy = Broker((Host("127.0.0.1", port),)), replace(LONG, persistent=True)
+        with not_for_ages(), make_client(broker, queue, retry_policy) as client:
             future = client.submit(make_request())
             time.sleep(seconds)  # into the pause, or into the next greeting
         assert why(future) == "closed"
 
 
 @pytest.mark.parametrize("broker_is_there", [True, False])
-def test_a_request_handed_in_at_the_last_moment_ends_too(broker_is_there: bool, link: Broker, queue: str) -> None:
-    broker = link if broker_is_there else at(link, free_port())
+def test_a_request_submitted_while_leaving_ends_too(broker_is_there: bool, link: Broker, queue: str) -> None:
+    broker = link if broker_is_there else at(link, find_free_port())
     before_stopping, after_stopping = threading.Event(), threading.Event()
     with make_client(broker, queue, replace(LONG, persistent=True)) as client:
         for event in (before_stopping, after_stopping):
@@ -331,10 +331,8 @@ def test_a_request_handed_in_at_the_last_moment_ends_too(broker_is_there: bool, 
 # Attempts
 
 
-def test_an_attempt_without_an_answer_is_repeated_under_the_same_id_so_often_and_no_oftener(
-    link: Broker, queue: str, metrics: Watched
-) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(0.5, 2, 60), metrics) as client:
+def test_a_request_is_retried_under_the_same_id_up_to_the_limit(link: Broker, queue: str, metrics: Watched) -> None:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 2, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = [worker.take() for _ in range(3)]
@@ -347,10 +345,8 @@ def test_an_attempt_without_an_answer_is_repeated_under_the_same_id_so_often_and
     assert metrics.value("sent_bytes_total") == 3 * len(encode_request(request))
 
 
-def test_an_answer_to_an_earlier_attempt_counts_and_that_to_a_later_one_is_dropped(
-    link: Broker, queue: str, metrics: Watched
-) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(0.5, 1, 60), metrics) as client:
+def test_the_first_answer_counts_and_a_later_one_is_discarded(link: Broker, queue: str, metrics: Watched) -> None:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 1, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         first, second = worker.take(), worker.take()
@@ -361,9 +357,9 @@ def test_an_answer_to_an_earlier_attempt_counts_and_that_to_a_later_one_is_dropp
     assert (metrics.results, metrics.tries) == ({"answered": 1}, (2, 1))
 
 
-def test_a_request_expires_in_the_queue_when_no_one_waits_for_it_any_more(link: Broker, queue: str) -> None:
+def test_a_request_expires_in_the_queue_when_its_client_no_longer_waits(link: Broker, queue: str) -> None:
     sleeper = Sleeper()
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(2.0, 1, 2.8)) as client:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(2.0, 1, 2.8)) as client:
         future = client.submit(make_request())
         first, second = worker.take(), worker.take()
         assert 0 < second.seconds <= 0.8  # what the first attempt left of the 2.8 s
@@ -376,16 +372,16 @@ def test_a_request_expires_in_the_queue_when_no_one_waits_for_it_any_more(link: 
     assert [[request.request_id for request in batch] for batch in sleeper.batches] == [[fresh.request_id]]
 
 
-def test_no_queue_is_known_soon(link: Broker, queue: str, metrics: Watched) -> None:
-    patience = Patience(attempt=AGES, retries=1, deadline=AGES)
-    with make_client(link, queue, patience, metrics) as client:
+def test_a_missing_queue_is_reported_soon(link: Broker, queue: str, metrics: Watched) -> None:
+    retry_policy = RetryPolicy(attempt=AGES, retries=1, deadline=AGES)
+    with make_client(link, queue, retry_policy, metrics) as client:
         future = client.submit(make_request())
         assert why(future) == "no-queue"
     assert f"queue {queue!r}" in str(future.exception()) and "does not exist" in str(future.exception())
     assert (metrics.results, metrics.tries) == ({"no-queue": 1}, (2, 1))
 
 
-def test_a_full_queue_is_known_soon(link: Broker, queue: str, metrics: Watched) -> None:
+def test_a_full_queue_is_reported_soon(link: Broker, queue: str, metrics: Watched) -> None:
     with by_hand(link, queue, room=1), make_client(link, queue, metrics=metrics) as client:
         publish(link, queue, b"in the way")
         future = client.submit(make_request())
@@ -394,8 +390,8 @@ def test_a_full_queue_is_known_soon(link: Broker, queue: str, metrics: Watched) 
     assert (metrics.results, metrics.tries) == ({"queue-full": 1}, (2, 1))
 
 
-def test_a_worker_that_starts_a_little_later_answers(link: Broker, queue: str) -> None:
-    with make_client(link, queue, Patience(20, 30, 60)) as client:
+def test_a_worker_that_starts_later_answers(link: Broker, queue: str) -> None:
+    with make_client(link, queue, RetryPolicy(20, 30, 60)) as client:
         request = make_request()
         future = client.submit(request)
         wait_until(lambda: client._pending and client._pending[request.request_id].attempts > 1)
@@ -404,11 +400,11 @@ def test_a_worker_that_starts_a_little_later_answers(link: Broker, queue: str) -
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_what_the_workers_refuse_fails_with_their_code_after_the_retries(
+def test_a_refused_request_fails_with_the_workers_code_after_the_retries(
     persistent: bool, link: Broker, queue: str, metrics: Watched
 ) -> None:
-    patience = Patience(20, 2, 60, persistent)
-    with serving(make_worker(link, queue)), make_client(link, queue, patience, metrics) as client:
+    retry_policy = RetryPolicy(20, 2, 60, persistent)
+    with serving(make_worker(link, queue)), make_client(link, queue, retry_policy, metrics) as client:
         future = client.submit(replace(make_request(), fingerprint="66" * 32))
         assert why(future) == "wrong-model"
         assert isinstance(future.exception(), MessageError)
@@ -416,14 +412,14 @@ def test_what_the_workers_refuse_fails_with_their_code_after_the_retries(
     assert (metrics.results, metrics.tries) == ({"refused": 1}, (3, 2))
 
 
-def test_a_refusal_that_time_runs_out_on_counts_as_one(link: Broker, queue: str, metrics: Watched) -> None:
-    with serving(make_worker(link, queue)), make_client(link, queue, Patience(20, 100, 1), metrics) as client:
+def test_a_refusal_is_reported_also_at_the_deadline(link: Broker, queue: str, metrics: Watched) -> None:
+    with serving(make_worker(link, queue)), make_client(link, queue, RetryPolicy(20, 100, 1), metrics) as client:
         assert why(client.submit(replace(make_request(), fingerprint="66" * 32))) == "wrong-model"
     assert metrics.results == {"refused": 1}
 
 
 def test_an_answer_after_a_refusal_counts(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, Patience(20, 1, 60), metrics) as client:
+    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(20, 1, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         worker.reply(worker.take(), encode_refusal(Refusal(request.request_id, "worker-failed", "")))
@@ -432,22 +428,22 @@ def test_an_answer_after_a_refusal_counts(link: Broker, queue: str, metrics: Wat
     assert (metrics.results, metrics.tries) == ({"answered": 1}, (2, 1))
 
 
-def test_patience_ends_with_the_last_attempt_or_after_the_time_to_wait() -> None:
-    assert Patience.of(15, 1) == Patience(15, 1, 30, persistent=False)
-    assert Patience.of(15, 1, 600) == Patience(15, 1, 600, persistent=True)
+def test_a_retry_policy_ends_with_the_last_attempt_or_the_wait_timeout() -> None:
+    assert RetryPolicy.from_options(15, 1) == RetryPolicy(15, 1, 30, persistent=False)
+    assert RetryPolicy.from_options(15, 1, 600) == RetryPolicy(15, 1, 600, persistent=True)
 
 
 @pytest.mark.parametrize(("room", "code"), [(0, "no-queue"), (1, "queue-full"), (9, "timed-out")])
-def test_the_persistent_go_on_asking_until_their_time_is_up(
+def test_a_persistent_client_retries_until_the_deadline(
     room: int, code: str, link: Broker, queue: str, metrics: Watched
 ) -> None:
-    patience = Patience(0.5, 0, 3, persistent=True)
+    retry_policy = RetryPolicy(0.5, 0, 3, persistent=True)
     with contextlib.ExitStack() as stack:
         if room:
             stack.enter_context(by_hand(link, queue, room))
             if room == 1:
                 publish(link, queue, b"in the way")
-        client = stack.enter_context(make_client(link, queue, patience, metrics))
+        client = stack.enter_context(make_client(link, queue, retry_policy, metrics))
         start = time.monotonic()
         reason = why(client.submit(make_request()))
         assert reason in {code, "timed-out"}  # the broker may be slow to refuse the last attempt
@@ -456,7 +452,7 @@ def test_the_persistent_go_on_asking_until_their_time_is_up(
     assert 3 <= metrics.value("attempts_total") <= 30
 
 
-def test_the_persistent_wait_for_a_worker(link: Broker, queue: str) -> None:
+def test_a_persistent_client_waits_for_a_worker(link: Broker, queue: str) -> None:
     with make_client(link, queue, replace(LONG, persistent=True)) as client:
         request = make_request()
         future = client.submit(request)
@@ -465,9 +461,9 @@ def test_the_persistent_wait_for_a_worker(link: Broker, queue: str) -> None:
             assert answered(future, request)
 
 
-def test_the_persistent_wait_for_a_broker_but_not_for_ever(queue: str, metrics: Watched) -> None:
-    nowhere = Broker((Host("127.0.0.1", free_port()),))
-    with make_client(nowhere, queue, Patience(20, 0, 1, persistent=True), metrics) as client:
+def test_a_persistent_client_waits_for_a_broker_until_the_deadline(queue: str, metrics: Watched) -> None:
+    nowhere = Broker((Host("127.0.0.1", find_free_port()),))
+    with make_client(nowhere, queue, RetryPolicy(20, 0, 1, persistent=True), metrics) as client:
         future = client.submit(make_request())
         assert not future.done()
         assert why(future) == "no-connection"
@@ -478,7 +474,7 @@ def test_the_persistent_wait_for_a_broker_but_not_for_ever(queue: str, metrics: 
 # Replies from anyone
 
 
-def test_a_second_answer_to_a_request_is_dropped(link: Broker, queue: str, metrics: Watched) -> None:
+def test_a_second_answer_to_a_request_is_discarded(link: Broker, queue: str, metrics: Watched) -> None:
     with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         for _ in range(3):
             request = make_request()
@@ -492,7 +488,7 @@ def test_a_second_answer_to_a_request_is_dropped(link: Broker, queue: str, metri
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_forged_reply_is_dropped_and_the_genuine_one_still_counts(
+def test_a_forged_reply_is_discarded_and_the_real_one_counts(
     forgery: str, link: Broker, queue: str, metrics: Watched, tmp_path: Path
 ) -> None:
     reason, forge = FORGERIES[forgery]
@@ -510,9 +506,9 @@ def test_a_forged_reply_is_dropped_and_the_genuine_one_still_counts(
 
 
 @pytest.mark.parametrize(
-    "request_id", [new_id(), None, "", "None", "ü" * 100], ids=["new", "none", "empty", "word", "long"]
+    "request_id", [make_id(), None, "", "None", "ü" * 100], ids=["new", "none", "empty", "word", "long"]
 )
-def test_a_reply_to_what_no_one_asked_is_dropped(
+def test_a_reply_to_an_unknown_request_is_discarded(
     request_id: str | None, link: Broker, queue: str, metrics: Watched
 ) -> None:
     with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
@@ -526,7 +522,7 @@ def test_a_reply_to_what_no_one_asked_is_dropped(
         assert metrics.value("connection_losses_total") == 0
 
 
-def test_ten_thousand_spoiled_replies_later_the_genuine_one_counts_and_memory_has_not_grown(
+def test_ten_thousand_invalid_replies_do_not_use_memory_or_hide_the_real_one(
     link: Broker, queue: str, metrics: Watched, held_bytes: Callable[[], int], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)  # a record of each would be kept for the report
@@ -552,7 +548,7 @@ def test_ten_thousand_spoiled_replies_later_the_genuine_one_counts_and_memory_ha
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 4096, 131_072, 1_000_000])
-def test_a_connection_cut_inside_a_publish_costs_nothing_but_time(
+def test_no_request_is_lost_when_the_connection_is_cut_during_a_publish(
     count: int, link: Broker, queue: str, metrics: Watched
 ) -> None:
     relay = FailingRelay(link.hosts[0].port)
@@ -571,9 +567,7 @@ def test_a_connection_cut_inside_a_publish_costs_nothing_but_time(
     assert waiting_in(link, queue) == 0
 
 
-def test_many_requests_outlive_a_connection_that_is_cut_again_and_again(
-    link: Broker, queue: str, metrics: Watched
-) -> None:
+def test_many_requests_survive_a_connection_that_is_cut_repeatedly(link: Broker, queue: str, metrics: Watched) -> None:
     relay, cuts = FailingRelay(link.hosts[0].port), (100_000, 1_000_000, 300, 1, 300_000)
     with (
         serving(make_worker(link, queue, Sleeper(seconds=0.02))),
@@ -589,11 +583,11 @@ def test_many_requests_outlive_a_connection_that_is_cut_again_and_again(
     assert metrics.value("connection_losses_total") == 3  # two of the cuts were in a greeting
 
 
-def test_a_broker_that_does_not_come_back_in_time_is_no_hang(link: Broker, queue: str, metrics: Watched) -> None:
+def test_requests_end_in_time_if_the_broker_does_not_return(link: Broker, queue: str, metrics: Watched) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with by_hand(link, queue), contextlib.ExitStack() as stack:
         port = stack.enter_context(relay.running())
-        with make_client(at(link, port), queue, Patience(2, 0, 2), metrics) as client:
+        with make_client(at(link, port), queue, RetryPolicy(2, 0, 2), metrics) as client:
             future = client.submit(make_request())
             wait_until(lambda: waiting_in(link, queue))
             stack.close()
@@ -603,14 +597,14 @@ def test_a_broker_that_does_not_come_back_in_time_is_no_hang(link: Broker, queue
 
 
 @pytest.mark.parametrize("retries", [0, 3])
-def test_a_broker_that_confirms_nothing_is_left_for_a_better_connection(
+def test_the_client_reconnects_if_the_broker_confirms_nothing(
     retries: int, link: Broker, queue: str, metrics: Watched
 ) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with (
         serving(make_worker(link, queue)),
         relay.running() as port,
-        make_client(at(link, port), queue, Patience.of(1.5, retries), metrics) as client,
+        make_client(at(link, port), queue, RetryPolicy.from_options(1.5, retries), metrics) as client,
     ):
         relay.fall_silent()
         request = make_request()
@@ -621,12 +615,12 @@ def test_a_broker_that_confirms_nothing_is_left_for_a_better_connection(
     assert metrics.value("connection_losses_total") == 1
 
 
-def test_workers_that_are_slow_cost_no_connection(link: Broker, queue: str, metrics: Watched) -> None:
+def test_slow_workers_do_not_cause_a_reconnection(link: Broker, queue: str, metrics: Watched) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with (
         by_hand(link, queue),
         relay.running() as port,
-        make_client(at(link, port), queue, Patience(1, 2, 60), metrics) as client,
+        make_client(at(link, port), queue, RetryPolicy(1, 2, 60), metrics) as client,
     ):
         futures = [client.submit(make_request()) for _ in range(200)]
         wait_until(lambda: waiting_in(link, queue) == 200)
@@ -636,12 +630,12 @@ def test_workers_that_are_slow_cost_no_connection(link: Broker, queue: str, metr
     assert metrics.value("connection_losses_total") == 1
 
 
-def test_a_queue_deleted_under_way_is_made_up_for(link: Broker, queue: str, metrics: Watched) -> None:
+def test_requests_survive_a_deleted_queue(link: Broker, queue: str, metrics: Watched) -> None:
     sleeper = Sleeper()
     sleeper.hold.clear()
     with (
         serving(make_worker(link, queue, sleeper)) as ready,
-        make_client(link, queue, Patience(3, 5, 60), metrics) as client,
+        make_client(link, queue, RetryPolicy(3, 5, 60), metrics) as client,
     ):
         requests = [make_request() for _ in range(30)]
         futures = [client.submit(request) for request in requests]
@@ -656,7 +650,7 @@ def test_a_queue_deleted_under_way_is_made_up_for(link: Broker, queue: str, metr
     assert metrics.value("connection_losses_total") == 0
 
 
-def test_after_a_reconnection_a_missing_queue_is_waited_for_by_time_and_not_by_the_number_of_retries(
+def test_after_a_reconnection_a_missing_queue_does_not_use_up_retries(
     link: Broker, queue: str, metrics: Watched
 ) -> None:
     relay, request = FailingRelay(link.hosts[0].port), make_request()
@@ -674,7 +668,7 @@ def test_after_a_reconnection_a_missing_queue_is_waited_for_by_time_and_not_by_t
     assert metrics.results == {"answered": 1}
 
 
-def test_a_queue_that_does_not_come_back_after_a_reconnection_is_given_up_in_time(
+def test_a_queue_that_stays_missing_after_a_reconnection_is_reported_in_time(
     link: Broker, queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay = FailingRelay(link.hosts[0].port)
@@ -691,19 +685,19 @@ def test_a_queue_that_does_not_come_back_after_a_reconnection_is_given_up_in_tim
 # The circuit breaker
 
 
-def test_after_failures_in_a_row_no_one_is_asked_until_a_try_succeeds(
+def test_after_failures_in_a_row_no_request_is_sent_until_a_try_succeeds(
     link: Broker, queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker_module, "SHORTEST_PAUSE", 1.0)
-    with by_hand(link, queue), make_client(link, queue, Patience.of(1, 0), metrics) as client:
+    with by_hand(link, queue), make_client(link, queue, RetryPolicy.from_options(1, 0), metrics) as client:
         futures = [client.submit(make_request()) for _ in range(breaker_module.FAILURES)]
         assert {why(future) for future in futures} == {"timed-out"}
         vain = client.submit(make_request())
         assert vain.done() and why(vain) == "circuit-open"
-        assert client.ready() == "the cloud failed to answer" and metrics.value("breaker_open") == 1
+        assert client.check_readiness() == "the cloud failed to answer" and metrics.value("breaker_open") == 1
         with serving(make_worker(link, queue)):
             wait_until(lambda: client.submit(make_request()).exception(PATIENCE) is None)
-            assert client.ready() is None and metrics.value("breaker_open") == 0
+            assert client.check_readiness() is None and metrics.value("breaker_open") == 0
             assert client.submit(make_request()).exception(PATIENCE) is None
     results = metrics.results
     assert results.pop("circuit-open") >= 1
@@ -711,7 +705,7 @@ def test_after_failures_in_a_row_no_one_is_asked_until_a_try_succeeds(
 
 
 @pytest.mark.parametrize("was_away", [False, True])
-def test_a_broker_that_was_away_is_asked_again_at_once_but_not_one_that_only_lost_the_connection(
+def test_only_a_broker_that_was_down_closes_the_breaker_when_it_returns(
     was_away: bool, link: Broker, queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker_module, "SHORTEST_PAUSE", 600.0)
@@ -719,7 +713,7 @@ def test_a_broker_that_was_away_is_asked_again_at_once_but_not_one_that_only_los
     with (
         by_hand(link, queue),
         relay.running() as port,
-        make_client(at(link, port), queue, Patience.of(0.3, 0), metrics) as client,
+        make_client(at(link, port), queue, RetryPolicy.from_options(0.3, 0), metrics) as client,
     ):
         futures = [client.submit(make_request()) for _ in range(breaker_module.FAILURES)]
         assert {why(future) for future in futures} == {"timed-out"}
@@ -728,7 +722,7 @@ def test_a_broker_that_was_away_is_asked_again_at_once_but_not_one_that_only_los
         relay.cut()
         wait_until(lambda: metrics.value("connection_losses_total") == 1 and client.is_connected)
         if was_away:
-            wait_until(lambda: client.ready() is None)
+            wait_until(lambda: client.check_readiness() is None)
         assert why(client.submit(make_request())) == ("timed-out" if was_away else "circuit-open")
 
 
@@ -737,7 +731,7 @@ def test_a_broker_that_was_away_is_asked_again_at_once_but_not_one_that_only_los
 
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
-    """A node besides the session's."""
+    """A second node."""
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     with PrivateBroker() as running:
         yield running
@@ -748,10 +742,10 @@ def fragile(node: PrivateBroker) -> Broker:
     return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
 
 
-def test_a_broker_that_is_killed_and_comes_back_goes_unnoticed(
+def test_requests_survive_a_broker_that_is_killed_and_returns(
     node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:
-    queue, sleeper = f"requests.{new_id()}", Sleeper()
+    queue, sleeper = f"requests.{make_id()}", Sleeper()
     sleeper.hold.clear()
     with serving(make_worker(fragile, queue, sleeper)), contextlib.ExitStack() as stack:
         hasty = stack.enter_context(make_client(fragile, queue, LONG, metrics))
@@ -771,10 +765,10 @@ def test_a_broker_that_is_killed_and_comes_back_goes_unnoticed(
 
 
 @pytest.mark.parametrize("command", ["close_all_connections", "delete_queue"])
-def test_what_an_operator_closes_or_deletes_is_made_up_for(
+def test_requests_survive_what_an_operator_closes_or_deletes(
     command: str, node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:
-    queue, request = f"requests.{new_id()}", make_request()
+    queue, request = f"requests.{make_id()}", make_request()
     with make_client(fragile, queue, replace(LONG, persistent=True), metrics) as client:
         with by_hand(fragile, queue) as worker:
             future = client.submit(request)
@@ -788,10 +782,10 @@ def test_what_an_operator_closes_or_deletes_is_made_up_for(
     assert (metrics.tries, metrics.value("connection_losses_total")) == ((2, 1), 1)
 
 
-def test_a_password_changed_meanwhile_ends_every_request_with_the_refusal(
+def test_a_password_that_is_changed_meanwhile_ends_all_requests_with_the_refusal(
     node: PrivateBroker, fragile: Broker, metrics: Watched
 ) -> None:
-    queue, relay = f"requests.{new_id()}", FailingRelay(node.port)
+    queue, relay = f"requests.{make_id()}", FailingRelay(node.port)
     with by_hand(fragile, queue), relay.running() as port:
         with make_client(at(fragile, port), queue, LONG, metrics) as client:
             futures = [client.submit(make_request()) for _ in range(3)]
@@ -800,6 +794,6 @@ def test_a_password_changed_meanwhile_ends_every_request_with_the_refusal(
             futures.append(client.submit(make_request()))
             assert all(isinstance(future.exception(PATIENCE), BrokerRefusedError) for future in futures)
             assert isinstance(client.submit(make_request()).exception(), BrokerRefusedError)
-            assert client.alive() is not None
+            assert client.check_liveness() is not None
         node.control("change_password", fragile.username, fragile.password)
     assert metrics.results == {"closed": 5}

@@ -12,9 +12,9 @@ from models.checkpoint import read_two_exits
 from models.onnx_export import write_edge_model
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.load import COLUMNS, Asked, Pace, ask, load_figure, load_of, load_table
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import free_port
+from offload.link.load import COLUMNS, Pace, RequestResult, draw_load, send_requests, summarize_load, tabulate_results
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import find_free_port
 from offload.link.request_form import RequestForm
 from offload.link.responder import Responder
 from offload.link.worker import Worker
@@ -32,42 +32,42 @@ EVENTS = np.random.default_rng(1).random((3, 58)).astype(np.float32)
 
 
 def table_of(*asked: tuple[int, float, float, int, str]) -> pd.DataFrame:
-    return load_table([Asked(*one) for one in asked])
+    return tabulate_results([RequestResult(*one) for one in asked])
 
 
-def test_a_load_is_summed_up() -> None:
+def test_a_load_is_summarized() -> None:
     table = table_of((0, 0.0, 0.010, 5, "answered"), (1, 0.5, 0.030, 5, "answered"), (0, 0.8, 0.2, 5, "timed-out"))
-    load = load_of(table)
+    load = summarize_load(table)
     assert (load.requests, load.answered, load.events, load.errors) == (3, 2, 10, {"timed-out": 1})
     assert load.seconds == pytest.approx(1.0)
     assert load.percentiles[50] == pytest.approx(0.020)
     assert load.percentiles[100] == pytest.approx(0.030)
-    assert "3 requests, 2 answered, 10 events in 1.00 s: 2.0 requests/s, 10.0 events/s" in load.summary()
-    assert "p50 20.00 ms" in load.summary() and "errors: 1 timed-out" in load.summary()
+    assert "3 requests, 2 answered, 10 events in 1.00 s: 2.0 requests/s, 10.0 events/s" in load.summarize()
+    assert "p50 20.00 ms" in load.summarize() and "errors: 1 timed-out" in load.summarize()
 
 
-def test_a_load_without_answers_or_requests_has_a_summary_too() -> None:
-    assert "errors: 1 no-queue" in load_of(table_of((0, 0.0, 0.01, 5, "no-queue"))).summary()
-    assert load_of(table_of()).requests == 0
+def test_a_load_without_answers_or_requests_has_a_summary() -> None:
+    assert "errors: 1 no-queue" in summarize_load(table_of((0, 0.0, 0.01, 5, "no-queue"))).summarize()
+    assert summarize_load(table_of()).requests == 0
 
 
-def test_the_table_is_in_the_order_of_the_starts() -> None:
+def test_the_table_is_sorted_by_start() -> None:
     table = table_of((0, 2.0, 0.1, 1, "answered"), (1, 1.0, 0.1, 1, "answered"))
     assert tuple(table.columns) == COLUMNS
     assert table["client"].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("results", [("answered", "answered"), ("answered", "timed-out"), ("timed-out", "no-queue")])
-def test_a_picture_is_drawn_whatever_came_of_the_requests(results: tuple[str, str], tmp_path: Path) -> None:
+def test_a_picture_is_drawn_for_any_results(results: tuple[str, str], tmp_path: Path) -> None:
     table = table_of(*((0, float(i), 0.01 * (i + 1), 1, result) for i, result in enumerate(results)))
-    assert save_figure(load_figure("2 $clients", table), tmp_path / "load.png").stat().st_size > 10_000
+    assert save_figure(draw_load("2 $clients", table), tmp_path / "load.png").stat().st_size > 10_000
 
 
-def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broker, queue: str) -> None:
+def test_all_clients_send_at_once_with_one_request_in_flight_each(link: Broker, queue: str) -> None:
     sleeper = Sleeper(0.02)
     with serving(make_worker(link, queue, sleeper)), make_client(link, queue) as one, make_client(link, queue) as two:
-        forms = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
-        asked = ask([one, two], forms, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
+        sending = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
+        asked = send_requests([one, two], sending, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
     assert [(number, sum(a.client == number for a in asked)) for number in (0, 1)] == [(0, 10), (1, 10)]
     assert {a.result for a in asked} == {"answered"}
     for batch in sleeper.batches:
@@ -77,24 +77,24 @@ def test_all_clients_ask_at_once_and_each_with_one_request_under_way(link: Broke
 
 def test_an_interval_spaces_the_starts(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue)), make_client(link, queue) as client:
-        forms = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = ask([client], forms, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
+        sending = [RequestForm(FINGERPRINT, "one", "features")]
+        asked = send_requests([client], sending, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
     assert np.diff([a.start for a in asked]).min() >= 0.2
 
 
-def test_asking_can_be_stopped(link: Broker, queue: str) -> None:
+def test_a_load_test_can_be_stopped(link: Broker, queue: str) -> None:
     stop = Stop()
     with serving(make_worker(link, queue, Sleeper(0.01))), make_client(link, queue) as client:
-        forms = [RequestForm(FINGERPRINT, "one", "features")]
+        sending = [RequestForm(FINGERPRINT, "one", "features")]
         stop_after_one = lambda done: stop.request() if done else None  # noqa: E731
-        asked = ask([client], forms, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
+        asked = send_requests([client], sending, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
     assert 1 <= len(asked) < 10**9
 
 
-def test_what_is_not_answered_is_counted_by_its_reason(link: Broker, queue: str) -> None:
-    with make_client(link, queue, Patience.of(0.2, 0)) as client:
-        forms = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = ask([client], forms, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
+def test_unanswered_requests_are_counted_by_reason(link: Broker, queue: str) -> None:
+    with make_client(link, queue, RetryPolicy.from_options(0.2, 0)) as client:
+        sending = [RequestForm(FINGERPRINT, "one", "features")]
+        asked = send_requests([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
     assert {a.result for a in asked} == {"no-queue", "circuit-open"}
 
 
@@ -144,7 +144,7 @@ def test_the_generator_takes_an_exported_file_without_importing_torch(checkpoint
     )
     arguments = (
         GENERATOR, "--trained-network-file", edge, "--dataset", SAMPLE, "--payload", "activations", "--count", 1,
-        "--mq-hostname", "127.0.0.1", "--mq-port", free_port(),
+        "--mq-hostname", "127.0.0.1", "--mq-port", find_free_port(),
     )  # fmt: skip
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -152,7 +152,7 @@ def test_the_generator_takes_an_exported_file_without_importing_torch(checkpoint
     assert (done.returncode, "no RabbitMQ at" in done.stderr) == (3, True), done.stderr
 
 
-def test_the_generator_ends_with_exit_code_3_where_requests_stay_unanswered(
+def test_the_generator_ends_with_exit_code_3_if_requests_are_not_answered(
     generator: Callable[..., Ended], tmp_path: Path
 ) -> None:
     ended = generator("--clients", 2, "--count", 2, "--retries", 0, "--savefile", tmp_path / "load.csv")
@@ -162,7 +162,7 @@ def test_the_generator_ends_with_exit_code_3_where_requests_stay_unanswered(
 
 
 def test_the_generator_without_a_broker_ends_with_exit_code_3_in_time(generator: Callable[..., Ended]) -> None:
-    ended = generator("--mq-port", free_port(), "--count", 1)
+    ended = generator("--mq-port", find_free_port(), "--count", 1)
     assert ended.code == 3
     assert "no RabbitMQ at" in ended.err
 

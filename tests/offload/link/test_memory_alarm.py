@@ -1,4 +1,4 @@
-"""What client, worker and load generator say and do while RabbitMQ blocks publishers, on a node of their own."""
+"""Client, worker and load generator while RabbitMQ blocks publishers; on a separate node."""
 
 import contextlib
 import logging
@@ -13,9 +13,9 @@ import pytest
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
-from offload.link.pending_requests import Patience
+from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
 from tests.offload.asking import Counted, all_answered, ask, busy
@@ -24,8 +24,8 @@ from tests.offload.link_ends import PATIENCE, Sleeper, make_client, make_request
 from tests.scripts import GENERATOR, call
 from utils.errors import CloudUnavailableError
 
-LONG = Patience(attempt=60.0, retries=0, deadline=60.0)
-SHORT = Patience(attempt=0.5, retries=1, deadline=1.0)
+LONG = RetryPolicy(attempt=60.0, retries=0, deadline=60.0)
+SHORT = RetryPolicy(attempt=0.5, retries=1, deadline=1.0)
 WHY = "blocks publishers: its memory or disk alarm is on (low on memory); free memory or disk space"
 
 
@@ -44,7 +44,7 @@ def full(node: PrivateBroker) -> Broker:
 
 @contextmanager
 def alarm(node: PrivateBroker) -> Iterator[None]:
-    """Keep a node's memory alarm on for the time of the block."""
+    """Keep a node's memory alarm on during the block."""
     node.control("set_vm_memory_high_watermark", "0")
     try:
         yield
@@ -60,24 +60,24 @@ def told(client: Client) -> CloudUnavailableError:
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_a_client_says_that_the_broker_blocks_it_and_not_that_no_worker_runs(
+def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
     persistent: bool, node: PrivateBroker, full: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue, metrics = f"requests.{new_id()}", ClientMetrics()
-    patience = replace(SHORT, persistent=persistent)
-    with serving(make_worker(full, queue)), make_client(full, queue, patience, metrics) as client:
+    queue, metrics = f"requests.{make_id()}", ClientMetrics()
+    retry_policy = replace(SHORT, persistent=persistent)
+    with serving(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
         with alarm(node):
             problem = told(client)
             assert problem.code == "broker-blocked"
             assert WHY in str(problem) and "worker" not in str(problem)
-            assert WHY in (client.ready() or "")
-            assert client.alive() is None
+            assert WHY in (client.check_readiness() or "")
+            assert client.check_liveness() is None
             assert metrics.registry.get_sample_value("ee_client_blocked") == 1
             later = client.submit(make_request())
             assert persistent or later.done(), "known to be vain"
             problem = told(client)
             assert problem.code == "broker-blocked"
-        wait_until(lambda: client.ready() is None)
+        wait_until(lambda: client.check_readiness() is None)
         request = make_request()
         assert all_answered([(request, client.submit(request))])
     results = {result: metrics.requests.labels(result=result)._value.get() for result in ("broker-blocked", "answered")}
@@ -89,13 +89,13 @@ def test_a_client_says_that_the_broker_blocks_it_and_not_that_no_worker_runs(
     assert "accepts messages again after" in lines[1]
 
 
-def test_what_waits_out_an_alarm_is_published_once_it_is_over_and_once_alone(node: PrivateBroker, full: Broker) -> None:
-    queue, metrics = f"requests.{new_id()}", ClientMetrics()
-    patience = replace(LONG, attempt=0.5, persistent=True)
-    with serving(make_worker(full, queue)), make_client(full, queue, patience, metrics) as client:
+def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: PrivateBroker, full: Broker) -> None:
+    queue, metrics = f"requests.{make_id()}", ClientMetrics()
+    retry_policy = replace(LONG, attempt=0.5, persistent=True)
+    with serving(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
         with alarm(node):
             asked = ask(client, 1)
-            wait_until(lambda: client.ready() is not None)
+            wait_until(lambda: client.check_readiness() is not None)
             first = metrics.attempts._value.get()
             asked += ask(client, *[1] * 9)
             wait_until(lambda: client._pending[asked[0][0].request_id].failure is not None)  # its attempt is over
@@ -104,15 +104,15 @@ def test_what_waits_out_an_alarm_is_published_once_it_is_over_and_once_alone(nod
     assert metrics.retries._value.get() <= 1
 
 
-def test_requests_that_fill_the_blocked_connection_do_not_cost_it(node: PrivateBroker, full: Broker) -> None:
-    queue, metrics = f"requests.{new_id()}", ClientMetrics()
+def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBroker, full: Broker) -> None:
+    queue, metrics = f"requests.{make_id()}", ClientMetrics()
     requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
     with by_hand(full, queue) as worker, make_client(full, queue, replace(LONG, persistent=True), metrics) as client:
         with alarm(node):
             futures = [client.submit(request) for request in requests]
-            wait_until(lambda: client.ready() is not None)
+            wait_until(lambda: client.check_readiness() is not None)
             time.sleep(2 * connection.TCP_OPTIONS["TCP_USER_TIMEOUT"] / 1000)
-            assert WHY in (client.ready() or "")
+            assert WHY in (client.check_readiness() or "")
         for _ in requests:
             worker.reply(worker.take())
         for future, request in zip(futures, requests, strict=True):
@@ -120,11 +120,11 @@ def test_requests_that_fill_the_blocked_connection_do_not_cost_it(node: PrivateB
     assert metrics.connection_losses._value.get() == 0
 
 
-def test_a_worker_whose_replies_are_blocked_is_not_ready_and_answers_afterwards(
+def test_a_blocked_worker_is_not_ready_and_answers_afterwards(
     node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
-    queue, sleeper, counted = f"requests.{new_id()}", Sleeper(), Counted()
+    queue, sleeper, counted = f"requests.{make_id()}", Sleeper(), Counted()
     worker = make_worker(full, queue, sleeper, metrics=counted.metrics)
     with make_client(full, queue, LONG) as client, contextlib.ExitStack() as blocked, serving(worker):
         with busy(sleeper, client):
@@ -132,23 +132,23 @@ def test_a_worker_whose_replies_are_blocked_is_not_ready_and_answers_afterwards(
             counted.wait_for("waiting_requests", 1)
             blocked.enter_context(alarm(node))
             sleeper.hold.set()
-            wait_until(lambda: WHY in (worker.ready() or ""))
+            wait_until(lambda: WHY in (worker.check_readiness() or ""))
             assert counted("blocked") == 1
-            assert worker.alive() is None
+            assert worker.check_liveness() is None
             blocked.close()
-        wait_until(lambda: worker.ready() is None)
+        wait_until(lambda: worker.check_readiness() is None)
         assert counted("blocked") == 0
         assert all_answered(asked)
     assert counted("connection_losses_total") == 0
     assert worker.answered == 2
 
 
-def test_a_worker_that_is_blocked_stops_without_waiting_and_another_answers(
+def test_a_blocked_worker_stops_at_once_and_another_answers(
     node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     monkeypatch.setattr("offload.link.worker.DRAIN_TIMEOUT", 10 * PATIENCE)
-    queue, sleeper = f"requests.{new_id()}", Sleeper()
+    queue, sleeper = f"requests.{make_id()}", Sleeper()
     with make_client(full, queue, LONG) as client:
         with contextlib.ExitStack() as blocked, serving(worker := make_worker(full, queue, sleeper)):
             sleeper.hold.clear()
@@ -156,17 +156,17 @@ def test_a_worker_that_is_blocked_stops_without_waiting_and_another_answers(
             wait_until(lambda: sleeper.batches)
             blocked.enter_context(alarm(node))
             sleeper.hold.set()
-            wait_until(lambda: WHY in (worker.ready() or ""))
+            wait_until(lambda: WHY in (worker.check_readiness() or ""))
         with serving(make_worker(full, queue)):
             assert all_answered(asked)
 
 
-def test_the_load_generator_says_that_the_broker_blocks_it(
+def test_the_load_generator_reports_that_the_broker_blocks_it(
     node: PrivateBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(PASSWORD_VARIABLE, full.password)
-    queue = f"requests.{new_id()}"
+    queue = f"requests.{make_id()}"
     with serving(make_worker(full, queue)), alarm(node):
         ended = call(
             capsys, GENERATOR, "--mq-hostname", "127.0.0.1", "--mq-port", full.hosts[0].port, "--mq-username",

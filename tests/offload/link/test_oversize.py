@@ -1,4 +1,4 @@
-"""Messages that are too large: refused by the broker or, where it takes them, never held as a whole by a worker."""
+"""Oversize messages are refused by the broker, or discarded on arrival by both ends."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from pika import exceptions
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, new_id
+from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
 from offload.link.worker_settings import MOST_HELD, WorkerSettings, bound_prefetch
@@ -58,39 +58,37 @@ def peak_memory(worker: SleepingWorker) -> int:
 @contextmanager
 def reply_queue(broker: Broker) -> Iterator[str]:
     """Yield the name of a reply queue that can be looked at from any connection."""
-    name = f"{REPLY_QUEUE}{new_id()}"
+    name = f"{REPLY_QUEUE}{make_id()}"
     with connected(broker) as channel:
         channel.queue_declare(name)
         yield name
         channel.queue_delete(name)
 
 
-def test_a_worker_holds_none_of_the_messages_that_are_too_large_and_goes_on_answering_others(
-    generous: Broker, tmp_path: Path
-) -> None:
-    queue, request = f"requests.{new_id()}", make_request()
+def test_a_worker_does_not_hold_oversize_messages_and_answers_others(generous: Broker, tmp_path: Path) -> None:
+    queue, request = f"requests.{make_id()}", make_request()
     with SleepingWorker(tmp_path, generous, queue) as worker:
         worker.wait_for("ready")
         with reply_queue(generous) as reply_to, make_client(generous, queue) as client:
             assert is_answer_to(client.submit(request).result(), request)
             before = peak_memory(worker)
             for _ in range(COUNT):
-                publish(generous, queue, bytes(OVERSIZE), correlation_id=new_id(), reply_to=reply_to)
+                publish(generous, queue, bytes(OVERSIZE), correlation_id=make_id(), reply_to=reply_to)
             wait_until(lambda: waiting_in(generous, reply_to) == COUNT)  # each was refused
             assert is_answer_to(client.submit(request).result(), request)
             assert peak_memory(worker) - before < KEPT
     assert worker.err == ""
 
 
-def test_a_request_that_is_too_large_is_refused_and_counted(generous: Broker) -> None:
-    queue, counted = f"requests.{new_id()}", Counted()
+def test_an_oversize_request_is_refused_and_counted(generous: Broker) -> None:
+    queue, counted = f"requests.{make_id()}", Counted()
     with (
         serving(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
         make_client(generous, queue) as client,
     ):
         problem = client.submit(make_request(10)).exception()
         assert isinstance(problem, MessageError) and problem.code == "too-large"
-        assert "bytes, at most 1000 are taken" in str(problem)
+        assert "bytes, at most 1000 are accepted" in str(problem)
         request = make_request()
         assert is_answer_to(client.submit(request).result(), request)
     assert counted("requests_total", code="too-large") == worker.refused == 2  # it is asked twice
@@ -102,8 +100,8 @@ def test_a_body_is_kept_up_to_the_limit_and_not_beyond(excess: int, kept: bool, 
     log, size = Log(), 300_000 + excess  # of three frames
     worker = RequestQueue(link, queue, log, prefetch=16, largest_body=300_000)
     with ready(worker, log):
-        publish(link, queue, bytes(size), correlation_id=new_id(), reply_to=REPLY_TO)
-        publish(link, queue, b"next", correlation_id=new_id(), reply_to=REPLY_TO)
+        publish(link, queue, bytes(size), correlation_id=make_id(), reply_to=REPLY_TO)
+        publish(link, queue, b"next", correlation_id=make_id(), reply_to=REPLY_TO)
         wait_until(lambda: len(log.requests) == 2)
     first, following = log.requests
     assert (len(first.body), first.size) == (size if kept else 0, size)
@@ -111,7 +109,7 @@ def test_a_body_is_kept_up_to_the_limit_and_not_beyond(excess: int, kept: bool, 
     assert not log.lost
 
 
-def test_a_reply_that_is_too_large_is_dropped_counted_and_harms_no_request(link: Broker, queue: str) -> None:
+def test_an_oversize_reply_is_discarded_and_counted(link: Broker, queue: str) -> None:
     metrics = ClientMetrics()
     with by_hand(link, queue) as worker, make_client(link, queue, metrics=metrics) as client:
         request = make_request()
@@ -124,7 +122,7 @@ def test_a_reply_that_is_too_large_is_dropped_counted_and_harms_no_request(link:
     assert metrics.registry.get_sample_value("ee_client_connection_losses_total") == 0
 
 
-def test_our_private_node_refuses_what_is_larger_than_any_request(link: Broker, queue: str) -> None:
+def test_the_private_node_refuses_messages_larger_than_any_request(link: Broker, queue: str) -> None:
     with connected(link) as channel:
         channel.queue_declare(queue)
         channel.basic_publish("", queue, bytes(LARGEST_MESSAGE), mandatory=True)
@@ -132,7 +130,7 @@ def test_our_private_node_refuses_what_is_larger_than_any_request(link: Broker, 
             channel.basic_publish("", queue, bytes(LARGEST_MESSAGE + 1), mandatory=True)
 
 
-def test_the_readme_sets_the_same_limit_which_the_largest_request_keeps() -> None:
+def test_the_readme_sets_the_same_limit() -> None:
     assert f"\nmax_message_size = {LARGEST_MESSAGE}\n" in README
     assert Limits("", (24, 12, 12)).largest_body < LARGEST_MESSAGE
 
@@ -141,5 +139,5 @@ def test_the_readme_sets_the_same_limit_which_the_largest_request_keeps() -> Non
     ("asked", "largest", "prefetch"),
     [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MOST_HELD, 1)],
 )
-def test_the_requests_that_a_worker_holds_at_once_fit_into_its_memory(asked: int, largest: int, prefetch: int) -> None:
+def test_the_requests_that_a_worker_holds_fit_into_memory(asked: int, largest: int, prefetch: int) -> None:
     assert bound_prefetch(asked, largest) == prefetch

@@ -15,8 +15,8 @@ import pytest
 
 from offload.link import private_broker
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_server, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.protocol import make_id
 from tests.offload.certificates import SERVER_NAMES, WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link_ends import (
     PATIENCE,
@@ -87,7 +87,7 @@ def ports_of(node: PrivateBroker) -> list[int]:
 
 
 def tls_context(ca: Path, shown: Identity | None) -> ssl.SSLContext:
-    """Return whom a client trusts and what it shows."""
+    """Return the TLS context of a client."""
     context = ssl.create_default_context(cafile=ca)
     if shown is not None:
         context.load_cert_chain(shown.certificate, shown.key)
@@ -95,7 +95,7 @@ def tls_context(ca: Path, shown: Identity | None) -> ssl.SSLContext:
 
 
 def connect_with_tls(node: PrivateBroker, ca: Path, shown: Identity | None, name: str = "localhost") -> None:
-    """Connect to a node, which is to have a certificate for a name, and say farewell."""
+    """Connect to a node whose certificate must be valid for a name, and close."""
     options = pika.SSLOptions(tls_context(ca, shown), name)
     credentials = pika.PlainCredentials(node.username, node.password)
     parameters = pika.ConnectionParameters("127.0.0.1", node.tls_port, "/", credentials, ssl_options=options)
@@ -113,7 +113,7 @@ def meet(server: Identity, ca: Path, name: str) -> None:
         tls_context(ca, None).wrap_socket(connection, server_hostname=name).close()
 
 
-def test_two_nodes_run_side_by_side(broker: PrivateBroker, node: PrivateBroker) -> None:
+def test_two_nodes_can_run_at_the_same_time(broker: PrivateBroker, node: PrivateBroker) -> None:
     assert broker.port != node.port
     assert broker.password != node.password
     for each in (broker, node):
@@ -121,14 +121,14 @@ def test_two_nodes_run_side_by_side(broker: PrivateBroker, node: PrivateBroker) 
             assert channel.is_open
 
 
-def test_a_node_listens_on_loopback_alone(node: PrivateBroker) -> None:
+def test_a_node_listens_only_on_loopback(node: PrivateBroker) -> None:
     ports = {f"{port:04X}": port for port in ports_of(node)}
     listening = re.findall(r": (\w{8}):(\w{4}) \S+ 0A ", Path("/proc/net/tcp").read_text())
     ours = {(ports[port], where) for where, port in listening if port in ports}
     assert ours == {(port, LOOPBACK) for port in ports.values()}
 
 
-def test_no_one_else_reads_the_password_of_a_node(node: PrivateBroker) -> None:
+def test_other_users_cannot_read_the_password_of_a_node(node: PrivateBroker) -> None:
     assert stat.S_IMODE(folder_of(node).stat().st_mode) == 0o700
     shown = [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists() and node.password in _text(path)]
     assert shown == []
@@ -141,26 +141,24 @@ def _text(path: Path) -> str:
         return ""
 
 
-def test_a_node_knows_its_own_user_alone(node: PrivateBroker) -> None:
+def test_a_node_has_one_user(node: PrivateBroker) -> None:
     with pytest.raises(pika.exceptions.ProbableAuthenticationError), connected(Broker(address(node).hosts)):
         pytest.fail("the guest was let in")
 
 
 @pytest.mark.parametrize("name", SERVER_NAMES)
-def test_a_node_takes_a_client_with_the_right_certificate(
+def test_a_node_accepts_a_client_with_the_right_certificate(
     name: str, node: PrivateBroker, certificates: Certificates
 ) -> None:
     connect_with_tls(node, certificates.ca, certificates.client, name)
 
 
-def test_a_client_refuses_a_node_of_an_authority_it_does_not_know(
-    node: PrivateBroker, certificates: Certificates
-) -> None:
+def test_a_client_refuses_a_node_of_an_unknown_authority(node: PrivateBroker, certificates: Certificates) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match=UNKNOWN_AUTHORITY):
         connect_with_tls(node, certificates.other_ca, certificates.client)
 
 
-def test_a_client_refuses_a_node_of_another_name(node: PrivateBroker, certificates: Certificates) -> None:
+def test_a_client_refuses_a_node_with_another_name(node: PrivateBroker, certificates: Certificates) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         connect_with_tls(node, certificates.ca, certificates.client, WRONG_NAME)
 
@@ -170,14 +168,12 @@ def test_a_node_refuses_a_client_without_a_certificate(node: PrivateBroker, cert
         connect_with_tls(node, certificates.ca, None)
 
 
-def test_a_node_refuses_a_client_of_an_authority_it_does_not_know(
-    node: PrivateBroker, certificates: Certificates
-) -> None:
+def test_a_node_refuses_a_client_of_an_unknown_authority(node: PrivateBroker, certificates: Certificates) -> None:
     with pytest.raises(REFUSALS):
         connect_with_tls(node, certificates.ca, certificates.other_client)
 
 
-def test_a_node_can_do_without_the_certificates_of_clients_but_takes_no_wrong_one(
+def test_a_node_with_optional_client_certificates_refuses_a_wrong_one(
     broker: PrivateBroker, certificates: Certificates
 ) -> None:
     del broker
@@ -188,30 +184,30 @@ def test_a_node_can_do_without_the_certificates_of_clients_but_takes_no_wrong_on
 
 
 @pytest.mark.parametrize(("server", "name"), [*(("server", name) for name in SERVER_NAMES), ("misnamed", WRONG_NAME)])
-def test_a_certificate_for_tests_is_right_for_its_names(server: str, name: str, certificates: Certificates) -> None:
+def test_a_test_certificate_is_valid_for_its_names(server: str, name: str, certificates: Certificates) -> None:
     meet(getattr(certificates, server), certificates.ca, name)
 
 
 @pytest.mark.parametrize(
     ("server", "problem"), [("misnamed", "Hostname mismatch"), ("other_server", UNKNOWN_AUTHORITY)]
 )
-def test_a_certificate_for_tests_is_wrong_in_one_way(server: str, problem: str, certificates: Certificates) -> None:
+def test_a_wrong_test_certificate_has_one_error(server: str, problem: str, certificates: Certificates) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match=problem):
         meet(getattr(certificates, server), certificates.ca, "localhost")
 
 
-def test_a_node_takes_further_settings(node: PrivateBroker) -> None:
+def test_a_node_accepts_further_settings(node: PrivateBroker) -> None:
     assert node.control("eval", "application:get_env(rabbit, channel_max).") == "{ok,777}\n"
 
 
-def test_a_node_is_controlled(node: PrivateBroker) -> None:
+def test_rabbitmqctl_controls_a_node(node: PrivateBroker) -> None:
     assert node.control("list_users") == f"{node.username}\t[administrator]\n"
     node.control("add_vhost", "edge & cloud")
     assert set(node.control("list_vhosts").splitlines()) == {"/", "edge & cloud"}
     node.control("delete_vhost", "edge & cloud")
 
 
-def test_what_controls_a_node_listens_on_loopback_alone(node: PrivateBroker) -> None:
+def test_the_control_ports_listen_only_on_loopback(node: PrivateBroker) -> None:
     assert "127, 0, 0, 1" in node.control("exec", ":application.get_env(:kernel, :inet_dist_use_interface)")
 
 
@@ -224,7 +220,7 @@ def test_what_controls_a_node_listens_on_loopback_alone(node: PrivateBroker) -> 
         (["ad_user", "twice", "secret"], "rabbitmqctl ad_user: Command 'ad_user' not found"),
     ],
 )
-def test_a_refused_command_is_an_error_in_the_tools_words_but_without_the_password(
+def test_a_refused_command_quotes_the_tool_without_the_password(
     arguments: list[str], said: str, node: PrivateBroker
 ) -> None:
     with contextlib.suppress(CloudError):
@@ -245,7 +241,7 @@ def test_a_command_that_takes_too_long_is_an_error_without_the_password(
     assert "the password" not in "".join(traceback.format_exception(failure.value))
 
 
-def test_a_paused_node_falls_silent_and_goes_on_where_it_was(node: PrivateBroker) -> None:
+def test_a_paused_node_is_silent_and_can_be_resumed(node: PrivateBroker) -> None:
     with connected(address(node)) as channel:
         node.pause()
         with socket.create_connection(("127.0.0.1", node.port), timeout=0.5) as another:
@@ -258,8 +254,8 @@ def test_a_paused_node_falls_silent_and_goes_on_where_it_was(node: PrivateBroker
         channel.queue_declare("", exclusive=True)
 
 
-def test_a_worker_outlives_the_broker_that_it_works_for(node: PrivateBroker) -> None:
-    link, queue = address(node), f"requests.{new_id()}"
+def test_a_worker_survives_a_restart_of_its_broker(node: PrivateBroker) -> None:
+    link, queue = address(node), f"requests.{make_id()}"
     worker, before, after = make_worker(link, queue), make_request(), make_request()
     with connected(link) as channel:
         channel.queue_declare("durable", durable=True)
@@ -280,7 +276,7 @@ def test_a_worker_outlives_the_broker_that_it_works_for(node: PrivateBroker) -> 
     assert body == b"kept"
 
 
-def test_a_closed_node_even_a_silent_one_leaves_no_process_no_port_and_no_file(node: PrivateBroker) -> None:
+def test_a_closed_node_leaves_no_process_port_or_file(node: PrivateBroker) -> None:
     folder = folder_of(node)
     assert any("beam" in command for command in processes(str(folder)))
     node.pause()
@@ -296,12 +292,12 @@ def test_a_closed_node_even_a_silent_one_leaves_no_process_no_port_and_no_file(n
     node.close()  # and a second time does no harm
 
 
-def test_a_free_port_can_be_taken() -> None:
-    with socket.create_server(("127.0.0.1", free_port())):
+def test_a_free_port_can_be_bound() -> None:
+    with socket.create_server(("127.0.0.1", find_free_port())):
         pass
 
 
-def test_without_rabbitmq_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rabbitmq_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_broker, "find_server", lambda: None)
     before = folders()
     with pytest.raises(CloudUnavailableError, match="apt install rabbitmq-server"):
@@ -313,7 +309,7 @@ def test_without_rabbitmq_the_error_says_how_to_get_it(monkeypatch: pytest.Monke
     ("script", "said"),
     [("echo the cookie file is damaged; exit 1", "did not start: the cookie file is damaged"), ("sleep 60", "start")],
 )
-def test_a_node_that_does_not_start_is_an_error_that_quotes_it_and_leaves_nothing(
+def test_a_node_that_does_not_start_is_quoted_and_leaves_nothing(
     script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if find_server() is None or shutil.which("epmd") is None:

@@ -28,7 +28,7 @@ from offload.link.protocol import (
     encode_refusal,
     encode_request,
     is_id,
-    new_id,
+    make_id,
 )
 from offload.operations.metrics import ANSWERS
 from tests.hostile import Bomb
@@ -78,21 +78,21 @@ def code_of(decode: Callable[[], object]) -> str:
     return caught.value.code
 
 
-def test_every_new_id_has_the_form_of_one_and_is_another() -> None:
-    ids = {new_id() for _ in range(100)}
+def test_new_ids_are_valid_and_different() -> None:
+    ids = {make_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(map(is_id, ids))
 
 
 @pytest.mark.parametrize("other", [None, 7, b"0" * 32, "", "0" * 31, "0" * 33, "G" * 32, "0" * 32 + "\n", "A" * 32])
-def test_nothing_else_has_the_form_of_an_id(other: object) -> None:
+def test_other_text_is_not_an_id(other: object) -> None:
     assert not is_id(other)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
 @pytest.mark.parametrize("count", [1, 7])
-def test_a_request_comes_back_as_it_was_and_its_tensor_as_float32(
+def test_a_decoded_request_equals_the_original_with_a_float32_tensor(
     count: int, payload: str, dtype: type[np.floating]
 ) -> None:
     sent = request(count, payload, dtype)
@@ -108,38 +108,38 @@ def test_float16_halves_the_bytes_of_the_tensor() -> None:
     assert len(parts_of(whole)[1]) == 2 * len(parts_of(half)[1]) == 4 * 4 * 24 * 12 * 12
 
 
-def test_features_take_232_bytes_an_event() -> None:
+def test_features_need_232_bytes_per_event() -> None:
     assert len(parts_of(encode_request(request(100)))[1]) == 100 * 232
 
 
-def test_a_tensor_that_is_a_view_of_another_is_sent_as_it_reads() -> None:
+def test_a_view_of_a_tensor_is_encoded_correctly() -> None:
     view = events(6)[::2]
     received = decode_request(encode_request(Request(ID, "edge:1", FINGERPRINT, FEATURES, view)), LIMITS)
     assert np.array_equal(received.tensor, view)
 
 
-def test_the_largest_request_is_taken_and_fits_the_message_limit_of_rabbitmq_4() -> None:
+def test_the_largest_request_fits_the_limits_of_worker_and_rabbitmq_4() -> None:
     body = encode_request(request(MAX_EVENTS, ACTIVATIONS))
     assert len(body) < RABBITMQ_4_LIMIT
     assert len(decode_request(body, LIMITS).tensor) == MAX_EVENTS
 
 
-def test_both_payloads_are_taken_unless_it_is_said_otherwise() -> None:
+def test_both_payloads_are_accepted_by_default() -> None:
     assert Limits(FINGERPRINT, EVENT[ACTIVATIONS]).payloads == PAYLOADS
     assert LIMITS.shapes == EVENT
 
 
 @pytest.mark.parametrize(("taken", "other"), [PAYLOADS, PAYLOADS[::-1]])
-def test_a_worker_of_one_payload_takes_it_and_refuses_the_other_and_says_what_it_takes(taken: str, other: str) -> None:
+def test_a_worker_of_one_payload_refuses_the_other_and_names_its_own(taken: str, other: str) -> None:
     limits = Limits(FINGERPRINT, EVENT[ACTIVATIONS], (taken,))
     assert limits.shapes == {taken: EVENT[taken]}
     assert len(decode_request(encode_request(request(MAX_EVENTS, taken)), limits).tensor) == MAX_EVENTS
-    with pytest.raises(MessageError, match=f"this worker takes {taken}$") as caught:
+    with pytest.raises(MessageError, match=f"this worker accepts {taken}$") as caught:
         decode_request(encode_request(request(2, other)), limits)
     assert caught.value.code == "wrong-payload"
 
 
-def test_a_body_that_only_another_payload_could_fill_is_too_large() -> None:
+def test_a_body_larger_than_the_accepted_payload_is_too_large() -> None:
     limits = Limits(FINGERPRINT, EVENT[ACTIVATIONS], (FEATURES,))
     largest = encode_request(request(MAX_EVENTS, FEATURES))
     assert len(largest) <= limits.largest_body < len(largest) + 8192 < LIMITS.largest_body
@@ -147,7 +147,7 @@ def test_a_body_that_only_another_payload_could_fill_is_too_large() -> None:
     assert code_of(partial(decode_request, body, limits)) == "too-large"
 
 
-def test_an_answer_comes_back_as_it_was() -> None:
+def test_a_decoded_answer_equals_the_original() -> None:
     received = decode_reply(encode_answer(ANSWER), ASKED)
     assert isinstance(received, Answer)
     assert (received.request_id, received.fingerprint, received.worker) == (ID, FINGERPRINT, "cloud:7")
@@ -155,13 +155,13 @@ def test_an_answer_comes_back_as_it_was() -> None:
     assert np.array_equal(received.logits, ANSWER.logits)
 
 
-def test_a_refusal_comes_back_as_it_was() -> None:
+def test_a_decoded_refusal_equals_the_original() -> None:
     refusal = Refusal(ID, "wrong-model", "start both with the same checkpoint")
     assert decode_reply(encode_refusal(refusal), ASKED) == refusal
 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
-def test_a_request_is_a_safetensors_file_that_anyone_reads(payload: str, tmp_path: Path) -> None:
+def test_a_request_is_a_valid_safetensors_file(payload: str, tmp_path: Path) -> None:
     sent = request(3, payload)
     body = encode_request(sent)
     assert np.array_equal(safetensors.numpy.load(body)[payload], sent.tensor)
@@ -179,12 +179,12 @@ def test_a_request_is_a_safetensors_file_that_anyone_reads(payload: str, tmp_pat
         }
 
 
-def test_replies_are_safetensors_files_that_anyone_reads() -> None:
+def test_replies_are_valid_safetensors_files() -> None:
     assert np.array_equal(safetensors.numpy.load(encode_answer(ANSWER))[LOGITS], ANSWER.logits)
     assert safetensors.numpy.load(encode_refusal(Refusal(ID, "malformed", "no"))) == {}
 
 
-def test_what_safetensors_itself_writes_is_read() -> None:
+def test_a_file_written_by_safetensors_is_decoded() -> None:
     sent = request(5)
     metadata = {
         "version": PROTOCOL_VERSION,
@@ -318,15 +318,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("body", "code"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_request_that_breaks_the_protocol_is_refused_with_its_code(body: bytes, code: str) -> None:
+def test_an_invalid_request_is_refused_with_its_code(body: bytes, code: str) -> None:
     assert code_of(partial(decode_request, body, LIMITS)) == code
 
 
-def test_every_refusal_code_of_a_request_is_reached_and_counted_under_its_name() -> None:
+def test_every_code_of_a_refused_request_occurs_and_is_counted() -> None:
     assert {code for _, code in REFUSED.values()} == {*ANSWERS} - {"answered", "worker-failed"}
 
 
-def test_why_a_request_was_refused_can_be_told_and_repeats_nothing_unprintable_that_a_stranger_sent() -> None:
+def test_the_text_of_a_refusal_is_printable() -> None:
     for body, code in REFUSED.values():
         with pytest.raises(MessageError) as caught:
             decode_request(body, LIMITS)
@@ -369,8 +369,8 @@ def logits(count: int, value: float = 0.0) -> bytes:
 
 REFUSED_REPLIES = {
     "empty": (b"", "malformed"),
-    "of another request": (encode_answer(Answer(new_id(), FINGERPRINT, "w", 1.0, ANSWER.logits)), "malformed"),
-    "refusal of another request": (encode_refusal(Refusal(new_id(), "malformed", "")), "malformed"),
+    "of another request": (encode_answer(Answer(make_id(), FINGERPRINT, "w", 1.0, ANSWER.logits)), "malformed"),
+    "refusal of another request": (encode_refusal(Refusal(make_id(), "malformed", "")), "malformed"),
     "the request sent back": (encode_request(ASKED), "malformed"),
     "no request id": (changed(GOOD_REPLY, lambda header: header["__metadata__"].pop("request_id")), "malformed"),
     "of tomorrow's version": (reply_with(version="2"), "wrong-version"),
@@ -399,11 +399,11 @@ REFUSED_REPLIES = {
 
 
 @pytest.mark.parametrize(("body", "code"), REFUSED_REPLIES.values(), ids=REFUSED_REPLIES.keys())
-def test_a_reply_that_breaks_the_protocol_or_answers_another_is_refused(body: bytes, code: str) -> None:
+def test_an_invalid_reply_or_one_to_another_request_is_refused(body: bytes, code: str) -> None:
     assert code_of(partial(decode_reply, body, ASKED)) == code
 
 
-def test_what_a_worker_says_is_shown_without_its_control_characters_and_not_at_any_length() -> None:
+def test_the_text_of_a_worker_is_shortened_and_printable() -> None:
     refusal = decode_reply(encode_refusal(Refusal(ID, "a\nb", "\x1b[2J\u202eok " + "x" * 9000)), ASKED)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "a?b"
@@ -411,7 +411,7 @@ def test_what_a_worker_says_is_shown_without_its_control_characters_and_not_at_a
     assert len(refusal.text) == 500
 
 
-def test_the_longest_texts_of_a_refusal_are_cut_to_what_the_client_reads() -> None:
+def test_long_texts_of_a_refusal_are_cut_to_the_clients_limit() -> None:
     for text in ("\x00", "\U0001f600", '"'):
         told = decode_reply(encode_refusal(Refusal(ID, 9000 * text, 9000 * text)), ASKED)
         assert isinstance(told, Refusal)
@@ -419,7 +419,7 @@ def test_the_longest_texts_of_a_refusal_are_cut_to_what_the_client_reads() -> No
 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
-def test_a_mutated_request_is_refused_or_is_a_valid_one(payload: str) -> None:
+def test_a_mutated_request_is_refused_or_valid(payload: str) -> None:
     taken = 0
     for body in mutants(encode_request(request(2, payload)), 1, MUTATIONS):
         try:
@@ -436,7 +436,7 @@ def test_a_mutated_request_is_refused_or_is_a_valid_one(payload: str) -> None:
 
 
 @pytest.mark.parametrize("reply", [GOOD_REPLY, encode_refusal(Refusal(ID, "wrong-model", "another network"))])
-def test_a_mutated_reply_is_refused_or_is_a_valid_one(reply: bytes) -> None:
+def test_a_mutated_reply_is_refused_or_valid(reply: bytes) -> None:
     taken = 0
     for body in mutants(reply, 2, MUTATIONS):
         try:

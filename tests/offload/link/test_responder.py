@@ -26,7 +26,7 @@ from offload.link.protocol import (
     encode_answer,
     encode_refusal,
     encode_request,
-    new_id,
+    make_id,
 )
 from offload.link.responder import Responder
 from offload.link.worker import Worker
@@ -70,7 +70,7 @@ def cloud(mobilenet: CalibratedNetwork) -> Responder:
 
 @pytest.fixture(scope="module")
 def features(sample: Path) -> FloatArray:
-    """Rows no two of which are alike."""
+    """Distinct rows."""
     distinct = np.unique(read_dataset(sample / "2016_03.csv").features, axis=0)
     return np.random.default_rng(0).permutation(distinct)[:ROWS]
 
@@ -82,13 +82,13 @@ class Counted:
         self._exit_2 = exit_2
         self.sizes: list[int] = []
 
-    def of_features(self, features: FloatArray, /) -> FloatArray:
+    def compute_from_features(self, features: FloatArray, /) -> FloatArray:
         self.sizes.append(len(features))
-        return self._exit_2.of_features(features)
+        return self._exit_2.compute_from_features(features)
 
-    def of_activations(self, activations: FloatArray, /) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray, /) -> FloatArray:
         self.sizes.append(len(activations))
-        return self._exit_2.of_activations(activations)
+        return self._exit_2.compute_from_activations(activations)
 
 
 def activations_of(network: CalibratedNetwork, features: FloatArray) -> FloatArray:
@@ -98,7 +98,7 @@ def activations_of(network: CalibratedNetwork, features: FloatArray) -> FloatArr
 
 
 def request_for(cloud: Responder, tensor: Any, payload: str = FEATURES) -> Request:
-    return Request(new_id(), "edge:1", cloud.limits.fingerprint, payload, tensor)
+    return Request(make_id(), "edge:1", cloud.limits.fingerprint, payload, tensor)
 
 
 def mixed_requests(cloud: Responder, network: CalibratedNetwork, features: FloatArray) -> list[Request]:
@@ -106,14 +106,14 @@ def mixed_requests(cloud: Responder, network: CalibratedNetwork, features: Float
     requests, start = [], 0
     for number, size in enumerate(SIZES):
         rows = features[start : start + size]
-        of_features = request_for(cloud, rows)
-        requests.append(request_for(cloud, activations_of(network, rows), ACTIVATIONS) if number % 2 else of_features)
+        plain = request_for(cloud, rows)
+        requests.append(request_for(cloud, activations_of(network, rows), ACTIVATIONS) if number % 2 else plain)
         start += size
     return requests
 
 
 def alone(network: CalibratedNetwork, request: Request) -> FloatArray:
-    """Return what the bare network says to one request."""
+    """Return the network's logits for one request."""
     with torch.inference_mode():
         if request.payload == ACTIVATIONS:
             logits: FloatArray = network.cloud(torch.from_numpy(request.tensor)).numpy()
@@ -123,7 +123,7 @@ def alone(network: CalibratedNetwork, request: Request) -> FloatArray:
 
 
 def is_right(reply: Answer | Refusal, request: Request, network: CalibratedNetwork) -> bool:
-    """Return whether a reply, as it comes to the client, is what the bare network says."""
+    """Return whether a reply decodes to the network's logits."""
     received = decode_reply(encode_answer(reply), request) if isinstance(reply, Answer) else reply
     expected = alone(network, request)
     return isinstance(received, Answer) and np.allclose(received.logits, expected, rtol=ROUNDING, atol=ROUNDING)
@@ -137,7 +137,7 @@ def received(cloud: Responder, request: Request) -> Request:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_gets_its_own_rows_back(
+def test_requests_of_both_payloads_are_computed_together_and_get_their_own_rows(
     seed: int, network: CalibratedNetwork, features: FloatArray
 ) -> None:
     exit_2, limits = served(network, 256)
@@ -153,12 +153,12 @@ def test_requests_of_both_payloads_in_any_order_are_computed_together_and_each_g
     assert len(firsts) == len(SIZES), "who gets another's rows would not notice"
 
 
-def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: FloatArray) -> None:
+def test_a_quantised_network_keeps_the_fingerprint(features: FloatArray) -> None:
     plain = calibrated_network("AlexNetWithExits")
     digest, opened = fingerprint(plain), open_network(plain, CPU, int8=True)
     assert opened.exit_2 is not None
     cloud = Responder(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "cloud:7")
-    request = Request(new_id(), "edge", digest, FEATURES, features)
+    request = Request(make_id(), "edge", digest, FEATURES, features)
     (reply,) = cloud.answer([received(cloud, request)])
     assert isinstance(reply, Answer) and reply.fingerprint == digest
     exact = alone(plain, request)
@@ -166,7 +166,7 @@ def test_a_quantised_network_answers_under_the_plain_ones_fingerprint(features: 
 
 
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
-def test_a_request_larger_than_a_pass_is_computed_in_several_and_answered_as_one(
+def test_a_request_larger_than_a_pass_gets_one_answer(
     payload: str, network: CalibratedNetwork, features: FloatArray
 ) -> None:
     exit_2, limits = served(network, 7)
@@ -184,10 +184,10 @@ def test_a_request_larger_than_a_pass_is_computed_in_several_and_answered_as_one
     assert {*certainty(alone(network, request))[0]} == {0, 1}
 
 
-def test_requests_under_the_same_id_are_answered_each_for_itself(
+def test_requests_with_the_same_id_are_answered_separately(
     cloud: Responder, mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
-    one_id = new_id()
+    one_id = make_id()
     requests = [
         Request(one_id, "edge:1", cloud.limits.fingerprint, FEATURES, features[start:][:size])
         for start, size in ((0, 5), (5, 5), (10, 1), (0, 5))
@@ -198,7 +198,7 @@ def test_requests_under_the_same_id_are_answered_each_for_itself(
     assert not is_right(replies[0], requests[1], mobilenet)
 
 
-def test_half_precision_takes_half_the_bytes_and_changes_certainties_by_about_a_thousandth_at_most(
+def test_half_precision_halves_the_bytes_and_changes_certainties_little(
     network: CalibratedNetwork, features: FloatArray
 ) -> None:
     cloud, activations = Responder(*served(network, 256), "cloud:7"), activations_of(network, features)
@@ -237,42 +237,38 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("code", [code for code in ANSWERS if code not in {"answered", "worker-failed"}])
-def test_what_is_wrong_with_a_request_is_told_by_its_code(code: str, cloud: Responder, features: FloatArray) -> None:
-    body, request_id = BROKEN[code](encode_request(request_for(cloud, features))), new_id()
+def test_an_invalid_request_is_refused_with_its_code(code: str, cloud: Responder, features: FloatArray) -> None:
+    body, request_id = BROKEN[code](encode_request(request_for(cloud, features))), make_id()
     refusal = cloud.decode(body, request_id)
     assert isinstance(refusal, Refusal)
     assert (refusal.request_id, refusal.code) == (request_id, code)
     assert refusal.text.isprintable()
 
 
-def test_a_request_that_came_under_another_correlation_id_is_refused_under_that_one(
-    cloud: Responder, features: FloatArray
-) -> None:
-    other = new_id()
+def test_a_request_with_another_correlation_id_is_refused_under_that_id(cloud: Responder, features: FloatArray) -> None:
+    other = make_id()
     refusal = cloud.decode(encode_request(request_for(cloud, features)), other)
-    assert refusal == Refusal(other, "malformed", "the request's id is not its correlation id")
+    assert refusal == Refusal(other, "malformed", "the id of the request is not its correlation id")
 
 
-def test_a_request_for_another_network_is_refused_with_what_to_do(cloud: Responder, features: FloatArray) -> None:
-    request = Request(new_id(), "edge:1", "ab" * 32, FEATURES, features)
+def test_a_request_for_another_network_is_refused_with_the_remedy(cloud: Responder, features: FloatArray) -> None:
+    request = Request(make_id(), "edge:1", "ab" * 32, FEATURES, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
     assert isinstance(refusal, Refusal)
     for text in ("abababababab", cloud.limits.fingerprint[:12], "same checkpoint"):
         assert text in refusal.text
 
 
-def test_a_worker_of_activations_alone_refuses_features(mobilenet: CalibratedNetwork, features: FloatArray) -> None:
+def test_a_worker_of_activations_only_refuses_features(mobilenet: CalibratedNetwork, features: FloatArray) -> None:
     cloud = Responder(*served(mobilenet, 256, (ACTIVATIONS,)), "cloud:7")
     request = request_for(cloud, features)
     refusal = cloud.decode(encode_request(request), request.request_id)
-    assert refusal == Refusal(request.request_id, "wrong-payload", "this worker takes activations")
+    assert refusal == Refusal(request.request_id, "wrong-payload", "this worker accepts activations")
     taken = request_for(cloud, activations_of(mobilenet, features), ACTIVATIONS)
     assert is_right(cloud.answer([received(cloud, taken)])[0], taken, mobilenet)
 
 
-def test_whatever_bytes_come_there_is_a_request_or_a_refusal_and_then_a_reply_that_the_client_can_read(
-    cloud: Responder, features: FloatArray
-) -> None:
+def test_any_bytes_give_a_reply_that_the_client_can_decode(cloud: Responder, features: FloatArray) -> None:
     request, rng = request_for(cloud, features[:1]), random.Random(3)
     bodies = [b"", b"\x00", bytes(8), b"\xff" * 8, body_of([]), body_of({}), body_of(b"[" * 5000)]
     bodies += [rng.randbytes(rng.randrange(600)) for _ in range(300)]
@@ -321,7 +317,7 @@ OUT_OF_MEMORY = {
 
 
 @pytest.mark.parametrize("reason", OUT_OF_MEMORY)
-def test_a_request_that_the_network_fails_on_is_refused_alone_and_in_one_line(
+def test_a_request_on_which_the_network_fails_is_refused_alone(
     reason: str, mobilenet: CalibratedNetwork, features: FloatArray
 ) -> None:
     network = Choking(mobilenet.model, [float(temperature) for temperature in mobilenet.temperature]).eval()
@@ -343,7 +339,7 @@ class Stranger:
         self._connection = channel.connection
         self._channel = self._connection.channel()  # without confirms
         self._queue = queue
-        self.address = {"correlation_id": new_id(), "reply_to": f"ee-reply.{new_id()}"}
+        self.address = {"correlation_id": make_id(), "reply_to": f"ee-reply.{make_id()}"}
         self.replies = 0
         self.codes: set[str] = set()
         self._channel.queue_declare(self.address["reply_to"], exclusive=True)
@@ -378,7 +374,7 @@ def test_a_pickle_is_refused_and_does_nothing(link: Broker, queue: str, cloud: R
     assert canary.exists(), "the bomb was a dud"
 
 
-def test_a_worker_outlives_mutated_requests_in_memory_that_does_not_grow_and_then_answers_a_good_one(
+def test_a_worker_survives_mutated_requests_without_growing(
     link: Broker, queue: str, cloud: Responder, mobilenet: CalibratedNetwork, features: FloatArray,
     held_bytes: Callable[[], int], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

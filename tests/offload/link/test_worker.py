@@ -1,4 +1,4 @@
-"""How a worker takes, merges and shares requests, and what it tells of them; over a real broker."""
+"""A worker receives, merges and shares requests, and counts them; with a real broker."""
 
 import contextlib
 import socket
@@ -11,10 +11,10 @@ import pytest
 
 from offload.link.batch_report import BatchReport
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import free_port
-from offload.link.protocol import Answer, Refusal, Request, encode_request, new_id
+from offload.link.private_broker import find_free_port
+from offload.link.protocol import Answer, Refusal, Request, encode_request, make_id
 from offload.link.rabbitmq import connection
-from offload.link.rabbitmq.problems import BROKER_FAILED
+from offload.link.rabbitmq.broker_errors import BROKER_FAILED
 from offload.link.worker_settings import WorkerSettings
 from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, clients, delete, sizes_of
 from tests.offload.link_ends import (
@@ -35,7 +35,7 @@ from tests.offload.link_ends import (
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
 
-def test_requests_of_many_clients_are_answered_each_with_its_own_reply(link: Broker, queue: str) -> None:
+def test_requests_of_many_clients_get_their_own_replies(link: Broker, queue: str) -> None:
     worker = make_worker(link, queue, Sleeper(0.01))
     with serving(worker), clients(link, queue, 4) as many:
         asked = [pair for client in many * 10 for pair in ask(client, 1, 3)]
@@ -43,7 +43,7 @@ def test_requests_of_many_clients_are_answered_each_with_its_own_reply(link: Bro
     assert (worker.answered, worker.refused, worker.events, worker.dropped) == (80, 0, 160, 0)
 
 
-def test_a_broker_that_fails_to_give_the_queue_is_asked_again_and_told_in_the_end(link: Broker, queue: str) -> None:
+def test_an_internal_error_of_the_broker_is_retried_and_reported_in_the_end(link: Broker, queue: str) -> None:
     worker = make_worker(link, queue, Sleeper())
     problem = CloudUnavailableError("RabbitMQ failed", BROKER_FAILED)
     for _ in range(7):
@@ -54,7 +54,7 @@ def test_a_broker_that_fails_to_give_the_queue_is_asked_again_and_told_in_the_en
     worker.run(lambda: None)  # it closes what it has open
 
 
-def test_requests_that_wait_are_merged_across_clients_in_their_order_up_to_the_limit(link: Broker, queue: str) -> None:
+def test_waiting_requests_of_all_clients_are_merged_in_order_up_to_the_limit(link: Broker, queue: str) -> None:
     sleeper, counted, asked = Sleeper(), Counted(), []
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=10), counted.metrics)
     with serving(worker), clients(link, queue, 3) as many:
@@ -70,16 +70,14 @@ def test_requests_that_wait_are_merged_across_clients_in_their_order_up_to_the_l
     assert counted("waiting_requests") == 0
 
 
-def test_a_refused_request_among_those_merged_takes_no_room_and_costs_the_others_nothing(
-    link: Broker, queue: str
-) -> None:
+def test_a_refused_request_does_not_affect_the_others_of_its_batch(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=4), counted.metrics)
     with serving(worker), make_client(link, queue) as client:
         with busy(sleeper, client):
             asked = ask(client, 2)
             counted.wait_for("waiting_requests", 1)
-            publish(link, queue, b"garbage", correlation_id=new_id(), reply_to=REPLY_TO)
+            publish(link, queue, b"garbage", correlation_id=make_id(), reply_to=REPLY_TO)
             counted.wait_for("waiting_requests", 2)
             asked += ask(client, 2)
             counted.wait_for("waiting_requests", 3)
@@ -88,7 +86,7 @@ def test_a_refused_request_among_those_merged_takes_no_room_and_costs_the_others
     assert (worker.answered, worker.refused) == (3, 1)
 
 
-def test_a_batch_waits_until_as_many_are_together_as_were_in_the_last_one(link: Broker, queue: str) -> None:
+def test_a_batch_waits_for_as_many_requests_as_the_last_one_had(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=6, batch_wait=AGES), counted.metrics)
     with serving(worker), clients(link, queue, 3) as many:
@@ -107,13 +105,13 @@ def test_a_batch_waits_until_as_many_are_together_as_were_in_the_last_one(link: 
     assert sizes_of(sleeper.batches) == [[1], [1, 1, 1], [1, 1, 1], [3, 3]]
 
 
-def test_a_request_alone_waits_for_no_other(link: Broker, queue: str) -> None:
+def test_a_single_request_does_not_wait(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue, None, WorkerSettings(batch_wait=AGES))), make_client(link, queue) as client:
         for _ in range(3):
             assert all_answered(ask(client, 1))
 
 
-def test_a_batch_waits_no_longer_than_is_set(link: Broker, queue: str) -> None:
+def test_a_batch_waits_no_longer_than_the_limit(link: Broker, queue: str) -> None:
     batches: list[BatchReport] = []
     sleeper = Sleeper()
     worker = make_worker(link, queue, sleeper, WorkerSettings(batch_wait=1.0), on_batch=batches.append)
@@ -128,9 +126,7 @@ def test_a_batch_waits_no_longer_than_is_set(link: Broker, queue: str) -> None:
     assert batches[-1].waited >= 1.0
 
 
-def test_requests_are_computed_off_the_thread_that_owns_the_connection_and_a_batch_at_a_time(
-    link: Broker, queue: str
-) -> None:
+def test_batches_are_computed_one_at_a_time_outside_the_connections_thread(link: Broker, queue: str) -> None:
     class Watched(Sleeper):
         running = most = 0
 
@@ -149,7 +145,7 @@ def test_requests_are_computed_off_the_thread_that_owns_the_connection_and_a_bat
     assert len(sleeper.batches) >= 8
 
 
-def test_a_long_inference_does_not_starve_the_heartbeats(
+def test_a_long_inference_does_not_stop_the_heartbeats(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)  # the broker gives up on a connection after two of them
@@ -174,7 +170,7 @@ def test_a_worker_holds_no_more_requests_than_its_prefetch(link: Broker, queue: 
     assert max(map(len, sleeper.batches)) <= 3
 
 
-def test_two_workers_on_one_queue_share_its_requests(link: Broker, queue: str) -> None:
+def test_two_workers_share_the_requests_of_a_queue(link: Broker, queue: str) -> None:
     first, second = (make_worker(link, queue, Sleeper(0.02), WorkerSettings(max_batch=1, prefetch=2)) for _ in range(2))
     with serving(first), serving(second), make_client(link, queue) as client:
         assert all_answered(ask(client, *[1] * 40))
@@ -182,7 +178,7 @@ def test_two_workers_on_one_queue_share_its_requests(link: Broker, queue: str) -
     assert min(first.answered, second.answered) >= 1
 
 
-def test_a_second_worker_ten_times_as_slow_gets_less_to_do_and_mixes_nothing_up(link: Broker, queue: str) -> None:
+def test_a_slow_second_worker_gets_fewer_requests(link: Broker, queue: str) -> None:
     service = WorkerSettings(max_batch=1, prefetch=1)
     fast, slow = (make_worker(link, queue, Sleeper(seconds), service) for seconds in (0.01, 0.5))
     with serving(fast), serving(slow), make_client(link, queue) as client:
@@ -191,7 +187,7 @@ def test_a_second_worker_ten_times_as_slow_gets_less_to_do_and_mixes_nothing_up(
     assert 1 <= slow.answered < fast.answered / 3
 
 
-def test_a_batch_is_reported_with_who_and_what_was_in_it(link: Broker, queue: str) -> None:
+def test_the_report_of_a_batch_has_its_requests_events_and_clients(link: Broker, queue: str) -> None:
     sleeper, counted, batches = Sleeper(0.2), Counted(), list[BatchReport]()
     worker = make_worker(link, queue, sleeper, None, counted.metrics, batches.append)
     with serving(worker), make_client(link, queue) as client:
@@ -200,7 +196,7 @@ def test_a_batch_is_reported_with_who_and_what_was_in_it(link: Broker, queue: st
             asked = ask(client, 2, 3)
             other = make_request(4, client_id="edge:2")
             asked.append((other, client.submit(other)))
-            publish(link, queue, b"garbage", correlation_id=(garbage := new_id()), reply_to=REPLY_TO)
+            publish(link, queue, b"garbage", correlation_id=(garbage := make_id()), reply_to=REPLY_TO)
             counted.wait_for("waiting_requests", 4)
             arrived = time.monotonic()
             time.sleep(0.1)
@@ -214,7 +210,7 @@ def test_a_batch_is_reported_with_who_and_what_was_in_it(link: Broker, queue: st
     assert released - arrived <= together.waited <= time.monotonic() - start
 
 
-def test_the_metrics_agree_with_what_happened(link: Broker, queue: str) -> None:
+def test_the_metrics_count_requests_events_and_bytes(link: Broker, queue: str) -> None:
     sleeper, counted, requests = Sleeper(), Counted(), [make_request(size) for size in (2, 3)]
     gone, wrong = make_request(4), replace(make_request(1), fingerprint="ab" * 32)
     worker = make_worker(link, queue, sleeper, None, counted.metrics)
@@ -224,7 +220,7 @@ def test_the_metrics_agree_with_what_happened(link: Broker, queue: str) -> None:
         with busy(sleeper, client):
             asked = [(request, client.submit(request)) for request in requests]
             for body, request_id in (
-                (encode_request(gone), gone.request_id), (encode_request(wrong), wrong.request_id), (b"", new_id()),
+                (encode_request(gone), gone.request_id), (encode_request(wrong), wrong.request_id), (b"", make_id()),
             ):  # fmt: skip
                 publish(link, queue, body, correlation_id=request_id, reply_to=REPLY_TO)
             publish(link, queue, b"from no one")
@@ -266,16 +262,16 @@ def test_a_client_that_left_before_its_reply_is_counted_and_its_request_acknowle
 
 NO_ONE_TO_REPLY_TO: tuple[dict[str, Any], ...] = (
     {},
-    {"correlation_id": new_id()},
+    {"correlation_id": make_id()},
     {"reply_to": REPLY_TO},
     {"correlation_id": "1", "reply_to": REPLY_TO},
-    {"correlation_id": new_id(), "reply_to": "payroll"},
-    {"correlation_id": new_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
+    {"correlation_id": make_id(), "reply_to": "payroll"},
+    {"correlation_id": make_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
     {"correlation_id": b"\xff" * 32, "reply_to": b"\xff" * 41, "headers": {"x-death": [{"count": -1}]}},
 )
 
 
-def test_messages_from_no_one_are_counted_and_acknowledged_and_cost_no_connection(link: Broker, queue: str) -> None:
+def test_messages_without_a_reply_queue_are_counted_and_acknowledged(link: Broker, queue: str) -> None:
     counted = Counted()
     worker = make_worker(link, queue, metrics=counted.metrics)
     with serving(worker) as ready, make_client(link, queue) as client:
@@ -288,7 +284,7 @@ def test_messages_from_no_one_are_counted_and_acknowledged_and_cost_no_connectio
     assert waiting_in(link, queue) == 0
 
 
-def test_what_is_counted_goes_on_over_reconnections(link: Broker, queue: str) -> None:
+def test_counts_continue_after_reconnections(link: Broker, queue: str) -> None:
     worker = make_worker(link, queue)
     with serving(worker) as ready, make_client(link, queue, IMPATIENT) as client:
         for number in (1, 2):
@@ -300,21 +296,21 @@ def test_what_is_counted_goes_on_over_reconnections(link: Broker, queue: str) ->
     assert (worker.answered, worker.dropped) == (2, 2)
 
 
-def test_a_worker_says_whether_it_is_alive_and_ready(link: Broker, queue: str) -> None:
+def test_a_worker_reports_liveness_and_readiness(link: Broker, queue: str) -> None:
     relay = Relay(link.hosts[0].port)
     with contextlib.ExitStack() as away:
         worker = make_worker(at(link, away.enter_context(relay.running())), queue)
         with serving(worker):
-            assert worker.alive() is worker.ready() is None
+            assert worker.check_liveness() is worker.check_readiness() is None
             away.close()
-            wait_until(lambda: worker.ready() == "no connection to RabbitMQ")
-            assert worker.alive() is None
-    assert worker.ready() == "stopping"
-    assert worker.alive() == "thread rabbitmq has ended"
+            wait_until(lambda: worker.check_readiness() == "no connection to RabbitMQ")
+            assert worker.check_liveness() is None
+    assert worker.check_readiness() == "stopping"
+    assert worker.check_liveness() == "thread rabbitmq has ended"
 
 
-def test_a_broker_that_is_not_there_at_the_start_is_an_error_at_once(queue: str) -> None:
-    worker = make_worker(Broker((Host("127.0.0.1", free_port()),)), queue)
+def test_a_missing_broker_at_the_start_is_an_error_at_once(queue: str) -> None:
+    worker = make_worker(Broker((Host("127.0.0.1", find_free_port()),)), queue)
     with pytest.raises(CloudUnavailableError, match="connection refused"):
         worker.run(lambda: pytest.fail("it connected"))
 
@@ -327,7 +323,7 @@ class CountingRelay(Relay):
         super()._join(client)
 
 
-def test_a_broker_that_refuses_the_worker_is_not_asked_again(link: Broker, queue: str) -> None:
+def test_a_broker_that_refuses_the_worker_is_not_retried(link: Broker, queue: str) -> None:
     relay = CountingRelay(link.hosts[0].port)
     with relay.running() as port:
         worker = make_worker(replace(at(link, port), password="wrong"), queue)

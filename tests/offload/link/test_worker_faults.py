@@ -1,4 +1,4 @@
-"""What becomes of a worker and its requests when something fails; over a real broker."""
+"""A worker and its requests during failures; with a real broker."""
 
 import contextlib
 import re
@@ -16,8 +16,8 @@ import pytest
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link import worker as worker_module
 from offload.link.broker import Broker, Host
-from offload.link.pending_requests import Patience
-from offload.link.private_broker import PrivateBroker, free_port
+from offload.link.pending_requests import RetryPolicy
+from offload.link.private_broker import PrivateBroker, find_free_port
 from offload.link.protocol import Answer, Refusal, Request
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.worker_end import Delivery, RequestQueue
@@ -50,9 +50,7 @@ def consumers_of(link: Broker, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
-def test_a_request_whose_worker_is_killed_in_mid_inference_is_answered_by_another(
-    link: Broker, queue: str, tmp_path: Path
-) -> None:
+def test_another_worker_answers_the_request_of_a_killed_worker(link: Broker, queue: str, tmp_path: Path) -> None:
     counted, metrics = Counted(), ClientMetrics()
     with (
         SleepingWorker(tmp_path, link, queue, AGES) as victim,
@@ -86,7 +84,7 @@ make_worker(broker, sys.argv[3]).run(lambda: print("ready", flush=True))
 """
 
 
-def test_a_worker_killed_between_reply_and_acknowledgement_answers_twice_and_the_client_counts_it(
+def test_a_worker_killed_before_the_acknowledgement_causes_a_second_answer(
     link: Broker, queue: str, tmp_path: Path
 ) -> None:
     counted, metrics = Counted(), ClientMetrics()
@@ -108,7 +106,7 @@ def test_a_worker_killed_between_reply_and_acknowledgement_answers_twice_and_the
 
 
 @pytest.mark.parametrize("signals", [1, 3])
-def test_a_worker_told_to_stop_under_load_finishes_its_batch_gives_the_rest_back_and_ends_well(
+def test_a_worker_stopped_under_load_finishes_its_batch_and_requeues_the_rest(
     signals: int, link: Broker, queue: str, tmp_path: Path
 ) -> None:
     metrics = ClientMetrics()
@@ -132,7 +130,7 @@ def test_a_worker_told_to_stop_under_load_finishes_its_batch_gives_the_rest_back
     assert metrics.registry.get_sample_value("ee_client_dropped_replies_total", {"reason": "duplicate"}) == 0
 
 
-def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(link: Broker, queue: str) -> None:
+def test_requeued_requests_are_counted_at_both_workers(link: Broker, queue: str) -> None:
     sleeper, first, second = Sleeper(), Counted(), Counted()
     leaving = make_worker(link, queue, sleeper, WorkerSettings(prefetch=5), first.metrics)
     with make_client(link, queue) as client:
@@ -142,8 +140,8 @@ def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(li
             leaving.stop()
             wait_until(lambda: waiting_in(link, queue) == 4)
             assert first("waiting_requests") == 0
-            assert leaving.ready() == "stopping"
-            assert leaving.alive() is None
+            assert leaving.check_readiness() == "stopping"
+            assert leaving.check_liveness() is None
         with serving(make_worker(link, queue, metrics=second.metrics)):
             assert all_answered(asked)
     assert first("given_back_requests_total") == second("redelivered_requests_total") == 4
@@ -151,7 +149,7 @@ def test_what_a_stopping_worker_gives_back_is_counted_there_and_where_it_goes(li
     assert first("connected") == 0
 
 
-def test_a_batch_that_takes_longer_than_a_stopping_worker_may_goes_to_another(
+def test_a_batch_that_exceeds_the_drain_timeout_goes_to_another_worker(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert worker_module.DRAIN_TIMEOUT + worker_module._JOIN_TIMEOUT < 30
@@ -166,7 +164,7 @@ def test_a_batch_that_takes_longer_than_a_stopping_worker_may_goes_to_another(
         with serving(make_worker(link, queue)):
             assert all_answered(asked)
     sleeper.hold.set()
-    wait_until(lambda: stuck.alive() is not None)
+    wait_until(lambda: stuck.check_liveness() is not None)
     assert stuck.answered == 0
 
 
@@ -177,13 +175,13 @@ def test_an_idle_worker_stops_at_once(link: Broker, queue: str, monkeypatch: pyt
         pass  # ``serving`` waits for its end, and not for ages
 
 
-def test_a_worker_told_to_stop_before_it_runs_does_not_connect(queue: str) -> None:
-    worker = make_worker(Broker((Host("127.0.0.1", free_port()),)), queue)
+def test_a_worker_stopped_before_its_run_does_not_connect(queue: str) -> None:
+    worker = make_worker(Broker((Host("127.0.0.1", find_free_port()),)), queue)
     worker.stop()
     worker.run(lambda: pytest.fail("it connected"))
 
 
-def test_a_worker_told_to_stop_before_it_is_ready_ends_well(queue: str, tmp_path: Path) -> None:
+def test_a_worker_stopped_before_it_is_ready_ends_without_an_error(queue: str, tmp_path: Path) -> None:
     called = threading.Event()
     with listening(lambda _connection: called.set()) as port:
         broker = Broker((Host("127.0.0.1", port),))
@@ -194,7 +192,7 @@ def test_a_worker_told_to_stop_before_it_is_ready_ends_well(queue: str, tmp_path
     assert worker.err == ""
 
 
-def test_a_worker_told_to_stop_while_its_broker_is_away_ends_well(link: Broker, queue: str, tmp_path: Path) -> None:
+def test_a_worker_stopped_without_a_broker_ends_without_an_error(link: Broker, queue: str, tmp_path: Path) -> None:
     with contextlib.ExitStack() as away:
         port = away.enter_context(Relay(link.hosts[0].port).running())
         with SleepingWorker(tmp_path, at(link, port), queue) as worker:
@@ -205,7 +203,7 @@ def test_a_worker_told_to_stop_while_its_broker_is_away_ends_well(link: Broker, 
             assert worker.end() == 0
 
 
-def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
+def test_a_batch_without_a_connection_does_not_delay_a_stop(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
@@ -219,13 +217,11 @@ def test_a_batch_with_no_one_to_reply_to_does_not_keep_a_worker_from_stopping(
             wait_until(lambda: sleeper.batches)
             away.close()
             counted.wait_for("connected", 0)
-            assert worker.ready() == "no connection to RabbitMQ"
+            assert worker.check_readiness() == "no connection to RabbitMQ"
         sleeper.hold.set()
 
 
-def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
-    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_broker_does_not_delay_a_stop(link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", 0.5)
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     relay = Relay(link.hosts[0].port)
@@ -237,15 +233,15 @@ def test_a_broker_that_fell_silent_does_not_keep_a_worker_from_stopping(
 
 
 @pytest.mark.system
-def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_it_once() -> None:
+def test_a_worker_whose_broker_restarts_answers_each_request_once() -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
     with PrivateBroker() as node:
         link = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
         worker = make_worker(link, "q", sleeper, None, counted.metrics)
         # A queue made just before its node is killed may not have reached the disk: until the worker declares it again,
         # requests come back, and are sent once more.
-        patience = Patience(attempt=AGES, retries=100, deadline=AGES)
-        with serving(worker) as ready, make_client(link, "q", patience, metrics) as client:
+        retry_policy = RetryPolicy(attempt=AGES, retries=100, deadline=AGES)
+        with serving(worker) as ready, make_client(link, "q", retry_policy, metrics) as client:
             with busy(sleeper, client):
                 asked = ask(client, 1, 1, 1)
                 counted.wait_for("waiting_requests", 3)
@@ -262,7 +258,7 @@ def test_a_worker_whose_broker_dies_forgets_what_waits_and_is_back_and_answers_i
     assert metrics.registry.get_sample_value("ee_client_dropped_replies_total", {"reason": "duplicate"}) == 0
 
 
-def test_a_queue_deleted_under_its_worker_is_declared_again(link: Broker, queue: str) -> None:
+def test_a_deleted_queue_is_declared_again(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, None, counted.metrics)
     with serving(worker) as ready, make_client(link, queue, IMPATIENT) as client:
@@ -275,7 +271,7 @@ def test_a_queue_deleted_under_its_worker_is_declared_again(link: Broker, queue:
 
 
 class Failing(Sleeper):
-    """Fails where it is told to, once it is let go."""
+    """Fails at a chosen step, once it is released."""
 
     where = ""
 
@@ -297,11 +293,11 @@ class Failing(Sleeper):
 def ending_with(
     error: type[BaseException], worker: Worker, on_ready: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
-    """Run a worker that fails of itself by the end of the block."""
+    """Run a worker that must fail by the end of the block."""
     with ThreadPoolExecutor() as executor:
         running = executor.submit(worker.run, on_ready)
         try:
-            wait_until(lambda: worker.ready() is None or running.done())
+            wait_until(lambda: worker.check_readiness() is None or running.done())
             yield
             with pytest.raises(error):
                 running.result(PATIENCE)
@@ -310,9 +306,7 @@ def ending_with(
 
 
 @pytest.mark.parametrize("where", ["decode", "answer", "on_batch"])
-def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request_to_others(
-    where: str, link: Broker, queue: str
-) -> None:
+def test_a_worker_that_fails_to_compute_ends_and_its_request_is_requeued(where: str, link: Broker, queue: str) -> None:
     failing = Failing()
     failing.where = where
     worker = make_worker(link, queue, failing, on_batch=lambda _batch: failing.fail("on_batch"))
@@ -323,7 +317,7 @@ def test_a_worker_that_cannot_compute_ends_with_its_error_and_leaves_the_request
             assert all_answered(asked)
 
 
-def test_a_batch_that_fails_while_its_worker_stops_ends_it_soon(
+def test_a_batch_that_fails_during_a_stop_ends_the_worker_soon(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "DRAIN_TIMEOUT", AGES)
@@ -345,18 +339,18 @@ def break_pipe(*_arguments: object) -> None:
     raise BrokenPipeError("no one reads the log")
 
 
-def test_a_worker_that_cannot_say_that_it_is_ready_ends_with_that_error(link: Broker, queue: str) -> None:
+def test_an_error_of_the_ready_callback_ends_the_worker(link: Broker, queue: str) -> None:
     with ending_with(BrokenPipeError, make_worker(link, queue), break_pipe):
         pass
 
 
-def test_a_worker_that_cannot_say_that_it_is_ready_again_ends_with_that_error(link: Broker, queue: str) -> None:
+def test_an_error_of_a_later_ready_callback_ends_the_worker(link: Broker, queue: str) -> None:
     announce = iter((lambda: None, break_pipe))
     with ending_with(BrokenPipeError, make_worker(link, queue), lambda: next(announce)()):
         delete(link, queue)
 
 
-def test_a_worker_whose_connections_thread_dies_ends_with_its_error_and_leaves_the_request_to_others(
+def test_a_worker_whose_connection_thread_fails_ends_and_its_request_is_requeued(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_client(link, queue) as client:
@@ -376,16 +370,16 @@ def leaving_nothing_behind() -> Iterator[None]:
     assert open_sockets() <= open_before
 
 
-def test_a_worker_that_ended_has_no_thread_and_no_socket_left(link: Broker, queue: str) -> None:
+def test_a_worker_that_ended_leaves_no_thread_and_no_socket(link: Broker, queue: str) -> None:
     with make_client(link, queue) as client, leaving_nothing_behind(), serving(make_worker(link, queue)):
         assert all_answered(ask(client, 1))
 
 
-def test_a_worker_that_failed_has_no_thread_and_no_socket_left(
+def test_a_worker_that_failed_leaves_no_thread_and_no_socket(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = replace(link, password="wrong")
-    nowhere = Broker((Host("127.0.0.1", free_port()),))
+    nowhere = Broker((Host("127.0.0.1", find_free_port()),))
     monkeypatch.setattr(RequestQueue, "reply", break_pipe)
     with make_client(link, queue) as client, leaving_nothing_behind():
         for broker in (wrong, nowhere):
@@ -395,19 +389,19 @@ def test_a_worker_that_failed_has_no_thread_and_no_socket_left(
             ask(client, 1)
 
 
-def test_a_worker_that_stopped_without_its_broker_has_no_thread_and_no_socket_left(link: Broker, queue: str) -> None:
+def test_a_worker_stopped_without_a_broker_leaves_no_thread_and_no_socket(link: Broker, queue: str) -> None:
     relay = Relay(link.hosts[0].port)
     with contextlib.ExitStack() as away, leaving_nothing_behind():
         with serving(worker := make_worker(at(link, away.enter_context(relay.running())), queue)):
             away.close()
-            wait_until(lambda: worker.ready() is not None)
+            wait_until(lambda: worker.check_readiness() is not None)
         worker.stop()
 
 
-def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(link: Broker, queue: str) -> None:
+def test_an_expired_request_is_not_computed(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(), Counted()
     worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
-    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    hurried = RetryPolicy(attempt=0.5, retries=0, deadline=0.5)
     with serving(worker), make_client(link, queue) as client, make_client(link, queue, hurried) as leaving:
         with busy(sleeper, client):
             late = ask(leaving, 2)[0][1]
@@ -420,11 +414,11 @@ def test_a_request_that_waited_for_longer_than_its_client_does_is_not_computed(l
     assert waiting_in(link, queue) == 0
 
 
-def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and_no_reply(
+def test_a_request_that_expires_while_it_is_requeued_does_not_close_the_channel(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
-    hurried = Patience(attempt=0.5, retries=0, deadline=0.5)
+    hurried = RetryPolicy(attempt=0.5, retries=0, deadline=0.5)
     worker = make_worker(link, queue, sleeper, metrics=counted.metrics)
     discard = worker._discard
 
@@ -449,7 +443,7 @@ def test_a_request_that_expires_just_as_it_is_given_back_costs_no_connection_and
     assert metrics.registry.get_sample_value("ee_client_retries_total") == 0
 
 
-def test_once_a_reply_finds_its_client_gone_what_else_it_asked_is_not_computed(link: Broker, queue: str) -> None:
+def test_further_requests_of_a_client_that_left_are_not_computed(link: Broker, queue: str) -> None:
     sleeper, counted = Sleeper(0.1), Counted()
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=1), counted.metrics)
     with serving(worker), make_client(link, queue) as client:

@@ -1,4 +1,4 @@
-"""Vectors that repeat are neither computed nor asked about again, and the verdicts stay what they are."""
+"""Repeated vectors are served from the cache, and the verdicts do not change."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -13,7 +13,7 @@ from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
-from offload.edge.second_exit import Asked, LocalSecondExit, Outcome
+from offload.edge.second_exit import LocalSecondExit, Outcome, Query
 from offload.link.protocol import Limits
 from offload.link.responder import Responder
 from offload.networks.cache import Cache, make_keys
@@ -58,11 +58,11 @@ class Counting:
 
         return logits_of(features), activations
 
-    def of_features(self, features: FloatArray) -> FloatArray:
+    def compute_from_features(self, features: FloatArray) -> FloatArray:
         self.at_exit_2 += features[:, 7].tolist()
         return logits_of(features)
 
-    def of_activations(self, activations: FloatArray) -> FloatArray:
+    def compute_from_activations(self, activations: FloatArray) -> FloatArray:
         self.at_exit_2 += activations.ravel().tolist()
         return logits_of(vectors(*activations.ravel().astype(int).tolist()))
 
@@ -71,7 +71,7 @@ class Counting:
 
 
 @given(st.integers(1, 5), st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=7, unique=True), max_size=12))
-def test_it_holds_those_that_were_used_last(size: int, lookups: list[list[int]]) -> None:
+def test_the_cache_holds_the_most_recently_used_vectors(size: int, lookups: list[list[int]]) -> None:
     cache, expected = Cache(size), OrderedDict[int, None]()
     for numbers in lookups:
         features = vectors(*numbers)
@@ -88,7 +88,7 @@ def test_it_holds_those_that_were_used_last(size: int, lookups: list[list[int]])
         assert len(cache) == len(expected) <= size
 
 
-def test_a_vector_that_was_looked_up_stays_longer_than_one_that_was_not() -> None:
+def test_a_lookup_postpones_the_eviction_of_a_vector() -> None:
     cache = Cache(2)
     cache.put(make_keys(vectors(1, 2)), 1, logits_of(vectors(1, 2)))
     cache.find(make_keys(vectors(1)))
@@ -96,7 +96,7 @@ def test_a_vector_that_was_looked_up_stays_longer_than_one_that_was_not() -> Non
     assert np.isnan(cache.find(make_keys(vectors(1, 2, 3)))[:, 0, 0]).tolist() == [False, True, False]
 
 
-def test_the_exits_of_a_vector_are_known_one_by_one_and_evicted_together() -> None:
+def test_the_exits_of_a_vector_are_stored_separately_and_evicted_together() -> None:
     cache, keys = Cache(1), make_keys(vectors(1, 2))
     cache.put(keys[:1], 1, logits_of(vectors(1)))
     assert np.isnan(cache.find(keys[:1])[0, 1]).all()
@@ -118,7 +118,7 @@ def test_lookups_are_counted_and_reported() -> None:
     assert (cache.hits, cache.misses) == ([2, 0], [3, 1])
 
 
-def test_vectors_that_differ_in_one_bit_are_two() -> None:
+def test_vectors_that_differ_in_one_bit_are_different_keys() -> None:
     features = vectors(1)
     cache = Cache(9)
     cache.put(make_keys(features), 1, logits_of(features))
@@ -129,7 +129,7 @@ def test_vectors_that_differ_in_one_bit_are_two() -> None:
 
 
 class Asking(LocalSecondExit):
-    """Answers as it is told, and notes what it is asked."""
+    """A second exit with given answers, which records its queries."""
 
     answered_by = CLOUD
 
@@ -137,12 +137,12 @@ class Asking(LocalSecondExit):
         self.decider, self.failure = decider, failure
         self.asked: list[float] = []
 
-    def ask(self, features: FloatArray, activations: ActivationsAt) -> Asked:
+    def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         rows = np.arange(len(features))[::-1]
         assert activations(rows).ravel().tolist() == features[rows, 7].tolist()
         self.asked += features[:, 7].tolist()
         outcome: Outcome = (slice(0, len(features)), logits_of(features), self.decider, self.failure)
-        return Asked((), lambda: [outcome])
+        return Query((), lambda: [outcome])
 
 
 def decide(edge: Edge, *numbers: int) -> Batch:
@@ -160,7 +160,7 @@ def test_each_exit_is_computed_once_for_each_vector() -> None:
     assert sorted(counting.computed) == sorted(asking.asked) == [1, 2, 3, 4]
 
 
-def test_activations_of_vectors_whose_exit_1_was_cached_are_computed_where_they_are_needed() -> None:
+def test_activations_are_computed_on_demand_if_exit_1_was_cached() -> None:
     counting, asking = Counting(), Asking("", "no-connection")
     edge = Edge(counting, ALL_UNCERTAIN, asking, Cache(9))
     edge.decide(Batch(vectors(1, 2)))
@@ -171,7 +171,7 @@ def test_activations_of_vectors_whose_exit_1_was_cached_are_computed_where_they_
         counting.activations.clear()
 
 
-def test_what_the_cloud_did_not_answer_is_asked_again_and_reported_as_it_was() -> None:
+def test_a_failed_request_is_not_cached_and_is_sent_again() -> None:
     asking = Asking()
     edge = Edge(Counting(), ALL_UNCERTAIN, asking, Cache(9))
     decide(edge, 1)
@@ -187,7 +187,7 @@ def test_what_the_cloud_did_not_answer_is_asked_again_and_reported_as_it_was() -
 # The worker
 
 
-def test_a_workers_repeats_are_computed_once_within_and_across_batches() -> None:
+def test_a_worker_computes_repeated_vectors_once_within_and_across_batches() -> None:
     counting = Counting()
     responder = Responder(counting, Limits(FINGERPRINT, (1, 1, 1)), "worker", Cache(9))
     for numbers in ((2, 1, 2, 2), (3, 1, 3), (1, 2, 3)):

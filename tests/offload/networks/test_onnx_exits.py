@@ -15,7 +15,7 @@ from models.checkpoint import read_two_exits, write_checkpoint
 from models.onnx_export import write_edge_model, write_second_exit_model
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.networks.onnx_exits import open_exported
 from offload.networks.torch_exits import open_checkpoint
 from tests.networks import SAMPLE, calibrated_network
@@ -51,7 +51,7 @@ def others_halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     return export(folder / "other.pth", folder)
 
 
-def test_both_exits_say_what_the_checkpoint_says(checkpoint: Path, halves: tuple[Path, Path]) -> None:
+def test_both_exported_exits_equal_those_of_the_checkpoint(checkpoint: Path, halves: tuple[Path, Path]) -> None:
     features = read_dataset(SAMPLE).features[:150]
     ours, theirs = open_exported(*halves, "mobilenet"), open_checkpoint(checkpoint, "mobilenet", "cpu")
     assert (ours.architecture, ours.fingerprint) == (theirs.architecture, theirs.fingerprint)
@@ -61,13 +61,13 @@ def test_both_exits_say_what_the_checkpoint_says(checkpoint: Path, halves: tuple
     np.testing.assert_allclose(activations(rows), wanted_activations(rows), rtol=1e-4, atol=1e-4)
     assert ours.exit_2 is not None and theirs.exit_2 is not None
     for mine, yours in (
-        (ours.exit_2.of_features(features), theirs.exit_2.of_features(features)),
-        (ours.exit_2.of_activations(activations(rows)), theirs.exit_2.of_features(features[rows])),
+        (ours.exit_2.compute_from_features(features), theirs.exit_2.compute_from_features(features)),
+        (ours.exit_2.compute_from_activations(activations(rows)), theirs.exit_2.compute_from_features(features[rows])),
     ):
         np.testing.assert_allclose(certainty(mine)[1], certainty(yours)[1], atol=TOLERANCE)
 
 
-def test_halves_of_two_networks_or_of_another_family_are_refused(
+def test_halves_of_different_networks_or_of_another_family_are_refused(
     halves: tuple[Path, Path], others_halves: tuple[Path, Path]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"second\.onnx: is of another network than .*edge\.onnx"):
@@ -77,7 +77,7 @@ def test_halves_of_two_networks_or_of_another_family_are_refused(
     assert open_exported(halves[0], None, "mobilenet").exit_2 is None
 
 
-def test_the_client_decides_a_month_alike_without_importing_torch_or_pandas(
+def test_the_client_decides_a_month_equally_without_importing_torch_or_pandas(
     checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--network", "mobilenet", "--process-exit2-locally", "--dataset", sample / "2016_03.csv", *ALL_OFFLOADED]
@@ -121,10 +121,10 @@ def test_the_client_decides_traffic_without_importing_torch_or_pandas(
 
 
 @pytest.mark.parametrize("exported", [True, False])
-def test_a_worker_of_either_kind_answers_an_exported_edge_the_exported_one_without_torch(
+def test_workers_of_a_checkpoint_and_of_an_export_answer_an_exported_edge(
     link: Broker, checkpoint: Path, halves: tuple[Path, Path], sample: Path, tmp_path: Path, *, exported: bool
 ) -> None:
-    queue = f"requests.{new_id()}"
+    queue = f"requests.{make_id()}"
     broker = ("--mq-hostname", "127.0.0.1", "--mq-port", link.hosts[0].port, "--mq-username", link.username,
               "--mq-queue", queue, "--network", "mobilenet")  # fmt: skip
     password = {PASSWORD_VARIABLE: link.password}
@@ -151,12 +151,12 @@ def test_a_worker_of_either_kind_answers_an_exported_edge_the_exported_one_witho
     ("arguments", "message"),
     [
         (("--trained-network-file", "c.pth", "--second-exit-file", "s.onnx"), "--second-exit-file is for an exported"),
-        (("--trained-network-file", "e.onnx"), "exit 2 is in a file of its own; name it with --second-exit-file"),
+        (("--trained-network-file", "e.onnx"), "has its exit 2 in a second file; name it with --second-exit-file"),
         (("--trained-network-file", "e.onnx", "--second-exit-file", "s.onnx", "--device", "cuda"), "--device is for"),
-        (("--trained-network-file", "c.pth", "--runtime", "onnx"), "exit 2 is in a file of its own"),
+        (("--trained-network-file", "c.pth", "--runtime", "onnx"), "has its exit 2 in a second file"),
     ],
 )
-def test_options_of_the_two_runtimes_do_not_mix(
+def test_options_of_the_other_runtime_are_refused(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     ended = call(capsys, CLIENT, *arguments, "--network", "mobilenet", "--dataset", "d.csv", "--process-exit2-locally")
@@ -166,13 +166,16 @@ def test_options_of_the_two_runtimes_do_not_mix(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("e.onnx",), "exit 2 is in a file of its own; name it with --second-exit-file"),
-        (("e.onnx", "--second-exit-file", "s.onnx", "--quantize", "int8"), "is quantised on its export"),
+        (("e.onnx",), "has its exit 2 in a second file; name it with --second-exit-file"),
+        (
+            ("e.onnx", "--second-exit-file", "s.onnx", "--quantize", "int8"),
+            "when you export it",
+        ),
         (("e.onnx", "--second-exit-file", "s.onnx", "--device", "cuda"), "--device is for"),
         (("c.pth", "--second-exit-file", "s.onnx"), "--second-exit-file is for an exported"),
     ],
 )
-def test_a_worker_is_given_both_halves_of_an_exported_network_or_a_checkpoint(
+def test_a_worker_needs_both_halves_of_an_exported_network_or_a_checkpoint(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     ended = call(
@@ -182,7 +185,7 @@ def test_a_worker_is_given_both_halves_of_an_exported_network_or_a_checkpoint(
 
 
 @pytest.mark.slow
-def test_the_clients_thresholds_are_the_files_where_its_command_line_names_none(
+def test_the_thresholds_in_the_exported_file_are_the_defaults_of_the_client(
     checkpoint: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edge, second = tmp_path / "edge.onnx", tmp_path / "second.onnx"
@@ -205,7 +208,7 @@ def test_the_clients_thresholds_are_the_files_where_its_command_line_names_none(
 
 
 @pytest.mark.parametrize("text", ["0.5,0.5,0.5", "0.5,0.5,0.5,1.5", "0.5,0.5,0.5,nan", "a,b,c,d", "", "1,1,1,1,1"])
-def test_damaged_thresholds_are_told(halves: tuple[Path, Path], tmp_path: Path, text: str) -> None:
+def test_damaged_thresholds_are_reported(halves: tuple[Path, Path], tmp_path: Path, text: str) -> None:
     model = onnx.load(halves[0])
     onnx.helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, "thresholds": text})
     onnx.save(model, tmp_path / "edge.onnx")
@@ -213,7 +216,7 @@ def test_damaged_thresholds_are_told(halves: tuple[Path, Path], tmp_path: Path, 
         open_exported(tmp_path / "edge.onnx", None, "mobilenet")
 
 
-def test_what_repeats_is_neither_computed_nor_asked_again_as_the_summary_says(
+def test_repeated_vectors_are_served_from_the_cache_and_counted_in_the_summary(
     halves: tuple[Path, Path], sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def verdicts(size: int) -> tuple[pd.DataFrame, str]:

@@ -3,7 +3,7 @@ import time
 import numpy as np
 
 from offload.networks.exits import ActivationsAt, FloatArray, Network
-from offload.networks.tuning import fastest
+from offload.networks.tuning import find_fastest
 
 
 class Sleepy:
@@ -22,13 +22,13 @@ class Sleepy:
         return Network("AlexNetWithExits", "", (64, 5, 5), "cpu", exit_1, None)
 
 
-def test_the_fastest_of_all_pairs_is_taken() -> None:
-    network, threads, chunk = fastest(Sleepy(), [1, 2], [8, 16, 64])
+def test_the_fastest_pair_of_threads_and_chunk_is_chosen() -> None:
+    network, threads, chunk = find_fastest(Sleepy(), [1, 2], [8, 16, 64])
     assert (threads, chunk) == (2, 16)
     assert network.architecture == "AlexNetWithExits"
 
 
-def test_where_there_is_no_choice_nothing_is_measured() -> None:
+def test_nothing_is_measured_if_there_is_only_one_pair() -> None:
     opening = Sleepy()
-    assert fastest(opening, [None], [64])[1:] == (None, 64)
+    assert find_fastest(opening, [None], [64])[1:] == (None, 64)
     assert opening.opened == [(None, 64)]

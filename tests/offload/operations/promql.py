@@ -1,4 +1,4 @@
-"""What the PromQL expressions of the dashboard and of the alerts ask for, and what client and worker export."""
+"""Check that PromQL expressions use only metrics that client and worker export."""
 
 import json
 import re

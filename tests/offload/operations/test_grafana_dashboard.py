@@ -1,4 +1,4 @@
-"""The dashboard asks only for what is exported, and asks rightly."""
+"""The dashboard uses only exported metrics, in the right way."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ NOT_SHOWN = {"ee_client_attempts_total"}
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_an_expression_asks_for_what_is_exported(expression: str) -> None:
+def test_expressions_use_only_exported_metrics(expression: str) -> None:
     assert asks_for_what_is_exported(expression)
 
 
@@ -48,17 +48,17 @@ def test_counters_are_shown_as_rates(expression: str) -> None:
         'sum(rate(ee_client_events_total{decider!="clowd"}[$__rate_interval]))',
     ],
 )
-def test_a_planted_mistake_is_found(expression: str) -> None:
+def test_a_planted_error_is_found(expression: str) -> None:
     assert not asks_for_what_is_exported(expression)
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_a_variable_has_the_instances_of_a_metric_that_is_exported(query: str) -> None:
+def test_a_variable_uses_the_instances_of_an_exported_metric(query: str) -> None:
     name = re.fullmatch(r"label_values\((\w+), instance\)", query)
     assert name and name[1] in EXPORTED
 
 
-def test_everything_that_is_counted_is_shown() -> None:
+def test_every_exported_metric_is_shown() -> None:
     shown, ours = (
         {re.sub("_(bucket|sum|count)$", "", name) for name in names if name.startswith("ee_")}
         for names in (set().union(*map(metric_names, EXPRESSIONS)), EXPORTED)
@@ -67,7 +67,7 @@ def test_everything_that_is_counted_is_shown() -> None:
 
 
 @needs_promtool
-def test_prometheus_itself_understands_every_expression(tmp_path: Path) -> None:
+def test_promtool_accepts_every_expression(tmp_path: Path) -> None:
     plain = [re.sub(r"\$(client|worker)", "a", e.replace("$__rate_interval", "1m")) for e in EXPRESSIONS]
     assert_prometheus_understands(plain, tmp_path)
 
@@ -80,7 +80,7 @@ def test_a_panel_has_title_unit_and_description(panel: dict[str, Any]) -> None:
 
 
 @every_panel
-def test_a_panel_asks_the_chosen_data_source_for_the_chosen_instances(panel: dict[str, Any]) -> None:
+def test_a_panel_uses_the_chosen_data_source_and_instances(panel: dict[str, Any]) -> None:
     sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
     assert all(source == {"type": "prometheus", "uid": "${datasource}"} for source in sources)
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]) > 0
@@ -90,7 +90,7 @@ def test_a_panel_asks_the_chosen_data_source_for_the_chosen_instances(panel: dic
 
 
 @every_panel
-def test_a_legend_names_labels_that_the_series_have(panel: dict[str, Any]) -> None:
+def test_a_legend_uses_labels_of_its_series(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         grouped = re.search(r"\bby \(([\w, ]+)\)", target["expr"])
         kept = set(grouped[1].split(", ")) if grouped else {"instance"}
@@ -98,18 +98,18 @@ def test_a_legend_names_labels_that_the_series_have(panel: dict[str, Any]) -> No
         assert kept <= {label for label, _ in LABELS} | {"instance"}
 
 
-def test_every_variable_that_is_used_is_defined_and_the_other_way_round() -> None:
+def test_the_used_variables_are_the_defined_ones() -> None:
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD["panels"] + QUERIES)))
     assert used - {"__rate_interval"} == set(VARIABLES)
     assert (VARIABLES["datasource"]["type"], VARIABLES["datasource"]["query"]) == ("datasource", "prometheus")
 
 
-def test_no_two_panels_have_one_id() -> None:
+def test_all_panels_have_different_ids() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
 
 
-def test_panels_lie_side_by_side_in_the_grid_and_never_on_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: dict[tuple[int, int], int] = {}
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -120,11 +120,11 @@ def test_panels_lie_side_by_side_in_the_grid_and_never_on_each_other() -> None:
             assert taken.setdefault(cell, panel["id"]) == panel["id"]
 
 
-def test_edge_traffic_cloud_and_processes_have_a_row_each() -> None:
+def test_edge_traffic_cloud_and_processes_have_one_row_each() -> None:
     assert [row["title"] for row in ROWS] == ["Edge", "Traffic", "Cloud", "Processes"]
 
 
-def test_a_recent_grafana_takes_it() -> None:
+def test_a_recent_grafana_accepts_the_dashboard() -> None:
     assert DASHBOARD["schemaVersion"] >= 38
     assert {panel["type"] for panel in PANELS} <= {"timeseries", "stat", "state-timeline", "heatmap", "table"}
     assert re.fullmatch("[a-z0-9-]{1,40}", DASHBOARD["uid"])

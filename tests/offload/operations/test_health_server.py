@@ -1,4 +1,4 @@
-"""The health server over real sockets: what it serves, and that no client can hold it up."""
+"""The health server over real sockets: its pages, and that no client can block it."""
 
 import contextlib
 import gzip
@@ -30,16 +30,16 @@ SOON = 60.0
 
 @dataclass
 class Process:
-    """A process whose health a test decides."""
+    """A process whose health a test sets."""
 
     metrics: ClientMetrics = field(default_factory=ClientMetrics)
     illness: str | None = None
     idleness: str | None = None
 
-    def alive(self) -> str | None:
+    def check_liveness(self) -> str | None:
         return self.illness
 
-    def ready(self) -> str | None:
+    def check_readiness(self) -> str | None:
         return self.idleness
 
 
@@ -113,7 +113,7 @@ def wait_until(condition: object, seconds: float = SOON) -> None:
         time.sleep(0.01)
 
 
-def test_metrics_are_what_the_process_counted(port: int, process: Process) -> None:
+def test_metrics_are_those_of_the_process(port: int, process: Process) -> None:
     process.metrics.attempts.inc(7)
     page = ask(port, "/metrics")
     assert page.status == 200
@@ -122,7 +122,7 @@ def test_metrics_are_what_the_process_counted(port: int, process: Process) -> No
     assert b"\nprocess_cpu_seconds_total " in page.body
 
 
-def test_metrics_come_as_openmetrics_to_those_who_prefer_it(port: int) -> None:
+def test_metrics_are_openmetrics_if_the_client_prefers_it(port: int) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
     page = ask(port, "/metrics", Accept=accept)
     assert page.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -131,14 +131,14 @@ def test_metrics_come_as_openmetrics_to_those_who_prefer_it(port: int) -> None:
     assert "ee_client_attempts" in names
 
 
-def test_metrics_come_compressed_to_those_who_take_it(port: int) -> None:
+def test_metrics_are_compressed_if_the_client_accepts_it(port: int) -> None:
     page = ask(port, "/metrics", Accept_Encoding="deflate, gzip;q=0.5")
     assert page.headers["Content-Encoding"] == "gzip"
     assert b"ee_client_attempts_total 0.0" in gzip.decompress(page.body)
     assert "Content-Encoding" not in ask(port, "/metrics", Accept_Encoding="identity").headers
 
 
-def test_some_metrics_can_be_asked_for_by_name(port: int) -> None:
+def test_metrics_can_be_selected_by_name(port: int) -> None:
     page = ask(port, "/metrics?name[]=ee_client_attempts_total")
     assert [line for line in page.body.splitlines() if not line.startswith(b"#")] == [b"ee_client_attempts_total 0.0"]
 
@@ -151,7 +151,7 @@ def test_a_healthy_process_is_ok(path: str, port: int) -> None:
     assert page.headers["Cache-Control"] == "no-store"
 
 
-def test_what_is_wrong_is_told_in_one_line(port: int, process: Process) -> None:
+def test_a_problem_is_reported_in_one_line(port: int, process: Process) -> None:
     process.idleness = "no RabbitMQ at\r\nbroker:5672\n"
     assert ask(port, "/healthz").status == 200
     assert (ask(port, "/readyz").status, ask(port, "/readyz").body) == (503, b"no RabbitMQ at broker:5672\n")
@@ -182,7 +182,7 @@ def test_other_methods_are_refused(method: str, port: int) -> None:
     assert (page.status, page.headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_a_request_may_come_in_pieces(port: int) -> None:
+def test_a_request_may_arrive_in_parts(port: int) -> None:
     end = b"\r\n\r\n"
     for place in range(1, len(end)):
         with connect(port) as connection:
@@ -198,7 +198,7 @@ def test_each_connection_serves_one_request(port: int) -> None:
     assert b"\r\nConnection: close\r\n" in answers
 
 
-def test_the_answer_tells_nothing_of_the_software(port: int) -> None:
+def test_a_response_does_not_name_the_software(port: int) -> None:
     assert "Server" not in ask(port, "/healthz").headers
     assert b"waitress" not in say(port, b"GET <script> HTTP/9.9.9\r\n\r\n")
 
@@ -234,7 +234,7 @@ HEALTH = b" /healthz HTTP/1.1\r\n"
         (b"GET" + HEALTH + b"X: a\x00\r\n\r\n", {400}),
     ],
 )
-def test_a_request_that_is_wrong_or_too_large_is_refused(
+def test_an_invalid_or_too_large_request_is_refused(
     request_bytes: bytes, statuses: set[int], port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = b""
@@ -248,14 +248,14 @@ def test_a_request_that_is_wrong_or_too_large_is_refused(
 
 
 @pytest.mark.parametrize("words", [b"", b"\r\n\r\n", b"GET /metrics HTTP/1.1\r\nHost:"])
-def test_a_client_that_asks_nothing_gets_nothing(words: bytes, port: int) -> None:
+def test_a_client_that_sends_no_request_gets_no_response(words: bytes, port: int) -> None:
     with connect(port) as connection:
         connection.sendall(words)
         connection.shutdown(socket.SHUT_WR)
         assert read_all(connection) == b""
 
 
-def test_a_client_that_closes_its_side_after_the_request_gets_the_answer(port: int) -> None:
+def test_a_client_that_closes_its_side_after_the_request_gets_the_response(port: int) -> None:
     with connect(port) as connection:
         connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         connection.shutdown(socket.SHUT_WR)
@@ -273,7 +273,7 @@ def test_a_client_that_closes_its_side_after_the_request_gets_the_answer(port: i
         b";;;,,,==;=,q=",
     ],
 )
-def test_no_accept_header_does_harm(accept: bytes, port: int) -> None:
+def test_unusual_accept_headers_do_no_harm(accept: bytes, port: int) -> None:
     answer = say(port, b"GET /metrics HTTP/1.1\r\nAccept: " + accept + b"\r\n\r\n")
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -292,7 +292,7 @@ def test_random_bytes_do_no_harm(port: int, caplog: pytest.LogCaptureFixture) ->
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-def test_a_client_that_sends_a_byte_now_and_then_is_disconnected(process: Process) -> None:
+def test_a_client_that_sends_single_bytes_is_disconnected(process: Process) -> None:
     with (
         serve_health(HERE, 0, process.metrics.registry, process, TIMEOUT) as port,
         connect(port) as connection,
@@ -309,7 +309,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_disconnected(process: Proces
         assert time.monotonic() < deadline
 
 
-def test_a_client_that_does_not_read_its_answer_is_disconnected(process: Process) -> None:
+def test_a_client_that_does_not_read_its_response_is_disconnected(process: Process) -> None:
     registry = CollectorRegistry()
     gauge = Gauge("large", "Much to tell.", ["name"], registry=registry)
     for number in range(20_000):
@@ -326,7 +326,7 @@ def test_a_client_that_does_not_read_its_answer_is_disconnected(process: Process
         assert len(read_all(connection)) < size - 1
 
 
-def test_many_idle_connections_do_not_keep_others_from_being_served(process: Process) -> None:
+def test_many_idle_connections_do_not_block_others(process: Process) -> None:
     with (
         serve_health(HERE, 0, process.metrics.registry, process, 10 * SOON) as port,
         contextlib.ExitStack() as stack,
@@ -339,7 +339,7 @@ def test_many_idle_connections_do_not_keep_others_from_being_served(process: Pro
         assert len(server_threads()) == threads
 
 
-def test_a_flood_of_connections_passes(port: int) -> None:
+def test_the_server_survives_a_flood_of_connections(port: int) -> None:
     stop = threading.Event()
 
     def flood() -> None:
@@ -360,11 +360,11 @@ def test_a_flood_of_connections_passes(port: int) -> None:
     assert ask(port, "/metrics").status == 200
 
 
-def test_while_all_threads_are_busy_connections_still_have_a_deadline() -> None:
+def test_connections_have_a_deadline_while_all_threads_are_busy() -> None:
     enough = threading.Event()
 
     class Slow(Process):
-        def ready(self) -> str | None:
+        def check_readiness(self) -> str | None:
             enough.wait(SOON)
             return None
 
@@ -385,7 +385,7 @@ def hang_up_hard(connection: socket.socket) -> None:
     connection.close()
 
 
-def test_clients_that_hang_up_are_not_logged(
+def test_clients_that_close_early_are_not_logged(
     port: int, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     before = handles()
@@ -401,9 +401,9 @@ def test_clients_that_hang_up_are_not_logged(
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-def test_a_fault_of_ours_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_status_500_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Faulty(Process):
-        def alive(self) -> str | None:
+        def check_liveness(self) -> str | None:
             raise RuntimeError("secret")
 
     process = Faulty()
@@ -414,7 +414,7 @@ def test_a_fault_of_ours_is_answered_and_logged(caplog: pytest.LogCaptureFixture
     assert [(record.levelname, record.exc_info is not None) for record in caplog.records] == [("ERROR", True)]
 
 
-def test_a_port_in_use_is_one_clear_line(port: int, process: Process) -> None:
+def test_a_port_in_use_is_refused_in_one_line(port: int, process: Process) -> None:
     with (
         pytest.raises(InputFileError, match=rf"at {HERE}:{port} \(address already in use\).*--metrics-port") as raised,
         serve_health(HERE, port, process.metrics.registry, process),
@@ -424,7 +424,7 @@ def test_a_port_in_use_is_one_clear_line(port: int, process: Process) -> None:
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid", "192.0.2.1", "a..b", "x" * 300])
-def test_an_address_that_is_not_ours_is_one_clear_line(address: str, process: Process) -> None:
+def test_a_foreign_address_is_refused_in_one_line(address: str, process: Process) -> None:
     with (
         pytest.raises(InputFileError, match=r"cannot serve metrics at .* \(.+\); choose another"),
         serve_health(address, 0, process.metrics.registry, process),
@@ -432,7 +432,7 @@ def test_an_address_that_is_not_ours_is_one_clear_line(address: str, process: Pr
         pass
 
 
-def test_it_listens_where_it_is_told_by_name_and_by_ipv6(process: Process) -> None:
+def test_the_server_listens_on_host_names_and_ipv6(process: Process) -> None:
     addresses = {"localhost": "localhost", "0.0.0.0": HERE}
     with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
         addresses |= {"::1": "::1", "::": HERE}
@@ -444,7 +444,7 @@ def test_it_listens_where_it_is_told_by_name_and_by_ipv6(process: Process) -> No
                 assert connection.getresponse().read() == b"ok\n"
 
 
-def test_several_servers_of_one_process_do_not_meddle_with_each_other_or_with_the_process() -> None:
+def test_several_servers_in_one_process_are_independent() -> None:
     processes = [Process(idleness=f"number {number}") for number in range(3)]
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], list(logging.root.handlers)
     with contextlib.ExitStack() as stack:
@@ -454,7 +454,7 @@ def test_several_servers_of_one_process_do_not_meddle_with_each_other_or_with_th
         assert now == before
 
 
-def test_after_the_block_nobody_listens_and_the_port_is_free_at_once(process: Process) -> None:
+def test_after_the_block_the_port_is_free_at_once(process: Process) -> None:
     before = handles()
     with serve_health(HERE, 0, process.metrics.registry, process) as port:
         assert ask(port, "/healthz").status == 200
@@ -470,11 +470,11 @@ def test_after_the_block_nobody_listens_and_the_port_is_free_at_once(process: Pr
         assert ask(port, "/healthz").status == 200
 
 
-def test_a_report_that_hangs_neither_keeps_the_server_from_stopping_nor_the_process_from_ending() -> None:
+def test_a_hanging_check_stops_neither_the_server_nor_the_process_from_ending() -> None:
     enough = threading.Event()
 
     class Hanging(Process):
-        def ready(self) -> str | None:
+        def check_readiness(self) -> str | None:
             enough.wait(SOON)
             return None
 

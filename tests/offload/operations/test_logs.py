@@ -1,4 +1,4 @@
-"""What the scripts log, as people and as programs read it."""
+"""The log lines of the scripts, as text and as JSON."""
 
 import io
 import json
@@ -42,7 +42,7 @@ log = logging.getLogger("tests.link")
 
 @pytest.fixture(autouse=True)
 def _put_back() -> Iterator[None]:
-    """Leave logging as it was."""
+    """Restore the logging configuration."""
     root, pika = logging.getLogger(), logging.getLogger("pika")
     before = root.level, pika.level, list(root.handlers)
     yield
@@ -84,7 +84,7 @@ def fail() -> None:
     raise ValueError("bad\nerror: forged \x1b[31m")
 
 
-def test_a_sentence_stands_alone_and_a_warning_is_called_one(written: Written) -> None:
+def test_a_sentence_has_no_prefix_and_a_warning_has_one(written: Written) -> None:
     configure(json=False, debug=False)
     log.debug("silent")
     log.info("%d events", 37)
@@ -93,7 +93,7 @@ def test_a_sentence_stands_alone_and_a_warning_is_called_one(written: Written) -
     assert written() == (["37 events"], ["warning: slow", "error: broken"])
 
 
-def test_debugging_adds_the_time_and_the_logger(written: Written) -> None:
+def test_debug_adds_the_time_and_the_logger(written: Written) -> None:
     configure(json=False, debug=True)
     log.debug("tried")
     log.info("done")
@@ -104,7 +104,7 @@ def test_debugging_adds_the_time_and_the_logger(written: Written) -> None:
         assert re.fullmatch(moment + rest, line)
 
 
-def test_json_lines_say_when_how_grave_who_and_what(written: Written) -> None:
+def test_json_lines_have_time_level_logger_and_message(written: Written) -> None:
     configure(json=True, debug=False)
     log.info("%s events", 37)
     log.warning("slow")
@@ -117,7 +117,7 @@ def test_json_lines_say_when_how_grave_who_and_what(written: Written) -> None:
     assert abs((datetime.now(UTC) - datetime.fromisoformat(first["time"])).total_seconds()) < 60
 
 
-def test_a_report_is_a_sentence_for_people_and_an_event_with_figures_for_programs(written: Written) -> None:
+def test_a_report_is_a_sentence_as_text_and_an_event_with_figures_as_json(written: Written) -> None:
     sentence = "37 events of 5 requests in 12.3 ms, 100 % of %s"
     configure(json=False, debug=False)
     report(log, "batch", sentence, events=37, milliseconds=12.3)
@@ -135,21 +135,21 @@ def test_a_report_is_a_sentence_for_people_and_an_event_with_figures_for_program
     }
 
 
-def test_a_report_can_be_a_warning_or_wait_for_debugging(written: Written) -> None:
+def test_a_report_can_have_any_level(written: Written) -> None:
     configure(json=False, debug=False)
     report(log, "lost", "connection lost", level=logging.WARNING)
     report(log, "tried", "tried once more", level=logging.DEBUG)
     assert written() == ([], ["warning: connection lost"])
 
 
-def test_a_report_comes_from_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_names_its_callers_location(caplog: pytest.LogCaptureFixture) -> None:
     configure(json=False, debug=False)
     report(log, "batch", "done")
     (record,) = caplog.records
-    assert (record.funcName, record.name) == ("test_a_report_comes_from_its_caller", "tests.link")
+    assert (record.funcName, record.name) == ("test_a_report_names_its_callers_location", "tests.link")
 
 
-def test_no_field_takes_the_place_of_what_every_line_has(written: Written) -> None:
+def test_no_field_replaces_a_standard_key(written: Written) -> None:
     configure(json=True, debug=False)
     report(log, "batch", "done", time=1, logger=2, exception=3, stack=4, log="l", sentence="s")
     log.info("plain", extra={"level": "l", "queue": "q"})
@@ -163,7 +163,7 @@ def test_no_field_takes_the_place_of_what_every_line_has(written: Written) -> No
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float32("nan"), np.float64("inf")])
-def test_what_is_no_number_is_null(number: float, written: Written) -> None:
+def test_nan_and_infinity_are_null(number: float, written: Written) -> None:
     configure(json=True, debug=False)
     report(log, "batch", "done", share=number, deep={"shares": [number, (1.5, number)]})
     (line,) = objects(written()[0])
@@ -193,14 +193,14 @@ class Odd:
         ("\ud800", "?"),
     ],
 )
-def test_values_of_other_kinds_are_put_as_json_can(value: object, said: object, written: Written) -> None:
+def test_other_values_are_converted_for_json(value: object, said: object, written: Written) -> None:
     configure(json=True, debug=False)
     report(log, "batch", "done", value=value)
     (line,) = objects(written()[0])
     assert line["value"] == said
 
 
-def test_a_value_that_holds_itself_comes_to_an_end(written: Written) -> None:
+def test_a_value_that_contains_itself_is_cut(written: Written) -> None:
     endless: list[object] = []
     endless.append(endless)
     configure(json=True, debug=False)
@@ -209,7 +209,7 @@ def test_a_value_that_holds_itself_comes_to_an_end(written: Written) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_text_from_the_network_neither_begins_a_line_nor_commands_the_terminal(text: str, written: Written) -> None:
+def test_text_from_the_network_cannot_start_a_line_or_control_the_terminal(text: str, written: Written) -> None:
     configure(json=False, debug=True)
     log.info("client %s left", text)
     logging.getLogger(f"evil{text}").info("done")
@@ -229,14 +229,14 @@ def test_text_from_the_network_neither_begins_a_line_nor_commands_the_terminal(t
     assert (reported["message"], reported["client"], reported[readable]) == (readable, readable, 1)
 
 
-def test_readable_text_of_all_languages_is_left_as_it_is(written: Written) -> None:
+def test_printable_text_of_all_languages_is_unchanged(written: Written) -> None:
     configure(json=False, debug=False)
     log.info("São Paulo, 東京, 12.3 µs, ≥ 90 %")
     assert written() == (["São Paulo, 東京, 12.3 µs, ≥ 90 %"], [])
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_an_exception_is_told_below_and_its_text_forges_no_line(debug: bool, written: Written) -> None:
+def test_an_exception_is_indented_and_cannot_forge_a_line(debug: bool, written: Written) -> None:
     configure(json=False, debug=debug)
     try:
         fail()
@@ -282,7 +282,7 @@ def test_lines_of_many_threads_never_mix(as_json: bool, written: Written) -> Non
     assert set(lines) == expected
 
 
-def test_setting_up_again_writes_nothing_twice(written: Written) -> None:
+def test_a_second_setup_writes_nothing_twice(written: Written) -> None:
     configure(json=True, debug=True)
     configure(json=False, debug=False)
     log.debug("silent")
@@ -291,12 +291,12 @@ def test_setting_up_again_writes_nothing_twice(written: Written) -> None:
 
 
 @pytest.mark.parametrize(("debug", "level"), [(False, logging.CRITICAL), (True, logging.INFO)])
-def test_pika_is_quiet_unless_debugging(debug: bool, level: int) -> None:
+def test_pika_logs_only_with_debug(debug: bool, level: int) -> None:
     configure(json=False, debug=debug)
     assert logging.getLogger("pika.adapters").getEffectiveLevel() == level
 
 
-def test_python_s_own_warnings_are_json_lines_too(written: Written) -> None:
+def test_python_warnings_are_json_lines(written: Written) -> None:
     configure(json=True, debug=False)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -306,7 +306,7 @@ def test_python_s_own_warnings_are_json_lines_too(written: Written) -> None:
     assert "old\nways" in line["message"]
 
 
-def test_a_terminal_that_cannot_show_a_character_gets_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_character_outside_the_terminals_encoding_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     configure(json=False, debug=False)
@@ -314,7 +314,7 @@ def test_a_terminal_that_cannot_show_a_character_gets_its_code(monkeypatch: pyte
     assert raw.getvalue() == b"12 \\xb5s\n"
 
 
-def test_a_reader_that_leaves_costs_lines_and_nothing_else() -> None:
+def test_a_closed_reader_loses_only_lines() -> None:
     code = (
         "import logging, sys; from offload.operations.logs import configure, report\n"
         "configure(json=False, debug=False)\n"
@@ -333,7 +333,7 @@ def test_a_reader_that_leaves_costs_lines_and_nothing_else() -> None:
     assert (process.returncode, errors) == (0, "got to the end\n")
 
 
-def test_what_happens_very_often_is_told_once_and_then_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_frequent_warning_is_logged_once_and_then_counted(caplog: pytest.LogCaptureFixture) -> None:
     sparing = RateLimitedLog(logging.getLogger("x"), seconds=0.2)
     for _ in range(100):
         sparing.warning("dropped", "dropped a message")
@@ -351,7 +351,7 @@ def test_what_happens_very_often_is_told_once_and_then_counted(caplog: pytest.Lo
         (KeyboardInterrupt(), "interrupted", 130),
     ],
 )
-def test_the_reason_why_a_script_ends_is_a_json_line_too(
+def test_the_error_that_ends_a_script_is_a_json_line(
     problem: BaseException, message: str, code: int, written: Written
 ) -> None:
     parser = cli.new_parser(None)

@@ -1,4 +1,4 @@
-"""What client and worker count, as Prometheus sees it."""
+"""The metrics of client and worker, as Prometheus reads them."""
 
 import re
 import threading
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics import exposition, parser
 
 from offload.defaults import PROTOCOL_VERSION
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.operations.metrics import (
     ABANDONED,
     ANSWERS,
@@ -46,7 +46,7 @@ def series(registry: CollectorRegistry, name: str, label: str) -> dict[str, floa
 
 
 @every_side
-def test_every_name_says_whose_it_is_and_carries_a_sentence_for_operators(side: str) -> None:
+def test_every_metric_has_a_prefix_and_a_sentence_for_operators(side: str) -> None:
     for metric in ours(side):
         assert metric.name == f"ee_{side}" or metric.name.startswith(f"ee_{side}_")
         assert re.fullmatch("[a-z][a-z_]+", metric.name)
@@ -54,7 +54,7 @@ def test_every_name_says_whose_it_is_and_carries_a_sentence_for_operators(side: 
 
 
 @every_side
-def test_a_histogram_says_its_unit_and_its_buckets_rise(side: str) -> None:
+def test_a_histogram_has_a_unit_and_rising_buckets(side: str) -> None:
     for metric in ours(side):
         if metric.type == "histogram":
             assert re.search("_(seconds|events|requests)$", metric.name)
@@ -62,45 +62,45 @@ def test_a_histogram_says_its_unit_and_its_buckets_rise(side: str) -> None:
             assert bounds == sorted(set(bounds)) and bounds[-1] == float("inf")
 
 
-def test_the_round_trip_is_told_apart_from_a_millisecond_to_a_minute() -> None:
+def test_the_buckets_of_the_round_trip_range_from_a_millisecond_to_a_minute() -> None:
     (metric,) = [metric for metric in ours("client") if metric.name == "ee_client_round_trip_seconds"]
     bounds = [float(sample.labels["le"]) for sample in metric.samples if "le" in sample.labels]
     assert (bounds[0], bounds[-2]) == (0.001, 60)
 
 
 @every_side
-def test_no_series_tells_when_it_began(side: str) -> None:
+def test_no_series_has_a_creation_time(side: str) -> None:
     assert not [s.name for metric in exported(side) for s in metric.samples if s.name.endswith("_created")]
 
 
 @every_side
-def test_the_process_and_python_are_there_too(side: str) -> None:
+def test_metrics_of_the_process_and_python_are_exported(side: str) -> None:
     names = {sample.name for metric in exported(side) for sample in metric.samples}
     assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "python_info"} <= names
 
 
 @every_side
-def test_it_says_which_network_runs_and_which_messages_it_speaks(side: str) -> None:
+def test_the_info_metric_has_network_and_protocol_version(side: str) -> None:
     registry = SIDES[side]("MobileNetV2WithExits", "0123456789abcdef").registry
     labels = {"architecture": "MobileNetV2WithExits", "fingerprint": "0123456789ab", "protocol": PROTOCOL_VERSION}
     assert registry.get_sample_value(f"ee_{side}_info", labels) == 1
 
 
 @every_side
-def test_the_page_is_right_openmetrics(side: str) -> None:
+def test_the_page_is_valid_openmetrics(side: str) -> None:
     page = exposition.generate_latest(SIDES[side]().registry).decode()  # type: ignore[no-untyped-call]
     parse: Any = parser.text_string_to_metric_families
     assert len(list(parse(page))) == len(exported(side))
 
 
-def test_two_of_a_kind_count_each_for_itself() -> None:
+def test_two_instances_count_separately() -> None:
     one, other = ClientMetrics(), ClientMetrics()
     one.attempts.inc()
     assert one.registry.get_sample_value("ee_client_attempts_total") == 1
     assert other.registry.get_sample_value("ee_client_attempts_total") == 0
 
 
-def test_what_can_be_foreseen_is_there_at_zero_so_that_rates_see_the_first_of_it() -> None:
+def test_known_codes_are_exported_as_zero_from_the_start() -> None:
     client, worker = ClientMetrics().registry, WorkerMetrics().registry
     assert series(client, "ee_client_requests_total", "result") == dict.fromkeys((*RESULTS, OTHER), 0)
     assert series(worker, "ee_worker_requests_total", "code") == dict.fromkeys((*ANSWERS, EXPIRED, ABANDONED, OTHER), 0)
@@ -110,24 +110,24 @@ def test_what_can_be_foreseen_is_there_at_zero_so_that_rates_see_the_first_of_it
         assert client.get_sample_value("ee_client_events_total", labels) == 0
 
 
-def test_a_code_that_was_not_foreseen_is_counted_under_its_name() -> None:
+def test_an_unknown_code_is_counted_under_its_name() -> None:
     metrics = ClientMetrics()
     metrics.requests.labels(result="moon-phase").inc(2)
     assert metrics.registry.get_sample_value("ee_client_requests_total", {"result": "moon-phase"}) == 2
 
 
 @pytest.mark.parametrize("code", ["", "A", "a b", "a\nb", 'a"} 1', "<b>", "é", "x" * 33, "-a", "7", "wrong_model"])
-def test_what_is_no_code_counts_as_other(code: str) -> None:
+def test_invalid_codes_are_counted_as_other(code: str) -> None:
     metrics = ClientMetrics()
     metrics.dropped_replies.labels(reason=code).inc()
     counted = series(metrics.registry, "ee_client_dropped_replies_total", "reason")
     assert {name: value for name, value in counted.items() if value} == {OTHER: 1}
 
 
-def test_a_sender_of_ever_new_codes_fills_no_memory_and_hides_no_known_one() -> None:
+def test_the_number_of_codes_is_bounded_and_known_ones_are_kept() -> None:
     metrics = WorkerMetrics()
     for _ in range(1000):
-        metrics.requests.labels(code=f"x{new_id()[:20]}").inc()
+        metrics.requests.labels(code=f"x{make_id()[:20]}").inc()
     metrics.requests.labels(code="wrong-model").inc()
     counted = series(metrics.registry, "ee_worker_requests_total", "code")
     assert len(counted) == MOST_CODES
@@ -135,12 +135,12 @@ def test_a_sender_of_ever_new_codes_fills_no_memory_and_hides_no_known_one() -> 
     assert counted["wrong-model"] == 1
 
 
-def test_a_label_of_another_name_is_refused() -> None:
+def test_another_label_name_is_refused() -> None:
     with pytest.raises(ValueError, match="label"):
         ClientMetrics().requests.labels(code="answered")
 
 
-def test_counts_from_many_threads_are_all_there() -> None:
+def test_counts_of_many_threads_are_complete() -> None:
     metrics = ClientMetrics()
 
     def count(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Both ends of the link as tests drive them: what they tell their owner is noted, and a thread runs them."""
+"""Helpers that run both ends of the link in a thread and record their callbacks."""
 
 import contextlib
 import threading
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Loss:
-    """That an owner was told that there is no connection, and when."""
+    """A call of ``on_lost``: the problem and the time."""
 
     problem: CloudUnavailableError
     at: float
 
 
 class Log:
-    """What an end tells its owner, whichever end it is.
+    """Records the callbacks of either end.
 
     Attributes:
         ready: times at which it was ready.
@@ -135,7 +135,7 @@ def ready(end: Connection, log: Log) -> Iterator[threading.Thread]:
 
 
 def run_to_its_end(end: Connection) -> None:
-    """Run an end that is to end of itself; stop it where it does not."""
+    """Run an end until it ends itself; stop it if it does not."""
     watchdog = threading.Timer(PATIENCE, end.stop)
     watchdog.start()
     try:
@@ -146,14 +146,14 @@ def run_to_its_end(end: Connection) -> None:
 
 
 def first_loss(end: Connection, log: Log) -> Loss:
-    """Run an end until its owner is told that there is no connection."""
+    """Run an end until the first call of ``on_lost``."""
     with running(end) as thread:
         wait_until(lambda: log.lost or not thread.is_alive())
     return log.lost[0]
 
 
 def in_owner(end: Connection, work: Callable[[], T]) -> T:
-    """Have the thread that owns an end do something, and return what came of it."""
+    """Run a function in the thread that owns an end, and return its result."""
     outcome: Future[T] = Future()
 
     def do() -> None:

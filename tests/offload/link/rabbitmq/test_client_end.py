@@ -1,4 +1,4 @@
-"""What becomes of the requests that a client publishes, and of the replies to it."""
+"""The client's connection: published requests and their replies."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import LARGEST_REPLY, new_id
+from offload.link.protocol import LARGEST_REPLY, make_id
 from offload.link.rabbitmq import client_end as client_end_module
 from offload.link.rabbitmq import worker_end as worker_end_module
 from offload.link.rabbitmq.client_end import RequestSender
@@ -22,7 +22,7 @@ BURST = 300
 
 def send(end: RequestSender, *bodies: bytes, seconds: float = SECONDS) -> list[str]:
     """Publish requests, all at once, and return their ids."""
-    request_ids = [new_id() for _ in bodies]
+    request_ids = [make_id() for _ in bodies]
 
     def publish_all() -> None:
         for request_id, body in zip(request_ids, bodies, strict=True):
@@ -33,13 +33,13 @@ def send(end: RequestSender, *bodies: bytes, seconds: float = SECONDS) -> list[s
 
 
 def declare(link: Broker, queue: str) -> None:
-    """Declare a request queue as a worker does, and leave."""
+    """Declare a request queue as a worker does."""
     log = Log()
     with ready(worker_end(link, queue, log), log):
         pass
 
 
-def test_a_request_comes_with_its_id_where_to_reply_and_an_expiry(link: Broker, queue: str) -> None:
+def test_a_request_has_an_id_a_reply_queue_and_an_expiration(link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -55,7 +55,7 @@ def test_a_request_comes_with_its_id_where_to_reply_and_an_expiry(link: Broker, 
 
 
 @pytest.mark.parametrize("seconds", [0.0004, 0.0, -1.0])
-def test_a_request_without_time_left_is_still_one_that_expires(seconds: float, link: Broker, queue: str) -> None:
+def test_a_request_without_time_left_still_expires(seconds: float, link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -88,7 +88,7 @@ class Counting(RequestSender):
         self.several += before - len(self._unconfirmed) > 1
 
 
-def test_one_confirmation_may_stand_for_many_requests(link: Broker, queue: str) -> None:
+def test_one_confirmation_may_cover_many_requests(link: Broker, queue: str) -> None:
     declare(link, queue)
     log, published = Log(), list[str]()
     end = Counting(link, queue, log)
@@ -113,8 +113,8 @@ def test_a_request_to_a_queue_that_does_not_exist_is_returned(link: Broker, queu
     assert not log.confirmed
 
 
-def test_a_request_that_was_returned_can_be_published_again(link: Broker, queue: str) -> None:
-    log, request_id = Log(), new_id()
+def test_a_returned_request_can_be_published_again(link: Broker, queue: str) -> None:
+    log, request_id = Log(), make_id()
     end = client_end(link, queue, log)
     with ready(end, log):
         in_owner(end, lambda: end.publish(request_id, b"hello", SECONDS))
@@ -138,7 +138,7 @@ def test_a_request_to_a_full_queue_is_returned(link: Broker, queue: str, monkeyp
     assert sorted(log.returned) == sorted((request_id, "is full") for request_id in request_ids[2:])
 
 
-def test_a_connection_on_which_all_requests_are_rejected_is_replaced_ever_less_often(
+def test_a_connection_that_rejects_all_requests_is_replaced_with_growing_pauses(
     broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
@@ -156,15 +156,13 @@ def test_a_connection_on_which_all_requests_are_rejected_is_replaced_ever_less_o
 
         wait_until(lambda: has_reconnected(2))
         said = [str(loss.problem) for loss in log.lost]
-        assert said == [
-            f"RabbitMQ at {link} rejected all requests for {limit} s; connecting again" for limit in (0.1, 0.2)
-        ]
+        assert said == [f"RabbitMQ at {link} rejected all requests for {limit} s; reconnecting" for limit in (0.1, 0.2)]
         broker.control("purge_queue", queue)
         send(end, b"hello")
         wait_until(lambda: log.confirmed)
 
 
-def test_a_connection_that_has_published_stays_when_the_queue_is_full(
+def test_a_connection_that_has_published_is_kept_when_the_queue_is_full(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
@@ -181,7 +179,7 @@ def test_a_connection_that_has_published_stays_when_the_queue_is_full(
     assert log.lost == []
 
 
-def test_a_reply_comes_with_the_id_of_its_request(link: Broker, queue: str) -> None:
+def test_a_reply_has_the_id_of_its_request(link: Broker, queue: str) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(link, queue, ours), worker_end(link, queue, theirs)
     with ready(worker, theirs), ready(client, ours):
@@ -196,7 +194,7 @@ def test_a_reply_comes_with_the_id_of_its_request(link: Broker, queue: str) -> N
 
 
 @pytest.mark.parametrize("event", ["on_confirmed", "on_reply"])
-def test_an_owner_that_fails_over_a_message_ends_the_run(
+def test_an_error_of_the_owner_ends_the_run(
     event: str, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare(link, queue)
@@ -219,7 +217,7 @@ def test_an_owner_that_fails_over_a_message_ends_the_run(
     assert not log.lost
 
 
-def test_the_largest_messages_pass_both_ways(link: Broker, queue: str) -> None:
+def test_the_largest_messages_are_transferred(link: Broker, queue: str) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(link, queue, ours), worker_end(link, queue, theirs)
     sizes = {0: LARGE, 200: LARGEST_REPLY}
@@ -235,7 +233,7 @@ def test_the_largest_messages_pass_both_ways(link: Broker, queue: str) -> None:
     assert not theirs.lost
 
 
-def test_a_message_that_is_too_large_for_a_reply_is_told_by_its_size_alone(link: Broker, queue: str) -> None:
+def test_an_oversize_reply_is_reported_by_its_size(link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -249,7 +247,7 @@ def test_a_message_that_is_too_large_for_a_reply_is_told_by_its_size_alone(link:
 
 
 @pytest.mark.parametrize("properties", [{}, {"correlation_id": ""}, {"correlation_id": b"\xff" * 32}])
-def test_a_reply_from_anyone_is_handed_on_as_text_and_bytes(
+def test_an_untrusted_reply_is_passed_on_as_text_and_bytes(
     properties: dict[str, Any], link: Broker, queue: str
 ) -> None:
     declare(link, queue)
@@ -265,7 +263,7 @@ def test_a_reply_from_anyone_is_handed_on_as_text_and_bytes(
 
 
 def reply_queue(end: RequestSender, link: Broker, queue: str) -> str:
-    """Return where a client has its replies sent."""
+    """Return the reply queue of a client."""
     send(end, b"where to?")
     with connected(link) as channel:
         wait_until(lambda: waiting_in(link, queue))
@@ -273,9 +271,7 @@ def reply_queue(end: RequestSender, link: Broker, queue: str) -> str:
     return str(properties.reply_to)
 
 
-def test_each_connection_has_a_reply_queue_of_its_own_which_is_gone_with_it(
-    broker: PrivateBroker, link: Broker, queue: str
-) -> None:
+def test_the_reply_queue_of_a_connection_is_deleted_with_it(broker: PrivateBroker, link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
@@ -290,9 +286,7 @@ def test_each_connection_has_a_reply_queue_of_its_own_which_is_gone_with_it(
     wait_until(lambda: second not in broker.control("list_queues", "name"))
 
 
-def test_what_a_lost_connection_had_not_confirmed_is_not_mixed_up_with_what_the_next_confirms(
-    link: Broker, queue: str
-) -> None:
+def test_confirmations_of_two_connections_are_not_confused(link: Broker, queue: str) -> None:
     declare(link, queue)
     relay, log = Relay(link.hosts[0].port), Log()
     with relay.running() as port:

@@ -1,4 +1,4 @@
-"""How a connection comes about, is given up, and comes back."""
+"""A connection is made, aborted, and made again."""
 
 import itertools
 import socket
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
 from tests.offload.link.rabbitmq.ends import BOTH_ENDS, Log, client_end, first_loss, in_owner, ready, running
@@ -39,19 +39,19 @@ def closing_server() -> Iterator[tuple[int, list[float]]]:
         yield port, times
 
 
-def test_a_dead_host_is_passed_over_at_once_and_not_told(
+def test_a_dead_host_is_skipped_at_once_without_a_report(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "SHORTEST_PAUSE", NEVER)
     monkeypatch.setattr(connection, "LONGEST_PAUSE", NEVER)
     log = Log()
-    with ready(client_end(at(link, free_port(), free_port(), link.hosts[0].port), queue, log), log):
+    with ready(client_end(at(link, find_free_port(), find_free_port(), link.hosts[0].port), queue, log), log):
         assert log.ready
     assert not log.lost
 
 
 @pytest.mark.parametrize("make_end", BOTH_ENDS)
-def test_a_broker_that_does_not_answer_once_it_let_us_in_is_given_up(
+def test_a_broker_that_is_silent_after_the_login_is_dropped(
     make_end: Callable[[Broker, str, Log], Connection], link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class FallsSilent(Relay):
@@ -63,20 +63,20 @@ def test_a_broker_that_does_not_answer_once_it_let_us_in_is_given_up(
     log, relay = Log(), FallsSilent(link.hosts[0].port)
     with relay.running() as port, running(make_end(at(link, port), queue, log)):
         wait_until(lambda: log.lost)
-        assert "lets us in, but then does not answer" in str(log.lost[0].problem)
+        assert "accepts the login but does not answer" in str(log.lost[0].problem)
         relay.recover()
         wait_until(lambda: log.ready)
         assert len(log.lost) == 1
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
-def test_a_host_is_called_by_name_or_address(name: str, link: Broker, queue: str) -> None:
+def test_a_host_is_a_name_or_an_address(name: str, link: Broker, queue: str) -> None:
     log = Log()
     with ready(client_end(replace(link, hosts=(Host(name, link.hosts[0].port),)), queue, log), log):
         assert log.ready
 
 
-def test_an_address_for_which_this_machine_has_no_sockets_is_passed_over(
+def test_an_address_of_an_unsupported_family_is_skipped(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_up = socket.getaddrinfo
@@ -92,7 +92,7 @@ def test_an_address_for_which_this_machine_has_no_sockets_is_passed_over(
     assert not log.lost
 
 
-def test_a_host_with_no_other_addresses_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_with_only_unsupported_addresses_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     only = [(socket.AF_IPX, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 5672))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: only)
     log = Log()
@@ -100,7 +100,7 @@ def test_a_host_with_no_other_addresses_is_away(monkeypatch: pytest.MonkeyPatch)
     assert "(address family not supported by protocol)" in str(loss.problem)
 
 
-def test_the_owner_is_told_once_each_time_that_all_hosts_were_tried_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_owner_is_notified_once_per_round_of_failed_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SHORTEST_PAUSE", 0.1)
     monkeypatch.setattr(connection, "LONGEST_PAUSE", 0.1)
     log = Log()
@@ -115,7 +115,7 @@ def test_the_owner_is_told_once_each_time_that_all_hosts_were_tried_in_vain(monk
     assert f"127.0.0.1:{ports[-1]}" in str(log.lost[0].problem)
 
 
-def test_a_host_that_is_lost_is_followed_by_the_next(link: Broker, queue: str) -> None:
+def test_after_a_lost_host_the_next_is_tried(link: Broker, queue: str) -> None:
     relays, log = [Relay(link.hosts[0].port) for _ in range(2)], Log()
     with relays[1].running() as second, ExitStack() as first:
         broker = at(link, first.enter_context(relays[0].running()), second)
@@ -127,13 +127,13 @@ def test_a_host_that_is_lost_is_followed_by_the_next(link: Broker, queue: str) -
 
 def test_pauses_grow_up_to_a_limit_below_five_seconds_and_are_random() -> None:
     for rounds in range(100):
-        pauses = {connection._pause(rounds) for _ in range(50)}
+        pauses = {connection._choose_pause(rounds) for _ in range(50)}
         longest = min(connection.LONGEST_PAUSE, connection.SHORTEST_PAUSE * 2 ** max(0, rounds - 1))
         assert longest / 2 <= min(pauses) < max(pauses) <= longest < BACK_WITHIN
         assert len(pauses) > 25
 
 
-def test_a_broker_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts_at_a_missing_broker_have_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SHORTEST_PAUSE", 0.1)
     monkeypatch.setattr(connection, "LONGEST_PAUSE", 0.8)
     with closing_server() as (port, times), running(client_end(Broker((Host("127.0.0.1", port),)), "q", Log())):
@@ -146,7 +146,7 @@ def test_a_broker_that_is_away_is_asked_ever_less_often(monkeypatch: pytest.Monk
 @contextmanager
 def fickle_user(node: PrivateBroker, link: Broker) -> Iterator[Broker]:
     """Yield the node as seen by a user of its own, with a password that can be changed."""
-    name = f"user{new_id()}"
+    name = f"user{make_id()}"
     node.control("add_user", name, "right")
     node.control("set_permissions", name, ".*", ".*", ".*")
     try:
@@ -155,7 +155,7 @@ def fickle_user(node: PrivateBroker, link: Broker) -> Iterator[Broker]:
         node.control("delete_user", name)
 
 
-def test_a_password_that_was_right_once_is_tried_a_few_times_more_and_never_hotly(
+def test_a_password_that_was_once_accepted_is_retried_a_few_times_with_pauses(
     broker: PrivateBroker, link: Broker, queue: str
 ) -> None:
     log = Log()
@@ -173,7 +173,7 @@ def test_a_password_that_was_right_once_is_tried_a_few_times_more_and_never_hotl
     assert len(log.ready) == 1
 
 
-def test_a_broker_that_refuses_once_and_then_lets_in_again_is_forgiven(
+def test_a_single_refusal_after_a_success_is_retried(
     broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "REFUSALS", 1000)
@@ -189,10 +189,8 @@ def test_a_broker_that_refuses_once_and_then_lets_in_again_is_forgiven(
             wait_until(lambda: len(log.ready) == 2)
 
 
-def test_a_virtual_host_that_is_deleted_under_a_connection_is_refused_in_the_end(
-    broker: PrivateBroker, link: Broker, queue: str
-) -> None:
-    name, log = f"vhost{new_id()}", Log()
+def test_a_deleted_virtual_host_is_a_refusal_in_the_end(broker: PrivateBroker, link: Broker, queue: str) -> None:
+    name, log = f"vhost{make_id()}", Log()
     broker.control("add_vhost", name)
     broker.control("set_permissions", "-p", name, link.username, ".*", ".*", ".*")
     end = client_end(Broker(link.hosts, link.username, link.password, name), queue, log)
@@ -202,7 +200,7 @@ def test_a_virtual_host_that_is_deleted_under_a_connection_is_refused_in_the_end
     assert len(log.ready) == 1
 
 
-def test_a_connection_that_was_given_up_is_followed_by_another(link: Broker, queue: str) -> None:
+def test_an_aborted_connection_is_replaced(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
     reason = CloudUnavailableError("it does not work")
@@ -229,7 +227,7 @@ def test_all_callbacks_run_in_the_thread_that_runs_the_connection(link: Broker, 
     assert log.threads == {thread.ident}
 
 
-def test_what_is_to_be_called_later_is_called_then_unless_it_is_cancelled(link: Broker, queue: str) -> None:
+def test_a_scheduled_call_is_made_unless_it_is_cancelled(link: Broker, queue: str) -> None:
     log, called = Log(), list[str]()
     end = client_end(link, queue, log)
     with ready(end, log):
@@ -242,7 +240,7 @@ def test_what_is_to_be_called_later_is_called_then_unless_it_is_cancelled(link: 
     assert called == ["kept"]
 
 
-def test_heartbeats_keep_a_connection_alive_while_another_thread_computes(
+def test_heartbeats_keep_a_connection_alive_during_a_computation(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)  # the broker hangs up after 2 to 3 s without one

@@ -1,4 +1,4 @@
-"""How a connection is left, at whatever stage it is, and what other threads may still ask of it."""
+"""A connection is stopped in every state, while other threads call it."""
 
 import socket
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker, Host, Tls
-from offload.link.private_broker import free_port
+from offload.link.private_broker import find_free_port
 from offload.link.rabbitmq import client_end as client_end_module
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
@@ -65,7 +65,7 @@ def resolving() -> Iterator[Broker]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", wait)
         try:
-            yield local(free_port())
+            yield local(find_free_port())
         finally:
             over.set()
 
@@ -97,7 +97,7 @@ def shaking_hands() -> Iterator[Broker]:
 
 @contextmanager
 def between_attempts() -> Iterator[Broker]:
-    yield local(free_port())
+    yield local(find_free_port())
 
 
 STAGES = (resolving, knocking, greeting, shaking_hands, between_attempts)
@@ -106,7 +106,7 @@ STAGES = (resolving, knocking, greeting, shaking_hands, between_attempts)
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_attempt_to_connect_is_left_at_once(stage: Callable[[], Any], times: int) -> None:
+def test_an_attempt_to_connect_can_be_stopped_at_once(stage: Callable[[], Any], times: int) -> None:
     log = Log()
     with stage() as broker:
         end = client_end(broker, "q", log)
@@ -126,7 +126,7 @@ def test_an_attempt_to_connect_is_left_at_once(stage: Callable[[], Any], times: 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("make_end", BOTH_ENDS)
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
-def test_a_broker_that_answers_is_left_at_once(
+def test_a_connection_to_a_responsive_broker_closes_at_once(
     make_end: Callable[[Broker, str, Log], Connection], times: int, link: Broker, queue: str
 ) -> None:
     log = Log()
@@ -140,7 +140,7 @@ def test_a_broker_that_answers_is_left_at_once(
     assert not end.is_ready
 
 
-def test_leaving_a_broker_that_fell_silent_takes_no_longer_than_its_timeout(
+def test_a_connection_to_a_silent_broker_closes_within_the_timeout(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
@@ -158,7 +158,7 @@ def test_leaving_a_broker_that_fell_silent_takes_no_longer_than_its_timeout(
 
 
 @pytest.mark.usefixtures("slow")
-def test_what_was_left_before_it_ran_does_not_connect(link: Broker, queue: str) -> None:
+def test_an_end_stopped_before_its_run_does_not_connect(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
     end.stop()
@@ -168,7 +168,7 @@ def test_what_was_left_before_it_ran_does_not_connect(link: Broker, queue: str) 
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_connection_that_is_being_given_up_is_left_at_once(link: Broker, queue: str) -> None:
+def test_a_connection_that_is_being_aborted_closes_at_once(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
 
@@ -183,7 +183,7 @@ def test_a_connection_that_is_being_given_up_is_left_at_once(link: Broker, queue
 
 
 @pytest.mark.usefixtures("slow")
-def test_nothing_can_be_sent_once_it_is_being_left(link: Broker, queue: str) -> None:
+def test_nothing_can_be_sent_after_a_stop(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
     is_ready: list[bool] = []
@@ -198,7 +198,7 @@ def test_nothing_can_be_sent_once_it_is_being_left(link: Broker, queue: str) -> 
     assert is_ready == [False]
 
 
-def test_stopping_what_has_ended_is_harmless(link: Broker, queue: str) -> None:
+def test_a_second_stop_is_harmless(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
     with ready(end, log):
@@ -207,7 +207,7 @@ def test_stopping_what_has_ended_is_harmless(link: Broker, queue: str) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_an_owner_that_fails_ends_the_run(link: Broker, queue: str) -> None:
+def test_a_failing_owner_ends_the_run(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
     with pytest.raises(ZeroDivisionError), ready(end, log) as thread:
@@ -218,7 +218,7 @@ def test_an_owner_that_fails_ends_the_run(link: Broker, queue: str) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_an_owner_that_fails_when_told_that_it_is_ready_ends_the_run(link: Broker, queue: str) -> None:
+def test_a_failing_ready_callback_ends_the_run(link: Broker, queue: str) -> None:
     class Failing(Log):
         def on_ready(self) -> None:
             super().on_ready()
@@ -233,7 +233,7 @@ def test_an_owner_that_fails_when_told_that_it_is_ready_ends_the_run(link: Broke
 
 @pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_owner_that_fails_while_it_connects_ends_the_run(stage: Callable[[], Any]) -> None:
+def test_a_failing_owner_during_an_attempt_ends_the_run(stage: Callable[[], Any]) -> None:
     with stage() as broker:
         end = client_end(broker, "q", Log())
         with pytest.raises(ZeroDivisionError), running(end) as thread:
@@ -243,7 +243,7 @@ def test_an_owner_that_fails_while_it_connects_ends_the_run(stage: Callable[[], 
             assert not thread.is_alive()
 
 
-def test_what_another_thread_asks_for_is_done_at_once_by_the_owner(
+def test_calls_of_other_threads_run_at_once_in_the_owner(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 0)  # so that nothing else happens meanwhile
@@ -254,7 +254,7 @@ def test_what_another_thread_asks_for_is_done_at_once_by_the_owner(
             assert in_owner(end, threading.get_ident) == thread.ident
 
 
-def test_once_it_has_ended_nothing_can_be_asked_for(link: Broker, queue: str) -> None:
+def test_calls_after_the_end_are_refused(link: Broker, queue: str) -> None:
     log = Log()
     end = client_end(link, queue, log)
     with ready(end, log):
@@ -263,8 +263,8 @@ def test_once_it_has_ended_nothing_can_be_asked_for(link: Broker, queue: str) ->
         end.call_soon(lambda: None)
 
 
-def test_what_was_taken_on_is_done_even_where_the_run_fails_before() -> None:
-    end, done = client_end(local(free_port()), "q", Log()), list[str]()
+def test_accepted_calls_run_even_if_the_run_fails() -> None:
+    end, done = client_end(local(find_free_port()), "q", Log()), list[str]()
     end.call_soon(lambda: 1 // 0)
     end.call_soon(lambda: done.append("after"))
     with pytest.raises(ZeroDivisionError):
@@ -272,7 +272,7 @@ def test_what_was_taken_on_is_done_even_where_the_run_fails_before() -> None:
     assert done == ["after"]
 
 
-def test_what_threads_ask_for_while_it_is_left_is_either_refused_or_done(link: Broker, queue: str) -> None:
+def test_calls_during_a_stop_either_run_or_are_refused(link: Broker, queue: str) -> None:
     log, done, taken = Log(), list[int](), list[int]()
     end = client_end(link, queue, log)
 
@@ -302,9 +302,7 @@ def test_a_refusal_leaves_no_connection_behind(link: Broker, queue: str, monkeyp
         wait_until(relay.hung_up.is_set)
 
 
-def test_connections_that_were_given_up_leave_no_socket_behind(
-    link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_aborted_connections_leave_no_socket_behind(link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SHORTEST_PAUSE", 0.01)
     log = Log()
     end = client_end(link, queue, log)

@@ -1,4 +1,4 @@
-"""What both ends make of a broker that dies, stops, hangs or takes no more; on a node of their own."""
+"""Both ends while the broker dies, stops, hangs or blocks publishers; on a separate node."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from tests.offload.link.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
 from tests.offload.link_ends import wait_until
@@ -18,7 +18,7 @@ QUEUE = "requests"
 
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
-    """A node that each test may break and mends again."""
+    """A node that each test may break and must repair."""
     assert broker.port, "where the session has a node, there can be another"
     with PrivateBroker() as another:
         yield another
@@ -26,11 +26,11 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 @pytest.fixture
 def brittle(node: PrivateBroker) -> Broker:
-    """Where that node is."""
+    """Connection settings of that node."""
     return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
 
 
-def test_both_ends_come_back_after_a_broker_that_was_killed(node: PrivateBroker, brittle: Broker) -> None:
+def test_both_ends_reconnect_after_a_killed_broker(node: PrivateBroker, brittle: Broker) -> None:
     logs = Log(), Log()
     with ready(client_end(brittle, QUEUE, logs[0]), logs[0]), ready(worker_end(brittle, QUEUE, logs[1]), logs[1]):
         node.kill()
@@ -51,7 +51,7 @@ def test_a_broker_that_shuts_down_is_quoted(node: PrivateBroker, brittle: Broker
     assert "(CONNECTION_FORCED - broker forced connection closure with reason 'shutdown')" in str(log.lost[0].problem)
 
 
-def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
+def test_a_hanging_broker_is_detected_by_its_heartbeats(
     node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)
@@ -66,12 +66,12 @@ def test_a_broker_that_hangs_is_noticed_by_its_heartbeats(
     assert "(it stopped answering)" in str(log.lost[0].problem)
 
 
-def test_a_broker_that_blocks_what_is_published_says_why_and_keeps_its_connection(
+def test_a_blocking_broker_gives_the_reason_and_keeps_the_connection(
     node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)
     log, worker_log = Log(), Log()
-    end, request_id = client_end(brittle, QUEUE, log), new_id()
+    end, request_id = client_end(brittle, QUEUE, log), make_id()
     with ready(worker_end(brittle, QUEUE, worker_log), worker_log), ready(end, log):
         node.control("set_vm_memory_high_watermark", "absolute", "1MB")
         try:

@@ -4,17 +4,17 @@ from offload.link.rabbitmq.reply_queues import MOST_KNOWN, ReplyQueues
 def test_a_queue_that_is_gone_never_returns() -> None:
     queues = ReplyQueues()
     assert not queues.is_known("a") and not queues.is_gone("a")
-    queues.note("a", exists=True)
+    queues.remember("a", exists=True)
     assert queues.is_known("a") and not queues.is_gone("a")
-    queues.note("a", exists=False)
-    queues.note("a", exists=True)
+    queues.remember("a", exists=False)
+    queues.remember("a", exists=True)
     assert queues.is_gone("a")
 
 
-def test_of_many_queues_the_oldest_are_forgotten() -> None:
+def test_the_oldest_queues_are_forgotten() -> None:
     queues = ReplyQueues()
     for number in range(MOST_KNOWN + 10):
-        queues.note(str(number), exists=False)
-        queues.note("busy", exists=True)
+        queues.remember(str(number), exists=False)
+        queues.remember("busy", exists=True)
     assert queues.is_known("busy")
     assert [queues.is_gone(str(number)) for number in (0, 10, 11, MOST_KNOWN + 9)] == [False, False, True, True]

@@ -1,4 +1,4 @@
-"""A network that drops packets without a word is noticed by the kernel's timers, and used again after its return."""
+"""The kernel's timers detect a network that drops all packets, and both ends reconnect afterwards."""
 
 import itertools
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
 from tests.offload.blackhole import Blackhole
@@ -42,7 +42,7 @@ def is_noticed_and_survived(network: Blackhole, log: Log, meanwhile: Callable[[]
     wait_until(lambda: len(log.ready) > count)
 
 
-def test_the_timers_notice_silence_within_15_seconds() -> None:
+def test_the_timers_detect_silence_within_15_seconds() -> None:
     timers = connection.TCP_OPTIONS
     idle = timers["TCP_KEEPIDLE"] + timers["TCP_KEEPINTVL"] * timers["TCP_KEEPCNT"]
     assert idle + timers["TCP_USER_TIMEOUT"] / 1000 < NOTICED_WITHIN
@@ -50,7 +50,7 @@ def test_the_timers_notice_silence_within_15_seconds() -> None:
 
 
 @pytest.mark.parametrize("make_end", BOTH_ENDS)
-def test_silence_on_an_idle_connection_is_noticed(
+def test_silence_on_an_idle_connection_is_detected(
     make_end: Callable[[Broker, str, Log], Connection], network: Blackhole, remote: Broker, queue: str
 ) -> None:
     log = Log()
@@ -60,16 +60,14 @@ def test_silence_on_an_idle_connection_is_noticed(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 5.5], ids=["at once", "just before it would have been noticed"])
-def test_silence_with_a_request_under_way_is_noticed(
-    seconds: float, network: Blackhole, remote: Broker, queue: str
-) -> None:
+def test_silence_during_a_request_is_detected(seconds: float, network: Blackhole, remote: Broker, queue: str) -> None:
     assert seconds < connection.TCP_OPTIONS["TCP_USER_TIMEOUT"] / 1000
     log = Log()
     end = client_end(remote, queue, log)
 
     def publish() -> None:
         time.sleep(seconds)
-        in_owner(end, lambda: end.publish(new_id(), b"hello", 10.0))
+        in_owner(end, lambda: end.publish(make_id(), b"hello", 10.0))
 
     with running(end, network.inside):
         wait_until(lambda: log.ready)
@@ -78,7 +76,7 @@ def test_silence_with_a_request_under_way_is_noticed(
     assert not log.returned
 
 
-def test_a_client_that_starts_in_silence_is_told_and_connects_when_the_network_is_there(
+def test_a_client_started_in_a_silent_network_connects_when_it_returns(
     network: Blackhole, remote: Broker, queue: str
 ) -> None:
     network.fall_silent()
@@ -93,7 +91,9 @@ def test_a_client_that_starts_in_silence_is_told_and_connects_when_the_network_i
         assert later.at - earlier.at > connection.CONNECT_TIMEOUT
 
 
-def test_a_silent_network_is_left_within_the_timeout(network: Blackhole, remote: Broker, queue: str) -> None:
+def test_a_connection_in_a_silent_network_closes_within_the_timeout(
+    network: Blackhole, remote: Broker, queue: str
+) -> None:
     log = Log()
     end = client_end(remote, queue, log)
     with running(end, network.inside) as thread:

@@ -1,4 +1,4 @@
-"""Whom either end of an encrypted connection trusts, and what is said where it does not."""
+"""Which certificates either end of a TLS connection trusts, and the errors for others."""
 
 import socket
 import ssl
@@ -42,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module", params=["tlsv1.3", "tlsv1.2"])
 def node(request: pytest.FixtureRequest, broker: PrivateBroker, files: Certificates) -> Iterator[PrivateBroker]:
-    """A node that asks its clients for certificates."""
+    """A node that requires client certificates."""
     assert broker.port, "where the session has a node, there can be another"
     with PrivateBroker(tls=files.node(), settings=f"ssl_options.versions.1 = {request.param}") as another:
         yield another
@@ -50,7 +50,7 @@ def node(request: pytest.FixtureRequest, broker: PrivateBroker, files: Certifica
 
 @pytest.fixture
 def right(node: PrivateBroker, files: Certificates) -> Broker:
-    """That node, as one sees it who may."""
+    """Connection settings with the right certificates."""
     tls = Tls(files.ca, files.client.certificate, files.client.key)
     return Broker((Host("localhost", node.tls_port),), node.username, node.password, tls=tls)
 
@@ -61,7 +61,7 @@ def with_tls(broker: Broker, **changes: Path | None) -> Broker:
 
 
 def refusal(broker: Broker) -> str:
-    """Return why a broker refuses, or is refused, for good."""
+    """Return the error with which either side refuses the other."""
     log = Log()
     with pytest.raises(BrokerRefusedError) as caught:
         run_to_its_end(client_end(broker, QUEUE, log))
@@ -73,7 +73,7 @@ def refusal(broker: Broker) -> str:
 
 
 def absence(broker: Broker) -> str:
-    """Return why there is no broker there."""
+    """Return the error for an unavailable broker."""
     log = Log()
     loss = first_loss(client_end(broker, QUEUE, log), log)
     assert loss.problem.exit_code == 3
@@ -83,7 +83,7 @@ def absence(broker: Broker) -> str:
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 @pytest.mark.parametrize("make_end", BOTH_ENDS)
-def test_who_shows_the_right_certificate_to_the_right_broker_connects(
+def test_a_client_with_the_right_certificate_connects(
     make_end: Callable[[Broker, str, Log], Any], name: str, right: Broker, node: PrivateBroker
 ) -> None:
     log = Log()
@@ -100,7 +100,7 @@ def test_a_certificate_and_its_key_may_share_a_file(right: Broker, files: Certif
         assert log.ready
 
 
-def test_the_largest_messages_pass_both_ways_encrypted(right: Broker) -> None:
+def test_the_largest_messages_are_transferred_over_tls(right: Broker) -> None:
     ours, theirs = Log(), Log()
     client, worker = client_end(right, QUEUE, ours), worker_end(right, QUEUE, theirs)
     sizes = {0: LARGE, 200: LARGEST_REPLY}
@@ -114,26 +114,26 @@ def test_the_largest_messages_pass_both_ways_encrypted(right: Broker) -> None:
     assert ours.replies == [("0" * 32, reply)]
 
 
-def test_a_broker_of_a_foreign_authority_is_not_trusted(right: Broker, files: Certificates) -> None:
+def test_a_broker_of_another_authority_is_not_trusted(right: Broker, files: Certificates) -> None:
     for authority in (files.other_ca, None):
         reason = refusal(with_tls(right, ca_file=authority))
         assert "the certificate of RabbitMQ at localhost" in reason
-        assert "is not to be trusted" in reason
+        assert "is not trusted" in reason
         assert "check --mq-ca-file" in reason
 
 
-def test_a_client_without_a_certificate_is_told_to_give_one(right: Broker) -> None:
+def test_the_error_without_a_certificate_asks_for_one(right: Broker) -> None:
     for _ in range(TIMES):  # how soon the broker hangs up is a matter of chance
         reason = refusal(with_tls(right, certificate_file=None, key_file=None))
-        assert "asks for a certificate of ours" in reason
+        assert "requires a client certificate" in reason
         assert "give --mq-certificate-file" in reason
 
 
-def test_a_client_with_a_foreign_certificate_is_told_so(right: Broker, files: Certificates) -> None:
+def test_a_client_with_a_certificate_of_another_authority_is_refused(right: Broker, files: Certificates) -> None:
     foreign = with_tls(right, certificate_file=files.other_client.certificate, key_file=files.other_client.key)
     for _ in range(TIMES):
         reason = refusal(foreign)
-        assert "refuses our certificate" in reason
+        assert "refuses the client certificate" in reason
         assert "check --mq-certificate-file and --mq-key-file" in reason
 
 
@@ -143,13 +143,13 @@ def test_a_wrong_password_is_refused_over_tls_too(right: Broker) -> None:
     assert "hunter2" not in reason
 
 
-def test_tls_to_a_port_without_it_is_told(right: Broker, node: PrivateBroker) -> None:
+def test_tls_to_a_plain_port_is_reported(right: Broker, node: PrivateBroker) -> None:
     reason = absence(at(right, node.port))
     assert f"127.0.0.1:{node.port} does not speak TLS" in reason
     assert "check --mq-port, or leave out --mq-tls" in reason
 
 
-def test_no_tls_to_a_port_with_it_is_told(right: Broker, node: PrivateBroker) -> None:
+def test_a_plain_connection_to_a_tls_port_is_reported(right: Broker, node: PrivateBroker) -> None:
     reason = absence(replace(at(right, node.tls_port), tls=None))
     assert f"127.0.0.1:{node.tls_port} is not RabbitMQ without TLS" in reason
     assert "add --mq-tls" in reason
@@ -177,29 +177,29 @@ def test_a_broker_with_the_certificate_of_another_host_is_not_trusted(files: Cer
     with tls_server(files.misnamed) as port:
         reason = refusal(trusting(files, port))
         named = refusal(replace(trusting(files, port), hosts=(Host("localhost", port),)))
-    assert "is not to be trusted (IP address mismatch" in reason
+    assert "is not trusted (IP address mismatch" in reason
     assert "the name in --mq-hostname" in reason
     assert "Hostname mismatch" in named
     assert WRONG_NAME not in named
 
 
-def test_what_hangs_up_after_the_handshake_is_told(files: Certificates) -> None:
+def test_a_server_that_closes_after_the_handshake_is_reported(files: Certificates) -> None:
     with tls_server(files.server) as port:
         reason = absence(trusting(files, port))
-    assert "does not go on as RabbitMQ after TLS's handshake" in reason
+    assert "does not answer as RabbitMQ after the TLS handshake" in reason
     assert "check --mq-port" in reason
 
 
-def test_what_speaks_another_protocol_after_the_handshake_is_told(files: Certificates) -> None:
+def test_another_protocol_after_the_handshake_is_reported(files: Certificates) -> None:
     def http(peer: ssl.SSLSocket) -> None:
         peer.recv(100)
         peer.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
     with tls_server(files.server, http) as port:
-        assert "does not go on as RabbitMQ" in absence(trusting(files, port))
+        assert "does not answer as RabbitMQ" in absence(trusting(files, port))
 
 
-def test_what_never_shakes_hands_is_told(files: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_handshake_is_reported(files: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
     with listening(lambda _peer: None) as port:
         assert "(no answer in time)" in absence(trusting(files, port))
@@ -235,9 +235,7 @@ def test_a_file_that_is_missing_empty_or_a_folder_is_named_in_one_line(
         assert is_one_line(caught.value)
 
 
-def test_a_key_that_is_encrypted_is_refused_and_no_one_is_asked_for_its_password(
-    files: Certificates, tmp_path: Path
-) -> None:
+def test_an_encrypted_key_is_refused_without_a_prompt(files: Certificates, tmp_path: Path) -> None:
     key = serialization.load_pem_private_key(files.client.key.read_bytes(), None)
     encrypted = tmp_path / "encrypted.key"
     encrypted.write_bytes(
@@ -248,18 +246,18 @@ def test_a_key_that_is_encrypted_is_refused_and_no_one_is_asked_for_its_password
         )
     )
     with pytest.raises(InputFileError, match="unencrypted private key") as caught:
-        Tls(files.ca, files.client.certificate, encrypted).context()
+        Tls(files.ca, files.client.certificate, encrypted).make_context()
     assert str(encrypted) in str(caught.value)
 
 
 def test_the_key_of_another_certificate_is_refused(files: Certificates) -> None:
     with pytest.raises(InputFileError, match="not a certificate and its unencrypted private key") as caught:
-        Tls(files.ca, files.client.certificate, files.other_client.key).context()
+        Tls(files.ca, files.client.certificate, files.other_client.key).make_context()
     assert str(files.other_client.key) in str(caught.value)
 
 
-def test_old_versions_of_tls_are_not_spoken(files: Certificates) -> None:
-    context = Tls(files.ca).context()
+def test_old_versions_of_tls_are_refused(files: Certificates) -> None:
+    context = Tls(files.ca).make_context()
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     assert context.check_hostname
     assert context.verify_mode == ssl.CERT_REQUIRED

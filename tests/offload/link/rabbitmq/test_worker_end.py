@@ -1,4 +1,4 @@
-"""What a worker takes for a request, and what becomes of it."""
+"""The worker's connection: which messages are requests, and how they end."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import new_id
+from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import (
     DELIVERY_LIMIT,
     MESSAGE_SECONDS,
@@ -17,7 +17,7 @@ from offload.link.rabbitmq.worker_end import (
     QUEUE_LIMIT,
     Delivery,
     RequestQueue,
-    queue_arguments,
+    make_queue_arguments,
 )
 from tests.offload.link.rabbitmq.ends import Log, in_owner, is_one_line, ready, run_to_its_end, worker_end
 from tests.offload.link_ends import PATIENCE, REPLY_TO, connected, publish, wait_until, waiting_in
@@ -26,7 +26,7 @@ from utils.errors import CloudError, CloudUnavailableError
 
 def put(link: Broker, queue: str, *bodies: bytes, reply_to: str = REPLY_TO) -> None:
     for body in bodies:
-        publish(link, queue, body, correlation_id=new_id(), reply_to=reply_to)
+        publish(link, queue, body, correlation_id=make_id(), reply_to=reply_to)
 
 
 def received(log: Log, count: int = 1) -> list[Delivery]:
@@ -37,8 +37,8 @@ def received(log: Log, count: int = 1) -> list[Delivery]:
 
 @pytest.fixture
 def client(link: Broker) -> Iterator[str]:
-    """The reply queue of a client that is there."""
-    name = f"ee-reply.{new_id()}"
+    """The reply queue of a connected client."""
+    name = f"ee-reply.{make_id()}"
     with connected(link) as channel:
         channel.queue_declare(name, exclusive=True)
         yield name
@@ -76,26 +76,26 @@ NO_ONE_TO_REPLY_TO = {
     "no id": {"reply_to": REPLY_TO},
     "an id of another form": {"correlation_id": "1", "reply_to": REPLY_TO},
     "an id that is no text": {"correlation_id": b"\xff" * 32, "reply_to": REPLY_TO},
-    "no reply queue": {"correlation_id": new_id()},
-    "an empty reply queue": {"correlation_id": new_id(), "reply_to": ""},
-    "a reply queue that is no text": {"correlation_id": new_id(), "reply_to": b"\xff" * 41},
-    "a foreign reply queue": {"correlation_id": new_id(), "reply_to": "payroll"},
-    "a reply queue with a line end": {"correlation_id": new_id(), "reply_to": REPLY_TO + "\n"},
+    "no reply queue": {"correlation_id": make_id()},
+    "an empty reply queue": {"correlation_id": make_id(), "reply_to": ""},
+    "a reply queue that is no text": {"correlation_id": make_id(), "reply_to": b"\xff" * 41},
+    "a foreign reply queue": {"correlation_id": make_id(), "reply_to": "payroll"},
+    "a reply queue with a line end": {"correlation_id": make_id(), "reply_to": REPLY_TO + "\n"},
     # A reply to it would end the worker's connection with INTERNAL_ERROR, and the next worker's, and so on.
-    "an order to the broker": {"correlation_id": new_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
+    "an order to the broker": {"correlation_id": make_id(), "reply_to": "amq.rabbitmq.reply-to.g1h2AAVyZXBseQAAAA==.x"},
     # pika fails on these, and would drop the connection at each delivery.
     "a date that no calendar holds": {
-        "correlation_id": new_id(), "reply_to": REPLY_TO, "headers": {"at": Raw(b"T" + b"\xff" * 8)},
+        "correlation_id": make_id(), "reply_to": REPLY_TO, "headers": {"at": Raw(b"T" + b"\xff" * 8)},
     },
     "a header nested too deep": {
-        "correlation_id": new_id(), "reply_to": REPLY_TO, "headers": {"in": Raw(nested_arrays(3000))},
+        "correlation_id": make_id(), "reply_to": REPLY_TO, "headers": {"in": Raw(nested_arrays(3000))},
     },
 }  # fmt: skip
 
 
 @pytest.mark.usefixtures("raw_headers")
 @pytest.mark.parametrize("properties", NO_ONE_TO_REPLY_TO.values(), ids=NO_ONE_TO_REPLY_TO.keys())
-def test_a_message_that_names_no_one_to_reply_to_is_counted_dropped_and_acknowledged(
+def test_a_message_without_a_valid_reply_queue_is_counted_and_acknowledged(
     properties: dict[str, Any], link: Broker, queue: str
 ) -> None:
     log = Log()
@@ -109,8 +109,8 @@ def test_a_message_that_names_no_one_to_reply_to_is_counted_dropped_and_acknowle
     wait_until(lambda: waiting_in(link, queue) == 1)  # the good one, which no one replied to
 
 
-def test_properties_that_concern_no_one_are_no_obstacle(link: Broker, queue: str) -> None:
-    log, request_id = Log(), new_id()
+def test_unused_properties_are_ignored(link: Broker, queue: str) -> None:
+    log, request_id = Log(), make_id()
     with ready(worker_end(link, queue, log), log):
         publish(
             link, queue, b"good", correlation_id=request_id, reply_to=REPLY_TO, headers={"a": [1, {"b": None}]},
@@ -121,17 +121,15 @@ def test_properties_that_concern_no_one_are_no_obstacle(link: Broker, queue: str
 
 
 @pytest.mark.parametrize(("expiration", "seconds"), [("2500", 2.5), ("600001", 600.001), (None, MESSAGE_SECONDS)])
-def test_a_request_says_how_long_its_sender_waits(
-    expiration: str | None, seconds: float, link: Broker, queue: str
-) -> None:
+def test_the_expiration_of_a_request_is_read(expiration: str | None, seconds: float, link: Broker, queue: str) -> None:
     log = Log()
     with ready(worker_end(link, queue, log), log):
-        publish(link, queue, b"1", correlation_id=new_id(), reply_to=REPLY_TO, expiration=expiration)
+        publish(link, queue, b"1", correlation_id=make_id(), reply_to=REPLY_TO, expiration=expiration)
         (delivery,) = received(log)
     assert delivery.seconds == seconds
 
 
-def test_a_request_is_acknowledged_by_the_reply_and_not_before(link: Broker, queue: str, client: str) -> None:
+def test_a_request_is_acknowledged_only_with_its_reply(link: Broker, queue: str, client: str) -> None:
     first, second = Log(), Log()
     worker = worker_end(link, queue, first)
     with ready(worker, first):
@@ -145,7 +143,7 @@ def test_a_request_is_acknowledged_by_the_reply_and_not_before(link: Broker, que
     assert not kept.redelivered
 
 
-def test_the_reply_goes_out_before_the_acknowledgement(
+def test_the_reply_is_sent_before_the_acknowledgement(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, sent = Log(), list[str]()
@@ -183,13 +181,11 @@ def test_a_reply_to_a_client_that_left_is_counted_and_its_request_acknowledged(l
     assert waiting_in(link, queue) == 0
 
 
-def test_of_requests_that_waited_those_of_clients_that_left_are_discarded_and_the_others_come_in_their_order(
-    link: Broker, queue: str, client: str
-) -> None:
-    log, gone = Log(), f"ee-reply.{new_id()}"
+def test_waiting_requests_of_clients_that_left_are_discarded(link: Broker, queue: str, client: str) -> None:
+    log, gone = Log(), f"ee-reply.{make_id()}"
     with connected(link) as shared, connected(link) as channel:
-        shared.queue_declare(durable := f"ee-reply.{new_id()}")
-        channel.queue_declare(queue, durable=True, arguments=queue_arguments())
+        shared.queue_declare(durable := f"ee-reply.{make_id()}")
+        channel.queue_declare(queue, durable=True, arguments=make_queue_arguments())
         for number, reply_to in enumerate((gone, client, REPLY_TO, durable, gone, client, durable, REPLY_TO)):
             put(link, queue, bytes([number]), reply_to=reply_to)
         with ready(worker_end(link, queue, log), log):
@@ -204,7 +200,7 @@ def test_of_requests_that_waited_those_of_clients_that_left_are_discarded_and_th
     wait_until(lambda: waiting_in(link, queue) == 5)  # to which no one replied
 
 
-def test_a_client_whose_reply_could_not_be_delivered_has_left(link: Broker, queue: str) -> None:
+def test_an_undeliverable_reply_shows_that_its_client_has_left(link: Broker, queue: str) -> None:
     log = Log()
     worker = worker_end(link, queue, log)
     with ready(worker, log):
@@ -219,12 +215,12 @@ def test_a_client_whose_reply_could_not_be_delivered_has_left(link: Broker, queu
     assert len(log.requests) == 1
 
 
-def test_where_no_more_channels_can_be_had_clients_are_taken_to_be_there(
+def test_clients_are_assumed_to_be_connected_if_no_channel_is_free(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log()
     with connected(link) as channel:
-        channel.queue_declare(queue, durable=True, arguments=queue_arguments())
+        channel.queue_declare(queue, durable=True, arguments=make_queue_arguments())
         put(link, queue, b"1")
         worker = worker_end(link, queue, log)
         monkeypatch.setattr(worker, "_on_message", _without_channels(worker._on_message))
@@ -241,7 +237,7 @@ def _without_channels(on_message: Callable[..., None]) -> Callable[..., None]:
     return receive
 
 
-def test_a_request_given_back_goes_to_another_worker(link: Broker, queue: str, client: str) -> None:
+def test_a_requeued_request_goes_to_another_worker(link: Broker, queue: str, client: str) -> None:
     logs = Log(), Log()
     first, second = (worker_end(link, queue, log) for log in logs)
     with ready(first, logs[0]):
@@ -250,7 +246,7 @@ def test_a_request_given_back_goes_to_another_worker(link: Broker, queue: str, c
         stopped: list[bool] = []
         in_owner(first, lambda: first.stop_receiving(lambda: stopped.append(True)))
         wait_until(lambda: stopped)
-        in_owner(first, lambda: first.give_back(delivery))
+        in_owner(first, lambda: first.requeue(delivery))
         with ready(second, logs[1]):
             (redelivered,) = received(logs[1])
     assert redelivered.body == b"1"
@@ -258,7 +254,7 @@ def test_a_request_given_back_goes_to_another_worker(link: Broker, queue: str, c
     assert len(logs[0].requests) == 1
 
 
-def test_a_request_that_is_discarded_comes_to_no_one_again(link: Broker, queue: str) -> None:
+def test_a_discarded_request_is_not_delivered_again(link: Broker, queue: str) -> None:
     log = Log()
     worker = worker_end(link, queue, log)
     with ready(worker, log):
@@ -270,10 +266,10 @@ def test_a_request_that_is_discarded_comes_to_no_one_again(link: Broker, queue: 
 
 
 @pytest.mark.parametrize(("event", "properties"), [
-    ("on_request", {"correlation_id": new_id(), "reply_to": REPLY_TO}),
+    ("on_request", {"correlation_id": make_id(), "reply_to": REPLY_TO}),
     ("on_dropped", {}),
 ])  # fmt: skip
-def test_an_owner_that_fails_over_a_message_ends_the_run_and_does_not_get_it_again(
+def test_an_error_of_the_owner_ends_the_run_and_the_message_is_not_repeated(
     event: str, properties: dict[str, Any], link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, calls = Log(), list[object]()
@@ -291,7 +287,7 @@ def test_an_owner_that_fails_over_a_message_ends_the_run_and_does_not_get_it_aga
     assert not log.lost
 
 
-def test_who_stops_receiving_gets_nothing_more_but_can_reply_to_what_it_has(link: Broker, queue: str) -> None:
+def test_after_it_stops_receiving_a_worker_can_still_reply(link: Broker, queue: str) -> None:
     log = Log()
     worker = worker_end(link, queue, log)
     stopped: list[int] = []
@@ -321,10 +317,8 @@ def test_without_a_connection_there_is_nothing_to_stop_receiving(link: Broker, q
         assert stopped == [True]
 
 
-def test_what_an_older_connection_brought_can_no_longer_be_answered_given_back_or_discarded(
-    link: Broker, queue: str
-) -> None:
-    log, client = Log(), f"ee-reply.{new_id()}"
+def test_deliveries_of_an_older_connection_cannot_be_answered(link: Broker, queue: str) -> None:
+    log, client = Log(), f"ee-reply.{make_id()}"
     worker = worker_end(link, queue, log)
     with connected(link) as channel, ready(worker, log):
         channel.queue_declare(client, exclusive=True)
@@ -334,7 +328,7 @@ def test_what_an_older_connection_brought_can_no_longer_be_answered_given_back_o
         wait_until(lambda: len(log.requests) == 2)
         old, new = log.requests
         assert in_owner(worker, lambda: worker.reply(old, b"old")) is False
-        in_owner(worker, lambda: worker.give_back(old))
+        in_owner(worker, lambda: worker.requeue(old))
         in_owner(worker, lambda: worker.discard(old))
         assert in_owner(worker, lambda: worker.reply(new, b"new")) is True
         wait_until(lambda: channel.queue_declare(client, passive=True).method.message_count > 0)
@@ -345,7 +339,7 @@ def test_what_an_older_connection_brought_can_no_longer_be_answered_given_back_o
     assert len(log.requests) == 2
 
 
-def test_no_more_requests_are_here_at_once_than_were_asked_for(link: Broker, queue: str, client: str) -> None:
+def test_a_worker_holds_no_more_requests_than_the_prefetch(link: Broker, queue: str, client: str) -> None:
     log = Log()
     worker = RequestQueue(link, queue, log, prefetch=2)
     with ready(worker, log):
@@ -356,7 +350,7 @@ def test_no_more_requests_are_here_at_once_than_were_asked_for(link: Broker, que
         assert waiting_in(link, queue) == 1
 
 
-def test_a_queue_deleted_under_its_consumer_is_declared_again(link: Broker, queue: str) -> None:
+def test_a_queue_that_is_deleted_while_it_is_consumed_is_declared_again(link: Broker, queue: str) -> None:
     log = Log()
     with ready(worker_end(link, queue, log), log), connected(link) as channel:
         channel.queue_delete(queue)
@@ -401,9 +395,7 @@ def test_a_quorum_queue_is_declared_with_its_delivery_limit_and_works(
     assert f'{{"x-max-length",{QUEUE_LIMIT}}}' in line
 
 
-def test_a_request_that_its_workers_never_answer_leaves_a_quorum_queue_in_the_end(
-    link: Broker, queue: str, client: str
-) -> None:
+def test_a_quorum_queue_drops_a_request_after_its_delivery_limit(link: Broker, queue: str, client: str) -> None:
     deliveries = 0
     for _ in range(DELIVERY_LIMIT + 1):
         log = Log()
@@ -416,7 +408,7 @@ def test_a_request_that_its_workers_never_answer_leaves_a_quorum_queue_in_the_en
 
 
 @pytest.mark.parametrize(("there", "wanted"), [("classic", "quorum"), ("quorum", "classic")])
-def test_a_queue_of_the_other_type_is_one_clear_line(there: str, wanted: str, link: Broker, queue: str) -> None:
+def test_a_queue_of_the_other_type_is_reported_in_one_line(there: str, wanted: str, link: Broker, queue: str) -> None:
     log = Log()
     with ready(RequestQueue(link, queue, log, prefetch=16, queue_type=there), log):
         pass

@@ -1,4 +1,4 @@
-"""What is said of each thing that can be wrong with the broker, or with what is taken for it."""
+"""The error for each failure of the broker, or of another server in its place."""
 
 import logging
 import socket
@@ -10,11 +10,11 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, free_port
-from offload.link.protocol import new_id
+from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
+from offload.link.rabbitmq.broker_errors import BROKER_FAILED, translate_error
 from offload.link.rabbitmq.connection import Connection
-from offload.link.rabbitmq.problems import BROKER_FAILED, plain_error
 from tests.offload.link.rabbitmq.ends import (
     BOTH_ENDS,
     Log,
@@ -39,7 +39,7 @@ def at_port(port: int) -> Broker:
     return Broker((Host("127.0.0.1", port),))
 
 
-def test_the_password_shows_in_no_text_of_a_broker() -> None:
+def test_no_text_of_a_broker_shows_the_password() -> None:
     broker = Broker((Host("host"), Host("::1", 5673)), "user", SECRET)
     assert SECRET not in f"{broker} {broker!r} {broker!s}"
     assert "user" in repr(broker)
@@ -48,7 +48,7 @@ def test_the_password_shows_in_no_text_of_a_broker() -> None:
 
 @both_ends
 @pytest.mark.parametrize("user", ["ee", "nobody"])
-def test_a_wrong_user_or_password_is_refused_in_one_line_without_the_password(
+def test_a_wrong_user_or_password_is_reported_in_one_line_without_the_password(
     link: Broker, user: str, make_end: MakeEnd
 ) -> None:
     log = Log()
@@ -63,7 +63,7 @@ def test_a_wrong_user_or_password_is_refused_in_one_line_without_the_password(
 
 
 @both_ends
-def test_a_virtual_host_that_is_not_there_is_refused(link: Broker, make_end: MakeEnd) -> None:
+def test_a_missing_virtual_host_is_refused(link: Broker, make_end: MakeEnd) -> None:
     with pytest.raises(BrokerRefusedError, match="virtual host 'nowhere'; check --mq-vhost") as caught:
         run_to_its_end(make_end(replace(link, virtual_host="nowhere"), "q", Log()))
     assert caught.value.exit_code == 4
@@ -77,8 +77,8 @@ def test_a_queue_that_no_user_may_declare_is_refused(link: Broker) -> None:
 
 @pytest.fixture
 def without_rights(broker: PrivateBroker, link: Broker) -> Iterator[Broker]:
-    """The node as seen by a user who may do nothing with its queues."""
-    name = f"user{new_id()}"
+    """The node for a user without rights to its queues."""
+    name = f"user{make_id()}"
     broker.control("add_user", name, SECRET)
     broker.control("set_permissions", name, "^$", "^$", "^$")
     yield replace(link, username=name, password=SECRET)
@@ -87,20 +87,20 @@ def without_rights(broker: PrivateBroker, link: Broker) -> Iterator[Broker]:
 
 @pytest.mark.parametrize("kind", [ConnectionClosedByBroker, ChannelClosedByBroker])
 @pytest.mark.parametrize("code", [320, 403, 406, 530])
-def test_what_a_broker_says_of_any_length_fits_in_one_line(kind: Callable[[int, str], Exception], code: int) -> None:
-    error = plain_error(kind(code, "first line\nsecond\r\n" + 1000 * "and so on "), at_port(1), Host("mq"))
+def test_the_text_of_a_broker_is_shortened_to_one_line(kind: Callable[[int, str], Exception], code: int) -> None:
+    error = translate_error(kind(code, "first line\nsecond\r\n" + 1000 * "and so on "), at_port(1), Host("mq"))
     assert is_one_line(error)
     assert "first line second and so on" in str(error)
     assert len(str(error)) < 400
 
 
-def test_an_error_within_the_broker_is_said_to_be_one_and_has_a_code_of_its_own(link: Broker) -> None:
-    error = plain_error(ConnectionClosedByBroker(541, "INTERNAL_ERROR"), link, link.hosts[0])
+def test_an_internal_error_of_the_broker_has_its_own_code(link: Broker) -> None:
+    error = translate_error(ConnectionClosedByBroker(541, "INTERNAL_ERROR"), link, link.hosts[0])
     assert isinstance(error, CloudUnavailableError)
     assert (error.code, "failed (INTERNAL_ERROR); its log says why" in str(error)) == (BROKER_FAILED, True)
 
 
-def test_a_user_who_has_no_right_to_a_queue_is_refused_in_one_line(without_rights: Broker, queue: str) -> None:
+def test_a_user_without_the_right_to_a_queue_is_refused_in_one_line(without_rights: Broker, queue: str) -> None:
     for make_end, missing in ((client_end, "ee-reply"), (worker_end, queue)):
         with pytest.raises(BrokerRefusedError, match=f"ACCESS_REFUSED - access to queue '{missing}") as caught:
             run_to_its_end(make_end(without_rights, queue, Log()))
@@ -110,7 +110,7 @@ def test_a_user_who_has_no_right_to_a_queue_is_refused_in_one_line(without_right
 
 
 @pytest.mark.parametrize("of", ["user", "vhost"])
-def test_a_limit_of_connections_is_no_refusal(of: str, broker: PrivateBroker, without_rights: Broker) -> None:
+def test_a_connection_limit_is_a_temporary_error(of: str, broker: PrivateBroker, without_rights: Broker) -> None:
     limits = {"user": ("user_limits", without_rights.username), "vhost": ("vhost_limits",)}[of]
     broker.control(f"set_{limits[0]}", *limits[1:], '{"max-connections": 0}')
     try:
@@ -118,13 +118,13 @@ def test_a_limit_of_connections_is_no_refusal(of: str, broker: PrivateBroker, wi
         loss = first_loss(client_end(without_rights, "q", log), log)
     finally:
         broker.control(f"clear_{limits[0]}", *limits[1:], *(("all",) if of == "user" else ()))
-    assert "takes no more connections" in str(loss.problem)
+    assert "accepts no more connections" in str(loss.problem)
     assert is_one_line(loss.problem)
 
 
 @both_ends
-def test_nothing_on_the_port_is_told_at_once(make_end: MakeEnd) -> None:
-    port, log = free_port(), Log()
+def test_a_closed_port_is_reported_at_once(make_end: MakeEnd) -> None:
+    port, log = find_free_port(), Log()
     loss = first_loss(make_end(at_port(port), "q", log), log)
     assert str(loss.problem) == (
         f"no RabbitMQ at 127.0.0.1:{port} (connection refused); start it, or check --mq-hostname and --mq-port"
@@ -133,17 +133,17 @@ def test_nothing_on_the_port_is_told_at_once(make_end: MakeEnd) -> None:
 
 
 @pytest.mark.parametrize("hostname", ["a..b", "x" * 300, "é" * 70, "", " ", "\x00", "no-such-host.invalid"])
-def test_a_name_that_no_host_has_or_can_have_is_an_error_of_one_line(hostname: str) -> None:
+def test_an_unknown_or_invalid_host_name_is_reported_in_one_line(hostname: str) -> None:
     log = Log()
     loss = first_loss(client_end(Broker((Host(hostname),)), "q", log), log)
-    assert "unknown host name" in str(loss.problem) or "cannot be looked up" in str(loss.problem)
+    assert "unknown host name" in str(loss.problem) or "cannot be resolved" in str(loss.problem)
     assert "--mq-hostname" in str(loss.problem)
     assert is_one_line(loss.problem)
 
 
-def test_a_name_server_that_is_away_does_not_make_a_name_unknown() -> None:
+def test_an_unavailable_name_server_is_a_temporary_error() -> None:
     away = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    assert "its name cannot be looked up at present" in str(plain_error(away, at_port(1), Host("mq.example")))
+    assert "its name cannot be resolved at present" in str(translate_error(away, at_port(1), Host("mq.example")))
 
 
 def http(peer: socket.socket) -> None:
@@ -185,7 +185,7 @@ def close(peer: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("server", [http, http_and_close, ssh, zeros, noise, another_version, silence, close])
-def test_another_server_on_the_port_is_told_from_rabbitmq_in_one_line(
+def test_another_server_on_the_port_is_reported_in_one_line(
     server: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert 2 * connection.CONNECT_TIMEOUT < SILENCE_NOTICED
@@ -198,14 +198,14 @@ def test_another_server_on_the_port_is_told_from_rabbitmq_in_one_line(
     assert is_one_line(loss.problem)
 
 
-def test_a_server_that_says_nothing_is_said_to_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.5)
     log = Log()
     with listening(silence) as port:
         assert "(no answer in time)" in str(first_loss(client_end(at_port(port), "q", log), log).problem)
 
 
-def test_a_broker_that_breaks_off_the_greeting_is_not_said_to_refuse_the_password(link: Broker) -> None:
+def test_a_broker_that_ends_the_handshake_does_not_count_as_a_refusal(link: Broker) -> None:
     def greet_and_close(peer: socket.socket) -> None:
         with socket.create_connection(("127.0.0.1", link.hosts[0].port)) as broker:
             broker.sendall(peer.recv(8))
@@ -216,10 +216,10 @@ def test_a_broker_that_breaks_off_the_greeting_is_not_said_to_refuse_the_passwor
     log = Log()
     with listening(greet_and_close) as port:
         loss = first_loss(client_end(at(link, port), "q", log), log)
-    assert "broke off the greeting" in str(loss.problem)
+    assert "ended the handshake" in str(loss.problem)
 
 
-def test_a_queue_that_exists_with_other_settings_is_one_clear_line(link: Broker, queue: str) -> None:
+def test_a_queue_with_other_settings_is_reported_in_one_line(link: Broker, queue: str) -> None:
     with connected(link) as channel:
         channel.queue_declare(queue, durable=True)
     with pytest.raises(CloudError, match="exists with other settings; delete it, or choose another") as caught:
@@ -231,7 +231,7 @@ def test_a_queue_that_exists_with_other_settings_is_one_clear_line(link: Broker,
     assert not isinstance(caught.value, CloudUnavailableError)
 
 
-def test_a_queue_that_belongs_to_another_connection_is_one_clear_line(link: Broker, queue: str) -> None:
+def test_an_exclusive_queue_of_another_connection_is_reported_in_one_line(link: Broker, queue: str) -> None:
     with connected(link) as channel:
         channel.queue_declare(queue, exclusive=True)
         with pytest.raises(CloudError, match="exists with other settings") as caught:
@@ -239,16 +239,16 @@ def test_a_queue_that_belongs_to_another_connection_is_one_clear_line(link: Brok
     assert caught.value.exit_code == 2
 
 
-def test_pika_keeps_silent_unless_it_is_asked_to_speak(caplog: pytest.LogCaptureFixture) -> None:
+def test_pika_logs_only_on_request(caplog: pytest.LogCaptureFixture) -> None:
     assert logging.getLogger("pika").level == logging.CRITICAL
     log = Log()
     with caplog.at_level(logging.DEBUG, "offload"):
-        first_loss(client_end(at_port(free_port()), "q", log), log)
+        first_loss(client_end(at_port(find_free_port()), "q", log), log)
     assert [record for record in caplog.records if record.name.startswith("offload")]
     assert not [record for record in caplog.records if record.name.startswith("pika")]
 
 
-def test_nothing_is_logged_of_the_password(link: Broker, queue: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_password_is_never_logged(link: Broker, queue: str, caplog: pytest.LogCaptureFixture) -> None:
     log = Log()
     with caplog.at_level(logging.DEBUG), ready(client_end(link, queue, log), log):
         pass
