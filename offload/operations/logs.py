@@ -45,6 +45,7 @@ def configure(*, json: bool, debug: bool, spare_stdout: bool = False) -> None:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     # pika also raises what it logs about failed connections.
     logging.getLogger("pika").setLevel(logging.INFO if debug else logging.CRITICAL)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it explains its choices at INFO
     logging.captureWarnings(json)
 
 
