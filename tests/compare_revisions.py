@@ -33,6 +33,7 @@ import pandas as pd
 
 from offload.link.private_broker import PrivateBroker, find_free_port
 from utils import cli
+from utils.errors import InputFileError
 from utils.schema import NOT_ASKED, REJECTED
 
 CLIENT, WORKER = "offload/ee-processor-client.py", "offload/ee-processor-server.py"
@@ -98,12 +99,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
     parser.add_argument("--reference", required=True, metavar="REVISION", help="what git calls the other revision")
-    parser.add_argument("--only", metavar="NAME", help="one run alone")
+    names = [one.name for one in list_runs(Path(), Path())]
+    parser.add_argument("--only", choices=names, metavar="NAME", help=f"one run alone: {', '.join(names)}")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Run both revisions and compare their files; return the exit code."""
+    check_revision(args.reference)
     folder = Path(tempfile.mkdtemp(prefix="compare-revisions-"))
     with check_out(args.reference, folder / "reference") as reference, PrivateBroker() as broker:
         network = make_network(reference, folder)
@@ -120,6 +123,17 @@ def run(args: argparse.Namespace) -> int:
     shutil.rmtree(folder)
     print(f"all files of {len(runs)} runs are equal")
     return 0
+
+
+def check_revision(revision: str) -> None:
+    """Check that git knows a revision.
+
+    Raises:
+        InputFileError: it does not.
+    """
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise InputFileError(f"--reference {revision}: git knows no such revision. Name a commit of this repository.")
 
 
 @contextmanager
@@ -245,7 +259,7 @@ def mask(text: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; return its exit code."""
-    return run(make_parser().parse_args(argv))
+    return cli.run(make_parser(), run, argv)
 
 
 if __name__ == "__main__":

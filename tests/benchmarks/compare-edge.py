@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
-from tests.compare_revisions import CLIENT, LOCAL, ROOT, check_out, execute, make_network
+from tests.compare_revisions import CLIENT, LOCAL, ROOT, check_out, check_revision, execute, make_network
 from utils import cli
 
 FEW = 20
@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Measure both revisions in turns and print the ratios."""
+    check_revision(args.reference)
     with tempfile.TemporaryDirectory() as name, check_out(args.reference, Path(name) / "reference") as reference:
         folder = Path(name)
         network = make_network(reference, folder)

@@ -43,6 +43,25 @@ def test_results_without_markers_are_refused_and_the_readme_stays(
     assert readme.read_text() == "prose\n"
 
 
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_file_without_results_is_refused_in_one_line(
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "speed.json"
+    if content is not None:
+        path.write_bytes(content)
+    done = call(capsys, SCRIPT, path)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert str(path) in done.err
+
+
+@pytest.mark.parametrize("script", ["tests/compare_revisions.py", "tests/benchmarks/compare-edge.py"])
+def test_an_unknown_revision_is_refused_in_one_line(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, script, "--reference", "no-such-revision")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "git knows no such revision" in done.err
+
+
 def test_the_readme_has_the_markers_of_all_measurements() -> None:
     replace = runpy.run_path(str(ROOT / SCRIPT))["replace_table"]
     text = (ROOT / "tests" / "benchmarks" / "README.md").read_text()

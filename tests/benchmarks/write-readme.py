@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
 from utils import cli
 from utils.errors import InputFileError
+from utils.files import check_readable, replacing
 
 README = Path(__file__).with_name("README.md")
 
@@ -34,11 +35,27 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Replace the tables."""
-    text = args.readme.read_text()
+    text = check_readable(args.readme).read_text()
     for path in args.results:
-        text = replace_table(text, path.stem, json.loads(path.read_text()))
-    args.readme.write_text(text)
+        text = replace_table(text, path.stem, read_results(path))
+    with replacing(args.readme) as partial:
+        partial.write_text(text)
     print(f"{len(args.results)} tables -> {args.readme}")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return what a measurement wrote.
+
+    Raises:
+        InputFileError: the file is missing or is not of this form.
+    """
+    try:
+        results = json.loads(check_readable(path).read_bytes())
+    except (ValueError, RecursionError):
+        results = None
+    if not isinstance(results, dict) or not {"command", "machine", "date", "commit", "columns", "rows"} <= set(results):
+        raise InputFileError(f"{path}: holds no results of a measurement. Name a JSON file that one has written.")
+    return results
 
 
 def replace_table(text: str, name: str, results: Mapping[str, Any]) -> str:
