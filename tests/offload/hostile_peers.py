@@ -192,9 +192,10 @@ class FailingRelay:
             while data := client.recv(2**16):
                 if broker in self._silent:
                     continue
-                broker.sendall(data[: self._cuts[0]] if self._cuts else data)
-                if self._cuts:
-                    self._cuts[0] -= len(data)
+                left = self._cuts[0] if self._cuts else None  # read once: a test may set the cuts meanwhile
+                broker.sendall(data[:left])
+                if left is not None:
+                    self._cuts[0] = left - len(data)
                     if self._cuts[0] <= 0:
                         del self._cuts[0]
                         break

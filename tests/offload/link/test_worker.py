@@ -252,11 +252,11 @@ def test_a_client_that_left_before_its_reply_is_counted_and_its_request_acknowle
     with serving(worker):
         sleeper.hold.clear()
         with make_client(link, queue) as client:
-            ask(client, 1, 1)
+            ask(client, 1)  # of two, the worker may know before the second that the client has left
             wait_until(lambda: counted("received_bytes_total") == client.bytes_sent > 0)
         sleeper.hold.set()
-        counted.wait_for("unroutable_replies_total", 2)
-    assert (worker.answered, worker.dropped) == (2, 2)
+        counted.wait_for("unroutable_replies_total", 1)
+    assert (worker.answered, worker.dropped) == (1, 1)
     assert waiting_in(link, queue) == 0
 
 
