@@ -26,8 +26,9 @@ from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
-    from figs.offload_timing import Edge
+    from figs.offload_timing import EdgeFunctions
     from figs.results_plan import Plan
+    from offload.link.broker import Broker
     from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,33 +183,27 @@ def _measure_timings(
     """Start a worker, and return the rows of one network in the table of offload timings."""
     from figs.offload_timing import BATCH_SIZES, REPEATS, make_request_batches, measure_requests
     from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS
-    from offload.broker_options import PASSWORD_VARIABLE
+    from offload.local_worker import run_local_worker
     from utils.dataset import read_dataset
-    from utils.script_runner import serving
 
     checkpoint = plan.get_checkpoint(network, TWO_EXITS)
     queue = f"figures-{network}"
-    options = (
-        "--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username, "--mq-queue", queue,
-        "--trained-network-file", checkpoint, "--network", network, "--quiet",
-        "--cache-size", 0,  # the rows are repeated, and each must be computed
-    )  # fmt: skip
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
     with (
-        serving("offload/ee-processor-server.py", options, {PASSWORD_VARIABLE: broker.password}),
-        _open_edge(checkpoint, broker, queue) as edge,
+        # Without a cache: the rows are repeated, and each must be computed.
+        run_local_worker(broker, checkpoint, network, queue, ("--cache-size", 0)) as worker,
+        _open_edge(checkpoint, worker.broker, queue) as edge,
     ):
         batches = [make_request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
         return [measure_requests(network, edge, of_size) for of_size in batches]
 
 
 @contextlib.contextmanager
-def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
+def _open_edge(checkpoint: Path, broker: "Broker", queue: str) -> "Iterator[EdgeFunctions]":
     """Yield the functions of an edge client: exit 1, exit 2 on the edge, and exit 2 requested from the worker."""
     import numpy as np
 
-    from figs.offload_timing import Edge
-    from offload.link.broker import Broker, Host
+    from figs.offload_timing import EdgeFunctions
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
     from offload.link.protocol import FEATURES
@@ -222,19 +217,18 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
     exit_2, digest = network.exit_2, network.fingerprint
     assert exit_2 is not None
     form = RequestForm(digest, make_process_name(), FEATURES)
-    where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
     metrics = ClientMetrics(network.architecture, digest)
 
     def exit_1(features: FloatArray) -> FloatArray:
         _, activations = network.exit_1(features)
         return activations(np.arange(len(features)))
 
-    with Client(where, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
+    with Client(broker, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
             return client.submit(form.make_request(features)).result().milliseconds
 
-        yield Edge(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
+        yield EdgeFunctions(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
 
 
 def main(argv: list[str] | None = None) -> int:

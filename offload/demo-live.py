@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from utils import cli
 from utils.errors import CloudUnavailableError, ToolkitError
 from utils.files import make_folder
+from utils.script_runner import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prepare(folder: Path, calibrated: Path, front: Path, epochs: int) -> None:
-    from utils.script_runner import run_script
 
     choose, evaluation = SAMPLE / "choose.csv.gz", folder / "evaluation.csv"
     with tempfile.TemporaryDirectory(dir=folder) as saves:
@@ -136,9 +136,8 @@ def _add_cable() -> None:
 @contextlib.contextmanager
 def _run_worker(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
     """Run a worker; yield the options and environment variables with which a client reaches it."""
-    from offload.broker_options import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
-    from utils.script_runner import serving
+    from offload.local_worker import run_local_worker
 
     try:
         broker = PrivateBroker()
@@ -146,21 +145,17 @@ def _run_worker(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str
         print(f"no RabbitMQ, so the edge computes exit 2 itself: {problem}")
         yield ["--process-exit2-locally"], {}
         return
-    with broker:
-        link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
-        worker = (*link, "--trained-network-file", calibrated, "--network", MODEL, "--quiet")
-        password = {PASSWORD_VARIABLE: broker.password}
-        with serving("offload/ee-processor-server.py", worker, password):
-            yield link, password
+    with broker, run_local_worker(broker, calibrated, MODEL) as worker:
+        yield [*worker.options], worker.environment
 
 
 def _choose_thresholds(front_file: Path) -> "Thresholds":
     from nsga2.defaults import KNEE
-    from nsga2.operating_point import front_table, marks, thresholds_of
+    from nsga2.operating_point import build_front_table, get_thresholds, marks
     from utils.results import read_front
 
-    table = front_table(read_front(front_file))
-    return thresholds_of(table, marks(table)[KNEE])
+    table = build_front_table(read_front(front_file))
+    return get_thresholds(table, marks(table)[KNEE])
 
 
 def _make_options(thresholds: "Thresholds") -> list[object]:

@@ -21,11 +21,10 @@ import models
 from utils import cli, schema
 from utils.errors import CloudUnavailableError
 from utils.files import make_folder
+from utils.script_runner import run_script
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATION_POINT = "least-error"
@@ -52,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the pipeline as the arguments say."""
-    from nsga2.operating_point import front_table, marks, thresholds_of
+    from nsga2.operating_point import build_front_table, get_thresholds, marks
     from utils.dataset import find_datasets
     from utils.results import read_front
 
@@ -90,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
         f"infer on {operate.name}", "dnn/inference.py", "--trained-model", calibrated, "--dataset", operate,
         "--savefile", inference,
     )  # fmt: skip
-    table = front_table(read_front(front_file))
-    chosen = thresholds_of(table, marks(table)[OPERATION_POINT])
+    table = build_front_table(read_front(front_file))
+    chosen = get_thresholds(table, marks(table)[OPERATION_POINT])
     _offload(args.model, calibrated, operate, chosen, verdicts)
     _print_summary(inference, verdicts, operate.name)
     names = ", ".join(path.name for path in sorted(output.glob("*.*")))
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
     from offload.link.private_broker import PrivateBroker
-    from utils.script_runner import serving
+    from offload.local_worker import run_local_worker
 
     client = [
         "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
@@ -119,24 +118,15 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
         _run_stage(title, "offload/ee-processor-client.py", *client, "--process-exit2-locally")
         return
     with broker:
-        link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
-        worker = (*link, "--trained-network-file", calibrated, "--network", model, "--quiet")
         print("\n== start a cloud worker")
-        with serving("offload/ee-processor-server.py", worker, _make_environment(broker)):
-            _run_stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *link, broker=broker)
+        with run_local_worker(broker, calibrated, model) as worker:
+            print(f"\n== {title}, offload the rest")
+            run_script("offload/ee-processor-client.py", [*client, *worker.options], worker.environment)
 
 
-def _run_stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
-    from utils.script_runner import run_script
-
+def _run_stage(title: str, script: str, *options: object) -> None:
     print(f"\n== {title}")
-    run_script(script, options, _make_environment(broker))
-
-
-def _make_environment(broker: "PrivateBroker | None") -> dict[str, str]:
-    from offload.broker_options import PASSWORD_VARIABLE
-
-    return {} if broker is None else {PASSWORD_VARIABLE: broker.password}
+    run_script(script, options)
 
 
 def _print_summary(inference: Path, verdicts: Path, name: str) -> None:
