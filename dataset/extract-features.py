@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         records: Iterable[Records] = (some for found in coming for some in found)
         fit = None
         if args.fit_scaler and (records := list(records)):
-            fit = fit_scaler(Records.joined(records).features)
+            fit = fit_scaler(Records.concatenate(records).features)
             scaler = scaler if args.raw or args.scaler else fit
         written = write_records(
             records, args.output, scaler, labels, identity=args.identity, explain_none=observation.explain_no_ipv4

@@ -17,7 +17,7 @@ from torch import nn
 from evaluations.energy_meters import LATEST, Begin
 from models.prediction import iterate_batches
 from utils.classification_metrics import accuracy, certainty
-from utils.dataset import distinct_vectors
+from utils.dataset import find_distinct_vectors
 from utils.errors import InputFileError
 from utils.files import check_readable, replacing
 
@@ -173,7 +173,7 @@ def decide_at_single_exit(
     predictions = []
     for begin in range(0, len(features), batch_size):
         batch = features[begin : begin + batch_size]
-        first, place = distinct_vectors(batch)
+        first, place = find_distinct_vectors(batch)
         events = batch[first]
         logits = [compute(events[start : start + pass_size]) for start in range(0, len(events), pass_size)]
         predictions.append(certainty(np.concatenate(logits))[0][place])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.early_exit import EarlyExitNetwork, SingleExitNetwork, TwoExits
 from models.mobilenet import MobileNetV2
 from models.onnx_graph import (
@@ -63,7 +63,7 @@ def open_halves(
         CheckpointError: int8 makes the network no faster.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    return _open_halves(network, fingerprint(network), threads, chunk, most, int8=int8)
+    return _open_halves(network, compute_fingerprint(network), threads, chunk, most, int8=int8)
 
 
 def _open_halves(

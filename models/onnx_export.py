@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.alexnet import AlexNetWithExits
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.cpu_network import build_first_half, build_second_half
 from models.early_exit import TwoExits
 from models.onnx_quantize import quantize
@@ -106,7 +106,7 @@ def _build_metadata(network: TwoExits) -> dict[str, str]:
     return {
         "format_version": str(FORMAT_VERSION),
         "architecture": type(network.model if isinstance(network, CalibratedNetwork) else network).__name__,
-        "fingerprint": fingerprint(network),
+        "fingerprint": compute_fingerprint(network),
         "activation_shape": ",".join(map(str, network.activation_shape())),
     }
 

@@ -54,7 +54,7 @@ class Half:
 
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
-        fingerprint: as ``models.checkpoint.fingerprint`` returns it; empty if it was not computed.
+        fingerprint: as ``models.checkpoint.compute_fingerprint`` returns it; empty if it was not computed.
         activation_shape: (C, H, W) of one event's activations behind segment 1.
         chunk: largest number of events in a pass.
     """
@@ -212,7 +212,7 @@ def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...
     return session, _read_facts(metadata, path), metadata
 
 
-def usual_threads() -> int:
+def get_default_threads() -> int:
     """Return the default number of threads: OMP_NUM_THREADS, else the number of cores this process may use."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() and 0 < int(named) <= MOST_THREADS else len(os.sched_getaffinity(0))

@@ -60,13 +60,12 @@ def to_images(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return padded.reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE)
 
 
-def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the indices of the distinct rows of features (N, 58).
-
-    Most rows of real traffic are repeated, and need to be computed only once.
+def find_distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the D distinct rows of features (N, 58): most rows of real traffic repeat one, and are computed only once.
 
     Returns:
-        ``first`` (D,) and ``place`` (N,), indices such that ``features == features[first][place]``.
+        the index of one row of each (D,), ``first``, and the number of each row's vector among them (N,), ``place``:
+        ``features`` equals ``features[first][place]``.
     """
     if len(features) == 1:  # single events are frequent, and sorting would take longer than exit 1
         return np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.intp)

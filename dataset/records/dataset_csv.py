@@ -19,7 +19,7 @@ from dataset.records.labels import Labels
 from dataset.records.scaling import PUBLISHED, Scaler
 from utils.errors import CaptureError
 from utils.files import COMPRESSIONS, replacing
-from utils.records import Records, identity_columns
+from utils.records import Records, make_identity_columns
 from utils.schema import CLASS, FEATURES
 
 _CACHED: Final = 2**15  # formatted rows, and formatted numbers of each type
@@ -43,7 +43,7 @@ def build_table(
         whole = [name for name in FEATURES if name not in _VARIANCES]
         table[whole] = table[whole].astype(np.int64)
     if identity:
-        table = pd.concat((pd.DataFrame(identity_columns(records)), table), axis=1)
+        table = pd.concat((pd.DataFrame(make_identity_columns(records)), table), axis=1)
     if labels is not None:
         table[CLASS] = labels
     return table

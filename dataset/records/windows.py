@@ -179,7 +179,7 @@ class Windows:
         """Return the waiting records with a first packet before an index: no later record can precede them."""
         if not self._waiting:
             return []
-        records = Records.joined(self._waiting)
+        records = Records.concatenate(self._waiting)
         order = np.argsort(records.first_packet)
         count = len(order)
         if before is not None and count <= MOST_WAITING:

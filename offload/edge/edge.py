@@ -14,7 +14,7 @@ from offload.link.protocol import MAX_EVENTS
 from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
 from utils.classification_metrics import certainty
-from utils.dataset import distinct_vectors
+from utils.dataset import find_distinct_vectors
 from utils.decision import is_accepted
 from utils.errors import CaptureError
 from utils.schema import CLASS_COUNT, Thresholds
@@ -128,7 +128,7 @@ class Edge:
 
     def _begin(self, batch: Batch) -> _Pending:
         """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
-        first, place = distinct_vectors(batch.features)
+        first, place = find_distinct_vectors(batch.features)
         vectors = batch.features[first]
         keys = [] if self._cache is None else make_keys(vectors)
         known = None if self._cache is None else self._cache.find(keys)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from models.cpu_network import NO_INT8, open_halves
 from models.early_exit import TwoExits
 from models.onnx_runtime import CHUNK as EDGE_CHUNK
@@ -57,7 +57,7 @@ def open_network(
     network.to(device)
     inner = getattr(network, "model", network)
     return Network(
-        type(inner).__name__, fingerprint(network), network.activation_shape(), describe_device(device),
+        type(inner).__name__, compute_fingerprint(network), network.activation_shape(), describe_device(device),
         Exit1(network, device, chunk), Exit2(network, device, most or MAX_BATCH),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from models.early_exit import TwoExits
 from offload.link.protocol import (
     FEATURES,
@@ -47,7 +47,7 @@ def connect(port: int, username: str) -> pika.BlockingConnection:
 def serve(port: int, username: str, queue: str, checkpoint: Path) -> None:
     """Answer one request after the other."""
     network, _ = read_two_exits(checkpoint)
-    limits = Limits(fingerprint(network), network.activation_shape())
+    limits = Limits(compute_fingerprint(network), network.activation_shape())
     channel = connect(port, username).channel()
     channel.queue_declare(queue)
     channel.basic_qos(prefetch_count=1)

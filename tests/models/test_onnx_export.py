@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from models import cpu_network
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.early_exit import TwoExits
 from models.onnx_export import write_edge_model, write_second_exit_model
 from models.onnx_graph import Graph, append, append_transform
@@ -131,7 +131,7 @@ def test_two_threads_answer_like_one(edge_file: Path, features: FloatArray) -> N
 def test_the_file_says_which_network_it_is_of(edge_file: Path, network: TwoExits) -> None:
     model = read_first_half(edge_file)
     assert isinstance(model, FirstHalf)
-    assert model.fingerprint == fingerprint(network)
+    assert model.fingerprint == compute_fingerprint(network)
     assert model.activation_shape == network.activation_shape()
     assert model.architecture in NAMES
 

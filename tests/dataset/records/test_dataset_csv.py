@@ -36,7 +36,7 @@ def capture(tmp_path: Path) -> Path:
 
 
 def read_records(*paths: Path, windows: Windows | None = None) -> Records:
-    return Records.joined(list(read_capture_records(paths, windows or Windows())))
+    return Records.concatenate(list(read_capture_records(paths, windows or Windows())))
 
 
 @needs_shared

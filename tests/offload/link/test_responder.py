@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from offload.link.broker import Broker
 from offload.link.protocol import (
     ACTIVATIONS,
@@ -155,7 +155,7 @@ def test_requests_of_both_payloads_are_computed_together_and_get_their_own_rows(
 
 def test_a_quantised_network_keeps_the_fingerprint(features: FloatArray) -> None:
     plain = calibrated_network("AlexNetWithExits")
-    digest, opened = fingerprint(plain), open_network(plain, CPU, int8=True)
+    digest, opened = compute_fingerprint(plain), open_network(plain, CPU, int8=True)
     assert opened.exit_2 is not None
     cloud = Responder(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "cloud:7")
     request = Request(make_id(), "edge", digest, FEATURES, features)
