@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from utils.classification_metrics import accuracy, certainty
+    from utils.classification_metrics import classify, compute_accuracy
     from utils.dataset import describe_spooling, read_dataset
     from utils.results import write_table
 
@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> None:
         print(describe_spooling(dataset))
     with tqdm(total=len(dataset), desc="inference", unit="row", disable=None) as bar:
         exits = predict(dataset.features, bar.update)
-    answers = [certainty(logits) for logits in exits]
+    labels, answers = dataset.labels, [classify(logits) for logits in exits]
     columns = [column for prediction, certain in answers for column in (certain, prediction)]
     table = pd.DataFrame(dict(zip(schema.INFERENCE_COLUMNS, columns, strict=True)))
-    if dataset.labels is not None:
-        table[schema.CLASS] = dataset.labels
+    if labels is not None:
+        table[schema.CLASS] = labels
     write_table(table, savefile)
     for number, (prediction, certain) in enumerate(answers, 1):
-        known = "" if dataset.labels is None else f"accuracy {100 * accuracy(prediction, dataset.labels):.2f} %  "
+        known = "" if labels is None else f"accuracy {100 * compute_accuracy(prediction, labels):.2f} %  "
         attacks = 100 * (prediction == schema.ATTACK).mean()
         print(f"exit {number}: {known}mean certainty {certain.mean():.4f}  attacks {attacks:.1f} %")
     print(f"{len(table)} rows -> {savefile}")

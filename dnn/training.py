@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dnn.distributed import ALONE, Ranks
 from models.prediction import Progress, iterate_batches, no_progress
-from utils.classification_metrics import accuracy
+from utils.classification_metrics import compute_accuracy
 from utils.dataset import find_distinct_vectors, to_images
 from utils.schema import CLASS_COUNT
 
@@ -250,4 +250,4 @@ def evaluate(
     expected = labels[chosen]
     targets = torch.from_numpy(expected)
     loss = sum(float(functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)) for logits in exits)
-    return loss, tuple(accuracy(logits.argmax(dim=1).numpy(), expected) for logits in exits)
+    return loss, tuple(compute_accuracy(logits.argmax(dim=1).numpy(), expected) for logits in exits)

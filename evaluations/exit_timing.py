@@ -14,7 +14,7 @@ from models.cpu_network import open_parts, open_single_exit
 from models.early_exit import TwoExits
 from models.onnx_runtime import choose_pass_size
 from models.prediction import ONNX, Progress, choose_runtime, no_progress
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import to_images
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
 from utils.timing import Stopwatch
@@ -101,7 +101,7 @@ def measure_parts(
             passes = [_time(parts, events, clock) for events in np.array_split(batch, -(-len(batch) // most))]
             values: list[Any] = []
             for logits, *seconds in (zip(*at_exit, strict=True) for at_exit in zip(*passes, strict=True)):
-                values += certainty(np.concatenate(logits))
+                values += classify(np.concatenate(logits))
                 values += (sum(of_part) / len(batch) for of_part in seconds)
             tables.append(pd.DataFrame(dict(zip(columns[1:], values, strict=True))))
             progress(len(batch))

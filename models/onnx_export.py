@@ -28,7 +28,7 @@ from models.onnx_runtime import (
     read_second_half,
 )
 from models.prediction import iterate_batches, predict
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.errors import CheckpointError
 from utils.files import replacing
 from utils.schema import Thresholds
@@ -112,7 +112,7 @@ def _build_metadata(network: TwoExits) -> dict[str, str]:
 
 
 def _check_agreement(path: Path, expected: FloatArray, given: FloatArray, most: float) -> Agreement:
-    (label, certain), (label_given, certain_given) = certainty(expected), certainty(given)
+    (label, certain), (label_given, certain_given) = classify(expected), classify(given)
     difference = float(np.abs(certain - certain_given).max())
     if not difference <= most:
         raise CheckpointError(

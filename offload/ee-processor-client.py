@@ -150,7 +150,7 @@ def _make_edge(
     from offload.edge.edge import Edge
     from utils.schema import DEFAULT_THRESHOLDS
 
-    thresholds = cli.thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
+    thresholds = cli.parse_thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
     if network.thresholds is not None:
         values = vars(thresholds)
         least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())

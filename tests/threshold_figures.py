@@ -105,7 +105,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         get_thresholds,
         marks,
     )
-    from utils.classification_metrics import accuracy
+    from utils.classification_metrics import compute_accuracy
     from utils.cost_models import read_cost_per_offload
     from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation
 
@@ -113,7 +113,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
     both = read_evaluation([folder / f"alexnet_rpi_{month}.csv" for month in months])
     parts = [vars(read_single_exit_evaluation(folder / f"alexnet_single_rpi_{month}.csv")) for month in months]
     single = SingleExitEvaluation(*(np.concatenate([part[name] for part in parts]) for name in parts[0]))
-    as_good = Limits(error=1 - accuracy(single.prediction, single.labels))
+    as_good = Limits(error=1 - compute_accuracy(single.prediction, single.labels))
     one_by_one, by_ten = (
         read_cost_per_offload(folder / "rpi_offload_timings.tsv", {**TIMINGS, "batch_size": size})
         for size in ("1", "10")

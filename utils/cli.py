@@ -165,7 +165,7 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
             )
 
 
-def thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
+def parse_thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
     """Return the thresholds that the arguments give, and those of ``otherwise`` for the others."""
     pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
     return Thresholds(*(other if given is None else given for given, other in pairs))

@@ -18,7 +18,7 @@ TIMING_COLUMNS: Final = ("batch_size", "request_process_time")
 FloatArray = NDArray[np.float64]
 
 
-def event_costs(
+def compute_event_costs(
     evaluation: Evaluation, model: str = "paper", cost_per_offload: float | None = None
 ) -> tuple[FloatArray, FloatArray]:
     """Return the cost of each event in seconds: if accepted at exit 1 (N,), and if offloaded (N,).

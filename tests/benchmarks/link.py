@@ -42,7 +42,7 @@ from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link_ends import FINGERPRINT, Relay, SleepingWorker, at
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import find_distinct_vectors, read_dataset, to_images
 from utils.stopping import Stop
 
@@ -172,7 +172,7 @@ def bytes_on_the_wire(here: Link, family: str) -> None:
                 with Client(link, "bytes", PATIENCE, ClientMetrics()) as client:
                     answer = client.submit(sending.make_request(tensor)).result()
                 counted[name] = meter.bytes / len(events)
-            certainties[name] = certainty(answer.logits)[1]
+            certainties[name] = classify(answer.logits)[1]
     for name, count in counted.items():
         difference = np.abs(certainties[name] - certainties["features"]).max()
         print(

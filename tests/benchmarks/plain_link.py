@@ -30,7 +30,7 @@ from offload.link.protocol import (
     encode_request,
     make_id,
 )
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import to_images
 from utils.decision import is_accepted
 from utils.schema import Thresholds
@@ -103,14 +103,14 @@ def decide_all(
     for features in batches:
         with torch.inference_mode():
             activations, logits = network.edge(torch.from_numpy(to_images(features)))
-        predictions, certainties = certainty(logits.numpy())
+        predictions, certainties = classify(logits.numpy())
         rows = np.flatnonzero(
             ~is_accepted(predictions, certainties, thresholds.normal_exit_1, thresholds.attack_exit_1)
         )
         if len(rows):
             tensor = features[rows] if payload == FEATURES else activations[rows].numpy()
             answer = client.ask(Request(make_id(), "plain", digest, payload, tensor))
-            predictions[rows], certainties[rows] = certainty(answer)
+            predictions[rows], certainties[rows] = classify(answer)
         yield predictions, certainties
 
 

@@ -17,7 +17,7 @@ from models.onnx_graph import Graph, append_int8_linear
 from models.onnx_runtime import FirstHalf, SecondHalf, compute_both, get_default_threads, start_session
 from models.prediction import predict
 from tests.networks import SAMPLE, calibrated_network, new_network
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError, DeviceError
 
@@ -208,7 +208,7 @@ def test_8_bits_change_alexnets_exit_2_only_and_slightly(features: FloatArray) -
     )
     assert_equal_answers(ours_1, plain_1)
     assert 0 < np.linalg.norm(ours_2 - plain_2) < 0.03 * np.linalg.norm(plain_2)
-    assert np.abs(certainty(ours_2)[1] - certainty(plain_2)[1]).mean() < 0.02
+    assert np.abs(classify(ours_2)[1] - classify(plain_2)[1]).mean() < 0.02
 
 
 def test_8_bits_are_refused_if_they_are_no_faster_or_on_a_gpu(features: FloatArray) -> None:

@@ -26,7 +26,7 @@ from models.onnx_runtime import (
 from models.prediction import iterate_batches, predict
 from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform
 from tests.networks import SAMPLE, calibrated_network, new_network
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError
 
@@ -85,7 +85,7 @@ def test_exit_1_and_its_activations_are_pytorchs(edge_file: Path, network: TwoEx
         expected, expected_logits = network.edge(torch.from_numpy(to_images(features)))
     scale = float(expected.abs().max())
     assert np.abs(activations - expected.numpy()).max() <= 1e-5 * scale
-    (label, certain), (expected_label, expected_certain) = certainty(logits), certainty(expected_logits.numpy())
+    (label, certain), (expected_label, expected_certain) = classify(logits), classify(expected_logits.numpy())
     assert np.abs(certain - expected_certain).max() <= 1e-5
     clear = expected_certain > 0.5 + 1e-5  # an untrained network is undecided of some rows to the last bit
     assert set(label) == {0, 1} and (label == expected_label)[clear].all() and clear.mean() > 0.5
@@ -100,7 +100,7 @@ def test_exit_2_is_pytorchs(tmp_path: Path, network: TwoExits, features: FloatAr
         activations = network.segment_1(images)
         expected = network.cloud(activations)
     logits = read_second_half(path).exit_2(activations.numpy())
-    difference = np.abs(certainty(logits)[1] - certainty(expected.numpy())[1]).max()
+    difference = np.abs(classify(logits)[1] - classify(expected.numpy())[1]).max()
     assert difference <= 1e-4 and agreement.difference <= 1e-4 and agreement.rows == len(features)
 
 
@@ -303,8 +303,8 @@ def test_any_program_with_onnx_runtime_computes_the_calibrated_logits(
     # From a folder that has nothing of the project, and without its search path.
     subprocess.run([sys.executable, "-I", "-c", program, str(edge_file)], cwd=tmp_path, check=True)
     (_, certain), (_, expected) = (
-        certainty(np.load(tmp_path / "logits.npy")),
-        certainty(predict(network, features, 50)[0]),
+        classify(np.load(tmp_path / "logits.npy")),
+        classify(predict(network, features, 50)[0]),
     )
     np.testing.assert_allclose(certain, expected, rtol=0, atol=1e-5)
 

@@ -140,10 +140,10 @@ def test_with_its_evaluation_the_table_holds_acceptance_and_offloaded_share_of_e
     evaluation = random_evaluation(200)
     table = build_front_table(find_exact_front(Objectives(evaluation), 0.5).front, evaluation)
     for point in range(len(table)):
-        outcome = evaluation.decide(get_thresholds(table, point)).outcome()
-        assert table["acceptance"][point] == outcome.acceptance >= 0.5
-        assert table["offloaded"][point] == outcome.offloaded_share
-        assert table["error"][point] == pytest.approx(outcome.error)
+        counts = evaluation.decide(get_thresholds(table, point)).count()
+        assert table["acceptance"][point] == counts.acceptance >= 0.5
+        assert table["offloaded"][point] == counts.offloaded_share
+        assert table["error"][point] == pytest.approx(counts.error)
 
 
 def test_the_marks_are_the_knee_and_the_ends() -> None:
@@ -192,14 +192,14 @@ def test_a_limit_on_offloaded_events_needs_the_evaluation() -> None:
 
 def test_a_point_is_evaluated_by_rates_and_cost_on_other_rows() -> None:
     evaluation, thresholds = random_evaluation(300, 7), Thresholds(0.8, 0.7, 0.6, 0.75)
-    outcome = evaluation.decide(thresholds).outcome()
+    counts = evaluation.decide(thresholds).count()
     (row,) = evaluate_point(["x"], [evaluation], [], thresholds, CostModel("full")).to_dict("records")
     path_1 = evaluation.time_segment_1 + evaluation.time_exit_1
     path_2 = evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2
     offloaded = ~evaluation.decide(thresholds).at_1
     cost = np.where(offloaded, path_2 + evaluation.time_exit_1, path_1).mean()
-    assert (row["rows"], row["acceptance"], row["error"]) == (300, outcome.acceptance, outcome.error)
-    assert (row["true_positive_rate"], row["f1"]) == (outcome.true_positive_rate, outcome.f1)
+    assert (row["rows"], row["acceptance"], row["error"]) == (300, counts.acceptance, counts.error)
+    assert (row["true_positive_rate"], row["f1"]) == (counts.true_positive_rate, counts.f1)
     assert row["cost"] == pytest.approx(1e6 * cost)
     assert row["of_whole_path"] == pytest.approx(cost / path_2.mean())
     assert "of_single_exit" not in row

@@ -39,7 +39,7 @@ from tests.networks import calibrated_network
 from tests.offload.exits import ROUNDING, served
 from tests.offload.link_ends import PATIENCE, connected, make_client, serving, wait_until, waiting_in
 from tests.offload.messages import body_of, changed, mutants, parts_of
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 
 CPU = torch.device("cpu")
@@ -181,7 +181,7 @@ def test_a_request_larger_than_a_pass_gets_one_answer(
     hook.remove()
     assert sum(passes) == ROWS and max(passes) <= 7
     assert is_right(on_gpus, request, network)
-    assert {*certainty(alone(network, request))[0]} == {0, 1}
+    assert {*classify(alone(network, request))[0]} == {0, 1}
 
 
 def test_requests_with_the_same_id_are_answered_separately(
@@ -207,7 +207,7 @@ def test_half_precision_halves_the_bytes_and_changes_certainties_little(
     assert len(parts_of(encode_request(whole))[1]) == 2 * len(parts_of(encode_request(half))[1])
     first, second = cloud.answer([received(cloud, whole), received(cloud, half)])
     assert isinstance(first, Answer) and isinstance(second, Answer)
-    difference = np.abs(certainty(first.logits)[1] - certainty(second.logits)[1]).max()
+    difference = np.abs(classify(first.logits)[1] - classify(second.logits)[1]).max()
     # MobileNetV2's logits are large before it is trained, and round accordingly.
     assert 0 < difference <= (1e-3 if np.abs(first.logits).max() < 10 else 2e-3)
 
