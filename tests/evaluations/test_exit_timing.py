@@ -185,7 +185,7 @@ def test_a_parts_time_is_that_of_all_passes_divided_by_the_rows(clock: Clock, pa
 
 def test_the_parts_take_as_long_as_the_sessions_of_client_and_worker(network: CalibratedNetwork) -> None:
     halves, parts = open_halves(network, threads=1), open_parts(network, threads=1)
-    features = dataset.features[: halves[0].chunk]
+    features = dataset.features[: halves[0].pass_size]
     seconds: dict[str, list[float]] = {"halves": [], "parts": []}
     for _ in range(12):  # in turns, and the least of each: other programs only add time
         watch = Stopwatch("cpu", CPU)

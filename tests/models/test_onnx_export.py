@@ -17,7 +17,7 @@ from models.early_exit import TwoExits
 from models.onnx_export import write_edge_model, write_second_exit_model
 from models.onnx_graph import Graph, append, append_transform
 from models.onnx_runtime import (
-    CHUNK,
+    EDGE_PASS_SIZE,
     FirstHalf,
     read_first_half,
     read_second_half,
@@ -112,7 +112,7 @@ def test_a_network_without_transform_or_temperatures_is_exported_too(tmp_path: P
     assert agreement.difference <= 1e-5
 
 
-@pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK])
+@pytest.mark.parametrize("count", [0, 1, EDGE_PASS_SIZE, EDGE_PASS_SIZE + 1, 2 * EDGE_PASS_SIZE])
 def test_rows_are_answered_alike_in_every_batch(edge_file: Path, features: FloatArray, count: int) -> None:
     model = read_first_half(edge_file)
     logits, activations = model.exit_1(features[:count])
