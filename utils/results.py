@@ -175,10 +175,6 @@ class Front:
     def __len__(self) -> int:
         return len(self.thresholds)
 
-    def point(self, index: int) -> Thresholds:
-        """Return the thresholds of the point with an index."""
-        return Thresholds(*(float(value) for value in self.thresholds[index]))
-
 
 def write_front(front: Front, path: Path) -> None:
     """Write an NSGA-II result file atomically.

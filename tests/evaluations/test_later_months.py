@@ -52,7 +52,7 @@ CHOICE, LATER = repeated(2), repeated(3)
 
 def least_error(evaluation: Evaluation, min_acceptance: float) -> Thresholds:
     front = find_exact_front(Objectives(evaluation), min_acceptance).front
-    return front.point(int(front.objectives[:, 0].argmin()))
+    return Thresholds(*front.thresholds[front.objectives[:, 0].argmin()].tolist())
 
 
 def answers(rows: Month, evaluation: Evaluation) -> dict[str, Answers]:

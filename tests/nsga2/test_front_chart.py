@@ -20,6 +20,7 @@ from tests.nsga2.test_operating_point import FRONT, front_of
 from tests.scripts import call
 from utils.plotting import save_figure
 from utils.results import Front, read_front, write_front
+from utils.schema import Thresholds
 
 SCRIPT = "nsga2/gen-op-point-chart.py"
 PUBLISHED = sorted((SHARED / "data" / "nsga2").glob("*.sav"))
@@ -41,7 +42,7 @@ def test_the_script_prints_the_command_of_the_point_it_names(
         )
         assert (ended.code, ended.err) == (0, "")
         assert f"operation point {point}:" in ended.out
-        assert format_client_command(FRONT.point(source)) in ended.out.splitlines()
+        assert format_client_command(Thresholds(*FRONT.thresholds[source].tolist())) in ended.out.splitlines()
 
 
 def test_the_default_operation_point_is_5_or_the_last(

@@ -25,7 +25,7 @@ from utils.results import (
     write_front,
     write_table,
 )
-from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
+from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -257,7 +257,6 @@ def test_a_published_result_file_is_read_like_by_pickle(name: str) -> None:
     assert_same(front, pickle.loads(path.read_bytes()))
     assert len(front) == 100
     assert front.thresholds.dtype == front.objectives.dtype == np.float64
-    assert front.point(5) == Thresholds(*front.thresholds[5])
 
 
 def test_a_written_result_file_is_a_plain_pickled_list_of_the_8_items(tmp_path: Path) -> None:
