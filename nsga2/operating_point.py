@@ -107,7 +107,7 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
     Raises:
         InputFileError: no point has that number.
     """
-    named, last = marks(table), int(table["point"].max()) if table["point"].notna().any() else -1
+    named, last = find_named_points(table), int(table["point"].max()) if table["point"].notna().any() else -1
     if isinstance(asked, str):
         return named[asked]
     if asked is None:
@@ -125,7 +125,7 @@ def label_point(table: pd.DataFrame, row: int) -> str:
     number = table["point"][row]
     if not pd.isna(number):
         return str(number)
-    return next((name for name, marked in marks(table).items() if marked == row), "without a number")
+    return next((name for name, marked in find_named_points(table).items() if marked == row), "without a number")
 
 
 def get_thresholds(table: pd.DataFrame, row: int) -> Thresholds:
@@ -133,7 +133,7 @@ def get_thresholds(table: pd.DataFrame, row: int) -> Thresholds:
     return Thresholds(*(float(value) for value in table[list(THRESHOLD_COLUMNS)].to_numpy()[row]))
 
 
-def marks(table: pd.DataFrame) -> dict[str, int]:
+def find_named_points(table: pd.DataFrame) -> dict[str, int]:
     """Return the row of ``build_front_table`` of each of the ``NAMED_POINTS``: name -> row."""
     objectives = table[["error", "time"]].to_numpy()
     found = (int(compute_nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)

@@ -102,8 +102,8 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         build_front_table,
         choose_within,
         evaluate_point,
+        find_named_points,
         get_thresholds,
-        marks,
     )
     from utils.classification_metrics import compute_accuracy
     from utils.cost_models import read_cost_per_offload
@@ -127,7 +127,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         table = build_front_table(
             find_exact_front(Objectives(both, model.name, model.cost_per_offload), LEAST).front, both
         )
-        points = {"as good as the single exit": choose_within(table, as_good), **marks(table)}
+        points = {"as good as the single exit": choose_within(table, as_good), **find_named_points(table)}
         del points[LEAST_COST]  # all at exit 1: it offloads nothing
         for name, point in points.items():
             row = evaluate_point(["Feb+Mar"], [both], [single], get_thresholds(table, point), model).iloc[0]

@@ -10,10 +10,10 @@ from nsga2.operating_point import (
     COLUMNS,
     build_front_table,
     compute_nearness,
+    find_named_points,
     find_point,
     format_client_command,
     get_thresholds,
-    marks,
 )
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_operating_point import FRONT, front_of
@@ -147,7 +147,7 @@ def test_the_axes_hold_every_point(front: Front) -> None:
     table = build_front_table(front)
     expected = list(zip(table["time"], 100 * table["error"], strict=True))
     # The operation point, and the knee and the ends of the front, are drawn once more.
-    expected += [expected[0], *(expected[point] for point in marks(table).values())]
+    expected += [expected[0], *(expected[point] for point in find_named_points(table).values())]
     assert sorted(marked(draw_front(table, 0, "front"))) == sorted(expected)
 
 

@@ -17,12 +17,12 @@ from nsga2.operating_point import (
     compute_nearness,
     compute_quality,
     evaluate_point,
+    find_named_points,
     find_point,
     format_client_command,
     get_thresholds,
     has_number,
     label_point,
-    marks,
 )
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_table
@@ -149,7 +149,7 @@ def test_with_its_evaluation_the_table_holds_acceptance_and_offloaded_share_of_e
 def test_the_marks_are_the_knee_and_the_ends() -> None:
     table = build_front_table(FRONT)
     best = int(compute_nearness(table[["error", "time"]].to_numpy()).argmax())
-    assert marks(table) == {"knee": best, "least-error": 3, "least-cost": 0}
+    assert find_named_points(table) == {"knee": best, "least-error": 3, "least-cost": 0}
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_the_script_prints_and_writes_the_rates_of_the_point_on_another_month(
     assert (ended.code, ended.err) == (0, "")
     table = build_front_table(read_front_of(files))
     other, single = read_evaluation([files.other]), read_single_exit_evaluation(files.single)
-    thresholds = get_thresholds(table, marks(table)["knee"])
+    thresholds = get_thresholds(table, find_named_points(table)["knee"])
     expected = evaluate_point(["other"], [other], [single], thresholds, CostModel())
     pd.testing.assert_frame_equal(pd.read_csv(written), expected)
     (line,) = [line for line in ended.out.splitlines() if line.startswith("  other: 300 rows, ")]
@@ -318,7 +318,7 @@ def test_the_published_alexnet_is_compared_with_its_published_single_exit() -> N
     single = read_single_exit_evaluation(PUBLISHED / "alexnet_single_rpi_2016_02.csv")
     front = find_exact_front(Objectives(evaluation), 0.9).front
     table = build_front_table(front)
-    least = marks(table)["least-error"]
+    least = find_named_points(table)["least-error"]
     (row,) = evaluate_point(["02"], [evaluation], [single], get_thresholds(table, least), CostModel()).to_dict(
         "records"
     )
