@@ -197,6 +197,5 @@ def _compute_throughput(time: Integers, size: Integers, lengths: Integers) -> In
     n = lengths[some]
     start = _find_starts(n)
     elapsed: Integers = time[start + n - 1] - time[start]  # negative if the capture is out of order
-
     throughput[some] = np.sign(elapsed) * (_sum_segments(size, n) // np.maximum(np.abs(elapsed), 1))
     return throughput
