@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     sources = inputs.add_mutually_exclusive_group(required=True)
     cli.add_dataset(sources, required=False)
     traffic_options.add_sources(sources)
-    traffic_options.add_traffic(inputs, ends=add_expert)
+    traffic_options.add_traffic(inputs, add_end=add_expert)
     cli.add_batch_size(inputs)
     shared_options.add_computing(shared_options.add_network(parser))
     cli.add_thresholds(parser.add_argument_group("thresholds"), ", or those in the exported network's file")

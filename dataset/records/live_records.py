@@ -22,7 +22,7 @@ from utils.records import Records
 TICK: Final = 0.05
 """Most seconds between two looks at the clock."""
 
-MOST_PACKETS: Final = 4_000_000
+MOST_LIVE_PACKETS: Final = 4_000_000
 """Packets that open windows hold at most: 150 MB, and as much again while they are closed."""
 
 _OLD: Final = 60.0  # seconds; packets that are always older belong to an old capture
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 def make_live_windows(counts: TrafficCounts | None = None, most_records: int = MOST_RECORDS) -> Windows:
     """Return new windows of bounded memory for ``read_live_records``."""
-    return Windows(most_packets=MOST_PACKETS, in_order=False, most_records=most_records, counts=counts)
+    return Windows(most_packets=MOST_LIVE_PACKETS, in_order=False, most_records=most_records, counts=counts)
 
 
 def read_live_records(

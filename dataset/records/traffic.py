@@ -22,7 +22,7 @@ from utils.errors import CaptureError, InputFileError
 from utils.files import check_readable, is_pipe
 from utils.records import Records
 
-_MOST_WAITING: Final = 2
+_QUEUE_SIZE: Final = 2  # lists of records that wait for the caller
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def observe(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observati
     with _open_source(traffic, counts) as source, _draw_packets(traffic, counts) as update:
         coming = read_live_records(source, windows, over, clamp=traffic.clamp)
         # In a thread: the kernel's ring is small, and the caller may take long for each list.
-        with closing(iterate_in_background(coming, _MOST_WAITING, TICK)) as lists:
+        with closing(iterate_in_background(coming, _QUEUE_SIZE, TICK)) as lists:
             records = _require_ipv4(map(update, lists), traffic, counts, lambda: source.has_ended)
             yield Observation(records, counts, traffic)
 

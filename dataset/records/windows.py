@@ -112,8 +112,8 @@ class Windows:
                 self._add_to_window(int(window[chosen[0]]), packets.take(chosen), indices[chosen])
         self._seen += len(packets)
         self._reached.add(packets.timestamp)
-        is_too_much = self.held > self._most or len(self._open) > MOST_OPEN
-        return self.close(self._find_surplus_end() if is_too_much else NEVER)
+        exceeds_limits = self.held > self._most or len(self._open) > MOST_OPEN
+        return self.close(self._find_surplus_end() if exceeds_limits else NEVER)
 
     def close(self, seconds: float = float("inf")) -> list[Records]:
         """Close all windows that end by a time in seconds since the epoch; return the complete records."""
