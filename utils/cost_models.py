@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from utils.csv_tables import read_csv
 from utils.errors import InputFileError
-from utils.files import check_readable
 from utils.results import Evaluation
 
 MILLISECONDS: Final = 1e-3
@@ -57,15 +56,8 @@ def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
     Raises:
         InputFileError: the file is missing, is not such a table, or has no row with these values.
     """
-    check_readable(path, InputFileError)
-    table = read_csv(path, InputFileError, TIMING_COLUMNS, "\t")
-    missing = [name for name in (*TIMING_COLUMNS, *where) if name not in table]
-    if missing:
-        raise InputFileError(
-            f"{path}: is no table of offload timings, it lacks {missing[0]!r} and has {', '.join(map(str, table))}"
-        )
-    if table.empty:
-        raise InputFileError(f"{path}: has no rows; measure again")
+    columns, kind = (*TIMING_COLUMNS, *where), "a table of offload timings"
+    table = read_csv(path, InputFileError, columns, kind, "name another file", "\t")
     for name, value in where.items():
         chosen = table[table[name].astype(str) == value]
         if chosen.empty:

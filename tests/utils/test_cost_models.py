@@ -41,13 +41,13 @@ def test_the_published_timings_give_the_processor_time_of_sending_an_event() -> 
     ("content", "where", "message"),
     [
         (HEADER + "A\t1\t9\n", {"network": "B"}, "has no row with network = B; choose from A"),
-        (HEADER + "A\t1\t9\n", {"color": "B"}, "lacks 'color'"),
-        ("network\tbatch_size\nA\t1\n", {}, "lacks 'request_process_time'"),
+        (HEADER + "A\t1\t9\n", {"color": "B"}, "lacks color and has network, batch_size"),
+        ("network\tbatch_size\nA\t1\n", {}, "lacks request_process_time"),
         (HEADER + "A\t0\t9\n", {}, "batch_size under 1"),
         (HEADER + "A\t1\tx\n", {}, "request_process_time that is no number"),
         (HEADER + "A\t1\t-1\n", {}, "request_process_time that is no number"),
         (HEADER + "A\t1\t1e308\n", {}, "request_process_time that is no number"),
-        (HEADER, {}, "has no rows"),
+        (HEADER, {}, "has a header but no rows"),
     ],
 )
 def test_a_table_without_the_timings_is_refused(

@@ -162,7 +162,7 @@ def test_a_cell_out_of_range_is_refused_with_its_row_and_column(
 @pytest.mark.parametrize("column", EVALUATION_COLUMNS)
 def test_an_evaluation_that_lacks_a_column_is_refused_naming_it(tmp_path: Path, column: str) -> None:
     write_table(evaluation_table().drop(columns=column), path := tmp_path / "e.csv")
-    assert f"it lacks {column};" in evaluation_refusal(path)
+    assert f"it lacks {column} and has " in evaluation_refusal(path)
 
 
 def test_the_message_about_a_single_exit_evaluation_names_the_script_that_writes_the_right_one(tmp_path: Path) -> None:
