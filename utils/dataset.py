@@ -75,19 +75,18 @@ def find_distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.int
     return first, place
 
 
-def read_dataset(path: Path, *, labelled: bool = False, progress: ByteProgress = _ignore_progress) -> Dataset:
+def read_dataset(path: Path, progress: ByteProgress = _ignore_progress) -> Dataset:
     """Read one dataset: a CSV, plain or compressed (.bz2, .gz), or a Parquet file.
 
     Args:
         path: a table with the 58 feature columns in any order and, optionally, ``class``.
-        labelled: whether the ``class`` column is required.
         progress: called after each chunk.
 
     Raises:
         DatasetError: the file is missing, empty, or not such a table; the message names file, column and row. Or its
             features are too large for memory, and the folder for temporary files cannot hold them.
     """
-    return _read([path], labelled=labelled, progress=progress)
+    return _read([path], labelled=False, progress=progress)
 
 
 def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tuple[Dataset, NDArray[np.int64]]:

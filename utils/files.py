@@ -189,7 +189,7 @@ def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat
         os.close(file)
 
 
-def get_permissions(path: Path) -> int | None:
+def _get_permissions(path: Path) -> int | None:
     """Return the permissions of a file; None if it does not exist."""
     try:
         return stat.S_IMODE(path.stat().st_mode) & 0o777
@@ -209,7 +209,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    permissions = get_permissions(path)
+    permissions = _get_permissions(path)
     partial = None
     try:
         # While the file is written, other users must not be able to read the new content of a private file.
