@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import groupby
 from operator import call
 from pathlib import Path
-from typing import Final, TextIO
+from typing import IO, Final
 
 import numpy as np
 import pandas as pd
@@ -50,7 +50,7 @@ def build_table(
 
 
 def format_csv(table: pd.DataFrame) -> str:
-    """Return the rows of a table as CSV, as pandas would write them; equal rows of numbers are formatted once.
+    """Return the rows of a table as CSV, as pandas would write them, but format equal rows of numbers once.
 
     Args:
         table: columns of text, of float64 without -0, and of int64 below 2**53.
@@ -79,13 +79,13 @@ def _format_numbers(table: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class WriteSummary:
-    """Numbers of what was written.
+    """Numbers about the records in a file that was written.
 
     Attributes:
-        rows: records.
-        windows: windows of these records.
-        outside: values outside the range of the scaler, among ``rows`` times 58.
-        attacks: records labelled as attacks; None without labels.
+        rows: number of records.
+        windows: number of windows that the records are of.
+        outside: number of raw values outside the range of the scaler, among ``rows`` times 58.
+        attacks: number of records labelled as attacks; None without labels.
     """
 
     rows: int
@@ -135,11 +135,7 @@ def write_records(
     return WriteSummary(rows, len(starts), outside, None if labels is None else attacks)
 
 
-def _open_text(path: Path) -> TextIO:
+def _open_text(path: Path) -> IO[str]:
     """Open a text file for writing, compressed if its suffix says so."""
-    match COMPRESSIONS.get(path.suffix.lower()):
-        case "gzip":
-            return gzip.open(path, "wt", encoding="utf-8")
-        case "bz2":
-            return bz2.open(path, "wt", encoding="utf-8")
-    return path.open("w", encoding="utf-8")
+    openers: dict[str | None, Callable[..., IO[str]]] = {"gzip": gzip.open, "bz2": bz2.open, None: open}
+    return openers[COMPRESSIONS.get(path.suffix.lower())](path, "wt", encoding="utf-8")
