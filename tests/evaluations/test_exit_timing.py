@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evaluations import exit_timing
-from evaluations.exit_timing import FloatArray, measure_parts, split_network
+from evaluations.exit_timing import CLOCKS, FloatArray, Stopwatch, measure_parts, split_network
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
 from models.checkpoint import write_checkpoint
 from models.cpu_network import open_halves, open_parts
@@ -24,7 +24,6 @@ from utils.classification_metrics import classify
 from utils.dataset import read_labelled, to_images
 from utils.errors import DeviceError
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
-from utils.timing import CLOCKS, Stopwatch
 
 CPU = torch.device("cpu")
 NOISE = 5e-5
