@@ -51,7 +51,7 @@ class Labels:
 
     Attributes:
         rules: a record that matches one of them is an attack.
-        ignored: number of lines about IPv6, which has no records.
+        ignored: number of lines that name attacks by IPv6 addresses, which no record has.
     """
 
     rules: Sequence[Rule]

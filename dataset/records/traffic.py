@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from tqdm import tqdm
 
@@ -158,12 +157,12 @@ def _draw_bytes(paths: Sequence[Path], counts: TrafficCounts) -> Iterator[Callab
     """Draw a progress bar in bytes; yield a function that takes the index of a file and its bytes read so far."""
     sizes = [path.stat().st_size for path in paths]
     with tqdm(desc="captures", total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
-        yield partial(_update_bytes, bar, sizes, counts)
 
+        def update(number: int, read: int) -> None:
+            bar.set_postfix(packets=counts.packets, refresh=False)
+            bar.update(sum(sizes[:number]) + read - bar.n)
 
-def _update_bytes(bar: "tqdm[NoReturn]", sizes: Sequence[int], counts: TrafficCounts, number: int, read: int) -> None:
-    bar.set_postfix(packets=counts.packets, refresh=False)
-    bar.update(sum(sizes[:number]) + read - bar.n)
+        yield update
 
 
 @contextmanager
