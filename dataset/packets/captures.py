@@ -100,7 +100,7 @@ class Decoder:
 
     def _extract_packets(self, frames: list[Frames]) -> Packets:
         """Return the IPv4 packets among the frames of a chunk, in the order of the file."""
-        found = [extract_ipv4_packets(some, self._counts) for some in frames]
+        found = [extract_ipv4_packets(group, self._counts) for group in frames]
         if len(found) == 1:
             return found[0][0]
         order = np.argsort(np.concatenate([start for _, start in found]), kind="stable")

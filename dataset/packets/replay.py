@@ -45,20 +45,20 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
     if not sum(map(len, frames)):
         raise CaptureError(f"{path}: holds no frame; name another capture")
     first = None
-    for some in frames:
-        if some.link_type != _ETHERNET:
+    for group in frames:
+        if group.link_type != _ETHERNET:
             raise CaptureError(
-                f"{path}: was captured with {name_link_type(some.link_type)}; name a capture of Ethernet frames"
+                f"{path}: was captured with {name_link_type(group.link_type)}; name a capture of Ethernet frames"
             )
-        if not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
+        if not (group.size >= _HEADER).all() or group.size.max(initial=0) > _LARGEST_FRAME:
             raise CaptureError(
                 f"{path}: holds frames that are not {_HEADER} to {_LARGEST_FRAME} bytes long; name another capture"
             )
         for start, captured, size, timestamp in zip(
-            some.start.tolist(), some.captured.tolist(), some.size.tolist(), some.timestamp.tolist(), strict=True
+            group.start.tolist(), group.captured.tolist(), group.size.tolist(), group.timestamp.tolist(), strict=True
         ):
             first = timestamp if first is None else first
-            frame = some.content[start : start + min(captured, size)].tobytes()
+            frame = group.content[start : start + min(captured, size)].tobytes()
             yield (timestamp - first) / _MICROSECONDS, frame.ljust(size, b"\0")
 
 

@@ -56,9 +56,9 @@ def format_csv(table: pd.DataFrame) -> str:
         table: columns of text, of float64 without -0, and of int64 below 2**53.
     """
     columns: list[list[str]] = []
-    for numbers, run in groupby(table.dtypes.items(), lambda column: column[1].kind in "if"):
-        some = table[[name for name, _ in run]]
-        columns += [_format_numbers(some)] if numbers else [some[name].tolist() for name in some]
+    for is_numeric, run in groupby(table.dtypes.items(), lambda column: column[1].kind in "if"):
+        part = table[[name for name, _ in run]]
+        columns += [_format_numbers(part)] if is_numeric else [part[name].tolist() for name in part]
     return "".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True))
 
 
@@ -120,15 +120,15 @@ def write_records(
     rows = outside = attacks = 0
     starts: set[int] = set()
     with replacing(path) as unfinished, _open_text(unfinished) as stream:
-        for some in records:
-            classes = None if labels is None else labels.classify(some)
-            table = build_table(some, scaler, classes, identity=identity)
+        for part in records:
+            classes = None if labels is None else labels.classify(part)
+            table = build_table(part, scaler, classes, identity=identity)
             if not rows:
                 stream.write(",".join(map(str, table)) + "\n")
             stream.write(format_csv(table))
-            rows += len(some)
-            starts.update(some.window_start.tolist())
-            outside += (scaler or PUBLISHED).count_out_of_range(some.features)
+            rows += len(part)
+            starts.update(part.window_start.tolist())
+            outside += (scaler or PUBLISHED).count_out_of_range(part.features)
             attacks += 0 if classes is None else int(classes.sum())
         if not rows:
             raise CaptureError(explain_none())
