@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     savefile = check_table(args.savefile)
     check_apart(savefile, [path for path in (args.trained_model, args.second_exit_file, args.dataset) if path])
     predict = _open_exported(args) if cli.is_exported(args, args.trained_model) else _open_checkpoint(args)
-    with cli.byte_bar("reading") as show:
+    with cli.draw_byte_bar("reading") as show:
         dataset = read_dataset(args.dataset, progress=show)
     if dataset.spooled:
         print(describe_spooling(dataset))

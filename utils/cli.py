@@ -305,7 +305,7 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+def draw_byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar of bytes if stderr is a terminal.
 
     Yields:

@@ -90,7 +90,7 @@ class Decoder:
         if self._format is None:
             if len(self._rest) < HEADER:
                 return
-            self._format = self._start()
+            self._format = self._detect_format()
         frames, parsed = self._format.parse(self._rest, self._offset)
         self._discard(parsed)
         self._counts.count_malformed(UNTIMED, self._format.untimed - self._untimed)
@@ -113,19 +113,20 @@ class Decoder:
             CaptureError: the file ends within its header.
         """
         if self._format is None:
-            self._start()
+            self._detect_format()
         if not self._offset:
             raise CaptureError(CUT_OFF)
         self._counts.truncated += bool(self._rest)
 
-    def _start(self) -> CaptureFormat:
-        form, header = detect_format(self._rest[:LONGEST_MAGIC])
-        link_type = form.only_link_type
+    def _detect_format(self) -> CaptureFormat:
+        """Return the format, and skip the header of the file."""
+        found, header_size = detect_format(self._rest[:LONGEST_MAGIC])
+        link_type = found.only_link_type
         if link_type is not None and link_type not in LINK_TYPES:
             supported = ", ".join(dict.fromkeys(link.name for link in LINK_TYPES.values()))
             raise CaptureError(f"was captured with {name_link_type(link_type)}; supported are {supported}")
-        self._discard(header)
-        return form
+        self._discard(header_size)
+        return found
 
     def _discard(self, count: int) -> None:
         self._rest, self._offset = self._rest[count:], self._offset + count

@@ -38,8 +38,8 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
     if len(content) > _LARGEST_FILE:
         raise CaptureError(f"{path}: is too large to replay; split it, for example with editcap")
     try:
-        form, header = detect_format(content[:HEADER])
-        frames, _ = form.parse(content[header:], header)
+        capture_format, header_size = detect_format(content[:HEADER])
+        frames, _ = capture_format.parse(content[header_size:], header_size)
     except CaptureError as problem:
         raise CaptureError(f"{path}: {problem}") from None
     if not sum(map(len, frames)):
