@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
@@ -39,15 +40,25 @@ def read_capture(
     Raises:
         CaptureError: the file is missing, damaged or not a capture, or a pcap of an unsupported link type.
     """
+    with open_capture(path) as (file, stream):
+        yield from _read_packets(stream, lambda: progress(file.tell()), counts, chunk_bytes)
+
+
+@contextmanager
+def open_capture(path: Path) -> Iterator[tuple[BufferedIOBase, BufferedIOBase]]:
+    """Open a capture; yield the file, and a stream of its content, unpacked if it is gzip-compressed.
+
+    Raises:
+        CaptureError: the file is missing, or the block finds it damaged; each CaptureError of the block names the file.
+    """
     with check_readable(path, CaptureError).open("rb") as file:
         is_gzip = file.read(2) == GZIP
         file.seek(0)
         try:
-            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file
-            yield from _read_packets(stream, lambda: progress(file.tell()), counts, chunk_bytes)
+            yield file, gzip.GzipFile(fileobj=file) if is_gzip else file
         except CaptureError as problem:
             raise CaptureError(f"{path}: {problem}") from None
-        except (zlib.error, gzip.BadGzipFile) as problem:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
             raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
         except OSError as problem:
             raise CaptureError(f"{path}: cannot be read: {problem.strerror or problem}; check the disk") from problem
