@@ -111,14 +111,14 @@ def observe(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observati
     counts = TrafficCounts()
     if not traffic.is_live:
         with _draw_bytes(traffic.captures, counts) as show:
-            found = read_capture_records(traffic.captures, Windows(counts=counts), clamp=traffic.clamp, progress=show)
+            found = read_capture_records(traffic.captures, Windows(counts=counts, clamp=traffic.clamp), show)
             records = _require_ipv4(_stop_when(is_over, found), traffic, counts, lambda: not is_over())
             yield Observation(records, counts, traffic)
         return
-    windows = make_live_windows(counts, traffic.most_records)
+    windows = make_live_windows(counts, traffic.most_records, clamp=traffic.clamp)
     over = _limit_duration(traffic.duration, is_over)
     with _open_source(traffic, counts) as source, _draw_packets(traffic, counts) as update:
-        coming = read_live_records(source, windows, over, clamp=traffic.clamp)
+        coming = read_live_records(source, windows, over)
         # In a thread: the kernel's ring is small, and the caller may take long for each list.
         with closing(iterate_in_background(coming, _QUEUE_SIZE, TICK)) as lists:
             records = _require_ipv4(map(update, lists), traffic, counts, lambda: source.has_ended)
