@@ -12,7 +12,7 @@ from utils.errors import InputFileError
 from utils.results import Evaluation
 
 MILLISECONDS: Final = 1e-3
-TIMING_COLUMNS: Final = ("batch_size", "request_process_time")
+_COLUMNS: Final = ("batch_size", "request_process_time")
 
 FloatArray = NDArray[np.float64]
 
@@ -49,14 +49,14 @@ def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
     """Return the processor time in seconds that the edge needs to send an event, averaged over measured requests.
 
     Args:
-        path: TSV with a row for each kind of request. Its columns ``TIMING_COLUMNS`` are the number of events in a
-            request and the processor time of the edge for the request, in milliseconds.
+        path: TSV with a row for each kind of request. Its column ``batch_size`` is the number of events in a request,
+            ``request_process_time`` the processor time of the edge for the request, in milliseconds.
         where: maps columns to values; only rows with all these values are used.
 
     Raises:
         InputFileError: the file is missing, is not such a table, or has no row with these values.
     """
-    columns, kind = (*TIMING_COLUMNS, *where), "a table of offload timings"
+    columns, kind = (*_COLUMNS, *where), "a table of offload timings"
     table = read_csv(path, InputFileError, columns, kind, "name another file", "\t")
     for name, value in where.items():
         chosen = table[table[name].astype(str) == value]
@@ -64,8 +64,8 @@ def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
             found = ", ".join(sorted(table[name].astype(str).unique()))
             raise InputFileError(f"{path}: has no row with {name} = {value}; choose from {found}")
         table = chosen
-    size, milliseconds = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in TIMING_COLUMNS)
+    size, milliseconds = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in _COLUMNS)
     if not ((size >= 1) & (milliseconds >= 0) & (size <= _MOST) & (milliseconds <= _MOST)).all():
-        raise InputFileError(f"{path}: holds a {TIMING_COLUMNS[0]} under 1, or a {TIMING_COLUMNS[1]} that is no number")
+        raise InputFileError(f"{path}: holds a {_COLUMNS[0]} under 1, or a {_COLUMNS[1]} that is no number; correct it")
     costs = milliseconds / size
     return MILLISECONDS * float(costs.mean())
