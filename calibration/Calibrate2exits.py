@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.trained_model} is already calibrated. Its temperatures are replaced.")
         network = network.model
     assert isinstance(network, EarlyExitNetwork)
-    with cli.byte_bar("reading") as show:
+    with cli.draw_byte_bar("reading") as show:
         dataset, labels = read_labelled(args.dataset, show)
     if dataset.spooled:
         print(describe_spooling(dataset))

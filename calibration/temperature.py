@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from models.prediction import Progress, no_progress
-from utils.classification_metrics import certainty, expected_calibration_error, negative_log_likelihood
+from utils.classification_metrics import classify, compute_calibration_error, compute_negative_log_likelihood
 
 LEAST_TEMPERATURE: Final = 0.05
 GREATEST_TEMPERATURE: Final = 20.0
@@ -38,10 +38,10 @@ class Quality:
 def measure_quality(logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float = 1.0) -> Quality:
     """Return the NLL and the ECE of logits (N, 2), divided by a temperature, for labels (N,)."""
     scaled = logits / temperature
-    predictions, certainties = certainty(scaled)
+    predictions, certainties = classify(scaled)
     return Quality(
-        negative_log_likelihood(scaled, labels),
-        expected_calibration_error(certainties, predictions == labels),
+        compute_negative_log_likelihood(scaled, labels),
+        compute_calibration_error(certainties, predictions == labels),
     )
 
 

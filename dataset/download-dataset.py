@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         Download(f"{args.base_url}/dataset/{path}", args.output_folder / Path(path).name, read_labelled)
         for path in paths
     ]
-    print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
+    print(download_all(jobs, force=args.force, show=cli.draw_byte_bar, say=print))
 
 
 def main(argv: list[str] | None = None) -> int:

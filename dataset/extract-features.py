@@ -11,6 +11,7 @@ as consecutive parts of one. An interface is observed until SIGTERM, Ctrl-C or -
 
 import argparse
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -52,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--raw", action="store_true", help="do not scale: microseconds, bytes and counts")
     add("--identity", action="store_true", help="add window_start, address_a and address_b before the features")
-    traffic_options.add_traffic(parser, ends=add_option)
+    traffic_options.add_traffic(parser, add_end=add_option)
     return parser
 
 
@@ -73,11 +74,11 @@ def run(args: argparse.Namespace) -> None:
     # A signal completes the CSV of live traffic, but interrupts the extraction of a capture.
     signals = stop.on_signals() if traffic.is_live else contextlib.nullcontext()
     with signals, observe(traffic, lambda: stop.requested) as observation:
-        coming = _defer_error(observation.records, failures) if traffic.is_live else observation.records
-        records: Iterable[Records] = (some for found in coming for some in found)
+        closed = _defer_error(observation.records, failures) if traffic.is_live else observation.records
+        records: Iterable[Records] = itertools.chain.from_iterable(closed)
         fit = None
         if args.fit_scaler and (records := list(records)):
-            fit = fit_scaler(Records.joined(records).features)
+            fit = fit_scaler(Records.concatenate(records).features)
             scaler = scaler if args.raw or args.scaler else fit
         written = write_records(
             records, args.output, scaler, labels, identity=args.identity, explain_none=observation.explain_no_ipv4
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _defer_error(lists: "Iterator[list[Records]]", failures: "list[CaptureError]") -> "Iterator[list[Records]]":
-    """Yield records until an error; if there were any, add the error to ``failures`` so that they can be written."""
+    """Yield the lists; add an error that follows records to ``failures``, so that these records are written first."""
     has_records = False
     try:
         for found in lists:

@@ -26,20 +26,20 @@ def add_sources(group: argparse._ActionsContainer) -> None:
     group.add_argument("--interface", metavar="IF", help="network interface to observe; needs CAP_NET_RAW")
 
 
-def add_traffic(group: argparse._ActionsContainer, *, ends: Callable[..., object]) -> None:
+def add_traffic(group: argparse._ActionsContainer, *, add_end: Callable[..., object]) -> None:
     """Add the options for how traffic is observed and turned into features.
 
     Args:
         group: where to add them.
-        ends: adds the options for when to stop: ``add_option`` or ``add_expert``.
+        add_end: ``add_option`` or ``add_expert``, which adds the options for when to stop.
     """
-    ends(
+    add_end(
         group,
         "--follow",
         action="store_true",
         meaning="go on reading the capture as another program writes it, until stopped",
     )
-    ends(
+    add_end(
         group,
         "--duration",
         type=cli.real_number(0.1, 1e9),

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputFileError(f"{args.output}: is both outputs. Name two files.")
     network, checkpoint = read_two_exits(args.trained_model, args.model)
     features = _read_rows(args.dataset, random=args.quantize is None)
-    limits = cli.thresholds(args) if cli.has_thresholds(args) else None
+    limits = cli.parse_thresholds(args) if cli.has_thresholds(args) else None
     agreement = write_edge_model(args.output, network, features, limits, int8=args.quantize == "int8")
     print(f"{checkpoint.architecture.name}, exit 1: {_describe(agreement)} -> {args.output}")
     if args.second_exit_output is not None:

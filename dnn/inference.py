@@ -51,27 +51,27 @@ def run(args: argparse.Namespace) -> None:
     import pandas as pd
     from tqdm import tqdm
 
-    from utils.classification_metrics import accuracy, certainty
+    from utils.classification_metrics import classify, compute_accuracy
     from utils.dataset import describe_spooling, read_dataset
     from utils.results import write_table
 
     savefile = check_table(args.savefile)
     check_apart(savefile, [path for path in (args.trained_model, args.second_exit_file, args.dataset) if path])
     predict = _open_exported(args) if cli.is_exported(args, args.trained_model) else _open_checkpoint(args)
-    with cli.byte_bar("reading") as show:
+    with cli.draw_byte_bar("reading") as show:
         dataset = read_dataset(args.dataset, progress=show)
     if dataset.spooled:
         print(describe_spooling(dataset))
     with tqdm(total=len(dataset), desc="inference", unit="row", disable=None) as bar:
         exits = predict(dataset.features, bar.update)
-    answers = [certainty(logits) for logits in exits]
+    labels, answers = dataset.labels, [classify(logits) for logits in exits]
     columns = [column for prediction, certain in answers for column in (certain, prediction)]
     table = pd.DataFrame(dict(zip(schema.INFERENCE_COLUMNS, columns, strict=True)))
-    if dataset.labels is not None:
-        table[schema.CLASS] = dataset.labels
+    if labels is not None:
+        table[schema.CLASS] = labels
     write_table(table, savefile)
     for number, (prediction, certain) in enumerate(answers, 1):
-        known = "" if dataset.labels is None else f"accuracy {100 * accuracy(prediction, dataset.labels):.2f} %  "
+        known = "" if labels is None else f"accuracy {100 * compute_accuracy(prediction, labels):.2f} %  "
         attacks = 100 * (prediction == schema.ATTACK).mean()
         print(f"exit {number}: {known}mean certainty {certain.mean():.4f}  attacks {attacks:.1f} %")
     print(f"{len(table)} rows -> {savefile}")

@@ -128,7 +128,7 @@ def _read_rows(args: argparse.Namespace) -> Rows:
     from dnn.training import split_rows
     from utils.dataset import find_datasets, read_all_labelled
 
-    with cli.byte_bar("reading") as show:
+    with cli.draw_byte_bar("reading") as show:
         dataset, labels = read_all_labelled(find_datasets(args.dataset_folder, args.glob), show)
     try:
         return Rows(dataset, labels, *split_rows(labels, args.validation_split, args.seed))

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from dnn.distributed import ALONE, Ranks
 from models.prediction import Progress, iterate_batches, no_progress
-from utils.classification_metrics import accuracy
-from utils.dataset import distinct_vectors, to_images
+from utils.classification_metrics import compute_accuracy
+from utils.dataset import find_distinct_vectors, to_images
 from utils.schema import CLASS_COUNT
 
 LEAST_STEPS_AN_EPOCH = 36
@@ -200,7 +200,7 @@ def count_distinct_rows(
     features: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the distinct vectors (U, 58) of a batch (N, 58) and their counts in each class (U, 2), float32."""
-    first, place = distinct_vectors(features)
+    first, place = find_distinct_vectors(features)
     counts = np.zeros((len(first), CLASS_COUNT), dtype=np.float32)
     np.add.at(counts, (place, labels), 1.0)
     return features[first], counts
@@ -250,4 +250,4 @@ def evaluate(
     expected = labels[chosen]
     targets = torch.from_numpy(expected)
     loss = sum(float(functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)) for logits in exits)
-    return loss, tuple(accuracy(logits.argmax(dim=1).numpy(), expected) for logits in exits)
+    return loss, tuple(compute_accuracy(logits.argmax(dim=1).numpy(), expected) for logits in exits)

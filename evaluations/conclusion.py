@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from evaluations.bootstrap import LEVEL, ConfidenceInterval
-from utils.classification_metrics import ratio
+from utils.classification_metrics import divide
 
 ENOUGH_NETWORKS: Final = 3
 UNEQUAL_ACCEPTANCE: Final = 0.01
@@ -113,7 +113,7 @@ def state_conclusion(findings: Findings) -> str:
             "costs no more."
         )
     assert exit_1.difference is not None
-    gain, price = -100 * exit_1.difference.estimate, ratio(findings.two_exits.cost, exit_1.cost)
+    gain, price = -100 * exit_1.difference.estimate, divide(findings.two_exits.cost, exit_1.cost)
     return (
         f"Exit 2 pays off here{few}: the two exits err {gain:.2f} points less than exit 1 alone at equal acceptance, "
         f"at {price:.2f} times its cost."

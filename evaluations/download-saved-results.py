@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from utils.results import read_front
 
     jobs = [Download(f"{args.base_url}/{FOLDER}/{name}", args.output_folder / name, read_front) for name in NAMES]
-    print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
+    print(download_all(jobs, force=args.force, show=cli.draw_byte_bar, say=print))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,8 +16,8 @@ from torch import nn
 
 from evaluations.energy_meters import LATEST, Begin
 from models.prediction import iterate_batches
-from utils.classification_metrics import accuracy, certainty
-from utils.dataset import distinct_vectors
+from utils.classification_metrics import classify, compute_accuracy
+from utils.dataset import find_distinct_vectors
 from utils.errors import InputFileError
 from utils.files import check_readable, replacing
 
@@ -152,7 +152,7 @@ def summarise_outcome(
         rejected: (N,) whether the event was rejected.
         labels: (N,), or None.
     """
-    error = float("nan") if labels is None else 1 - accuracy(predictions[~rejected], labels[~rejected])
+    error = float("nan") if labels is None else 1 - compute_accuracy(predictions[~rejected], labels[~rejected])
     return MethodOutcome(float(asked.mean()), float(rejected.mean()), error)
 
 
@@ -173,10 +173,10 @@ def decide_at_single_exit(
     predictions = []
     for begin in range(0, len(features), batch_size):
         batch = features[begin : begin + batch_size]
-        first, place = distinct_vectors(batch)
+        first, place = find_distinct_vectors(batch)
         events = batch[first]
         logits = [compute(events[start : start + pass_size]) for start in range(0, len(events), pass_size)]
-        predictions.append(certainty(np.concatenate(logits))[0][place])
+        predictions.append(classify(np.concatenate(logits))[0][place])
     return np.concatenate(predictions)
 
 
@@ -186,7 +186,7 @@ def decide_plainly_at_single_exit(
     """Return the predictions (N,) of a single-exit network on features (N, 58), in one forward pass for each batch."""
     with torch.inference_mode():
         logits = torch.cat([network(images) for images in iterate_batches(features, batch_size)])
-    return certainty(logits.numpy())[0]
+    return classify(logits.numpy())[0]
 
 
 def write_run(run: Run, path: Path) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluations.energy_measurement import IDLE, MeasuredInterval, Run, select_method
 from evaluations.energy_meters import PowerLog
-from utils.classification_metrics import ratio
+from utils.classification_metrics import divide
 from utils.cost_models import MILLISECONDS
 from utils.page import fill_template
 from utils.plotting import new_figure
@@ -104,7 +104,7 @@ def _subtract_idle(run: Run, meter: Meter, idle: float, interval: MeasuredInterv
     joules = meter.joules(interval) - idle * (interval.end - interval.start)
     if meter.name == MODEL or interval.method != run.shared:
         return joules
-    return joules * min(ratio(interval.cpu_seconds, interval.busy_seconds), 1.0)
+    return joules * min(divide(interval.cpu_seconds, interval.busy_seconds), 1.0)
 
 
 def _describe_basis(run: Run, meter: Meter, method: str) -> str:

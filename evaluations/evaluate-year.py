@@ -211,7 +211,7 @@ def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float 
     """Return the function that chooses a point of the exact front."""
     from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
-    from nsga2.operating_point import build_front_table, get_thresholds, marks
+    from nsga2.operating_point import build_front_table, find_named_points, get_thresholds
 
     def choose(evaluation: "Evaluation", min_acceptance: float) -> "Thresholds":
         objectives = Objectives(evaluation, args.cost_model, cost_per_offload)
@@ -221,7 +221,7 @@ def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float 
                 f"note: with so many rows, the front is only exact to {100 * found.gap:.3f} percentage points of error"
             )
         table = build_front_table(found.front)
-        return get_thresholds(table, marks(table)[point])
+        return get_thresholds(table, find_named_points(table)[point])
 
     return choose
 

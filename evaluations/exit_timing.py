@@ -1,8 +1,9 @@
 """Run a network over a dataset part by part, and measure what each part costs in the runtime that computes it."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,40 @@ from models.cpu_network import open_parts, open_single_exit
 from models.early_exit import TwoExits
 from models.onnx_runtime import choose_pass_size
 from models.prediction import ONNX, Progress, choose_runtime, no_progress
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import to_images
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
-from utils.timing import Stopwatch
 
 FloatArray = NDArray[np.float32]
 Measured = tuple[Any, *tuple[float, ...]]
 """The logits (n, 2) of an exit, and the seconds of each part that was computed for it."""
+
+CLOCKS: Final[dict[str, Callable[[], float]]] = {"cpu": time.process_time, "wall": time.perf_counter}
+"""``cpu``: this process's CPU time over all threads, the paper's proxy for energy; ``wall``: elapsed time."""
+
+
+class Stopwatch:
+    """A clock that measures consecutive computations, in seconds.
+
+    Args:
+        clock: a key of ``CLOCKS``.
+        device: device of the computations. A CUDA device is synchronized, because its calls return before they end.
+    """
+
+    def __init__(self, clock: str, device: torch.device) -> None:
+        self._read = CLOCKS[clock]
+        self._device = device
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return self._read()
+
+    def lap(self) -> float:
+        """Return the seconds since the previous lap, or since the start."""
+        last, self._last = self._last, self._now()
+        return self._last - last
 
 
 @dataclass(frozen=True)
@@ -85,7 +112,7 @@ def measure_parts(
         features: (N, 58) float32.
         labels: (N,) int64.
         batch_size: number of rows in a batch.
-        clock: a key of ``timing.CLOCKS``.
+        clock: a key of ``CLOCKS``.
         progress: called with the number of rows of each batch.
 
     Returns:
@@ -101,7 +128,7 @@ def measure_parts(
             passes = [_time(parts, events, clock) for events in np.array_split(batch, -(-len(batch) // most))]
             values: list[Any] = []
             for logits, *seconds in (zip(*at_exit, strict=True) for at_exit in zip(*passes, strict=True)):
-                values += certainty(np.concatenate(logits))
+                values += classify(np.concatenate(logits))
                 values += (sum(of_part) / len(batch) for of_part in seconds)
             tables.append(pd.DataFrame(dict(zip(columns[1:], values, strict=True))))
             progress(len(batch))

@@ -18,7 +18,7 @@ from evaluations.baselines import MATCHED, REJECT, Answers, decide, decide_as_ma
 from evaluations.exit_timing import Parts, measure_parts
 from evaluations.months import Month, subsets
 from models.prediction import Progress, no_progress
-from utils.cost_models import event_costs
+from utils.cost_models import compute_event_costs
 from utils.decision import Decisions
 from utils.results import Evaluation
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
@@ -111,7 +111,7 @@ def compute_mean_costs(
         single_exit: seconds per event of the single-exit network, which is then the reference; None: the reference is
             the network's own path to exit 2.
     """
-    exit_1, offloaded = (float(cost.mean()) for cost in event_costs(measured, model, cost_per_offload))
+    exit_1, offloaded = (float(cost.mean()) for cost in compute_event_costs(measured, model, cost_per_offload))
     whole = float((measured.time_segment_1 + measured.time_segment_2 + measured.time_exit_2).mean())
     # Exit 2 alone does not run head 1, even if the model counts head 1 for offloaded events.
     exit_2 = offloaded if model == "edge" else whole
@@ -148,13 +148,13 @@ def choose(
         InfeasibleError: no thresholds reach the least acceptance.
     """
     thresholds = system(evaluation, min_acceptance)
-    outcome = evaluation.decide(thresholds).outcome()
+    counts = evaluation.decide(thresholds).count()
     least = {
-        name: least_certainty(given.certainties, outcome.accepted)
+        name: least_certainty(given.certainties, counts.accepted)
         for name, given in answers.items()
         if given.certainties is not None
     }
-    return Choice(thresholds, exit_1_alone(_without_exit_2(evaluation), outcome.acceptance), least)
+    return Choice(thresholds, exit_1_alone(_without_exit_2(evaluation), counts.acceptance), least)
 
 
 def decide_month(evaluation: Evaluation, answers: Mapping[str, Answers], choice: Choice, month: Month) -> Decided:
@@ -173,7 +173,7 @@ def decide_month(evaluation: Evaluation, answers: Mapping[str, Answers], choice:
     result: dict[str, dict[str, Decisions]] = {}
     for subset in subsets(month):
         decided = {SYSTEM: subset.of(system)}
-        accepted = decided[SYSTEM].outcome().accepted
+        accepted = decided[SYSTEM].count().accepted
         for name, given in answers.items():
             of_subset = given.of(subset.rows)
             decided[name] = decide(subset.labels, of_subset)

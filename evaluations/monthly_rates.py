@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evaluations.later_months import BOUND, EXIT_1, EXIT_2, SINGLE_EXIT, SYSTEM, Costs, Decided
-from utils.classification_metrics import ratio
+from utils.classification_metrics import divide
 from utils.decision import Decisions
 from utils.schema import ATTACK
 
@@ -33,7 +33,7 @@ def compute_precision(detected: float, false_alarms: float, prevalence: float) -
         prevalence: within [0, 1].
     """
     right, wrong = detected * prevalence, false_alarms * (1.0 - prevalence)
-    return ratio(right, right + wrong)
+    return divide(right, right + wrong)
 
 
 def make_area_weights(months: int) -> NDArray[np.float64]:
@@ -61,20 +61,20 @@ def compute_rates(decided: Decisions, best: Decisions) -> dict[str, float]:
         decided: by the system.
         best: by exact match, about the same events; their accuracy on the events that the system accepts is the bound.
     """
-    outcome = decided.outcome()
+    counts = decided.count()
     attacks = int((decided.labels == ATTACK).sum())
-    detected = ratio(outcome.caught, attacks)
-    false_alarms = ratio(outcome.alarms - outcome.caught, outcome.rows - attacks)
+    detected = divide(counts.caught, attacks)
+    false_alarms = divide(counts.alarms - counts.caught, counts.rows - attacks)
     accepted = decided.at_1 | decided.at_2
-    bound = ratio(int((accepted & (best.predictions == best.labels)).sum()), outcome.accepted)
+    bound = divide(int((accepted & (best.predictions == best.labels)).sum()), counts.accepted)
     return {
-        "rows": outcome.rows,
-        "acceptance": outcome.acceptance,
-        "accuracy": outcome.accuracy,
-        "error": outcome.error,
-        "f1": outcome.f1,
+        "rows": counts.rows,
+        "acceptance": counts.acceptance,
+        "accuracy": counts.accuracy,
+        "error": counts.error,
+        "f1": counts.f1,
         "bound": bound,
-        "share_of_bound": ratio(outcome.accuracy, bound),
+        "share_of_bound": divide(counts.accuracy, bound),
         "detection_rate": detected,
         "false_alarm_rate": false_alarms,
         **{f"precision_at_{share:g}": compute_precision(detected, false_alarms, share) for share in PREVALENCES},
@@ -98,7 +98,7 @@ def compute_costs(system: str, offloaded: float, costs: Costs) -> dict[str, floa
     }
     if plain not in known:
         return {}
-    return {"cost": 1e6 * known[plain], "cost_share": ratio(known[plain], costs.reference)}
+    return {"cost": 1e6 * known[plain], "cost_share": divide(known[plain], costs.reference)}
 
 
 def list_rates(month: str, network: int, decided: Decided, costs: Costs) -> list[Record]:
@@ -114,7 +114,7 @@ def list_rates(month: str, network: int, decided: Decided, costs: Costs) -> list
     for subset, by_system in decided.items():
         for system, of_system in by_system.items():
             found = compute_rates(of_system, by_system[BOUND])
-            offloaded = of_system.outcome().offloaded_share
+            offloaded = of_system.count().offloaded_share
             if system == SYSTEM:
                 found["offloaded"] = offloaded
             keys = zip(KEYS, (month, subset, system, network), strict=True)

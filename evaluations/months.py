@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.dataset import distinct_vectors, find_datasets, read_all_labelled, strip_ending
+from utils.dataset import find_datasets, find_distinct_vectors, read_all_labelled, strip_ending
 from utils.decision import Decisions
 from utils.errors import DatasetError
 from utils.schema import FEATURES
@@ -97,12 +97,12 @@ def make_month(
         labels: 0 normal, 1 attack.
         training: (M, 58) the vectors that count as seen; None: all rows of the month count as seen.
     """
-    order = np.lexsort((labels, distinct_vectors(features)[1]))
+    order = np.lexsort((labels, find_distinct_vectors(features)[1]))
     features, labels = features[order], labels[order]
-    first, place = distinct_vectors(features)
+    first, place = find_distinct_vectors(features)
     seen = np.ones(len(labels), dtype=np.bool_)
     if training is not None:
-        _, together = distinct_vectors(np.concatenate((training, features)))
+        _, together = find_distinct_vectors(np.concatenate((training, features)))
         seen = np.isin(together[len(training) :], together[: len(training)])
     return Month(name, features, labels, first, place, seen)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import models
 from evaluations.defaults import TRAIN_MONTH
-from models.checkpoint import fingerprint, read_checkpoint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_checkpoint, read_two_exits
 from models.early_exit import TwoExits
 from utils.dataset import strip_ending
 from utils.errors import CheckpointError, DatasetError
@@ -50,7 +50,7 @@ def read_origins(paths: Sequence[Path], family: str | None = None) -> list[Origi
         network, checkpoint = read_two_exits(path, family or _get_family(origins))
         if not checkpoint.calibrated:
             raise CheckpointError(f"{path}: is not calibrated; calibrate it with calibration/Calibrate2exits.py")
-        twin = known.setdefault(fingerprint(network), path)
+        twin = known.setdefault(compute_fingerprint(network), path)
         if twin is not path:
             raise CheckpointError(f"{path}: holds the same network as {twin}; name each network once")
         facts = checkpoint.training

@@ -8,7 +8,7 @@ import pandas as pd
 import models
 from figs.figure_data import FigureData, Inputs, get_display_name, list_missing_fronts
 from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS, UNCALIBRATED, EvaluationFile
-from utils.classification_metrics import ECE_BINS, expected_calibration_error, reliability_bins
+from utils.classification_metrics import ECE_BINS, bin_by_certainty, compute_calibration_error
 from utils.results import Evaluation, read_evaluation
 
 CALIBRATED: Final = "calibrated"
@@ -33,7 +33,7 @@ def compute_reliability(evaluation: Evaluation) -> pd.DataFrame:
     edges = np.linspace(0, 1, ECE_BINS + 1)
     for number, prediction, certainty in answers:
         correct = prediction == evaluation.labels
-        counts, mean_certainty, accuracy = reliability_bins(certainty, correct)
+        counts, mean_certainty, accuracy = bin_by_certainty(certainty, correct)
         columns = {
             "exit": number,
             "least": edges[:-1],
@@ -41,7 +41,7 @@ def compute_reliability(evaluation: Evaluation) -> pd.DataFrame:
             "events": counts,
             "mean_certainty": mean_certainty,
             "accuracy": accuracy,
-            "ece": expected_calibration_error(certainty, correct),
+            "ece": compute_calibration_error(certainty, correct),
         }
         tables.append(pd.DataFrame(columns)[counts > 0])
     return pd.concat(tables, ignore_index=True)

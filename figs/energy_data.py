@@ -12,8 +12,8 @@ import models
 from figs.figure_data import SINGLE, FigureData, Inputs, describe_points, get_display_name, list_missing_fronts
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, read_timings
 from figs.time_data import select_smallest_input
-from utils.classification_metrics import ratio
-from utils.cost_models import MILLISECONDS, event_costs
+from utils.classification_metrics import divide
+from utils.cost_models import MILLISECONDS, compute_event_costs
 from utils.results import Evaluation, read_evaluation, read_single_exit_evaluation
 from utils.schema import Thresholds
 
@@ -58,7 +58,7 @@ def find_edge_cost(evaluation: Evaluation, thresholds: Thresholds, cost_per_offl
     """
     at_1 = evaluation.decide(thresholds).at_1
     model = "full" if cost_per_offload is None else "edge"
-    return float(np.where(at_1, *event_costs(evaluation, model, cost_per_offload)).mean())
+    return float(np.where(at_1, *compute_event_costs(evaluation, model, cost_per_offload)).mean())
 
 
 def find_sending_cost(timings: pd.DataFrame, network: str) -> float | None:
@@ -91,10 +91,11 @@ def collect_energy(inputs: Inputs) -> FigureData:
     for network, costs in found.items():
         for system, seconds in costs.seconds.items():
             value = seconds / MILLISECONDS * (1.0 if watts is None else watts)
-            rows.append((network, device, system, value, unit, ratio(seconds, costs.seconds.get(SINGLE, 0.0)), DERIVED))
+            share = divide(seconds, costs.seconds.get(SINGLE, 0.0))
+            rows.append((network, device, system, value, unit, share, DERIVED))
     for network, readings in PAPER_MICROAMPERE_HOURS.items():
         for system, value in readings.items() if found[network].seconds else ():
-            share = ratio(value, readings[SINGLE])
+            share = divide(value, readings[SINGLE])
             rows.append((network, "Raspberry Pi", system, value, "µAh a request", share, STATED))
     return FigureData(
         pd.DataFrame(rows, columns=list(COLUMNS)),
@@ -138,7 +139,7 @@ def _find_edge_costs(inputs: Inputs, network: str, device: str | None) -> EdgeCo
         found.missing.append(f"evaluations of two exits of {name} on {device}")
     elif point is not None:
         evaluation = read_evaluation(two)
-        found.offloaded = evaluation.decide(point.thresholds).outcome().offloaded_share
+        found.offloaded = evaluation.decide(point.thresholds).count().offloaded_share
         found.seconds[TWO_EXITS_LOCAL] = find_edge_cost(evaluation, point.thresholds)
         found.files += [point.path, *two]
         timings = results.timings.get(device or "")

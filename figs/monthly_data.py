@@ -19,7 +19,7 @@ from figs.figure_data import (
     list_missing_months,
 )
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, EvaluationFile, ResultsFolder
-from utils.decision import Decisions, Outcome
+from utils.decision import DecisionCounts, Decisions
 from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation
 
 AT_POINT: Final = "two exits"
@@ -32,10 +32,10 @@ Acceptances = dict[str, list[float]]
 """Network -> the share of events that it accepts in each month."""
 
 
-def count_single_exit(evaluation: SingleExitEvaluation) -> Outcome:
+def count_single_exit(evaluation: SingleExitEvaluation) -> DecisionCounts:
     """Count the answers of a single exit, which accepts every event."""
     all_events = np.ones(len(evaluation), dtype=np.bool_)
-    return Decisions(evaluation.labels, all_events, ~all_events, evaluation.prediction).outcome()
+    return Decisions(evaluation.labels, all_events, ~all_events, evaluation.prediction).count()
 
 
 def collect_single_exit(inputs: Inputs) -> FigureData:
@@ -118,11 +118,11 @@ def _iterate_files(results: ResultsFolder, kind: str) -> Iterator[EvaluationFile
         yield from results.list_by_month(kind, network)
 
 
-def _decide_at_point(inputs: Inputs) -> Iterator[tuple[EvaluationFile, Outcome]]:
+def _decide_at_point(inputs: Inputs) -> Iterator[tuple[EvaluationFile, DecisionCounts]]:
     for file in _iterate_files(inputs.results, TWO_EXITS):
         point = inputs.operating_points.get(file.network)
         if point is not None:
-            yield file, read_evaluation([file.path]).decide(point.thresholds).outcome()
+            yield file, read_evaluation([file.path]).decide(point.thresholds).count()
 
 
 def _list_fronts(inputs: Inputs) -> list[Path]:

@@ -30,7 +30,7 @@ import models
 from figs.provenance import MONTH, Provenance, read_provenance
 from utils.csv_tables import read_csv
 from utils.errors import InputFileError, ResultFileError
-from utils.files import check_folder, check_readable
+from utils.files import check_folder
 
 EVALUATIONS: Final = "evaluations"
 FRONTS: Final = "nsga2"
@@ -192,12 +192,8 @@ def read_timings(path: Path) -> pd.DataFrame:
     Raises:
         ResultFileError: the file is missing, is no such table, or holds a number out of range.
     """
-    check_readable(path, ResultFileError)
-    table = read_csv(path, ResultFileError, TIMING_COLUMNS, "\t")
-    missing = [name for name in TIMING_COLUMNS if name not in table]
-    if missing or table.empty:
-        wrong = f"lacks {missing[0]!r}" if missing else "has no rows"
-        raise ResultFileError(f"{path}: is no table of offload timings: it {wrong}")
+    kind = "a table of offload timings"
+    table = read_csv(path, ResultFileError, TIMING_COLUMNS, kind, "name another file", "\t")
     table = table[list(TIMING_COLUMNS)].copy()
     for name in TIMING_NUMBERS:
         table[name] = pd.to_numeric(table[name], errors="coerce")

@@ -11,8 +11,8 @@ import models
 from figs.figure_data import SINGLE, FigureData, Inputs, get_display_name
 from figs.offload_timing import LOOPBACK
 from figs.results_folder import SINGLE_EXIT, TWO_EXITS, read_timings
-from utils.classification_metrics import ratio
-from utils.cost_models import event_costs
+from utils.classification_metrics import divide
+from utils.cost_models import compute_event_costs
 from utils.results import read_evaluation, read_single_exit_evaluation
 
 EXIT_1: Final = "exit 1"
@@ -35,7 +35,7 @@ def collect_inference_rates(inputs: Inputs) -> FigureData:
             files += used
             for path, seconds in times.items():
                 mean = float(seconds.mean())
-                rows.append((network, device, path, len(seconds), mean, ratio(1.0, mean)))
+                rows.append((network, device, path, len(seconds), mean, divide(1.0, mean)))
             if SINGLE not in times:
                 missing.append(f"evaluations of the single exit of {get_display_name(network)} on {device}")
         if not inputs.results.list_devices(network):
@@ -58,7 +58,7 @@ def _read_path_times(inputs: Inputs, network: str, device: str) -> tuple[dict[st
     if single:
         times[SINGLE] = np.concatenate([read_single_exit_evaluation(path).time for path in single])
     if two:
-        times[EXIT_1], times[EXIT_2] = event_costs(read_evaluation(two))
+        times[EXIT_1], times[EXIT_2] = compute_event_costs(read_evaluation(two))
     return times, [*single, *two]
 
 

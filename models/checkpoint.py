@@ -135,7 +135,7 @@ def write_checkpoint(path: Path, network: nn.Module, training: Mapping[str, Any]
     save_tensors(path, content)
 
 
-def fingerprint(network: TwoExits) -> str:
+def compute_fingerprint(network: TwoExits) -> str:
     """Return the SHA-256 (hex) of all that determines the logits of exit 2.
 
     That is the class name, the input transform, the weights and the temperature. Client and worker compare their

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.early_exit import EarlyExitNetwork, SingleExitNetwork, TwoExits
 from models.mobilenet import MobileNetV2
 from models.onnx_graph import (
@@ -47,7 +47,7 @@ Metadata = dict[str, str]
 
 
 def open_halves(
-    network: TwoExits, threads: int | None = None, chunk: int | None = None, most: int | None = None,
+    network: TwoExits, threads: int | None = None, pass_size: int | None = None, most: int | None = None,
     *, int8: bool = False,
 ) -> tuple[FirstHalf, SecondHalf]:  # fmt: skip
     """Return both halves of a network for ONNX Runtime, which copies the weights.
@@ -55,24 +55,26 @@ def open_halves(
     Args:
         network: a network of ``models.ARCHITECTURES``, in evaluation mode on the CPU.
         threads: threads per pass; None: as many as PyTorch uses.
-        chunk: largest number of events in a pass of the first half; None: as in ``onnx_runtime.PASS_SIZES``.
-        most: as ``chunk``, for the second half; a larger number than that in ``PASS_SIZES`` has no effect.
+        pass_size: largest number of events in a pass of the first half; None: as in ``onnx_runtime.PASS_SIZES``.
+        most: as ``pass_size``, for the second half; a larger number than that in ``PASS_SIZES`` has no effect.
         int8: whether exit 2's large linear layers multiply 8-bit integers.
 
     Raises:
         CheckpointError: int8 makes the network no faster.
     """
     threads = torch.get_num_threads() if threads is None else threads
-    return _open_halves(network, fingerprint(network), threads, chunk, most, int8=int8)
+    return _open_halves(network, compute_fingerprint(network), threads, pass_size, most, int8=int8)
 
 
 def _open_halves(
-    network: TwoExits, digest: str, threads: int, chunk: int | None = None, most: int | None = None, *, int8: bool
+    network: TwoExits, digest: str, threads: int, pass_size: int | None = None, most: int | None = None, *, int8: bool
 ) -> tuple[FirstHalf, SecondHalf]:
     facts = type(_unwrap(network)[0]).__name__, digest, network.activation_shape()
-    first = FirstHalf(*facts, chunk or choose_pass_size(facts[0]), start_session(build_first_half(network), threads))
-    second = build_second_half(network, int8=int8)
-    return first, SecondHalf(*facts, choose_pass_size(facts[0], most), start_session(second, threads))
+    first, second = build_first_half(network), build_second_half(network, int8=int8)
+    return (
+        FirstHalf(*facts, pass_size or choose_pass_size(facts[0]), start_session(first, threads)),
+        SecondHalf(*facts, choose_pass_size(facts[0], most), start_session(second, threads)),
+    )
 
 
 def compute_logits(

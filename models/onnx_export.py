@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.alexnet import AlexNetWithExits
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.cpu_network import build_first_half, build_second_half
 from models.early_exit import TwoExits
 from models.onnx_quantize import quantize
@@ -28,7 +28,7 @@ from models.onnx_runtime import (
     read_second_half,
 )
 from models.prediction import iterate_batches, predict
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.errors import CheckpointError
 from utils.files import replacing
 from utils.schema import Thresholds
@@ -106,13 +106,13 @@ def _build_metadata(network: TwoExits) -> dict[str, str]:
     return {
         "format_version": str(FORMAT_VERSION),
         "architecture": type(network.model if isinstance(network, CalibratedNetwork) else network).__name__,
-        "fingerprint": fingerprint(network),
+        "fingerprint": compute_fingerprint(network),
         "activation_shape": ",".join(map(str, network.activation_shape())),
     }
 
 
 def _check_agreement(path: Path, expected: FloatArray, given: FloatArray, most: float) -> Agreement:
-    (label, certain), (label_given, certain_given) = certainty(expected), certainty(given)
+    (label, certain), (label_given, certain_given) = classify(expected), classify(given)
     difference = float(np.abs(certain - certain_given).max())
     if not difference <= most:
         raise CheckpointError(

@@ -22,7 +22,7 @@ from utils.schema import CLASS_COUNT, FEATURE_COUNT, Thresholds
 
 FORMAT_VERSION: Final = 2
 FEATURES, ACTIVATIONS, LOGITS_1, LOGITS_2 = "features", "activations", "logits_1", "logits_2"
-CHUNK: Final = 32
+EDGE_PASS_SIZE: Final = 32
 """Default number of events in a pass of the first half on an edge. More events do not fit into the processor's cache;
 with fewer events, the fixed cost of a pass matters."""
 PASS_SIZES: Final = {"alexnet": 64, "mobilenet": 8}
@@ -54,20 +54,20 @@ class Half:
 
     Attributes:
         architecture: class name, as in ``models.ARCHITECTURES``.
-        fingerprint: as ``models.checkpoint.fingerprint`` returns it; empty if it was not computed.
+        fingerprint: as ``models.checkpoint.compute_fingerprint`` returns it; empty if it was not computed.
         activation_shape: (C, H, W) of one event's activations behind segment 1.
-        chunk: largest number of events in a pass.
+        pass_size: largest number of events in a pass.
     """
 
     architecture: str
     fingerprint: str
     activation_shape: tuple[int, ...]
-    chunk: int
+    pass_size: int
     _session: Any
 
     def _run(self, name: str, batch: FloatArray, outputs: list[str]) -> list[FloatArray]:
         """Return the named outputs for a batch, computed in passes of about equal size."""
-        passes = -(-len(batch) // self.chunk)
+        passes = -(-len(batch) // self.pass_size)
         if passes == 1:
             return self._run_pass(name, batch, outputs)
         shapes = [self.activation_shape if output == ACTIVATIONS else (CLASS_COUNT,) for output in outputs]
@@ -133,13 +133,13 @@ def choose_pass_size(architecture: str, most: int | None = None) -> int:
     return size if most is None else min(size, most)
 
 
-def read_first_half(path: Path, threads: int = 1, chunk: int | None = None) -> FirstHalf:
+def read_first_half(path: Path, threads: int = 1, pass_size: int | None = None) -> FirstHalf:
     """Read a file that ``onnx_export.write_edge_model`` wrote, and run it once to check its outputs.
 
     Args:
         path: the .onnx file.
         threads: threads per pass.
-        chunk: largest number of events in a pass; None: as in ``PASS_SIZES``.
+        pass_size: largest number of events in a pass; None: as in ``PASS_SIZES``.
 
     Raises:
         CheckpointError: the file is missing, too large, damaged, of another version, or was not written by that
@@ -147,7 +147,7 @@ def read_first_half(path: Path, threads: int = 1, chunk: int | None = None) -> F
     """
     session, facts, metadata = _open(path, threads)
     try:
-        model = FirstHalf(*facts, chunk or choose_pass_size(facts[0]), session, _parse_thresholds(metadata))
+        model = FirstHalf(*facts, pass_size or choose_pass_size(facts[0]), session, _parse_thresholds(metadata))
     except (TypeError, ValueError) as problem:
         raise CheckpointError(f"{path}: its thresholds are damaged. Export it again.") from problem
     expected = {LOGITS_1: (CLASS_COUNT,), ACTIVATIONS: model.activation_shape}
@@ -171,7 +171,7 @@ def read_exported(
     second_exit: Path | None,
     family: str | None,
     threads: int = 1,
-    chunk: int | None = None,
+    pass_size: int | None = None,
     most: int | None = None,
 ) -> tuple[FirstHalf, SecondHalf | None]:
     """Read both halves of a network, or only the first.
@@ -181,14 +181,14 @@ def read_exported(
         second_exit: file of the second half; None: read the first half only.
         family: required family of the network, one of ``models.FAMILIES``; None: any.
         threads: threads per pass.
-        chunk: largest number of events in a pass of the first half; None: as in ``PASS_SIZES``.
+        pass_size: largest number of events in a pass of the first half; None: as in ``PASS_SIZES``.
         most: as for ``read_second_half``.
 
     Raises:
         CheckpointError: as for ``read_first_half``, or the network is of another family, or the halves are of two
             networks.
     """
-    first = read_first_half(path, threads, chunk)
+    first = read_first_half(path, threads, pass_size)
     if family is not None and ARCHITECTURES[first.architecture].family != family:
         raise CheckpointError(f"{path}: holds {first.architecture}, not {family}. Name the network that it holds.")
     if second_exit is None:
@@ -212,7 +212,7 @@ def _open(path: Path, threads: int) -> tuple[Any, tuple[str, str, tuple[int, ...
     return session, _read_facts(metadata, path), metadata
 
 
-def usual_threads() -> int:
+def get_default_threads() -> int:
     """Return the default number of threads: OMP_NUM_THREADS, else the number of cores this process may use."""
     named = os.environ.get("OMP_NUM_THREADS", "")
     return int(named) if named.isdecimal() and 0 < int(named) <= MOST_THREADS else len(os.sched_getaffinity(0))

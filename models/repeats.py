@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.dataset import distinct_vectors
+from utils.dataset import find_distinct_vectors
 from utils.schema import CLASS_COUNT
 
 FloatArray = NDArray[np.float32]
@@ -32,7 +32,7 @@ def compute_each_once(
     logits = np.empty((2, len(features), CLASS_COUNT), dtype=np.float32)
     for start in range(0, len(features), _LOOKED_AT):
         part = slice(start, start + _LOOKED_AT)
-        first, place = distinct_vectors(features[part])
+        first, place = find_distinct_vectors(features[part])
         events, repeats = features[part][first], np.bincount(place)
         computed = np.empty((2, len(first), CLASS_COUNT), dtype=np.float32)
         for begin in range(0, len(first), batch_size):

@@ -13,7 +13,7 @@ NUMBERED_POINT: Final = 5
 
 COST_MODELS: Final = ("paper", "full", "edge")
 COST_MODEL: Final = "paper"
-"""The default cost model; see ``utils.cost_models.event_costs``."""
+"""The default cost model; see ``utils.cost_models.compute_event_costs``."""
 
 GRID_SIZE: Final = 512
 """The most thresholds of a class at an exit that the exact solver tries by default."""

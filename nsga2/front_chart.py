@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nsga2.operating_point import label_point, marks
+from nsga2.operating_point import find_named_points, label_point
 from utils.plotting import new_figure
 
 _SHAPES = {"knee": "D", "least-error": "v", "least-cost": "s"}
@@ -13,7 +13,7 @@ def draw_front(table: pd.DataFrame, row: int, title: str) -> Figure:
     """Draw a ``build_front_table``; the chosen row and the named points are marked."""
     figure, (ax,) = new_figure(width=6.8)
     ax.plot(table["time"], 100 * table["error"], marker="o", markersize=4, color="tab:blue", label="Pareto front")
-    for name, marked in marks(table).items():
+    for name, marked in find_named_points(table).items():
         ax.plot(
             table["time"][marked],
             100 * table["error"][marked],

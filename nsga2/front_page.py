@@ -5,7 +5,13 @@ from typing import Final
 
 import pandas as pd
 
-from nsga2.operating_point import EVALUATED_COLUMNS, format_client_command, get_thresholds, label_point, marks
+from nsga2.operating_point import (
+    EVALUATED_COLUMNS,
+    find_named_points,
+    format_client_command,
+    get_thresholds,
+    label_point,
+)
 from utils.page import fill_template
 
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "front_page.html.j2"
@@ -32,7 +38,7 @@ def render_front_page(table: pd.DataFrame, row: int, title: str, elsewhere: pd.D
         title: names the front.
         elsewhere: the result of ``evaluate_point``: the rates of the chosen point on other months; None: left out.
     """
-    names = {marked: name for name, marked in reversed(marks(table).items())}
+    names = {marked: name for name, marked in reversed(find_named_points(table).items())}
     points = [
         {
             **{str(name): float(value) for name, value in cells.items()},

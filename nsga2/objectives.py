@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nsga2.defaults import COST_MODEL
 from nsga2.range_counter import RangeCounter
-from utils.cost_models import event_costs
+from utils.cost_models import compute_event_costs
 from utils.errors import InfeasibleError
 from utils.results import Evaluation
 from utils.schema import ATTACK, NORMAL
@@ -92,7 +92,7 @@ class Objectives:
         # The rows that exit 2 predicts wrongly are appended again, so that one counter counts all rows or only those.
         self._counter = RangeCounter(np.concatenate((place_2, place_2[wrong_2])))
         self._wrong_1_before, self._wrong_2_before = _sum_before(wrong_1), _sum_before(wrong_2)
-        cost_1, cost_2 = event_costs(evaluation, cost_model, cost_per_offload)
+        cost_1, cost_2 = compute_event_costs(evaluation, cost_model, cost_per_offload)
         # Sums have more digits than the result, so that equal sums over different rows are equal after rounding.
         self._extra_before = _sum_before(1e6 * (cost_2 - cost_1)[order].astype(np.longdouble))
         self.min_time = 1e6 * float(cost_1.mean())

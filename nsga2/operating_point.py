@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nsga2.defaults import COST_MODEL, KNEE, NAMED_POINTS, NUMBERED_POINT
-from utils.classification_metrics import accuracy, ratio
-from utils.cost_models import event_costs
+from utils.classification_metrics import compute_accuracy, divide
+from utils.cost_models import compute_event_costs
 from utils.errors import InfeasibleError, InputFileError
 from utils.results import Evaluation, Front, SingleExitEvaluation
 from utils.schema import Thresholds
@@ -90,9 +90,9 @@ def build_front_table(front: Front, evaluation: Evaluation | None = None) -> pd.
     table = table.drop_duplicates(subset=["error", "time"]).sort_values(["time", "error"], ignore_index=True)
     table["point"] = table["point"].cumsum().sub(1).astype("Int64").where(table["point"])
     if evaluation is not None:
-        outcomes = [evaluation.decide(get_thresholds(table, row)).outcome() for row in range(len(table))]
-        table["acceptance"] = [outcome.acceptance for outcome in outcomes]
-        table["offloaded"] = [outcome.offloaded_share for outcome in outcomes]
+        counted = [evaluation.decide(get_thresholds(table, row)).count() for row in range(len(table))]
+        table["acceptance"] = [counts.acceptance for counts in counted]
+        table["offloaded"] = [counts.offloaded_share for counts in counted]
     return table
 
 
@@ -107,7 +107,7 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
     Raises:
         InputFileError: no point has that number.
     """
-    named, last = marks(table), int(table["point"].max()) if table["point"].notna().any() else -1
+    named, last = find_named_points(table), int(table["point"].max()) if table["point"].notna().any() else -1
     if isinstance(asked, str):
         return named[asked]
     if asked is None:
@@ -125,7 +125,7 @@ def label_point(table: pd.DataFrame, row: int) -> str:
     number = table["point"][row]
     if not pd.isna(number):
         return str(number)
-    return next((name for name, marked in marks(table).items() if marked == row), "without a number")
+    return next((name for name, marked in find_named_points(table).items() if marked == row), "without a number")
 
 
 def get_thresholds(table: pd.DataFrame, row: int) -> Thresholds:
@@ -133,7 +133,7 @@ def get_thresholds(table: pd.DataFrame, row: int) -> Thresholds:
     return Thresholds(*(float(value) for value in table[list(THRESHOLD_COLUMNS)].to_numpy()[row]))
 
 
-def marks(table: pd.DataFrame) -> dict[str, int]:
+def find_named_points(table: pd.DataFrame) -> dict[str, int]:
     """Return the row of ``build_front_table`` of each of the ``NAMED_POINTS``: name -> row."""
     objectives = table[["error", "time"]].to_numpy()
     found = (int(compute_nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)
@@ -183,14 +183,14 @@ def choose_within(table: pd.DataFrame, limits: Limits) -> int:
 
 @dataclass(frozen=True)
 class CostModel:
-    """A cost model and its cost per offload in seconds; see ``utils.cost_models.event_costs``."""
+    """A cost model and its cost per offload in seconds; see ``utils.cost_models.compute_event_costs``."""
 
     name: str = COST_MODEL
     cost_per_offload: float | None = None
 
     def find_mean(self, evaluation: Evaluation, thresholds: Thresholds) -> float:
         """Return the mean cost of an event in seconds."""
-        at_1, offloaded = event_costs(evaluation, self.name, self.cost_per_offload)
+        at_1, offloaded = compute_event_costs(evaluation, self.name, self.cost_per_offload)
         return float(np.where(evaluation.decide(thresholds).at_1, at_1, offloaded).mean())
 
 
@@ -217,26 +217,26 @@ def evaluate_point(
     """
     rows = []
     for number, (name, evaluation) in enumerate(zip(names, evaluations, strict=True)):
-        outcome = evaluation.decide(thresholds).outcome()
+        counts = evaluation.decide(thresholds).count()
         cost = costs.find_mean(evaluation, thresholds)
         whole = float((evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2).mean())
         row = {
             "data": name,
-            "rows": outcome.rows,
-            "acceptance": outcome.acceptance,
-            "error": outcome.error,
-            "true_positive_rate": outcome.true_positive_rate,
-            "false_positive_rate": outcome.false_positive_rate,
-            "precision": outcome.precision,
-            "f1": outcome.f1,
-            "offloaded": outcome.offloaded_share,
+            "rows": counts.rows,
+            "acceptance": counts.acceptance,
+            "error": counts.error,
+            "true_positive_rate": counts.true_positive_rate,
+            "false_positive_rate": counts.false_positive_rate,
+            "precision": counts.precision,
+            "f1": counts.f1,
+            "offloaded": counts.offloaded_share,
             "cost": 1e6 * cost,
-            "of_whole_path": ratio(cost, whole),
+            "of_whole_path": divide(cost, whole),
         }
         if singles:
             single = singles[number]
-            row["single_exit_error"] = 1.0 - accuracy(single.prediction, single.labels)
-            row["of_single_exit"] = ratio(cost, float(single.time.mean()))
+            row["single_exit_error"] = 1.0 - compute_accuracy(single.prediction, single.labels)
+            row["of_single_exit"] = divide(cost, float(single.time.mean()))
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -151,11 +151,11 @@ def _run_worker(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str
 
 def _choose_thresholds(front_file: Path) -> "Thresholds":
     from nsga2.defaults import KNEE
-    from nsga2.operating_point import build_front_table, get_thresholds, marks
+    from nsga2.operating_point import build_front_table, find_named_points, get_thresholds
     from utils.results import read_front
 
     table = build_front_table(read_front(front_file))
-    return get_thresholds(table, marks(table)[KNEE])
+    return get_thresholds(table, find_named_points(table)[KNEE])
 
 
 def _make_options(thresholds: "Thresholds") -> list[object]:

@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the pipeline as the arguments say."""
-    from nsga2.operating_point import build_front_table, get_thresholds, marks
+    from nsga2.operating_point import build_front_table, find_named_points, get_thresholds
     from utils.dataset import find_datasets
     from utils.results import read_front
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         "--savefile", inference,
     )  # fmt: skip
     table = build_front_table(read_front(front_file))
-    chosen = get_thresholds(table, marks(table)[OPERATION_POINT])
+    chosen = get_thresholds(table, find_named_points(table)[OPERATION_POINT])
     _offload(args.model, calibrated, operate, chosen, verdicts)
     _print_summary(inference, verdicts, operate.name)
     names = ", ".join(path.name for path in sorted(output.glob("*.*")))

@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     sources = inputs.add_mutually_exclusive_group(required=True)
     cli.add_dataset(sources, required=False)
     traffic_options.add_sources(sources)
-    traffic_options.add_traffic(inputs, ends=add_expert)
+    traffic_options.add_traffic(inputs, add_end=add_expert)
     cli.add_batch_size(inputs)
     shared_options.add_computing(shared_options.add_network(parser))
     cli.add_thresholds(parser.add_argument_group("thresholds"), ", or those in the exported network's file")
@@ -150,7 +150,7 @@ def _make_edge(
     from offload.edge.edge import Edge
     from utils.schema import DEFAULT_THRESHOLDS
 
-    thresholds = cli.thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
+    thresholds = cli.parse_thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
     if network.thresholds is not None:
         values = vars(thresholds)
         least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())

@@ -144,14 +144,14 @@ def run(args: argparse.Namespace) -> None:
 def _open_network(args: argparse.Namespace) -> "Network":
     """Open the network: a checkpoint, or an exported network, which needs no torch."""
     if cli.is_exported(args, args.trained_network_file):
-        from models.onnx_runtime import usual_threads
+        from models.onnx_runtime import get_default_threads
         from offload.networks.onnx_exits import open_exported
 
         if args.quantize is not None:
             raise InputFileError("--quantize is for a checkpoint; quantise an exported network when you export it")
         if args.second_exit_file is None:
             raise InputFileError("an exported network has its exit 2 in a second file; name it with --second-exit-file")
-        threads = args.threads or usual_threads()
+        threads = args.threads or get_default_threads()
         halves = args.trained_network_file, args.second_exit_file
         return open_exported(*halves, args.network, threads, most=args.max_batch)
     from offload.networks.torch_exits import open_checkpoint

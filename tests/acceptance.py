@@ -108,7 +108,7 @@ def accuracies(data: Path, output: Path) -> Iterator[Figure]:
     import models
     from models.checkpoint import read_two_exits
     from models.prediction import predict
-    from utils.classification_metrics import accuracy
+    from utils.classification_metrics import compute_accuracy
     from utils.dataset import read_labelled
 
     months = [read_labelled(data / "dataset" / f"{month}.csv") for month in LATER_MONTHS]
@@ -117,7 +117,10 @@ def accuracies(data: Path, output: Path) -> Iterator[Figure]:
         for seed in SEEDS:
             network, _ = read_two_exits(_trained(family, seed, data, output), family)
             by_month = [
-                [100 * accuracy(logits.argmax(axis=1), labels) for logits in predict(network, dataset.features, 500)]
+                [
+                    100 * compute_accuracy(logits.argmax(axis=1), labels)
+                    for logits in predict(network, dataset.features, 500)
+                ]
                 for dataset, labels in months
             ]
             means.append(np.mean(by_month, axis=0))
@@ -184,7 +187,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
     from models.prediction import iterate_batches
     from offload.broker_options import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
-    from utils.classification_metrics import certainty
+    from utils.classification_metrics import classify
     from utils.dataset import read_dataset
 
     month = data / "dataset" / "2016_03.csv"
@@ -231,7 +234,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
                     layers = torch.nn.Sequential(inner.transform, *inner.backbone, inner.exits[1])
                     whole = (layers(images) / network.temperature[1]).numpy()
                     parts = network.cloud(network.edge(images)[0]).numpy()
-                    gap = max(gap, float(np.abs(certainty(parts)[1] - certainty(whole)[1]).max()))
+                    gap = max(gap, float(np.abs(classify(parts)[1] - classify(whole)[1]).max()))
             yield Figure(f"{family}: edge then cloud = whole network", "Δ certainty ≤ 1e-5", f"{gap:.1e}", gap <= 1e-5)
 
 

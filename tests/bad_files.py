@@ -261,8 +261,8 @@ def _timings(content: str, *says: str) -> Fault:
 TIMINGS: dict[str, Fault] = {
     **unreadable(".tsv"),
     "not text": _binary("timings.tsv"),
-    "another table": _timings("network\tmilliseconds\nAlexNet\t9\n", "no table of offload timings"),
-    "a header alone": _timings("batch_size\trequest_process_time\n", "has no rows"),
+    "another table": _timings("network\tmilliseconds\nAlexNet\t9\n", "not a table of offload timings"),
+    "a header alone": _timings("batch_size\trequest_process_time\n", "no rows"),
     "text in a number": _timings("batch_size\trequest_process_time\n1\tsoon\n", "that is no number"),
     "requests of no events": _timings("batch_size\trequest_process_time\n0\t9\n", "batch_size under 1"),
 }

@@ -15,7 +15,7 @@ from models.onnx_runtime import read_exported
 from models.prediction import predict
 from tests.benchmarks.agreement import LEAST_EQUAL_INT8, MOST_DIFFERENCE_INT8, apart
 from tests.promised import Figure
-from utils.classification_metrics import accuracy, certainty, expected_calibration_error
+from utils.classification_metrics import classify, compute_accuracy, compute_calibration_error
 from utils.dataset import read_dataset, read_labelled
 
 MOST_POINTS, MOST_ECE = 0.3, 0.01
@@ -61,8 +61,8 @@ def int8_worker(checkpoint: Path, data: Path) -> Figure:
     plain, entry = read_two_exits(checkpoint)
     months = sorted((data / "dataset").glob(LATER_MONTHS))
     features = np.concatenate([read_dataset(path).features for path in months])
-    before = certainty(predict(plain, features, 500)[1])
-    after = certainty(compute_logits(plain, features, 500, torch.device("cpu"), int8=True)[1])
+    before = classify(predict(plain, features, 500)[1])
+    after = classify(compute_logits(plain, features, 500, torch.device("cpu"), int8=True)[1])
     equal, most = before[0] == after[0], apart(before, after)
     return Figure(
         f"int8 worker against float32, {checkpoint.stem}, {entry.architecture.name}, {len(months)} later months",
@@ -73,5 +73,5 @@ def int8_worker(checkpoint: Path, data: Path) -> Figure:
 
 
 def _quality(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
-    predictions, certainties = certainty(logits)
-    return accuracy(predictions, labels), expected_calibration_error(certainties, predictions == labels)
+    predictions, certainties = classify(logits)
+    return compute_accuracy(predictions, labels), compute_calibration_error(certainties, predictions == labels)

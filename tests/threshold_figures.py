@@ -102,10 +102,10 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         build_front_table,
         choose_within,
         evaluate_point,
+        find_named_points,
         get_thresholds,
-        marks,
     )
-    from utils.classification_metrics import accuracy
+    from utils.classification_metrics import compute_accuracy
     from utils.cost_models import read_cost_per_offload
     from utils.results import SingleExitEvaluation, read_evaluation, read_single_exit_evaluation
 
@@ -113,7 +113,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
     both = read_evaluation([folder / f"alexnet_rpi_{month}.csv" for month in months])
     parts = [vars(read_single_exit_evaluation(folder / f"alexnet_single_rpi_{month}.csv")) for month in months]
     single = SingleExitEvaluation(*(np.concatenate([part[name] for part in parts]) for name in parts[0]))
-    as_good = Limits(error=1 - accuracy(single.prediction, single.labels))
+    as_good = Limits(error=1 - compute_accuracy(single.prediction, single.labels))
     one_by_one, by_ten = (
         read_cost_per_offload(folder / "rpi_offload_timings.tsv", {**TIMINGS, "batch_size": size})
         for size in ("1", "10")
@@ -127,7 +127,7 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         table = build_front_table(
             find_exact_front(Objectives(both, model.name, model.cost_per_offload), LEAST).front, both
         )
-        points = {"as good as the single exit": choose_within(table, as_good), **marks(table)}
+        points = {"as good as the single exit": choose_within(table, as_good), **find_named_points(table)}
         del points[LEAST_COST]  # all at exit 1: it offloads nothing
         for name, point in points.items():
             row = evaluate_point(["Feb+Mar"], [both], [single], get_thresholds(table, point), model).iloc[0]

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     entries = dict.fromkeys(args.model or CATALOG)
     jobs = [make_download(entry, args.output_folder, args.base_url) for entry in entries]
-    print(download_all(jobs, force=args.force, show=cli.byte_bar, say=print))
+    print(download_all(jobs, force=args.force, show=cli.draw_byte_bar, say=print))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -165,7 +165,7 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
             )
 
 
-def thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
+def parse_thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
     """Return the thresholds that the arguments give, and those of ``otherwise`` for the others."""
     pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
     return Thresholds(*(other if given is None else given for given, other in pairs))
@@ -305,7 +305,7 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+def draw_byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a progress bar of bytes if stderr is a terminal.
 
     Yields:

@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 
 from utils.csv_tables import read_csv
 from utils.errors import InputFileError
-from utils.files import check_readable
 from utils.results import Evaluation
 
 MILLISECONDS: Final = 1e-3
-TIMING_COLUMNS: Final = ("batch_size", "request_process_time")
+_COLUMNS: Final = ("batch_size", "request_process_time")
 
 FloatArray = NDArray[np.float64]
 
 
-def event_costs(
+def compute_event_costs(
     evaluation: Evaluation, model: str = "paper", cost_per_offload: float | None = None
 ) -> tuple[FloatArray, FloatArray]:
     """Return the cost of each event in seconds: if accepted at exit 1 (N,), and if offloaded (N,).
@@ -50,30 +49,23 @@ def read_cost_per_offload(path: Path, where: dict[str, str]) -> float:
     """Return the processor time in seconds that the edge needs to send an event, averaged over measured requests.
 
     Args:
-        path: TSV with a row for each kind of request. Its columns ``TIMING_COLUMNS`` are the number of events in a
-            request and the processor time of the edge for the request, in milliseconds.
+        path: TSV with a row for each kind of request. Its column ``batch_size`` is the number of events in a request,
+            ``request_process_time`` the processor time of the edge for the request, in milliseconds.
         where: maps columns to values; only rows with all these values are used.
 
     Raises:
         InputFileError: the file is missing, is not such a table, or has no row with these values.
     """
-    check_readable(path, InputFileError)
-    table = read_csv(path, InputFileError, TIMING_COLUMNS, "\t")
-    missing = [name for name in (*TIMING_COLUMNS, *where) if name not in table]
-    if missing:
-        raise InputFileError(
-            f"{path}: is no table of offload timings, it lacks {missing[0]!r} and has {', '.join(map(str, table))}"
-        )
-    if table.empty:
-        raise InputFileError(f"{path}: has no rows; measure again")
+    columns, kind = (*_COLUMNS, *where), "a table of offload timings"
+    table = read_csv(path, InputFileError, columns, kind, "name another file", "\t")
     for name, value in where.items():
         chosen = table[table[name].astype(str) == value]
         if chosen.empty:
             found = ", ".join(sorted(table[name].astype(str).unique()))
             raise InputFileError(f"{path}: has no row with {name} = {value}; choose from {found}")
         table = chosen
-    size, milliseconds = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in TIMING_COLUMNS)
+    size, milliseconds = (pd.to_numeric(table[name], errors="coerce").to_numpy(np.float64) for name in _COLUMNS)
     if not ((size >= 1) & (milliseconds >= 0) & (size <= _MOST) & (milliseconds <= _MOST)).all():
-        raise InputFileError(f"{path}: holds a {TIMING_COLUMNS[0]} under 1, or a {TIMING_COLUMNS[1]} that is no number")
+        raise InputFileError(f"{path}: holds a {_COLUMNS[0]} under 1, or a {_COLUMNS[1]} that is no number; correct it")
     costs = milliseconds / size
     return MILLISECONDS * float(costs.mean())

@@ -60,13 +60,12 @@ def to_images(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return padded.reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE)
 
 
-def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the indices of the distinct rows of features (N, 58).
-
-    Most rows of real traffic are repeated, and need to be computed only once.
+def find_distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the D distinct rows of features (N, 58): most rows of real traffic repeat one, and are computed only once.
 
     Returns:
-        ``first`` (D,) and ``place`` (N,), indices such that ``features == features[first][place]``.
+        the index of one row of each (D,), ``first``, and the number of each row's vector among them (N,), ``place``:
+        ``features`` equals ``features[first][place]``.
     """
     if len(features) == 1:  # single events are frequent, and sorting would take longer than exit 1
         return np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.intp)
@@ -76,19 +75,18 @@ def distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.intp], N
     return first, place
 
 
-def read_dataset(path: Path, *, labelled: bool = False, progress: ByteProgress = _ignore_progress) -> Dataset:
+def read_dataset(path: Path, progress: ByteProgress = _ignore_progress) -> Dataset:
     """Read one dataset: a CSV, plain or compressed (.bz2, .gz), or a Parquet file.
 
     Args:
         path: a table with the 58 feature columns in any order and, optionally, ``class``.
-        labelled: whether the ``class`` column is required.
         progress: called after each chunk.
 
     Raises:
         DatasetError: the file is missing, empty, or not such a table; the message names file, column and row. Or its
             features are too large for memory, and the folder for temporary files cannot hold them.
     """
-    return _read([path], labelled=labelled, progress=progress)
+    return _read([path], labelled=False, progress=progress)
 
 
 def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tuple[Dataset, NDArray[np.int64]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.classification_metrics import ratio
+from utils.classification_metrics import divide
 from utils.schema import ATTACK, Thresholds
 
 
@@ -34,7 +34,7 @@ def is_accepted(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DecisionCounts:
     """Counts of the decisions about N labelled events under one set of thresholds.
 
     Attributes:
@@ -63,47 +63,47 @@ class Outcome:
     @property
     def acceptance(self) -> float:
         """Accepted events / all events."""
-        return ratio(self.accepted, self.rows)
+        return divide(self.accepted, self.rows)
 
     @property
     def rejected_share(self) -> float:
         """Rejected events / all events."""
-        return ratio(self.rows - self.accepted, self.rows)
+        return divide(self.rows - self.accepted, self.rows)
 
     @property
     def offloaded_share(self) -> float:
         """Events not accepted at exit 1 / all events."""
-        return ratio(self.rows - self.accepted_1, self.rows)
+        return divide(self.rows - self.accepted_1, self.rows)
 
     @property
     def accuracy(self) -> float:
         """Correctly decided events / accepted events."""
-        return ratio(self.correct_1 + self.correct_2, self.accepted)
+        return divide(self.correct_1 + self.correct_2, self.accepted)
 
     @property
     def error(self) -> float:
         """Wrongly decided events / accepted events."""
-        return ratio(self.accepted - self.correct_1 - self.correct_2, self.accepted)
+        return divide(self.accepted - self.correct_1 - self.correct_2, self.accepted)
 
     @property
     def true_positive_rate(self) -> float:
         """Caught attacks / accepted attacks."""
-        return ratio(self.caught, self.attacks)
+        return divide(self.caught, self.attacks)
 
     @property
     def false_positive_rate(self) -> float:
         """False alarms / accepted normal events."""
-        return ratio(self.alarms - self.caught, self.accepted - self.attacks)
+        return divide(self.alarms - self.caught, self.accepted - self.attacks)
 
     @property
     def precision(self) -> float:
         """Caught attacks / alarms."""
-        return ratio(self.caught, self.alarms)
+        return divide(self.caught, self.alarms)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and true positive rate."""
-        return ratio(2 * self.caught, self.attacks + self.alarms)
+        return divide(2 * self.caught, self.attacks + self.alarms)
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class Decisions:
     at_2: NDArray[np.bool_]
     predictions: NDArray[np.int64]
 
-    def outcome(self) -> Outcome:
-        """Count the decisions."""
+    def count(self) -> DecisionCounts:
+        """Return the counts of the decisions."""
         accepted, correct = self.at_1 | self.at_2, self.predictions == self.labels
         attack, alarm = accepted & (self.labels == ATTACK), accepted & (self.predictions == ATTACK)
-        counted = (self.at_1, self.at_2, self.at_1 & correct, self.at_2 & correct, attack, alarm, attack & alarm)
-        return Outcome(len(self.labels), *(int(mask.sum()) for mask in counted))
+        masks = (self.at_1, self.at_2, self.at_1 & correct, self.at_2 & correct, attack, alarm, attack & alarm)
+        return DecisionCounts(len(self.labels), *(int(mask.sum()) for mask in masks))
 
 
 def decide(

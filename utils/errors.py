@@ -19,8 +19,9 @@
         ├── CloudUnavailableError no broker, no worker, or no reply in time (exit code 3)
         └── BrokerRefusedError    user, password, virtual host or certificate refused (exit code 4)
 
-Every message has the form ``FILE: what is wrong (where). What to do.`` A script prints it on one line and exits with
-``exit_code``.
+A message begins with the file, option or address that it is about, if there is one. It says what is wrong and where
+and, after a semicolon or in a second sentence, what to do, unless that is obvious. A ``MessageError`` begins with its
+code. A script prints the message on one line and exits with ``exit_code``.
 """
 
 

@@ -70,7 +70,7 @@ class FeatureBuffer:
         try:
             mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as problem:
-            raise self._no_space(problem.strerror) from problem
+            raise self._make_error(problem.strerror) from problem
         if hasattr(mmap, "MADV_RANDOM"):
             # A batch has rows from all over the file; reading ahead would fetch a hundred times as much.
             mapped.madvise(mmap.MADV_RANDOM)
@@ -80,15 +80,15 @@ class FeatureBuffer:
         try:
             self._folder = Path(tempfile.gettempdir())
         except OSError as problem:
-            raise self._no_space(problem.strerror or "there is no writable folder for temporary files") from problem
+            raise self._make_error(problem.strerror or "there is no writable folder for temporary files") from problem
         free = shutil.disk_usage(self._folder).free
         if needed > free:
-            raise self._no_space(f"{free / 1e6:.0f} MB are free, about {needed / 1e6:.0f} MB are needed")
+            raise self._make_error(f"{free / 1e6:.0f} MB are free, about {needed / 1e6:.0f} MB are needed")
         try:
             # Unbuffered: closing a buffered file on a full disk would try to write the rest again.
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  # closed by __exit__
         except OSError as problem:
-            raise self._no_space(problem.strerror) from problem
+            raise self._make_error(problem.strerror) from problem
 
     def _write(self) -> None:
         assert self._file is not None
@@ -98,10 +98,10 @@ class FeatureBuffer:
                 while rest:
                     rest = rest[self._file.write(rest) :]
         except OSError as problem:
-            raise self._no_space(problem.strerror) from problem
+            raise self._make_error(problem.strerror) from problem
         self._chunks.clear()
 
-    def _no_space(self, reason: str | None) -> DatasetError:
+    def _make_error(self, reason: str | None) -> DatasetError:
         return DatasetError(
             f"{self._folder or 'TMPDIR'}: cannot hold the features, which are too large for memory: {reason}; "
             "free disk space, or set TMPDIR to another folder"

@@ -27,7 +27,7 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
     Raises:
         InputFileError: (``error``) the file is missing, empty, a folder, or not readable.
     """
-    if _is_folder(path):
+    if stat.S_ISDIR(_read_mode(path)):
         raise error(f"{path}: is a folder; name a file in it")
     try:
         with path.open("rb") as stream:
@@ -40,12 +40,15 @@ def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> 
     return path
 
 
-def _is_folder(path: Path) -> bool:
-    """Return whether ``path`` is a folder; False if it cannot be examined: using it will then raise the error."""
+def _read_mode(path: Path) -> int:
+    """Return the type and permissions of a path as in ``stat``; 0 if it is missing or cannot be examined.
+
+    There is no error, because using the path will raise it.
+    """
     try:
-        return path.is_dir()
-    except OSError:
-        return False
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
 
 
 def check_folder(path: Path) -> Path:
@@ -54,7 +57,7 @@ def check_folder(path: Path) -> Path:
     Raises:
         InputFileError: the path is missing, or is not a folder.
     """
-    if not _is_folder(path):
+    if not stat.S_ISDIR(_read_mode(path)):
         problem = "is a file, not a folder" if os.access(path, os.F_OK) else "no such folder"
         raise InputFileError(f"{path}: {problem}; name a folder")
     return path
@@ -89,9 +92,10 @@ def check_writable(path: Path) -> Path:
     Raises:
         InputFileError: the path is a folder, a device or a pipe, or its folder cannot be written to.
     """
-    if _is_folder(path):
+    mode = _read_mode(path)
+    if stat.S_ISDIR(mode):
         raise InputFileError(f"{path}: is a folder; name the file to write in it")
-    if _is_special(path):
+    if mode and not stat.S_ISREG(mode):
         # The finished file would replace /dev/null itself.
         raise InputFileError(f"{path}: is a device or a pipe, not a file; name a file")
     make_folder(path.parent)
@@ -160,19 +164,7 @@ def check_distinct(outputs: Iterable[Path | None]) -> None:
 
 def is_pipe(path: Path) -> bool:
     """Return whether ``path`` is a named pipe, or a pipe of the shell, as in ``<(zcat capture.gz)``."""
-    try:
-        return path.is_fifo()
-    except OSError:
-        return False  # using it will raise the error
-
-
-def _is_special(path: Path) -> bool:
-    """Return whether ``path`` exists and is neither a file nor a folder."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False  # using it will raise the error
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+    return stat.S_ISFIFO(_read_mode(path))
 
 
 def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat_result]:
@@ -189,14 +181,6 @@ def _create_partial(path: Path, permissions: int = 0o666) -> tuple[Path, os.stat
         os.close(file)
 
 
-def get_permissions(path: Path) -> int | None:
-    """Return the permissions of a file; None if it does not exist."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode) & 0o777
-    except OSError:
-        return None
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a temporary file beside ``path``, which replaces ``path`` if the block succeeds.
@@ -209,7 +193,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_writable(path)
-    permissions = get_permissions(path)
+    mode = _read_mode(path)
+    permissions = mode & 0o777 if mode else None
     partial = None
     try:
         # While the file is written, other users must not be able to read the new content of a private file.

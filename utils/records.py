@@ -55,12 +55,12 @@ class Records:
         return type(self)(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Concatenate the records of one or more parts."""
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Return the records of one or more parts, one after another."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def identity_columns(records: Records) -> dict[str, NDArray[Any]]:
+def make_identity_columns(records: Records) -> dict[str, NDArray[Any]]:
     """Return the columns of ``schema.IDENTITY``, each (R,), by name."""
     addresses = (np.array(format_addresses(of), dtype=object) for of in (records.address_a, records.address_b))
     return dict(zip(IDENTITY, (records.window_start, *addresses), strict=True))

@@ -108,7 +108,7 @@ def read_evaluation(paths: Sequence[Path]) -> Evaluation:
     Raises:
         ResultFileError: a file is missing, is not an evaluation CSV, or holds a value out of range.
     """
-    columns = [_evaluation_columns(path, EVALUATION_COLUMNS, "two exits") for path in paths]
+    columns = [_read_columns(path, EVALUATION_COLUMNS, "two exits") for path in paths]
     return Evaluation(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
 
 
@@ -118,24 +118,16 @@ def read_single_exit_evaluation(path: Path) -> SingleExitEvaluation:
     Raises:
         ResultFileError: as for ``read_evaluation``.
     """
-    return SingleExitEvaluation(*_evaluation_columns(path, SINGLE_EXIT_EVALUATION_COLUMNS, "a single exit"))
+    return SingleExitEvaluation(*_read_columns(path, SINGLE_EXIT_EVALUATION_COLUMNS, "a single exit"))
 
 
-def _evaluation_columns(path: Path, columns: Sequence[str], kind: str) -> list[NDArray[Any]]:
-    check_readable(path, ResultFileError)
-    table = read_csv(path, ResultFileError, columns)
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise ResultFileError(
-            f"{path}: is not an evaluation CSV of {kind}, it lacks {', '.join(missing[:3])}; "
-            "write one with evaluations/generate-model-evaluation-csv.py"
-        )
-    if table.empty:
-        raise ResultFileError(f"{path}: has a header but no rows; evaluate a dataset that has some")
-    return [_evaluation_column(table, name, path) for name in columns]
+def _read_columns(path: Path, columns: Sequence[str], kind: str) -> list[NDArray[Any]]:
+    remedy = "write one with evaluations/generate-model-evaluation-csv.py"
+    table = read_csv(path, ResultFileError, columns, f"an evaluation CSV of {kind}", remedy)
+    return [_check_column(table, name, path) for name in columns]
 
 
-def _evaluation_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[Any]:
+def _check_column(table: pd.DataFrame, name: str, path: Path) -> NDArray[Any]:
     values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
     if name.startswith("y"):
         wrong, allowed = ~np.isin(values, np.arange(CLASS_COUNT)), "0 or 1"
@@ -175,10 +167,6 @@ class Front:
     def __len__(self) -> int:
         return len(self.thresholds)
 
-    def point(self, index: int) -> Thresholds:
-        """Return the thresholds of the point with an index."""
-        return Thresholds(*(float(value) for value in self.thresholds[index]))
-
 
 def write_front(front: Front, path: Path) -> None:
     """Write an NSGA-II result file atomically.
@@ -206,17 +194,17 @@ def read_front(path: Path) -> Front:
         raise ResultFileError(f"{path}: is not an NSGA-II result file, or is cut off; {_REMEDY}") from problem
     if not isinstance(content, list) or len(content) != len(Front.__dataclass_fields__):
         raise ResultFileError(f"{path}: is not the list of 8 items that an NSGA-II result file holds; {_REMEDY}")
-    thresholds, objectives = (_matrix(content[index], columns, path) for index, columns in ((0, 4), (1, 2)))
+    thresholds, objectives = (_check_matrix(content[index], columns, path) for index, columns in ((0, 4), (1, 2)))
     if len(thresholds) != len(objectives):
         raise ResultFileError(
             f"{path}: {len(thresholds)} sets of thresholds but {len(objectives)} of objectives; {_REMEDY}"
         )
     if not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise ResultFileError(f"{path}: holds a threshold outside [0, 1]; {_REMEDY}")
-    return Front(thresholds, objectives, *(_scalar(value, path) for value in content[2:]))
+    return Front(thresholds, objectives, *(_check_number(value, path) for value in content[2:]))
 
 
-def _matrix(value: object, columns: int, path: Path) -> NDArray[np.float64]:
+def _check_matrix(value: object, columns: int, path: Path) -> NDArray[np.float64]:
     array = value.to_numpy() if isinstance(value, plain_pickle.PickledArray) else None
     if array is None or array.dtype.kind != "f" or array.ndim != 2 or array.shape[1] != columns:
         raise ResultFileError(f"{path}: does not hold a table of {columns} columns where it should; {_REMEDY}")
@@ -225,7 +213,7 @@ def _matrix(value: object, columns: int, path: Path) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
-def _scalar(value: object, path: Path) -> float:
+def _check_number(value: object, path: Path) -> float:
     array = value.to_numpy() if isinstance(value, plain_pickle.PickledArray) else None
     number = array.item() if array is not None and array.size == 1 else value
     if not isinstance(number, int | float):

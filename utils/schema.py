@@ -86,6 +86,7 @@ LOCAL: Final = "local"
 
 CERTAIN: Final = "certain"
 UNCERTAIN: Final = "uncertain"
+"""Reasons of the decider for an event that is accepted, and for one that is rejected."""
 
 
 @dataclass(frozen=True)

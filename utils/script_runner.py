@@ -62,15 +62,16 @@ def serving(script: str, options: Sequence[object], environment: Mapping[str, st
         start_new_session=True,  # Ctrl-C at the terminal reaches only this process, which then ends the script
     ) as process:
         assert process.stdout is not None
+        timeout = threading.Timer(_START_TIMEOUT, process.kill)
+        timeout.start()
         try:
-            timeout = threading.Timer(_START_TIMEOUT, process.kill)
-            timeout.start()
             is_ready = any(_echo(line).startswith("ready:") for line in iter(process.stdout.readline, ""))
             timeout.cancel()
             if not is_ready:
                 raise CloudUnavailableError(f"{script} did not start; see its message above")
             yield
         finally:
+            timeout.cancel()  # if the start was interrupted; its thread would keep this process alive
             process.terminate()
             print(process.communicate()[0], end="", flush=True)
 

@@ -10,7 +10,7 @@ from utils.compressions import describe_compression
 from utils.errors import CaptureError
 
 HEADER: Final = 24
-"""Bytes that are needed to detect the format, if the file has as many: the file header of pcap."""
+"""Number of bytes at the beginning of a file that are needed to detect its format: the file header of pcap."""
 
 GZIP: Final = b"\x1f\x8b"
 """First bytes of a gzip-compressed file."""

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Final
@@ -39,15 +40,25 @@ def read_capture(
     Raises:
         CaptureError: the file is missing, damaged or not a capture, or a pcap of an unsupported link type.
     """
+    with open_capture(path) as (file, stream):
+        yield from _read_packets(stream, lambda: progress(file.tell()), counts, chunk_bytes)
+
+
+@contextmanager
+def open_capture(path: Path) -> Iterator[tuple[BufferedIOBase, BufferedIOBase]]:
+    """Open a capture; yield the file, and a stream of its content, unpacked if it is gzip-compressed.
+
+    Raises:
+        CaptureError: the file is missing, or the block finds it damaged; each CaptureError of the block names the file.
+    """
     with check_readable(path, CaptureError).open("rb") as file:
         is_gzip = file.read(2) == GZIP
         file.seek(0)
         try:
-            stream: BufferedIOBase = gzip.GzipFile(fileobj=file) if is_gzip else file
-            yield from _read_packets(stream, lambda: progress(file.tell()), counts, chunk_bytes)
+            yield file, gzip.GzipFile(fileobj=file) if is_gzip else file
         except CaptureError as problem:
             raise CaptureError(f"{path}: {problem}") from None
-        except (zlib.error, gzip.BadGzipFile) as problem:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
             raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
         except OSError as problem:
             raise CaptureError(f"{path}: cannot be read: {problem.strerror or problem}; check the disk") from problem
@@ -90,7 +101,7 @@ class Decoder:
         if self._format is None:
             if len(self._rest) < HEADER:
                 return
-            self._format = self._start()
+            self._format = self._detect_format()
         frames, parsed = self._format.parse(self._rest, self._offset)
         self._discard(parsed)
         self._counts.count_malformed(UNTIMED, self._format.untimed - self._untimed)
@@ -100,7 +111,7 @@ class Decoder:
 
     def _extract_packets(self, frames: list[Frames]) -> Packets:
         """Return the IPv4 packets among the frames of a chunk, in the order of the file."""
-        found = [extract_ipv4_packets(some, self._counts) for some in frames]
+        found = [extract_ipv4_packets(group, self._counts) for group in frames]
         if len(found) == 1:
             return found[0][0]
         order = np.argsort(np.concatenate([start for _, start in found]), kind="stable")
@@ -113,19 +124,20 @@ class Decoder:
             CaptureError: the file ends within its header.
         """
         if self._format is None:
-            self._start()
+            self._detect_format()
         if not self._offset:
             raise CaptureError(CUT_OFF)
         self._counts.truncated += bool(self._rest)
 
-    def _start(self) -> CaptureFormat:
-        form, header = detect_format(self._rest[:LONGEST_MAGIC])
-        link_type = form.only_link_type
+    def _detect_format(self) -> CaptureFormat:
+        """Return the format, and skip the header of the file."""
+        found, header_size = detect_format(self._rest[:LONGEST_MAGIC])
+        link_type = found.only_link_type
         if link_type is not None and link_type not in LINK_TYPES:
             supported = ", ".join(dict.fromkeys(link.name for link in LINK_TYPES.values()))
             raise CaptureError(f"was captured with {name_link_type(link_type)}; supported are {supported}")
-        self._discard(header)
-        return form
+        self._discard(header_size)
+        return found
 
     def _discard(self, count: int) -> None:
         self._rest, self._offset = self._rest[count:], self._offset + count

@@ -14,7 +14,7 @@ Integers = NDArray[np.int64]
 LARGEST_FRAME: Final = 262_144
 """Largest captured length in bytes, the limit of libpcap; a greater one means damage."""
 
-SAVE_THE_REST: Final = "what comes before can be saved with editcap or tcpdump"
+SAVE_THE_BEGINNING: Final = "what comes before can be saved with editcap or tcpdump"
 """What to do with a capture that is damaged from some byte on."""
 
 
@@ -90,4 +90,4 @@ def read_numbers(content: Bytes, at: Integers, dtype: str) -> Integers:
 
 def make_damage_error(offset: int, found: str) -> CaptureError:
     """Return the error for a capture that is damaged at a byte."""
-    return CaptureError(f"is damaged at byte {offset}: {found}; {SAVE_THE_REST}")
+    return CaptureError(f"is damaged at byte {offset}: {found}; {SAVE_THE_BEGINNING}")

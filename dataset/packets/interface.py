@@ -222,5 +222,4 @@ def _describe(problem: OSError) -> str:
             return f"no such interface; choose one of {', '.join(name for _, name in socket.if_nameindex())}"
         case errno.ENOMEM:
             return "there is not enough memory for the ring buffer; free some"
-
     return f"cannot be captured: {problem.strerror or problem}; check the kernel (CONFIG_PACKET, CONFIG_PACKET_MMAP)"

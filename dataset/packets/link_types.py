@@ -48,13 +48,13 @@ class LinkType:
     Attributes:
         name: for people.
         header: bytes before the IP packet.
-        marks: offset and dtype of the number that tells the protocol, and its values for IPv4.
-        others: names of other protocols, by that number.
+        protocol: offset and dtype of the field that names the protocol, and its values for IPv4.
+        others: names of other protocols, by the value of that field.
     """
 
     name: str
     header: int
-    marks: tuple[int, str, tuple[int, ...]]
+    protocol: tuple[int, str, tuple[int, ...]]
     others: Mapping[int, str]
 
 
@@ -120,21 +120,21 @@ def extract_ipv4_packets(frames: Frames, counts: TrafficCounts) -> tuple[Packets
         counts.unreadable[name] += len(frames)
         return NO_PACKETS, frames.start[:0]
     link = LINK_TYPES[frames.link_type]
-    offset, dtype, values = link.marks
+    offset, dtype, values = link.protocol
     whole = np.flatnonzero(frames.captured >= max(link.header, offset + np.dtype(dtype).itemsize))
-    marks = read_numbers(frames.content, frames.start[whole] + offset, dtype)
-    is_marked = _is_one_of(marks, values)
-    marked = whole[is_marked]
-    long = marked[frames.captured[marked] >= link.header + _IP_HEADER]
+    protocols = read_numbers(frames.content, frames.start[whole] + offset, dtype)
+    is_ipv4 = _is_one_of(protocols, values)
+    ipv4 = whole[is_ipv4]
+    long = ipv4[frames.captured[ipv4] >= link.header + _IP_HEADER]
     timed = long
     if len(long) and not 0 <= frames.timestamp.min() <= frames.timestamp.max() < _LATEST:
         timed = long[(frames.timestamp[long] >= 0) & (frames.timestamp[long] < _LATEST)]
     # The features are defined by the EtherType alone; so on Ethernet the version is not checked.
     chosen = timed if link is _ETHERNET else timed[_is_version_4(frames, timed, link)]
     counts.ipv4 += len(chosen)
-    for kind, count in _count_kinds(marks[~is_marked], link).items():
+    for kind, count in _count_kinds(protocols[~is_ipv4], link).items():
         counts.count_other(kind, count)
-    counts.count_malformed(CUT_SHORT, len(frames) - len(whole) + len(marked) - len(long))
+    counts.count_malformed(CUT_SHORT, len(frames) - len(whole) + len(ipv4) - len(long))
     counts.count_malformed(NO_TIME, len(long) - len(timed))
     counts.count_malformed(NOT_VERSION_4, len(timed) - len(chosen))
     return _parse_packets(frames, chosen, link), frames.start[chosen]
@@ -145,11 +145,11 @@ def _is_version_4(frames: Frames, chosen: NDArray[np.intp], link: LinkType) -> N
     return is_4
 
 
-def _count_kinds(marks: Integers, link: LinkType) -> Counter[str]:
-    """Return the protocols of frames that are not IPv4, and how many of each, from their marks (N,)."""
+def _count_kinds(protocols: Integers, link: LinkType) -> Counter[str]:
+    """Return the names of protocols other than IPv4 with their numbers of frames, given each frame's (N,)."""
     kinds = Counter[str]()
-    for mark, count in zip(*np.unique(marks, return_counts=True), strict=True):
-        kinds[link.others.get(int(mark), OTHER)] += int(count)
+    for protocol, count in zip(*np.unique(protocols, return_counts=True), strict=True):
+        kinds[link.others.get(int(protocol), OTHER)] += int(count)
     return kinds
 
 
@@ -189,7 +189,6 @@ def _parse_ports(content: Bytes, start: Integers, captured: Integers, header: ND
     ports = np.where(has_ports, header["ports"], 0)
     with_options = np.flatnonzero(has_ports & (length != _IP_HEADER))
     ports[with_options] = read_numbers(content, start[with_options] + length[with_options], ">u4")
-
     icmp = np.flatnonzero(header["protocol"] == _ICMP)
     first = ports[icmp]
     ports[icmp] = first >> 24 << 16 | first >> 16 & 0xFF

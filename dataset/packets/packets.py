@@ -75,7 +75,6 @@ NO_PACKETS: Final = Packets(*(np.empty(0, dtype) for dtype in _DTYPES))
 def _scramble(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Replace numbers (N,) in place by distinct ones that no other process can predict."""
     # Every step is invertible, so different numbers stay different. Python's hash of an integer has no key.
-
     upper = np.empty_like(numbers)
     for factor, shift in zip(_KEY, (32, 29), strict=True):
         numbers *= factor

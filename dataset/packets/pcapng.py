@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dataset.packets.frames import (
     LARGEST_FRAME,
-    SAVE_THE_REST,
+    SAVE_THE_BEGINNING,
     Bytes,
     Frames,
     Integers,
@@ -83,7 +83,6 @@ class PcapNg:
         """See ``CaptureFormat``."""
         packets: list[int] = []
         found: _PacketBlocks = [(self._section, packets)]
-
         at, end = 0, len(chunk)
         heading = struct.Struct(f"{self._section.order}II")
         while at + _SMALLEST_BLOCK <= end:
@@ -115,10 +114,10 @@ def _read_section(chunk: bytes, at: int, offset: int) -> _Section:
         if byte_order == _BYTE_ORDER:
             if tuple(version) not in _VERSIONS:
                 major, minor = version
-                rest = f"; {SAVE_THE_REST}" if offset + at else ""
+                remedy = f"; {SAVE_THE_BEGINNING}" if offset + at else ""
                 raise CaptureError(
                     f"holds a section of pcapng version {major}.{minor} at byte {offset + at}; only version 1.0 can be "
-                    f"read{rest}"
+                    f"read{remedy}"
                 )
             return _Section(order)
     raise make_damage_error(offset + at, "a section without a valid byte order")
@@ -234,7 +233,6 @@ def _convert_ticks(ticks: NDArray[np.uint64], resolution: int) -> Integers:
         return microseconds
     seconds, rest = ticks >> np.uint64(power), ticks & np.uint64((1 << power) - 1)
     # Drop the lowest bits of the rest, so that its product with a million fits in 64 bits.
-
     excess = np.uint64(max(0, power - 40))
     fraction = (rest >> excess) * np.uint64(10**6) >> np.uint64(power) - excess
     whole: Integers = (seconds * np.uint64(10**6) + fraction).astype(np.int64)

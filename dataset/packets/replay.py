@@ -1,16 +1,15 @@
 """Replay the frames of a capture at their original pace."""
 
-import gzip
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from dataset.packets.capture_formats import GZIP, HEADER, detect_format
+from dataset.packets.capture_formats import HEADER, detect_format
+from dataset.packets.captures import open_capture
+from dataset.packets.frames import Frames
 from dataset.packets.link_types import name_link_type
 from utils.errors import CaptureError
-from utils.files import check_readable
 
 _ETHERNET: Final = 1
 _LARGEST_FILE: Final = 64 * 2**20
@@ -28,38 +27,29 @@ def read_frames(path: Path) -> Iterator[tuple[float, bytes]]:
         CaptureError: the file is missing, too large, damaged or not a capture, or has frames that are not Ethernet or
             of an unusual size.
     """
-    check_readable(path, CaptureError)
-    try:
-        with path.open("rb") as file:
-            stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == GZIP else file
-            content = stream.read(_LARGEST_FILE + 1)
-    except (OSError, EOFError, zlib.error) as problem:
-        raise CaptureError(f"{path}: is damaged: {problem}; fetch or make it again") from problem
-    if len(content) > _LARGEST_FILE:
-        raise CaptureError(f"{path}: is too large to replay; split it, for example with editcap")
-    try:
-        form, header = detect_format(content[:HEADER])
-        frames, _ = form.parse(content[header:], header)
-    except CaptureError as problem:
-        raise CaptureError(f"{path}: {problem}") from None
-    if not sum(map(len, frames)):
-        raise CaptureError(f"{path}: holds no frame; name another capture")
-    first = None
-    for some in frames:
-        if some.link_type != _ETHERNET:
-            raise CaptureError(
-                f"{path}: was captured with {name_link_type(some.link_type)}; name a capture of Ethernet frames"
-            )
-        if not (some.size >= _HEADER).all() or some.size.max(initial=0) > _LARGEST_FRAME:
-            raise CaptureError(
-                f"{path}: holds frames that are not {_HEADER} to {_LARGEST_FRAME} bytes long; name another capture"
-            )
-        for start, captured, size, timestamp in zip(
-            some.start.tolist(), some.captured.tolist(), some.size.tolist(), some.timestamp.tolist(), strict=True
-        ):
-            first = timestamp if first is None else first
-            frame = some.content[start : start + min(captured, size)].tobytes()
-            yield (timestamp - first) / _MICROSECONDS, frame.ljust(size, b"\0")
+    with open_capture(path) as (_, stream):
+        content = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise CaptureError("is too large to replay; split it, for example with editcap")
+        capture_format, header_size = detect_format(content[:HEADER])
+        groups, _ = capture_format.parse(content[header_size:], header_size)
+        if not sum(map(len, groups)):
+            raise CaptureError("holds no frame; name another capture")
+        first = None
+        for frames in groups:
+            _check_frames(frames)
+            columns = (frames.start, frames.captured, frames.size, frames.timestamp)
+            for start, captured, size, timestamp in zip(*(column.tolist() for column in columns), strict=True):
+                first = timestamp if first is None else first
+                frame = frames.content[start : start + min(captured, size)].tobytes()
+                yield (timestamp - first) / _MICROSECONDS, frame.ljust(size, b"\0")
+
+
+def _check_frames(frames: Frames) -> None:
+    if frames.link_type != _ETHERNET:
+        raise CaptureError(f"was captured with {name_link_type(frames.link_type)}; name a capture of Ethernet frames")
+    if not (frames.size >= _HEADER).all() or frames.size.max(initial=0) > _LARGEST_FRAME:
+        raise CaptureError(f"holds frames that are not {_HEADER} to {_LARGEST_FRAME} bytes long; name another capture")
 
 
 def replay(frames: Iterator[tuple[float, bytes]], send: Callable[[bytes], object]) -> int:

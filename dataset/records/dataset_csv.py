@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import groupby
 from operator import call
 from pathlib import Path
-from typing import Final, TextIO
+from typing import IO, Final
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from dataset.records.labels import Labels
 from dataset.records.scaling import PUBLISHED, Scaler
 from utils.errors import CaptureError
 from utils.files import COMPRESSIONS, replacing
-from utils.records import Records, identity_columns
+from utils.records import Records, make_identity_columns
 from utils.schema import CLASS, FEATURES
 
 _CACHED: Final = 2**15  # formatted rows, and formatted numbers of each type
@@ -43,22 +43,22 @@ def build_table(
         whole = [name for name in FEATURES if name not in _VARIANCES]
         table[whole] = table[whole].astype(np.int64)
     if identity:
-        table = pd.concat((pd.DataFrame(identity_columns(records)), table), axis=1)
+        table = pd.concat((pd.DataFrame(make_identity_columns(records)), table), axis=1)
     if labels is not None:
         table[CLASS] = labels
     return table
 
 
 def format_csv(table: pd.DataFrame) -> str:
-    """Return the rows of a table as CSV, as pandas would write them; equal rows of numbers are formatted once.
+    """Return the rows of a table as CSV, as pandas would write them, but format equal rows of numbers once.
 
     Args:
         table: columns of text, of float64 without -0, and of int64 below 2**53.
     """
     columns: list[list[str]] = []
-    for numbers, run in groupby(table.dtypes.items(), lambda column: column[1].kind in "if"):
-        some = table[[name for name, _ in run]]
-        columns += [_format_numbers(some)] if numbers else [some[name].tolist() for name in some]
+    for is_numeric, run in groupby(table.dtypes.items(), lambda column: column[1].kind in "if"):
+        part = table[[name for name, _ in run]]
+        columns += [_format_numbers(part)] if is_numeric else [part[name].tolist() for name in part]
     return "".join(f"{','.join(row)}\n" for row in zip(*columns, strict=True))
 
 
@@ -79,13 +79,13 @@ def _format_numbers(table: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class WriteSummary:
-    """Numbers of what was written.
+    """Numbers about the records in a file that was written.
 
     Attributes:
-        rows: records.
-        windows: windows of these records.
-        outside: values outside the range of the scaler, among ``rows`` times 58.
-        attacks: records labelled as attacks; None without labels.
+        rows: number of records.
+        windows: number of windows that the records are of.
+        outside: number of raw values outside the range of the scaler, among ``rows`` times 58.
+        attacks: number of records labelled as attacks; None without labels.
     """
 
     rows: int
@@ -120,26 +120,22 @@ def write_records(
     rows = outside = attacks = 0
     starts: set[int] = set()
     with replacing(path) as unfinished, _open_text(unfinished) as stream:
-        for some in records:
-            classes = None if labels is None else labels.classify(some)
-            table = build_table(some, scaler, classes, identity=identity)
+        for part in records:
+            classes = None if labels is None else labels.classify(part)
+            table = build_table(part, scaler, classes, identity=identity)
             if not rows:
                 stream.write(",".join(map(str, table)) + "\n")
             stream.write(format_csv(table))
-            rows += len(some)
-            starts.update(some.window_start.tolist())
-            outside += (scaler or PUBLISHED).count_out_of_range(some.features)
+            rows += len(part)
+            starts.update(part.window_start.tolist())
+            outside += (scaler or PUBLISHED).count_out_of_range(part.features)
             attacks += 0 if classes is None else int(classes.sum())
         if not rows:
             raise CaptureError(explain_none())
     return WriteSummary(rows, len(starts), outside, None if labels is None else attacks)
 
 
-def _open_text(path: Path) -> TextIO:
+def _open_text(path: Path) -> IO[str]:
     """Open a text file for writing, compressed if its suffix says so."""
-    match COMPRESSIONS.get(path.suffix.lower()):
-        case "gzip":
-            return gzip.open(path, "wt", encoding="utf-8")
-        case "bz2":
-            return bz2.open(path, "wt", encoding="utf-8")
-    return path.open("w", encoding="utf-8")
+    openers: dict[str | None, Callable[..., IO[str]]] = {"gzip": gzip.open, "bz2": bz2.open, None: open}
+    return openers[COMPRESSIONS.get(path.suffix.lower())](path, "wt", encoding="utf-8")

@@ -112,10 +112,10 @@ def _find_starts(lengths: Integers) -> Integers:
 
 def _sum_segments(values: Integers | Mask, lengths: Integers) -> Integers:
     """Return the sum of each of consecutive segments (S,) of values, given their lengths; a segment may be empty."""
-    some = np.flatnonzero(lengths)
+    filled = np.flatnonzero(lengths)
     sums = np.zeros_like(lengths)
-    if len(some):
-        sums[some] = np.add.reduceat(values, _find_starts(lengths[some]), dtype=np.int64)
+    if len(filled):
+        sums[filled] = np.add.reduceat(values, _find_starts(lengths[filled]), dtype=np.int64)
     return sums
 
 
@@ -137,10 +137,10 @@ def _summarize(values: Integers, group: Integers, count: int) -> NDArray[np.floa
     statistics = np.zeros((count, _STATISTICS))
     statistics[:, 0] = _NO_MINIMUM
     lengths = np.bincount(group, minlength=count)
-    some = np.flatnonzero(lengths)
-    if not len(some):
+    filled = np.flatnonzero(lengths)
+    if not len(filled):
         return statistics
-    n = lengths[some]
+    n = lengths[filled]
     start = _find_starts(n)
     # One sort orders the values of all groups: the high bits hold the group.
     bits = int(values.max()).bit_length()
@@ -156,7 +156,7 @@ def _summarize(values: Integers, group: Integers, count: int) -> NDArray[np.floa
         _compute_variance(values, start, n, total),
     )
     for index, column in enumerate(columns):
-        statistics[some, index] = column
+        statistics[filled, index] = column
     return statistics
 
 
@@ -192,11 +192,10 @@ def _select_counted(size: Integers, flags: NDArray[np.uint8]) -> Iterator[Mask]:
 
 def _compute_throughput(time: Integers, size: Integers, lengths: Integers) -> Integers:
     """Return the bytes per µs, truncated toward zero, of each of consecutive segments (S,) of packets."""
-    some = np.flatnonzero(lengths)
+    filled = np.flatnonzero(lengths)
     throughput = np.zeros_like(lengths)
-    n = lengths[some]
+    n = lengths[filled]
     start = _find_starts(n)
     elapsed: Integers = time[start + n - 1] - time[start]  # negative if the capture is out of order
-
-    throughput[some] = np.sign(elapsed) * (_sum_segments(size, n) // np.maximum(np.abs(elapsed), 1))
+    throughput[filled] = np.sign(elapsed) * (_sum_segments(size, n) // np.maximum(np.abs(elapsed), 1))
     return throughput

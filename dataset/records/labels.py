@@ -51,7 +51,7 @@ class Labels:
 
     Attributes:
         rules: a record that matches one of them is an attack.
-        ignored: number of lines about IPv6, which has no records.
+        ignored: number of lines that name attacks by IPv6 addresses, which no record has.
     """
 
     rules: Sequence[Rule]
@@ -105,7 +105,7 @@ def read_labels(path: Path) -> Labels:
     Raises:
         InputFileError: the file is missing or in neither format, or a line matches all traffic.
     """
-    if check_readable(path, InputFileError).stat().st_size > _LARGEST_FILE:
+    if check_readable(path).stat().st_size > _LARGEST_FILE:
         raise InputFileError(f"{path}: is too large for a list of labels; name another file")
     content = path.read_bytes()
     if compressed := describe_compression(content[:LONGEST_MAGIC]):

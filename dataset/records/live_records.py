@@ -13,7 +13,6 @@ from typing import Final, Protocol
 from dataset.defaults import MOST_RECORDS
 from dataset.packets.packets import Packets
 from dataset.packets.traffic_counts import TrafficCounts
-from dataset.records.capture_records import clamp_sizes
 from dataset.records.confirmed_maximum import NEVER, ConfirmedMaximum
 from dataset.records.windows import Windows
 from utils.errors import CaptureError
@@ -22,7 +21,7 @@ from utils.records import Records
 TICK: Final = 0.05
 """Most seconds between two looks at the clock."""
 
-MOST_PACKETS: Final = 4_000_000
+MOST_LIVE_PACKETS: Final = 4_000_000
 """Packets that open windows hold at most: 150 MB, and as much again while they are closed."""
 
 _OLD: Final = 60.0  # seconds; packets that are always older belong to an old capture
@@ -56,17 +55,17 @@ class Source(Protocol):
         """
 
 
-def make_live_windows(counts: TrafficCounts | None = None, most_records: int = MOST_RECORDS) -> Windows:
-    """Return new windows of bounded memory for ``read_live_records``."""
-    return Windows(most_packets=MOST_PACKETS, in_order=False, most_records=most_records, counts=counts)
+def make_live_windows(
+    counts: TrafficCounts | None = None, most_records: int = MOST_RECORDS, *, clamp: bool = False
+) -> Windows:
+    """Return new windows of bounded memory for ``read_live_records``; the arguments are those of ``Windows``."""
+    return Windows(MOST_LIVE_PACKETS, in_order=False, most_records=most_records, counts=counts, clamp=clamp)
 
 
 def read_live_records(
     source: Source,
     windows: Windows,
     is_over: Callable[[], bool],
-    *,
-    clamp: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[list[Records]]:
     """Yield the records of each window once it is closed, and an empty list at every tick without records.
@@ -75,7 +74,6 @@ def read_live_records(
         source: source of the packets.
         windows: new windows of ``make_live_windows``.
         is_over: whether to stop; the windows that are open then are closed and yielded last.
-        clamp: as of ``read_capture_records``.
         clock: returns seconds since the epoch.
 
     Raises:
@@ -93,11 +91,11 @@ def read_live_records(
             before = now
             if len(packets):
                 offsets.add(packets.timestamp / _MICROSECONDS - now)
-                found += windows.add(clamp_sizes(packets) if clamp else packets)
+                found += windows.add(packets)
             offset = _estimate_offset(offsets)
             is_current = source.is_drained and offset > -_OLD
             yield found + windows.close((now + offset if is_current else windows.reached) - source.grace)
-        yield from _read_backlog(source, windows, clock(), clamp=clamp)
+        yield from _read_backlog(source, windows, clock())
     except CaptureError:
         yield windows.close()
         raise
@@ -110,12 +108,12 @@ def _estimate_offset(offsets: ConfirmedMaximum) -> float:
     return min(offsets.unconfirmed, 0.0) if offsets.value == NEVER else offsets.value
 
 
-def _read_backlog(source: Source, windows: Windows, end: float, *, clamp: bool) -> Iterator[list[Records]]:
+def _read_backlog(source: Source, windows: Windows, end: float) -> Iterator[list[Records]]:
     """Yield the records completed by packets that were captured before the end but not read yet."""
     deadline = time.monotonic() + _BACKLOG
     while time.monotonic() < deadline:
         packets = source.read_packets(TICK)
-        yield windows.add(clamp_sizes(packets) if clamp else packets)
+        yield windows.add(packets)
         is_later = len(packets) and int(packets.timestamp.max()) >= end * _MICROSECONDS
         if is_later or source.has_ended or (source.is_drained and not len(packets)):
             return

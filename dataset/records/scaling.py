@@ -72,7 +72,7 @@ def read_scaler(path: Path) -> Scaler:
     Raises:
         InputFileError: the file is missing or not a scaler.
     """
-    if check_readable(path, InputFileError).stat().st_size > _LARGEST_FILE:
+    if check_readable(path).stat().st_size > _LARGEST_FILE:
         raise InputFileError(f"{path}: is too large for a scaler; {_REMEDY}")
     try:
         entries = json.loads(path.read_bytes())

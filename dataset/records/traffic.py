@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from tqdm import tqdm
 
@@ -22,7 +21,7 @@ from utils.errors import CaptureError, InputFileError
 from utils.files import check_readable, is_pipe
 from utils.records import Records
 
-_MOST_WAITING: Final = 2
+_QUEUE_SIZE: Final = 2  # lists of records that wait for the caller
 
 
 @dataclass(frozen=True)
@@ -112,16 +111,16 @@ def observe(traffic: Traffic, is_over: Callable[[], bool]) -> Iterator[Observati
     counts = TrafficCounts()
     if not traffic.is_live:
         with _draw_bytes(traffic.captures, counts) as show:
-            found = read_capture_records(traffic.captures, Windows(counts=counts), clamp=traffic.clamp, progress=show)
+            found = read_capture_records(traffic.captures, Windows(counts=counts, clamp=traffic.clamp), show)
             records = _require_ipv4(_stop_when(is_over, found), traffic, counts, lambda: not is_over())
             yield Observation(records, counts, traffic)
         return
-    windows = make_live_windows(counts, traffic.most_records)
+    windows = make_live_windows(counts, traffic.most_records, clamp=traffic.clamp)
     over = _limit_duration(traffic.duration, is_over)
     with _open_source(traffic, counts) as source, _draw_packets(traffic, counts) as update:
-        coming = read_live_records(source, windows, over, clamp=traffic.clamp)
+        coming = read_live_records(source, windows, over)
         # In a thread: the kernel's ring is small, and the caller may take long for each list.
-        with closing(iterate_in_background(coming, _MOST_WAITING, TICK)) as lists:
+        with closing(iterate_in_background(coming, _QUEUE_SIZE, TICK)) as lists:
             records = _require_ipv4(map(update, lists), traffic, counts, lambda: source.has_ended)
             yield Observation(records, counts, traffic)
 
@@ -158,12 +157,12 @@ def _draw_bytes(paths: Sequence[Path], counts: TrafficCounts) -> Iterator[Callab
     """Draw a progress bar in bytes; yield a function that takes the index of a file and its bytes read so far."""
     sizes = [path.stat().st_size for path in paths]
     with tqdm(desc="captures", total=sum(sizes), unit="B", unit_scale=True, disable=None) as bar:
-        yield partial(_update_bytes, bar, sizes, counts)
 
+        def update(number: int, read: int) -> None:
+            bar.set_postfix(packets=counts.packets, refresh=False)
+            bar.update(sum(sizes[:number]) + read - bar.n)
 
-def _update_bytes(bar: "tqdm[NoReturn]", sizes: Sequence[int], counts: TrafficCounts, number: int, read: int) -> None:
-    bar.set_postfix(packets=counts.packets, refresh=False)
-    bar.update(sum(sizes[:number]) + read - bar.n)
+        yield update
 
 
 @contextmanager

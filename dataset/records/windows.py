@@ -17,6 +17,10 @@ from utils.records import WINDOW_SECONDS, Records
 _MICROSECONDS: Final = 1_000_000
 _WINDOW: Final = WINDOW_SECONDS * _MICROSECONDS
 
+LEAST_SIZE: Final = 60
+GREATEST_SIZE: Final = 1514
+"""Smallest and largest frames of the published traffic, in bytes."""
+
 MOST_PACKETS: Final = 1_000_000
 """Most packets in open windows; beyond, the oldest windows are closed, so that memory stays bounded."""
 
@@ -68,6 +72,7 @@ class Windows:
         most_records: records of one window at most, for live traffic: packets that would start more records, or exceed
             ``most_packets``, are left out. None means no limit.
         counts: late and left-out packets are added to them.
+        clamp: clamp the sizes of packets as ``clamp_sizes`` does.
 
     Attributes:
         held: packets in open windows.
@@ -81,10 +86,11 @@ class Windows:
         in_order: bool = True,
         most_records: int | None = None,
         counts: TrafficCounts | None = None,
+        clamp: bool = False,
     ) -> None:
         self.held = 0
         self.counts = TrafficCounts() if counts is None else counts
-        self._most_records = most_records
+        self._most_records, self._clamp = most_records, clamp
         self._most, self._in_order = most_packets, in_order
         self._open: dict[int, _Window] = {}
         self._first_open: int | None = None  # all windows before this one are closed
@@ -101,6 +107,8 @@ class Windows:
         """Add the next packets of a capture; return the records that are complete now."""
         if not len(packets):
             return []
+        if self._clamp:
+            packets = clamp_sizes(packets)
         oldest, newest = int(packets.timestamp.min()), int(packets.timestamp.max())
         indices = self._seen + np.arange(len(packets))
         if oldest // _WINDOW == newest // _WINDOW:
@@ -112,8 +120,8 @@ class Windows:
                 self._add_to_window(int(window[chosen[0]]), packets.take(chosen), indices[chosen])
         self._seen += len(packets)
         self._reached.add(packets.timestamp)
-        is_too_much = self.held > self._most or len(self._open) > MOST_OPEN
-        return self.close(self._find_surplus_end() if is_too_much else NEVER)
+        exceeds_limits = self.held > self._most or len(self._open) > MOST_OPEN
+        return self.close(self._find_surplus_end() if exceeds_limits else NEVER)
 
     def close(self, seconds: float = float("inf")) -> list[Records]:
         """Close all windows that end by a time in seconds since the epoch; return the complete records."""
@@ -179,7 +187,7 @@ class Windows:
         """Return the waiting records with a first packet before an index: no later record can precede them."""
         if not self._waiting:
             return []
-        records = Records.joined(self._waiting)
+        records = Records.concatenate(self._waiting)
         order = np.argsort(records.first_packet)
         count = len(order)
         if before is not None and count <= MOST_WAITING:
@@ -193,3 +201,11 @@ def _batch(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
     before = accumulate(map(len, windows), initial=0)
     for _, batch in groupby(zip(windows, before, strict=False), key=lambda pair: pair[1] // _BATCH):
         yield [window for window, _ in batch]
+
+
+def clamp_sizes(packets: Packets) -> Packets:
+    """Return packets with sizes clamped to [``LEAST_SIZE``, ``GREATEST_SIZE``].
+
+    Frames captured on the sending host are not padded yet, and with segmentation offload may be many frames in one.
+    """
+    return replace(packets, size=np.clip(packets.size, LEAST_SIZE, GREATEST_SIZE))

@@ -13,8 +13,8 @@ from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.protocol import MAX_EVENTS
 from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
-from utils.classification_metrics import certainty
-from utils.dataset import distinct_vectors
+from utils.classification_metrics import classify
+from utils.dataset import find_distinct_vectors
 from utils.decision import is_accepted
 from utils.errors import CaptureError
 from utils.schema import CLASS_COUNT, Thresholds
@@ -128,12 +128,12 @@ class Edge:
 
     def _begin(self, batch: Batch) -> _Pending:
         """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
-        first, place = distinct_vectors(batch.features)
+        first, place = find_distinct_vectors(batch.features)
         vectors = batch.features[first]
         keys = [] if self._cache is None else make_keys(vectors)
         known = None if self._cache is None else self._cache.find(keys)
         logits, computed, activations = self._compute_exit_1(vectors, keys, known)
-        prediction, certainties = certainty(logits)
+        prediction, certainties = classify(logits)
         batch.prediction_1[:], batch.certainty_1[:] = prediction[place], certainties[place]
         limits = self.thresholds
         is_uncertain = ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
@@ -201,7 +201,7 @@ class Edge:
             logits[places], answered_by[places], failure[places] = found, decider, code
             if self._cache is not None and not code:
                 self._cache.put([pending.keys[place] for place in places.tolist()], 2, found)
-        prediction, certainties = certainty(logits)
+        prediction, certainties = classify(logits)
         is_silent = np.isnan(certainties)
         limits = self.thresholds
         accepted = is_accepted(prediction, certainties, limits.normal_exit_2, limits.attack_exit_2)

@@ -22,7 +22,7 @@ from offload.edge.batch import Batch
 from offload.edge.resume_file import NOTHING, START_AGAIN, Facts, Progress, read_resume_file, write_resume_file
 from utils.errors import InputFileError
 from utils.files import check_writable, replacing
-from utils.records import identity_columns
+from utils.records import make_identity_columns
 from utils.schema import DECIDER_COLUMNS, NOT_ASKED, OFFLOAD_COLUMNS, REJECTED
 
 _COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {
@@ -54,7 +54,7 @@ def make_columns(batch: Batch, *, show_decider: bool = False) -> Table:
         np.where(batch.rejected, REJECTED, batch.prediction.astype(object)),
         np.full(len(batch), NOT_ASKED) if batch.labels is None else batch.labels,
     )
-    table = {} if batch.records is None else identity_columns(batch.records)
+    table = {} if batch.records is None else make_identity_columns(batch.records)
     table |= dict(zip(OFFLOAD_COLUMNS, columns, strict=True))
     if show_decider:
         table |= dict(zip(DECIDER_COLUMNS, (batch.decider, batch.reason), strict=True))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
 from offload.operations.metrics import ClientMetrics
-from utils.classification_metrics import ratio
+from utils.classification_metrics import divide
 from utils.schema import ATTACK
 
 
@@ -65,13 +65,13 @@ class VerdictCounts:
     def accuracy(self) -> float:
         """Correct / accepted; NaN without labels or accepted events."""
         accepted = self.counts[:2]
-        return ratio(int(np.trace(accepted.sum(axis=0))), int(accepted.sum())) if self.labelled else float("nan")
+        return divide(int(np.trace(accepted.sum(axis=0))), int(accepted.sum())) if self.labelled else float("nan")
 
     def summarize(self) -> str:
         """Return one line: offloaded and rejected events, accuracy, and failures of the cloud."""
         line = (
-            f"{self.events} events, offloaded {self.offloaded} ({100 * ratio(self.offloaded, self.events):.1f} %), "
-            f"rejected {self.rejected} ({100 * ratio(self.rejected, self.events):.1f} %)"
+            f"{self.events} events, offloaded {self.offloaded} ({100 * divide(self.offloaded, self.events):.1f} %), "
+            f"rejected {self.rejected} ({100 * divide(self.rejected, self.events):.1f} %)"
         )
         if self.labelled:
             line += f", accuracy of accepted {100 * self.accuracy:.2f} %"
@@ -96,9 +96,9 @@ class VerdictCounts:
         fates = ("exit 1", "exit 2", "rejected", "accepted")
         lines = [f"{'':10}{'events':>9}{'share':>9}" + (_LABELLED_HEADER if self.labelled else f"{'attacks':>9}")]
         for fate, row in zip(fates, rows, strict=True):
-            line = f"{fate:10}{row.sum():9d}{100 * ratio(int(row.sum()), self.events):8.1f}%"
+            line = f"{fate:10}{row.sum():9d}{100 * divide(int(row.sum()), self.events):8.1f}%"
             if self.labelled:
-                share = 100 * ratio(int(np.trace(row)), int(row.sum()))
+                share = 100 * divide(int(np.trace(row)), int(row.sum()))
                 line += f"{share:9.2f}%{row[1, 1]:9d}{row[0, 1]:9d}{row[0, 0]:9d}{row[1, 0]:9d}"
             else:
                 line += f"{row[:, ATTACK].sum():9d}"

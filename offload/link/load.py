@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from offload.link.client import Client
 from offload.link.request_form import RequestForm
 from offload.networks.exits import FloatArray
-from utils.classification_metrics import ratio
+from utils.classification_metrics import divide
 from utils.errors import CloudUnavailableError, MessageError
 from utils.plotting import new_figure, use_log_scale
 from utils.stopping import Stop
@@ -135,7 +135,7 @@ class Load:
         times = ", ".join(f"p{p} {1000 * seconds:.2f} ms" for p, seconds in self.percentiles.items())
         return (
             f"{self.requests} requests, {self.answered} answered, {self.events} events in {self.seconds:.2f} s: "
-            f"{ratio(self.answered, self.seconds):.1f} requests/s, {ratio(self.events, self.seconds):.1f} events/s\n"
+            f"{divide(self.answered, self.seconds):.1f} requests/s, {divide(self.events, self.seconds):.1f} events/s\n"
             f"round trip {times}; errors: {self.failures}"
         )
 

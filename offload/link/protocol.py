@@ -57,7 +57,7 @@ class Request:
     Attributes:
         request_id: 32 hexadecimal digits.
         client_id: name of the client in the worker's log.
-        fingerprint: fingerprint of the network that must answer; see ``models.checkpoint.fingerprint``.
+        fingerprint: fingerprint of the network that must answer; see ``models.checkpoint.compute_fingerprint``.
         payload: ``features``, tensor (n, 58), or ``activations``, tensor (n, C, H, W).
         tensor: float32, or float16 to halve the bytes; 1 <= n <= MAX_EVENTS.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from offload.link.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Refusal, Request, decode_request
 from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import FloatArray, SecondExit
-from utils.dataset import distinct_vectors
+from utils.dataset import find_distinct_vectors
 from utils.errors import MessageError
 
 
@@ -84,7 +84,7 @@ class Responder:
         """Return the logits (n, 2) for features (n, 58); each distinct vector that is not cached is computed once."""
         if self._cache is None:
             return self._exit_2.compute_from_features(features)
-        first, place = distinct_vectors(features)
+        first, place = find_distinct_vectors(features)
         vectors = features[first]
         keys = make_keys(vectors)
         logits = self._cache.find(keys)[:, 1]

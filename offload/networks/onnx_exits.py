@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.onnx_runtime import CHUNK, FirstHalf, SecondHalf, read_exported
+from models.onnx_runtime import EDGE_PASS_SIZE, FirstHalf, SecondHalf, read_exported
 from offload.networks.exits import ActivationsAt, FloatArray, Network
 
 
@@ -25,7 +25,7 @@ class _Exit2:
 
     def compute_from_features(self, features: FloatArray, /) -> FloatArray:
         # Both segments in each pass, so that the activations stay in the processor's cache.
-        passes = np.array_split(features, -(-len(features) // self.second.chunk) or 1)
+        passes = np.array_split(features, -(-len(features) // self.second.pass_size) or 1)
         return np.concatenate([self.second.exit_2(self.first.segment_1(part)) for part in passes])
 
     def compute_from_activations(self, activations: FloatArray, /) -> FloatArray:
@@ -37,7 +37,7 @@ def open_exported(
     second_exit: Path | None,
     family: str | None,
     threads: int = 1,
-    chunk: int = CHUNK,
+    chunk: int = EDGE_PASS_SIZE,
     most: int | None = None,
 ) -> Network:
     """Open a network that ``dnn/export-edge-model.py`` exported; see ``models.onnx_runtime.read_exported``."""

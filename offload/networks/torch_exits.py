@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from models.cpu_network import NO_INT8, open_halves
 from models.early_exit import TwoExits
-from models.onnx_runtime import CHUNK as EDGE_CHUNK
+from models.onnx_runtime import EDGE_PASS_SIZE
 from models.prediction import describe_device, select_device
 from offload.defaults import MAX_BATCH
 from offload.networks.exits import ActivationsAt, FloatArray, Network
@@ -21,7 +21,7 @@ from utils.errors import DeviceError
 
 
 def open_checkpoint(
-    path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_CHUNK,
+    path: Path, family: str | None, device_name: str, threads: int | None = None, chunk: int = EDGE_PASS_SIZE,
     most: int | None = None, *, int8: bool = False,
 ) -> Network:  # fmt: skip
     """Return the network of a checkpoint (.pth).
@@ -45,7 +45,7 @@ def open_checkpoint(
 
 
 def open_network(
-    network: TwoExits, device: torch.device, threads: int | None = None, chunk: int = EDGE_CHUNK,
+    network: TwoExits, device: torch.device, threads: int | None = None, chunk: int = EDGE_PASS_SIZE,
     most: int | None = None, *, int8: bool = False,
 ) -> Network:  # fmt: skip
     """Return the exits of a network in evaluation mode; arguments as in ``open_checkpoint``."""
@@ -57,7 +57,7 @@ def open_network(
     network.to(device)
     inner = getattr(network, "model", network)
     return Network(
-        type(inner).__name__, fingerprint(network), network.activation_shape(), describe_device(device),
+        type(inner).__name__, compute_fingerprint(network), network.activation_shape(), describe_device(device),
         Exit1(network, device, chunk), Exit2(network, device, most or MAX_BATCH),
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ class Exit1:
         chunk: most events of one forward pass.
     """
 
-    def __init__(self, network: TwoExits, device: torch.device, chunk: int = EDGE_CHUNK) -> None:
+    def __init__(self, network: TwoExits, device: torch.device, chunk: int = EDGE_PASS_SIZE) -> None:
         self._network = network
         self._device = device
         self._chunk = chunk

@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
+from models.checkpoint import compute_fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker, Host
@@ -42,8 +42,8 @@ from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
 from tests.offload.link_ends import FINGERPRINT, Relay, SleepingWorker, at
-from utils.classification_metrics import certainty
-from utils.dataset import distinct_vectors, read_dataset, to_images
+from utils.classification_metrics import classify
+from utils.dataset import find_distinct_vectors, read_dataset, to_images
 from utils.stopping import Stop
 
 PATIENCE = RetryPolicy.from_options(120.0, 0)
@@ -117,14 +117,14 @@ def rate(events: int, work: Callable[[], object]) -> float:
 def many_clients(here: Link, family: str, payload: str, *options: object, count: int = 100) -> None:
     """Sixteen clients of single events: ours, a worker with these options, against plain, in turn."""
     _, network = here.network(family)
-    digest = fingerprint(network)
+    digest = compute_fingerprint(network)
     with contextlib.ExitStack() as stack:
         stack.enter_context(here.plain(family, "plain"))
         stack.enter_context(here.ours(family, "ours", *options))
         clients = [stack.enter_context(Client(here.broker, "ours", PATIENCE, ClientMetrics())) for _ in range(16)]
         plains = [plain_link.PlainClient(here.node.port, here.node.username, "plain") for _ in range(16)]
         sending = [RequestForm(digest, f"b{number}", payload) for number in range(16)]
-        first, _ = distinct_vectors(here.features)
+        first, _ = find_distinct_vectors(here.features)
         events = [here.features[row : row + 1] for row in first[:16]]
         if payload != FEATURES:
             with torch.inference_mode():
@@ -154,7 +154,8 @@ def many_clients(here: Link, family: str, payload: str, *options: object, count:
 def bytes_on_the_wire(here: Link, family: str) -> None:
     """Bytes that cross the network for an event, both ways, AMQP and acknowledgements included."""
     _, network = here.network(family)
-    digest, events = fingerprint(network), here.features[np.sort(distinct_vectors(here.features)[0])][:1000]
+    digest = compute_fingerprint(network)
+    events = here.features[np.sort(find_distinct_vectors(here.features)[0])][:1000]
     with torch.inference_mode():
         activations = torch.cat([network.segment_1(part) for part in images_of(events)]).numpy()
     counted: dict[str, float] = {}
@@ -171,7 +172,7 @@ def bytes_on_the_wire(here: Link, family: str) -> None:
                 with Client(link, "bytes", PATIENCE, ClientMetrics()) as client:
                     answer = client.submit(sending.make_request(tensor)).result()
                 counted[name] = meter.bytes / len(events)
-            certainties[name] = certainty(answer.logits)[1]
+            certainties[name] = classify(answer.logits)[1]
     for name, count in counted.items():
         difference = np.abs(certainties[name] - certainties["features"]).max()
         print(
@@ -193,7 +194,7 @@ class Meter(Relay):
 
 def scaling(here: Link, family: str) -> None:
     """Workers that only sleep, and workers that compute: how throughput grows with their number."""
-    first = np.sort(distinct_vectors(here.features)[0])
+    first = np.sort(find_distinct_vectors(here.features)[0])
     requests = [here.features[row : row + 1] for row in first[:64]]
     rates: dict[int, float] = {}
     for count in (1, 2, 4, 8):
@@ -210,7 +211,7 @@ def scaling(here: Link, family: str) -> None:
             rates[count] = load.events / load.seconds
         print(f"{count} sleeping workers: {rates[count]:.1f} events/s, {rates[count] / rates[1]:.2f} times one")
     _, network = here.network(family)
-    digest = fingerprint(network)
+    digest = compute_fingerprint(network)
     sending = [RequestForm(digest, "b", "features") for _ in range(16)]
     distinct = here.features[first]
     batches = [distinct[(np.arange(64) + 64 * number) % len(distinct)] for number in range(16)]
@@ -270,7 +271,7 @@ def main() -> int:
     torch.set_num_threads(1)
     features = read_dataset(args.dataset).features
     if args.distinct:
-        features = features[np.sort(distinct_vectors(features)[0])]
+        features = features[np.sort(find_distinct_vectors(features)[0])]
     with PrivateBroker() as broker, tempfile.TemporaryDirectory() as folder:
         os.environ[PASSWORD_VARIABLE] = broker.password
         here = Link(broker, Path(folder), features, args.rounds, args.trained_network_file)

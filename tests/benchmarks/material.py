@@ -14,7 +14,7 @@ from tests.benchmarks.ceiling import Ceiling
 from tests.benchmarks.plain_network import PlainNetwork, open_plain
 from tests.networks import calibrated_network
 from tests.shared_data import SHARED
-from utils.dataset import distinct_vectors, read_labelled
+from utils.dataset import find_distinct_vectors, read_labelled
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL_MONTHS = SHARED / "data" / "dataset"
@@ -70,7 +70,7 @@ class Bench:
     def distinct(self, number: int) -> FloatArray:
         """Return the distinct vectors of a month, in the order of their first appearance."""
         features, _ = self.month(number)
-        return features[np.sort(distinct_vectors(features)[0])]
+        return features[np.sort(find_distinct_vectors(features)[0])]
 
     def checkpoint(self, family: str) -> Path:
         """Return the file of a calibrated, untrained network."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root
 
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from models.early_exit import TwoExits
 from offload.link.protocol import (
     FEATURES,
@@ -30,7 +30,7 @@ from offload.link.protocol import (
     encode_request,
     make_id,
 )
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import to_images
 from utils.decision import is_accepted
 from utils.schema import Thresholds
@@ -47,7 +47,7 @@ def connect(port: int, username: str) -> pika.BlockingConnection:
 def serve(port: int, username: str, queue: str, checkpoint: Path) -> None:
     """Answer one request after the other."""
     network, _ = read_two_exits(checkpoint)
-    limits = Limits(fingerprint(network), network.activation_shape())
+    limits = Limits(compute_fingerprint(network), network.activation_shape())
     channel = connect(port, username).channel()
     channel.queue_declare(queue)
     channel.basic_qos(prefetch_count=1)
@@ -103,14 +103,14 @@ def decide_all(
     for features in batches:
         with torch.inference_mode():
             activations, logits = network.edge(torch.from_numpy(to_images(features)))
-        predictions, certainties = certainty(logits.numpy())
+        predictions, certainties = classify(logits.numpy())
         rows = np.flatnonzero(
             ~is_accepted(predictions, certainties, thresholds.normal_exit_1, thresholds.attack_exit_1)
         )
         if len(rows):
             tensor = features[rows] if payload == FEATURES else activations[rows].numpy()
             answer = client.ask(Request(make_id(), "plain", digest, payload, tensor))
-            predictions[rows], certainties[rows] = certainty(answer)
+            predictions[rows], certainties[rows] = classify(answer)
         yield predictions, certainties
 
 

@@ -21,7 +21,7 @@ from tests.benchmarks.ceiling import operations, threads
 from tests.benchmarks.material import TITLES, Bench, FloatArray
 from tests.benchmarks.rounds import Costs, Turns, compared_in_turns, in_turns
 from tests.benchmarks.table import Row, row
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.schema import Thresholds
 
 BATCH = 1000
@@ -159,7 +159,7 @@ def _one_event(bench: Bench, variant: Variant) -> Iterator[Row]:
         return plain_network.at_exit_1(network, event)
 
     def alone(event: FloatArray) -> Answers:
-        return certainty(exit_1(event)[0])
+        return classify(exit_1(event)[0])
 
     with threads(1):
         equal = variant.compare(one_by_one(plain, features[:count]), one_by_one(alone, features[:count]))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.defaults import CACHE_SIZE
 from offload.edge.batch import Batch
@@ -33,7 +33,7 @@ from tests.benchmarks.material import TITLES, Bench, FloatArray
 from tests.benchmarks.rounds import compared_in_turns
 from tests.benchmarks.steps_edge import BATCH, in_batches
 from tests.benchmarks.table import Row, row
-from utils.dataset import distinct_vectors
+from utils.dataset import find_distinct_vectors
 from utils.decision import is_accepted
 from utils.schema import Thresholds
 from utils.stopping import Stop
@@ -73,7 +73,7 @@ def _password(password: str) -> Iterator[None]:
 
 def _month(bench: Bench, at: Link, family: str) -> Row:
     features, network = at.features, bench.ours(family)
-    digest = fingerprint(network)
+    digest = compute_fingerprint(network)
     plain_net = bench.plain(family)
     labels, certainties = in_batches(lambda batch: plain_network.at_exit_1(plain_net, batch), features)
     thresholds = half_offloaded(labels, certainties)
@@ -98,7 +98,7 @@ def _month(bench: Bench, at: Link, family: str) -> Row:
             return _joined(plain_link.decide_all(network, digest, _batches(features), thresholds, asking, FEATURES))
 
         equal, turns = compared_in_turns(plainly, ours, agreement, bench.budget.rounds)
-    distinct = len(distinct_vectors(features[offloaded])[0])
+    distinct = len(find_distinct_vectors(features[offloaded])[0])
     return row(
         f"8 client and worker, a month, {TITLES[family]}", "events/s", turns, events=len(features), goal=GOAL,
         note=f"one thread each; {100 * offloaded.mean():.0f} % offloaded, of them {distinct:,} distinct; {equal}",

@@ -24,7 +24,7 @@ from tests.benchmarks.plain_network import PlainNetwork
 from tests.benchmarks.rounds import Turns, compared_in_turns
 from tests.benchmarks.steps_training import plain_of, trained
 from tests.benchmarks.table import Row, row
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 
 BATCH, THREADS = 64, 2
 BATCHES = 6
@@ -122,7 +122,7 @@ def _plain_exit_2(network: PlainNetwork, tensor: FloatArray, payload: str) -> An
 def _ask(cloud: Responder, tensor: FloatArray, payload: str) -> Answers:
     (answer,) = cloud.answer([Request(make_id(), "bench", cloud.limits.fingerprint, payload, tensor)])
     assert isinstance(answer, Answer)
-    return certainty(answer.logits)
+    return classify(answer.logits)
 
 
 def _all(compute: Callable[[FloatArray], Answers], tensors: list[FloatArray]) -> Answers:

@@ -25,7 +25,7 @@ from tests.benchmarks.steps_training import compared_losses
 from tests.benchmarks.table import COLUMNS, goals, in_words, row
 from tests.networks import SAMPLE, calibrated_network
 from tests.shared_data import needs_shared
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset
 from utils.decision import is_accepted
 
@@ -124,7 +124,7 @@ def test_the_plain_network_answers_as_the_toolkits_own(family: str) -> None:
     for compute, logits in zip(
         (plain_network.at_exit_1, plain_network.at_exit_2), predict(network, features, 50), strict=True
     ):
-        agreement(compute(plain, features), certainty(logits), 1e-6)
+        agreement(compute(plain, features), classify(logits), 1e-6)
 
 
 def test_equal_answers_agree_and_labels_may_differ_only_at_even_odds() -> None:

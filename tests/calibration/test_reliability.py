@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from calibration.reliability import draw_reliability, make_reliability_figure
-from utils.classification_metrics import ECE_BINS, certainty, expected_calibration_error, reliability_bins
+from utils.classification_metrics import ECE_BINS, bin_by_certainty, classify, compute_calibration_error
 from utils.errors import InputFileError
 from utils.plotting import new_figure, save_figure
 
@@ -32,7 +32,7 @@ def bars(ax: Axes) -> list[Rectangle]:
 
 
 def test_each_bin_shows_accuracy_at_its_mean_certainty() -> None:
-    counts, mean_certainty, mean_correct = reliability_bins(CERTAINTIES, CORRECT)
+    counts, mean_certainty, mean_correct = bin_by_certainty(CERTAINTIES, CORRECT)
     expected = np.column_stack([mean_certainty, mean_correct])[counts > 0]
     np.testing.assert_allclose(points(drawn(CERTAINTIES, CORRECT), "accuracy"), expected)
 
@@ -46,7 +46,7 @@ def test_bars_show_the_share_of_rows() -> None:
     heights = [bar.get_height() for bar in bars(ax)]
     assert len(heights) == ECE_BINS
     assert sum(heights) == pytest.approx(1)
-    np.testing.assert_allclose(heights, reliability_bins(CERTAINTIES, CORRECT)[0] / 400)
+    np.testing.assert_allclose(heights, bin_by_certainty(CERTAINTIES, CORRECT)[0] / 400)
 
 
 def test_everything_is_drawn_within_the_axes() -> None:
@@ -68,8 +68,8 @@ def test_the_figure_shows_both_errors_and_the_temperature() -> None:
         "after (temperature 2.500)",
     ]
     for ax, temperature in zip(figure.axes, (1, 2.5), strict=True):
-        prediction, certain = certainty(logits / temperature)
-        error = expected_calibration_error(certain, prediction == labels)
+        prediction, certain = classify(logits / temperature)
+        error = compute_calibration_error(certain, prediction == labels)
         assert [text.get_text() for text in ax.texts] == [f"ECE {error:.4f}"]
 
 

@@ -13,7 +13,7 @@ from calibration.temperature import (
     fit_by_likelihood,
     measure_quality,
 )
-from utils.classification_metrics import certainty, expected_calibration_error, negative_log_likelihood
+from utils.classification_metrics import classify, compute_calibration_error, compute_negative_log_likelihood
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -32,7 +32,7 @@ def calibrated_exit(rows: int, seed: int = 0) -> tuple[Logits, Labels]:
 def least_nll(logits: Logits, labels: Labels) -> float:
     """The temperature of least NLL, by another search than the module's."""
     found = minimize_scalar(
-        lambda exponent: negative_log_likelihood(logits / np.exp(exponent), labels),
+        lambda exponent: compute_negative_log_likelihood(logits / np.exp(exponent), labels),
         bounds=(np.log(LEAST_TEMPERATURE), np.log(GREATEST_TEMPERATURE)),
         method="bounded",
         options={"xatol": 1e-8},
@@ -79,8 +79,8 @@ def test_the_ece_method_finds_the_lowest_ece_of_a_plain_scan() -> None:
     logits *= 4
     errors = []
     for temperature in np.geomspace(0.05, 20, 301):
-        prediction, certain = certainty(logits / temperature)
-        errors.append(expected_calibration_error(certain, prediction == labels))
+        prediction, certain = classify(logits / temperature)
+        errors.append(compute_calibration_error(certain, prediction == labels))
     assert measure_quality(logits, labels, fit_by_ece(logits, labels)).ece <= min(errors)
 
 
@@ -119,9 +119,9 @@ def test_if_all_temperatures_are_equally_good_1_is_returned(method: Method) -> N
 
 def test_the_quality_is_that_of_the_scaled_logits() -> None:
     logits, labels = calibrated_exit(400)
-    prediction, certain = certainty(logits / 2)
+    prediction, certain = classify(logits / 2)
     expected = Quality(
-        negative_log_likelihood(logits / 2, labels), expected_calibration_error(certain, prediction == labels)
+        compute_negative_log_likelihood(logits / 2, labels), compute_calibration_error(certain, prediction == labels)
     )
     assert measure_quality(logits, labels, 2.0) == expected
 

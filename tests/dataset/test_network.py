@@ -255,7 +255,7 @@ def test_the_labels_of_a_capture_match_the_attackers(made: Path) -> None:
 def read_labelled_capture(name: Path) -> tuple[Records, NDArray[np.int64]]:
     """Return the records of a capture and their classes, given the start of its name."""
     capture, truth = (name.with_name(name.name + ending) for ending in (".pcap.gz", "-labels.txt"))
-    records = Records.joined(list(read_capture_records([capture], Windows())))
+    records = Records.concatenate(list(read_capture_records([capture], Windows())))
     return records, read_labels(truth).classify(records)
 
 

@@ -108,13 +108,13 @@ def test_exactly_as_many_of_the_most_certain_are_accepted_and_a_part_of_equal_on
         assert at_1.sum() == accepted
         assert accepted in (0, 40) or certainties[at_1].min() >= certainties[~at_1].max()
     nobody = np.zeros(0, dtype=np.int64)
-    assert decide_as_many(nobody, Answers(nobody, np.zeros(0)), 0).outcome().rows == 0
+    assert decide_as_many(nobody, Answers(nobody, np.zeros(0)), 0).count().rows == 0
 
 
 def test_each_label_has_its_share_among_equally_certain_rows() -> None:
     labels = np.repeat([0, 1], (60, 30))
-    outcome = decide_as_many(labels, Answers(np.ones_like(labels), np.full(90, 0.7)), 45).outcome()
-    assert (outcome.accepted, outcome.attacks) == (45, 15)
+    counts = decide_as_many(labels, Answers(np.ones_like(labels), np.full(90, 0.7)), 45).count()
+    assert (counts.accepted, counts.attacks) == (45, 15)
 
 
 def test_a_classifier_rejects_answers_below_its_threshold() -> None:
@@ -122,6 +122,6 @@ def test_a_classifier_rejects_answers_below_its_threshold() -> None:
     assert decide(labels, answers).at_1.tolist() == [True] * 3
     decided = decide(labels, answers, 0.7)
     assert (decided.at_1.tolist(), decided.at_2.tolist()) == ([True, False, True], [False] * 3)
-    outcome = decided.outcome()
-    assert (outcome.accepted, outcome.error) == (2, 0.0)
+    counts = decided.count()
+    assert (counts.accepted, counts.error) == (2, 0.0)
     assert decide(labels, Answers(answers.predictions), 0.99).at_1.all()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evaluations import exit_timing
-from evaluations.exit_timing import FloatArray, measure_parts, split_network
+from evaluations.exit_timing import CLOCKS, FloatArray, Stopwatch, measure_parts, split_network
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
 from models.checkpoint import write_checkpoint
 from models.cpu_network import open_halves, open_parts
@@ -20,11 +20,10 @@ from models.prediction import ONNX, RUNTIMES, TORCH, predict
 from tests.models import small
 from tests.networks import SAMPLE, calibrated_network, new_network
 from tests.scripts import EVALUATE, call
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_labelled, to_images
 from utils.errors import DeviceError
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
-from utils.timing import CLOCKS, Stopwatch
 
 CPU = torch.device("cpu")
 NOISE = 5e-5
@@ -45,7 +44,7 @@ def small_network() -> Any:
 
 def assert_equal_answers(predictions: Any, certainties: Any, expected: FloatArray) -> None:
     """Check the answers of an exit against its logits by eager PyTorch, which may differ by rounding."""
-    prediction, certain = certainty(expected)
+    prediction, certain = classify(expected)
     assert set(prediction) == {0, 1}  # or the order would not show
     np.testing.assert_allclose(certainties, certain, rtol=0, atol=NOISE)
     clear = certain > 0.5 + NOISE
@@ -185,7 +184,7 @@ def test_a_parts_time_is_that_of_all_passes_divided_by_the_rows(clock: Clock, pa
 
 def test_the_parts_take_as_long_as_the_sessions_of_client_and_worker(network: CalibratedNetwork) -> None:
     halves, parts = open_halves(network, threads=1), open_parts(network, threads=1)
-    features = dataset.features[: halves[0].chunk]
+    features = dataset.features[: halves[0].pass_size]
     seconds: dict[str, list[float]] = {"halves": [], "parts": []}
     for _ in range(12):  # in turns, and the least of each: other programs only add time
         watch = Stopwatch("cpu", CPU)
@@ -221,11 +220,11 @@ def test_a_single_exits_table_holds_its_answers_in_order(temperature: float | No
 
 
 def test_the_time_is_that_of_the_network_only(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow_certainty(logits: Any) -> Any:
+    def classify_slowly(logits: Any) -> Any:
         clock.advance()
-        return certainty(logits)
+        return classify(logits)
 
-    monkeypatch.setattr(exit_timing, "certainty", slow_certainty)
+    monkeypatch.setattr(exit_timing, "classify", classify_slowly)
     single = small.SingleExit().eval()
     single.exit.register_forward_hook(clock.advance)
     assert times_of(measure_parts(split_network(single, CPU, TORCH), FEATURES, LABELS, 1000, "wall")) == {

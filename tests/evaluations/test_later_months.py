@@ -29,7 +29,7 @@ from nsga2.exact_front import find_exact_front
 from nsga2.objectives import Objectives
 from tests.evaluations.small_months import month, rows_of
 from tests.networks import calibrated_network, new_network
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.results import Evaluation
 from utils.schema import Thresholds
 
@@ -52,7 +52,7 @@ CHOICE, LATER = repeated(2), repeated(3)
 
 def least_error(evaluation: Evaluation, min_acceptance: float) -> Thresholds:
     front = find_exact_front(Objectives(evaluation), min_acceptance).front
-    return front.point(int(front.objectives[:, 0].argmin()))
+    return Thresholds(*front.thresholds[front.objectives[:, 0].argmin()].tolist())
 
 
 def answers(rows: Month, evaluation: Evaluation) -> dict[str, Answers]:
@@ -96,7 +96,7 @@ def test_a_month_is_answered_like_by_eager_pytorch() -> None:
     measured = measure_answers(PARTS, CHOICE)
     for evaluation in (measured, answer(PARTS, CHOICE, measured)):
         for number, logits in enumerate(predict(NETWORK, CHOICE.features, 1000), 1):
-            prediction, certain = certainty(logits)
+            prediction, certain = classify(logits)
             np.testing.assert_allclose(getattr(evaluation, f"certainty_{number}"), certain, rtol=0, atol=5e-5)
             clear = certain > 0.5 + 5e-5  # else rounding decides
             assert (getattr(evaluation, f"prediction_{number}") == prediction)[clear].all() and clear.mean() > 0.5
@@ -136,7 +136,7 @@ def test_costs_follow_the_model_and_the_reference_is_the_path_to_exit_2_or_the_s
 def test_on_the_chosen_month_every_system_accepts_at_least_as_many_as_the_two_exits() -> None:
     evaluation, choice = measure_answers(PARTS, CHOICE), chosen(CHOICE)
     decided = decide_month(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS]
-    accepted = {name: of_system.outcome().accepted for name, of_system in decided.items()}
+    accepted = {name: of_system.count().accepted for name, of_system in decided.items()}
     assert 0.8 * len(CHOICE) <= accepted[SYSTEM] < len(CHOICE)
     assert all(count >= accepted[SYSTEM] for name, count in accepted.items() if not name.endswith(MATCHED))
     for name in (EXIT_1, EXIT_2, BOOSTING):
@@ -148,7 +148,7 @@ def test_on_the_chosen_month_every_system_accepts_at_least_as_many_as_the_two_ex
 
 def test_exit_1_alone_by_class_has_the_lowest_error_of_two_thresholds_at_that_acceptance() -> None:
     evaluation, choice = measure_answers(PARTS, CHOICE), chosen(CHOICE)
-    least = evaluation.decide(choice.thresholds).outcome().accepted
+    least = evaluation.decide(choice.thresholds).count().accepted
     wrong = evaluation.prediction_1 != evaluation.labels
     tried = np.append(np.unique(evaluation.certainty_1), 1.1)
     best = 1.0
@@ -158,7 +158,7 @@ def test_exit_1_alone_by_class_has_the_lowest_error_of_two_thresholds_at_that_ac
             if accepted.sum() >= least:
                 best = min(best, float(wrong[accepted].mean()))
     decided = decide_month(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS][BY_CLASS]
-    assert decided.outcome().error == pytest.approx(best)
+    assert decided.count().error == pytest.approx(best)
     assert not decided.at_2.any()
 
 
@@ -167,17 +167,17 @@ def test_exit_1_alone_must_accept_as_many_as_the_two_exits_do() -> None:
     told, all_of_them = answers(CHOICE, evaluation), Thresholds(0.5, 0.5, 0.5, 0.5)
     choice = choose(evaluation, told, 0.8, lambda _evaluation, _least: all_of_them, least_error)
     decided = decide_month(evaluation, told, choice, CHOICE)[ALL_ROWS]
-    assert decided[SYSTEM].outcome().acceptance == decided[BY_CLASS].outcome().acceptance == 1
-    assert decided[BOOSTING + REJECT].outcome().acceptance == 1
+    assert decided[SYSTEM].count().acceptance == decided[BY_CLASS].count().acceptance == 1
+    assert decided[BOOSTING + REJECT].count().acceptance == 1
 
 
 def test_the_two_exits_decide_a_later_month_by_the_thresholds_alone() -> None:
     evaluation, choice = answer(PARTS, LATER, measure_answers(PARTS, CHOICE)), chosen(CHOICE)
     decided = decide_month(evaluation, answers(LATER, evaluation), choice, LATER)
     assert tuple(decided) == SUBSETS
-    assert decided[ALL_ROWS][SYSTEM].outcome() == evaluation.decide(choice.thresholds).outcome()
+    assert decided[ALL_ROWS][SYSTEM].count() == evaluation.decide(choice.thresholds).count()
     assert decided[DISTINCT][SYSTEM].labels.tolist() == LATER.majority.tolist()
-    assert decided[DISTINCT][BOUND].outcome().error == 0
+    assert decided[DISTINCT][BOUND].count().error == 0
     assert len(decided[DISTINCT][SYSTEM].labels) == len(LATER.first)
 
 
@@ -185,9 +185,9 @@ def test_a_matched_classifier_accepts_exactly_what_the_two_exits_accept_in_each_
     evaluation, choice = answer(PARTS, LATER, measure_answers(PARTS, CHOICE)), chosen(CHOICE)
     decided = decide_month(evaluation, answers(LATER, evaluation), choice, LATER)
     for by_system in decided.values():
-        accepted = by_system[SYSTEM].outcome().accepted
+        accepted = by_system[SYSTEM].count().accepted
         assert 0 < accepted < len(by_system[SYSTEM].labels)
-        assert {by_system[name + MATCHED].outcome().accepted for name in (EXIT_1, EXIT_2, TREE, BOOSTING)} == {accepted}
+        assert {by_system[name + MATCHED].count().accepted for name in (EXIT_1, EXIT_2, TREE, BOOSTING)} == {accepted}
 
 
 def test_the_bound_predicts_each_vectors_majority() -> None:
@@ -197,4 +197,4 @@ def test_the_bound_predicts_each_vectors_majority() -> None:
     for row, label in zip(LATER.features, LATER.labels.tolist(), strict=True):
         rows_by_vector.setdefault(bytes(row), []).append(label)
     right = sum(max(labels.count(0), labels.count(1)) for labels in rows_by_vector.values())
-    assert decided.outcome().accuracy == pytest.approx(right / len(LATER))
+    assert decided.count().accuracy == pytest.approx(right / len(LATER))

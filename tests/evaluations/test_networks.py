@@ -5,7 +5,7 @@ import pytest
 
 from evaluations.networks import Origin, find_training_months, read_network, read_origins, read_single_exit
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint, write_checkpoint
+from models.checkpoint import compute_fingerprint, write_checkpoint
 from models.early_exit import EarlyExitNetwork
 from tests.networks import new_network
 from utils.errors import CheckpointError, DatasetError
@@ -40,7 +40,7 @@ def test_the_origin_of_a_network_holds_its_seed_and_months(networks: list[Calibr
         Origin(paths[0], NAME, "7", ("2016_01", "2016_02"), ("2016_03",)),
         Origin(paths[1], NAME, "", (), ()),
     ]
-    assert fingerprint(read_network(read_origins(paths)[1])) == fingerprint(networks[1])
+    assert compute_fingerprint(read_network(read_origins(paths)[1])) == compute_fingerprint(networks[1])
 
 
 def test_a_network_that_is_not_calibrated_or_named_twice_is_refused(

@@ -6,7 +6,7 @@ from figs.certainty_data import collect_fronts, collect_reliability, find_reliab
 from figs.results_folder import TWO_EXITS, UNCALIBRATED
 from tests.captures import SHARED, needs_shared
 from tests.figs.folders import FRONT, fill, make_inputs
-from utils.classification_metrics import expected_calibration_error
+from utils.classification_metrics import compute_calibration_error
 from utils.results import read_evaluation
 
 
@@ -52,7 +52,7 @@ def test_the_front_has_all_its_points_and_one_operating_point(tmp_path: Path) ->
 def test_the_published_networks_have_the_calibration_error_that_their_rows_give() -> None:
     table = collect_reliability(make_inputs(SHARED / "data", point=0)).table
     evaluation = read_evaluation([SHARED / "data" / "evaluations" / "mobilenet_rpi_2016_03.csv"])
-    expected = expected_calibration_error(evaluation.certainty_2, evaluation.prediction_2 == evaluation.labels)
+    expected = compute_calibration_error(evaluation.certainty_2, evaluation.prediction_2 == evaluation.labels)
     rows = table[(table["network"] == "mobilenet") & (table["exit"] == 2)]
     assert set(rows["ece"]) == {expected}
     assert rows["events"].sum() == 5000

@@ -107,11 +107,11 @@ def test_timings_are_read_with_the_networks_name_in_lower_case(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("e2_remote_time", "remote", "is no table of offload timings: it lacks 'e2_remote_time'"),
+        ("e2_remote_time", "remote", "is not a table of offload timings, it lacks e2_remote_time"),
         ("\t100\t", "\tfast\t", "column 'e2_local_time' holds a cell that is not a number of at least 0"),
         ("\t100\t", "\t-1\t", "column 'e2_local_time' holds a cell"),
         ("near\t8\t1\t", "near\t8\t0\t", "column 'batch_size' holds a request of no events"),
-        (TIMINGS.partition("\n")[2], "", "has no rows"),
+        (TIMINGS.partition("\n")[2], "", "has a header but no rows"),
     ],
 )
 def test_a_file_that_is_not_a_table_of_timings_is_refused(tmp_path: Path, old: str, new: str, complaint: str) -> None:

@@ -16,7 +16,7 @@ from models.calibrated import CalibratedNetwork, CalibratedSingleExit, add_tempe
 from models.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
-    fingerprint,
+    compute_fingerprint,
     read_checkpoint,
     read_two_exits,
     write_checkpoint,
@@ -433,7 +433,7 @@ def after_changing(tensor: Tensor, network: TwoExits) -> str:
     before = tensor.clone()
     tensor.view(-1)[-1] -= 0.25
     try:
-        return fingerprint(network)
+        return compute_fingerprint(network)
     finally:
         tensor.copy_(before)
 
@@ -444,20 +444,20 @@ def test_the_fingerprint_changes_with_every_part_that_decides_exit_2(network: Ca
     decisive = [key for key in parts if not key.startswith("model.exits.0.") and key != "temperature.0"]
     assert {"knots", "levels", "temperature.1", "model.backbone.0.1.0.weight", "model.exits.1.2.1.bias"} < {*decisive}
     found = {key: after_changing(parts[key], network) for key in decisive}
-    assert len({*found.values(), fingerprint(network)}) == len(decisive) + 1
+    assert len({*found.values(), compute_fingerprint(network)}) == len(decisive) + 1
 
 
 def test_the_fingerprint_does_not_change_with_exit_1(network: CalibratedNetwork) -> None:
     for key, value in network.state_dict().items():
         if key.startswith("model.exits.0.") or key == "temperature.0":
-            assert after_changing(value, network) == fingerprint(network), key
+            assert after_changing(value, network) == compute_fingerprint(network), key
 
 
 def test_the_fingerprint_depends_on_transform_and_temperatures(
     network: CalibratedNetwork,
 ) -> None:
     others = [network.model, new_network(transform=False), CalibratedNetwork(network.model, (1.5, 2.0))]
-    assert len({fingerprint(other) for other in (network, *others)}) == 4
+    assert len({compute_fingerprint(other) for other in (network, *others)}) == 4
 
 
 def test_the_fingerprint_is_the_same_after_reading_and_for_any_memory_layout(
@@ -465,7 +465,7 @@ def test_the_fingerprint_is_the_same_after_reading_and_for_any_memory_layout(
 ) -> None:
     write_checkpoint(path, network, {"epoch": 1})
     again, _ = read_two_exits(path)
-    assert fingerprint(again) == fingerprint(network)
+    assert compute_fingerprint(again) == compute_fingerprint(network)
     again.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert fingerprint(again) == fingerprint(network)
-    assert len(bytes.fromhex(fingerprint(network))) == 32
+    assert compute_fingerprint(again) == compute_fingerprint(network)
+    assert len(bytes.fromhex(compute_fingerprint(network))) == 32

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.cpu_network import compute_logits, open_halves, open_single_exit
 from models.early_exit import SingleExitNetwork, TwoExits
 from models.onnx_graph import Graph, append_int8_linear
-from models.onnx_runtime import FirstHalf, SecondHalf, compute_both, start_session, usual_threads
+from models.onnx_runtime import FirstHalf, SecondHalf, compute_both, get_default_threads, start_session
 from models.prediction import predict
 from tests.networks import SAMPLE, calibrated_network, new_network
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError, DeviceError
 
@@ -88,7 +88,7 @@ def test_activations_alone_equal_those_with_exit_1(halves: tuple[FirstHalf, Seco
 
 def test_halves_name_their_network(halves: tuple[FirstHalf, SecondHalf], network: CalibratedNetwork) -> None:
     for half in halves:
-        assert half.fingerprint == fingerprint(network)
+        assert half.fingerprint == compute_fingerprint(network)
         assert half.architecture == type(network.model).__name__
         assert half.activation_shape == network.activation_shape()
 
@@ -124,7 +124,7 @@ def test_the_environment_sets_the_threads_else_there_is_one_for_each_core(
     named: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", named)
-    assert usual_threads() == (threads or len(os.sched_getaffinity(0)))
+    assert get_default_threads() == (threads or len(os.sched_getaffinity(0)))
 
 
 # 8-bit integers
@@ -208,7 +208,7 @@ def test_8_bits_change_alexnets_exit_2_only_and_slightly(features: FloatArray) -
     )
     assert_equal_answers(ours_1, plain_1)
     assert 0 < np.linalg.norm(ours_2 - plain_2) < 0.03 * np.linalg.norm(plain_2)
-    assert np.abs(certainty(ours_2)[1] - certainty(plain_2)[1]).mean() < 0.02
+    assert np.abs(classify(ours_2)[1] - classify(plain_2)[1]).mean() < 0.02
 
 
 def test_8_bits_are_refused_if_they_are_no_faster_or_on_a_gpu(features: FloatArray) -> None:

@@ -12,12 +12,12 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from models import cpu_network
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.early_exit import TwoExits
 from models.onnx_export import write_edge_model, write_second_exit_model
 from models.onnx_graph import Graph, append, append_transform
 from models.onnx_runtime import (
-    CHUNK,
+    EDGE_PASS_SIZE,
     FirstHalf,
     read_first_half,
     read_second_half,
@@ -26,7 +26,7 @@ from models.onnx_runtime import (
 from models.prediction import iterate_batches, predict
 from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform
 from tests.networks import SAMPLE, calibrated_network, new_network
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 from utils.errors import CheckpointError
 
@@ -85,7 +85,7 @@ def test_exit_1_and_its_activations_are_pytorchs(edge_file: Path, network: TwoEx
         expected, expected_logits = network.edge(torch.from_numpy(to_images(features)))
     scale = float(expected.abs().max())
     assert np.abs(activations - expected.numpy()).max() <= 1e-5 * scale
-    (label, certain), (expected_label, expected_certain) = certainty(logits), certainty(expected_logits.numpy())
+    (label, certain), (expected_label, expected_certain) = classify(logits), classify(expected_logits.numpy())
     assert np.abs(certain - expected_certain).max() <= 1e-5
     clear = expected_certain > 0.5 + 1e-5  # an untrained network is undecided of some rows to the last bit
     assert set(label) == {0, 1} and (label == expected_label)[clear].all() and clear.mean() > 0.5
@@ -100,7 +100,7 @@ def test_exit_2_is_pytorchs(tmp_path: Path, network: TwoExits, features: FloatAr
         activations = network.segment_1(images)
         expected = network.cloud(activations)
     logits = read_second_half(path).exit_2(activations.numpy())
-    difference = np.abs(certainty(logits)[1] - certainty(expected.numpy())[1]).max()
+    difference = np.abs(classify(logits)[1] - classify(expected.numpy())[1]).max()
     assert difference <= 1e-4 and agreement.difference <= 1e-4 and agreement.rows == len(features)
 
 
@@ -112,7 +112,7 @@ def test_a_network_without_transform_or_temperatures_is_exported_too(tmp_path: P
     assert agreement.difference <= 1e-5
 
 
-@pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK])
+@pytest.mark.parametrize("count", [0, 1, EDGE_PASS_SIZE, EDGE_PASS_SIZE + 1, 2 * EDGE_PASS_SIZE])
 def test_rows_are_answered_alike_in_every_batch(edge_file: Path, features: FloatArray, count: int) -> None:
     model = read_first_half(edge_file)
     logits, activations = model.exit_1(features[:count])
@@ -131,7 +131,7 @@ def test_two_threads_answer_like_one(edge_file: Path, features: FloatArray) -> N
 def test_the_file_says_which_network_it_is_of(edge_file: Path, network: TwoExits) -> None:
     model = read_first_half(edge_file)
     assert isinstance(model, FirstHalf)
-    assert model.fingerprint == fingerprint(network)
+    assert model.fingerprint == compute_fingerprint(network)
     assert model.activation_shape == network.activation_shape()
     assert model.architecture in NAMES
 
@@ -303,8 +303,8 @@ def test_any_program_with_onnx_runtime_computes_the_calibrated_logits(
     # From a folder that has nothing of the project, and without its search path.
     subprocess.run([sys.executable, "-I", "-c", program, str(edge_file)], cwd=tmp_path, check=True)
     (_, certain), (_, expected) = (
-        certainty(np.load(tmp_path / "logits.npy")),
-        certainty(predict(network, features, 50)[0]),
+        classify(np.load(tmp_path / "logits.npy")),
+        classify(predict(network, features, 50)[0]),
     )
     np.testing.assert_allclose(certain, expected, rtol=0, atol=1e-5)
 

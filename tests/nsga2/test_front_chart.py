@@ -10,16 +10,17 @@ from nsga2.operating_point import (
     COLUMNS,
     build_front_table,
     compute_nearness,
+    find_named_points,
     find_point,
     format_client_command,
     get_thresholds,
-    marks,
 )
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_operating_point import FRONT, front_of
 from tests.scripts import call
 from utils.plotting import save_figure
 from utils.results import Front, read_front, write_front
+from utils.schema import Thresholds
 
 SCRIPT = "nsga2/gen-op-point-chart.py"
 PUBLISHED = sorted((SHARED / "data" / "nsga2").glob("*.sav"))
@@ -41,7 +42,7 @@ def test_the_script_prints_the_command_of_the_point_it_names(
         )
         assert (ended.code, ended.err) == (0, "")
         assert f"operation point {point}:" in ended.out
-        assert format_client_command(FRONT.point(source)) in ended.out.splitlines()
+        assert format_client_command(Thresholds(*FRONT.thresholds[source].tolist())) in ended.out.splitlines()
 
 
 def test_the_default_operation_point_is_5_or_the_last(
@@ -146,7 +147,7 @@ def test_the_axes_hold_every_point(front: Front) -> None:
     table = build_front_table(front)
     expected = list(zip(table["time"], 100 * table["error"], strict=True))
     # The operation point, and the knee and the ends of the front, are drawn once more.
-    expected += [expected[0], *(expected[point] for point in marks(table).values())]
+    expected += [expected[0], *(expected[point] for point in find_named_points(table).values())]
     assert sorted(marked(draw_front(table, 0, "front"))) == sorted(expected)
 
 

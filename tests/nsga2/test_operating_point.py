@@ -17,12 +17,12 @@ from nsga2.operating_point import (
     compute_nearness,
     compute_quality,
     evaluate_point,
+    find_named_points,
     find_point,
     format_client_command,
     get_thresholds,
     has_number,
     label_point,
-    marks,
 )
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_table
@@ -140,16 +140,16 @@ def test_with_its_evaluation_the_table_holds_acceptance_and_offloaded_share_of_e
     evaluation = random_evaluation(200)
     table = build_front_table(find_exact_front(Objectives(evaluation), 0.5).front, evaluation)
     for point in range(len(table)):
-        outcome = evaluation.decide(get_thresholds(table, point)).outcome()
-        assert table["acceptance"][point] == outcome.acceptance >= 0.5
-        assert table["offloaded"][point] == outcome.offloaded_share
-        assert table["error"][point] == pytest.approx(outcome.error)
+        counts = evaluation.decide(get_thresholds(table, point)).count()
+        assert table["acceptance"][point] == counts.acceptance >= 0.5
+        assert table["offloaded"][point] == counts.offloaded_share
+        assert table["error"][point] == pytest.approx(counts.error)
 
 
 def test_the_marks_are_the_knee_and_the_ends() -> None:
     table = build_front_table(FRONT)
     best = int(compute_nearness(table[["error", "time"]].to_numpy()).argmax())
-    assert marks(table) == {"knee": best, "least-error": 3, "least-cost": 0}
+    assert find_named_points(table) == {"knee": best, "least-error": 3, "least-cost": 0}
 
 
 @pytest.mark.parametrize(
@@ -192,14 +192,14 @@ def test_a_limit_on_offloaded_events_needs_the_evaluation() -> None:
 
 def test_a_point_is_evaluated_by_rates_and_cost_on_other_rows() -> None:
     evaluation, thresholds = random_evaluation(300, 7), Thresholds(0.8, 0.7, 0.6, 0.75)
-    outcome = evaluation.decide(thresholds).outcome()
+    counts = evaluation.decide(thresholds).count()
     (row,) = evaluate_point(["x"], [evaluation], [], thresholds, CostModel("full")).to_dict("records")
     path_1 = evaluation.time_segment_1 + evaluation.time_exit_1
     path_2 = evaluation.time_segment_1 + evaluation.time_segment_2 + evaluation.time_exit_2
     offloaded = ~evaluation.decide(thresholds).at_1
     cost = np.where(offloaded, path_2 + evaluation.time_exit_1, path_1).mean()
-    assert (row["rows"], row["acceptance"], row["error"]) == (300, outcome.acceptance, outcome.error)
-    assert (row["true_positive_rate"], row["f1"]) == (outcome.true_positive_rate, outcome.f1)
+    assert (row["rows"], row["acceptance"], row["error"]) == (300, counts.acceptance, counts.error)
+    assert (row["true_positive_rate"], row["f1"]) == (counts.true_positive_rate, counts.f1)
     assert row["cost"] == pytest.approx(1e6 * cost)
     assert row["of_whole_path"] == pytest.approx(cost / path_2.mean())
     assert "of_single_exit" not in row
@@ -278,7 +278,7 @@ def test_the_script_prints_and_writes_the_rates_of_the_point_on_another_month(
     assert (ended.code, ended.err) == (0, "")
     table = build_front_table(read_front_of(files))
     other, single = read_evaluation([files.other]), read_single_exit_evaluation(files.single)
-    thresholds = get_thresholds(table, marks(table)["knee"])
+    thresholds = get_thresholds(table, find_named_points(table)["knee"])
     expected = evaluate_point(["other"], [other], [single], thresholds, CostModel())
     pd.testing.assert_frame_equal(pd.read_csv(written), expected)
     (line,) = [line for line in ended.out.splitlines() if line.startswith("  other: 300 rows, ")]
@@ -318,7 +318,7 @@ def test_the_published_alexnet_is_compared_with_its_published_single_exit() -> N
     single = read_single_exit_evaluation(PUBLISHED / "alexnet_single_rpi_2016_02.csv")
     front = find_exact_front(Objectives(evaluation), 0.9).front
     table = build_front_table(front)
-    least = marks(table)["least-error"]
+    least = find_named_points(table)["least-error"]
     (row,) = evaluate_point(["02"], [evaluation], [single], get_thresholds(table, least), CostModel()).to_dict(
         "records"
     )

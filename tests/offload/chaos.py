@@ -26,7 +26,7 @@ import pandas as pd
 import pika
 from numpy.typing import NDArray
 
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.broker import Broker
 from offload.link.protocol import Answer, Limits, decode_request, encode_answer, make_id
@@ -402,7 +402,7 @@ class Intruder:
         self._bombs = [pickle.dumps(bomb(canary)) for bomb in (Bomb, Evaluated)]
         self._over = threading.Event()
         network, _ = read_two_exits(scene.checkpoint)
-        self._limits = Limits(fingerprint(network), network.activation_shape())
+        self._limits = Limits(compute_fingerprint(network), network.activation_shape())
         self._seed = 0
         self.sent = 0
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import torch
 
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint
+from models.checkpoint import compute_fingerprint
 from models.early_exit import EarlyExitNetwork, TwoExits
 from offload.defaults import MAX_BATCH, PAYLOADS
 from offload.link.protocol import Limits
@@ -46,5 +46,5 @@ def served(
     network: TwoExits, chunk: int = MAX_BATCH, payloads: Collection[str] = PAYLOADS
 ) -> tuple[SecondExit, Limits]:
     """Return a worker's second exit for a network, and its limits."""
-    limits = Limits(fingerprint(network), network.activation_shape(), tuple(payloads))
+    limits = Limits(compute_fingerprint(network), network.activation_shape(), tuple(payloads))
     return exits_of(network, chunk).second, limits

@@ -20,7 +20,7 @@ from offload.link.protocol import make_id
 from tests.captures import SHARED
 from tests.offload.link_ends import Program, connected, wait_until, waiting_in
 from tests.scripts import CLIENT, SERVER, Ended, call
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset
 from utils.schema import DECIDER_COLUMNS, OFFLOAD_COLUMNS
 
@@ -164,7 +164,7 @@ def test_the_csv_has_one_row_for_each_row_of_the_dataset_in_its_order(
     network, _ = read_two_exits(checkpoint)
     chosen = np.linspace(0, len(dataset) - 1, 100, dtype=np.int64)
     for exit_number, logits in enumerate(predict(network, dataset.features[chosen], len(chosen)), 1):
-        predictions, certainties = certainty(logits)
+        predictions, certainties = classify(logits)
         rows = verdicts.iloc[chosen]
         clear = certainties > 0.5 + TOLERANCE.get(way, 5e-5)
         assert (rows[f"exit_{exit_number}_prediction"] == predictions)[clear].all()

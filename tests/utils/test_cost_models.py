@@ -5,7 +5,7 @@ import pytest
 
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_objectives import random_evaluation
-from utils.cost_models import event_costs, read_cost_per_offload
+from utils.cost_models import compute_event_costs, read_cost_per_offload
 from utils.errors import InputFileError
 
 PUBLISHED = SHARED / "data" / "evaluations" / "rpi_offload_timings.tsv"
@@ -14,14 +14,14 @@ HEADER = "network\tbatch_size\trequest_process_time\n"
 
 def test_the_edge_model_charges_exit_1_and_the_sending_of_offloaded_events() -> None:
     rows = random_evaluation(20)
-    at_1, offloaded = event_costs(rows, "edge", 0.004)
+    at_1, offloaded = compute_event_costs(rows, "edge", 0.004)
     np.testing.assert_array_equal(at_1, rows.time_segment_1 + rows.time_exit_1)
     np.testing.assert_array_equal(offloaded, at_1 + 0.004)
 
 
 def test_the_other_models_charge_the_whole_path_and_only_full_adds_the_head_of_exit_1() -> None:
     rows = random_evaluation(20)
-    (at_1, paper), (full_at_1, full) = event_costs(rows), event_costs(rows, "full")
+    (at_1, paper), (full_at_1, full) = compute_event_costs(rows), compute_event_costs(rows, "full")
     np.testing.assert_array_equal(at_1, full_at_1)
     np.testing.assert_array_equal(paper, rows.time_segment_1 + rows.time_segment_2 + rows.time_exit_2)
     np.testing.assert_array_equal(full, paper + rows.time_exit_1)
@@ -41,13 +41,13 @@ def test_the_published_timings_give_the_processor_time_of_sending_an_event() -> 
     ("content", "where", "message"),
     [
         (HEADER + "A\t1\t9\n", {"network": "B"}, "has no row with network = B; choose from A"),
-        (HEADER + "A\t1\t9\n", {"color": "B"}, "lacks 'color'"),
-        ("network\tbatch_size\nA\t1\n", {}, "lacks 'request_process_time'"),
+        (HEADER + "A\t1\t9\n", {"color": "B"}, "lacks color and has network, batch_size"),
+        ("network\tbatch_size\nA\t1\n", {}, "lacks request_process_time"),
         (HEADER + "A\t0\t9\n", {}, "batch_size under 1"),
         (HEADER + "A\t1\tx\n", {}, "request_process_time that is no number"),
         (HEADER + "A\t1\t-1\n", {}, "request_process_time that is no number"),
         (HEADER + "A\t1\t1e308\n", {}, "request_process_time that is no number"),
-        (HEADER, {}, "has no rows"),
+        (HEADER, {}, "has a header but no rows"),
     ],
 )
 def test_a_table_without_the_timings_is_refused(

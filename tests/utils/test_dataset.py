@@ -43,7 +43,7 @@ def refusal(path: Path, content: str | bytes, *, labelled: bool = False) -> str:
     """Return the message that refuses a file with this content, without the file name."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DatasetError) as caught:
-        read_dataset(path, labelled=labelled)
+        (read_labelled if labelled else read_dataset)(path)
     name, colon, reason = str(caught.value).partition(": ")
     assert (name, colon) == (str(path), ": ")
     return reason

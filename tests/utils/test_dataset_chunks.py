@@ -69,7 +69,7 @@ def assert_is_the_table(dataset: Dataset) -> None:
 
 def refusal(path: Path, *, labelled: bool = False) -> str:
     with pytest.raises(DatasetError) as caught:
-        read_dataset(path, labelled=labelled)
+        (read_labelled if labelled else read_dataset)(path)
     name, colon, reason = str(caught.value).partition(": ")
     assert (name, colon) == (str(path), ": ")
     return reason

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.decision import Outcome, decide, is_accepted
+from utils.decision import DecisionCounts, decide, is_accepted
 from utils.schema import ATTACK, NORMAL, Thresholds
 
 # Few values, so that a certainty often stands exactly at a threshold.
@@ -37,18 +37,18 @@ def decided(event: Event, thresholds: Thresholds) -> tuple[str, int | None]:
     return "rejected", None
 
 
-def outcome_of(events: list[Event], thresholds: Thresholds) -> Outcome:
+def count_decisions(events: list[Event], thresholds: Thresholds) -> DecisionCounts:
     labels, prediction_1, prediction_2 = (np.array([event[i] for event in events], dtype=np.int64) for i in (0, 1, 3))
     certainty_1, certainty_2 = (np.array([event[i] for event in events], dtype=np.float64) for i in (2, 4))
-    return decide(labels, prediction_1, certainty_1, prediction_2, certainty_2, thresholds).outcome()
+    return decide(labels, prediction_1, certainty_1, prediction_2, certainty_2, thresholds).count()
 
 
 @given(EVENTS, THRESHOLDS)
-def test_an_outcome_equals_that_of_a_loop_over_the_rows(events: list[Event], thresholds: Thresholds) -> None:
+def test_the_counts_equal_those_of_a_loop_over_the_rows(events: list[Event], thresholds: Thresholds) -> None:
     decisions = [decided(event, thresholds) for event in events]
     right = [answer == event.label for (_, answer), event in zip(decisions, events, strict=True)]
     deciders = [decider for decider, _ in decisions]
-    found = outcome_of(events, thresholds)
+    found = count_decisions(events, thresholds)
     assert found.rows == len(events)
     assert found.accepted_1 == deciders.count("exit 1")
     assert found.accepted_2 == deciders.count("exit 2")
@@ -93,11 +93,11 @@ def test_each_class_has_its_own_threshold_at_each_exit() -> None:
         Event(ATTACK, NORMAL, 0.59, NORMAL, 0.7),  # accepted at exit 2, wrong
         Event(ATTACK, NORMAL, 0.6, ATTACK, 1.0),  # accepted at exit 1, wrong
     ]
-    assert outcome_of(events, thresholds) == Outcome(6, 2, 3, 1, 2, attacks=3, alarms=1, caught=1)
+    assert count_decisions(events, thresholds) == DecisionCounts(6, 2, 3, 1, 2, attacks=3, alarms=1, caught=1)
 
 
-def test_the_rates_of_an_outcome() -> None:
-    found = Outcome(rows=10, accepted_1=4, accepted_2=4, correct_1=3, correct_2=4, attacks=4, alarms=5, caught=4)
+def test_the_rates_of_counted_decisions() -> None:
+    found = DecisionCounts(rows=10, accepted_1=4, accepted_2=4, correct_1=3, correct_2=4, attacks=4, alarms=5, caught=4)
     assert found.accepted == 8
     assert found.rejected_share == pytest.approx(0.2)
     assert (found.true_positive_rate, found.false_positive_rate) == (1.0, 0.25)
@@ -107,13 +107,13 @@ def test_the_rates_of_an_outcome() -> None:
 
 
 def test_the_accuracy_is_nan_if_nothing_is_accepted() -> None:
-    found = outcome_of([Event(NORMAL, NORMAL, 0.5, ATTACK, 0.5)] * 3, Thresholds(1, 1, 1, 1))
+    found = count_decisions([Event(NORMAL, NORMAL, 0.5, ATTACK, 0.5)] * 3, Thresholds(1, 1, 1, 1))
     assert (found.accepted, found.acceptance, found.offloaded_share) == (0, 0, 1)
     assert math.isnan(found.accuracy)
     assert math.isnan(found.error)
 
 
 def test_the_rates_of_no_events_are_nan() -> None:
-    found = outcome_of([], Thresholds(0, 0, 0, 0))
+    found = count_decisions([], Thresholds(0, 0, 0, 0))
     assert found.rows == 0
     assert all(math.isnan(rate) for rate in (found.acceptance, found.offloaded_share, found.accuracy, found.error))

@@ -25,7 +25,7 @@ from utils.results import (
     write_front,
     write_table,
 )
-from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS, Thresholds
+from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,7 +162,7 @@ def test_a_cell_out_of_range_is_refused_with_its_row_and_column(
 @pytest.mark.parametrize("column", EVALUATION_COLUMNS)
 def test_an_evaluation_that_lacks_a_column_is_refused_naming_it(tmp_path: Path, column: str) -> None:
     write_table(evaluation_table().drop(columns=column), path := tmp_path / "e.csv")
-    assert f"it lacks {column};" in evaluation_refusal(path)
+    assert f"it lacks {column} and has " in evaluation_refusal(path)
 
 
 def test_the_message_about_a_single_exit_evaluation_names_the_script_that_writes_the_right_one(tmp_path: Path) -> None:
@@ -257,7 +257,6 @@ def test_a_published_result_file_is_read_like_by_pickle(name: str) -> None:
     assert_same(front, pickle.loads(path.read_bytes()))
     assert len(front) == 100
     assert front.thresholds.dtype == front.objectives.dtype == np.float64
-    assert front.point(5) == Thresholds(*front.thresholds[5])
 
 
 def test_a_written_result_file_is_a_plain_pickled_list_of_the_8_items(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,4 +61,20 @@ def test_a_server_that_is_not_ready_in_time_is_killed_and_reported(
     monkeypatch.setattr("utils.script_runner._START_TIMEOUT", 2.0)
     with pytest.raises(CloudUnavailableError, match="did not start"), serving(server, ["busy"], {}):
         pass
+    assert not any(server.encode() in commandline for commandline in running())
+
+
+def test_an_interrupt_while_a_server_starts_ends_the_server_and_leaves_no_thread(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_line: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.script_runner._echo", interrupt)
+    with pytest.raises(KeyboardInterrupt), serving(server, ["busy"], {}):
+        pass
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for timer in timers:
+        timer.join(10)
+    assert not any(timer.is_alive() for timer in timers)
     assert not any(server.encode() in commandline for commandline in running())

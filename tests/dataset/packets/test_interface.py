@@ -307,7 +307,6 @@ def test_without_cap_net_raw_the_error_says_how_to_grant_it() -> None:
 @contextmanager
 def tunnel(kind: int | None = None) -> Iterator[int]:
     """Create an interface ``tunnel`` of an ARPHRD_ type; yield the file that reads and writes its packets."""
-
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         cannot("/dev/net/tun is not here")
     file = os.open("/dev/net/tun", os.O_RDWR)

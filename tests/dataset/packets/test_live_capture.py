@@ -138,7 +138,6 @@ def test_traffic_of_real_programs_gives_the_records_of_its_pcap_apart_from_the_c
     steps = [name for name in OF_TIME if "variance" not in name and "throughput" not in name]
     differences = np.abs(live[steps].to_numpy() - heard[steps].to_numpy())
     # On a busy machine the kernel may be interrupted between the two rings, but only for a few packets.
-
     assert np.quantile(differences, 0.95) < MOST_DIFFERENCE
     assert {*live["address_a"]} >= {address for name, address in ATTACKERS.items() if name != "patient"} - {
         ATTACKERS["flooder"]

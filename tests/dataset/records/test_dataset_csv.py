@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dataset.records.capture_records import clamp_sizes, read_capture_records
+from dataset.records.capture_records import read_capture_records
 from dataset.records.dataset_csv import build_table, format_csv
 from dataset.records.flow_features import compute_records
 from dataset.records.scaling import PUBLISHED, fit_scaler, read_scaler
-from dataset.records.windows import Windows
+from dataset.records.windows import Windows, clamp_sizes
 from tests.captures import SHARED, needs_shared
 from tests.dataset.packets.test_captures import FRAMES, frame, make_packets, pcap
 from tests.offload.link_ends import Program, wait_until
@@ -36,7 +36,7 @@ def capture(tmp_path: Path) -> Path:
 
 
 def read_records(*paths: Path, windows: Windows | None = None) -> Records:
-    return Records.joined(list(read_capture_records(paths, windows or Windows())))
+    return Records.concatenate(list(read_capture_records(paths, windows or Windows())))
 
 
 @needs_shared

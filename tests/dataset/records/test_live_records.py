@@ -68,7 +68,7 @@ class Replay:
         """Return all records, and remember when each was yielded."""
         for found in read_live_records(self, make_live_windows(), lambda: self.seconds >= until, clock=self.clock):
             self.found += [(self.seconds, records) for records in found]
-        return Records.joined([records for _, records in self.found] or [compute_records(NO_PACKETS)])
+        return Records.concatenate([records for _, records in self.found] or [compute_records(NO_PACKETS)])
 
 
 def replay(packets: Packets, before: float = 1.0) -> Replay:
@@ -111,7 +111,7 @@ def test_windows_restart_when_the_clock_is_set_back() -> None:
         seen += found
         if source.has_ended and source.seconds > NOW / SECOND + 3000:
             source.all, source.due, source.at, source.seconds = back, back.timestamp, 0, NOW / SECOND - 1
-    assert Records.joined(seen).packets[:, 0].tolist() == [2, 3]
+    assert Records.concatenate(seen).packets[:, 0].tolist() == [2, 3]
     assert windows.counts.late == 0
 
 
@@ -124,7 +124,7 @@ def test_the_clock_of_a_remote_sensor_may_differ_from_ours(skew: float) -> None:
     found = [
         some for records in read_live_records(source, windows, lambda: False, clock=source.clock) for some in records
     ]
-    assert_same(Records.joined(found), compute_records(packets_at(*times)))
+    assert_same(Records.concatenate(found), compute_records(packets_at(*times)))
     assert windows.counts.late == 0
 
 
@@ -149,7 +149,7 @@ def test_unconfirmed_packets_far_ahead_make_no_others_late_in_a_capture(place: i
         some for records in read_live_records(source, windows, lambda: False, clock=lambda: 2e9) for some in records
     ]
     assert windows.counts.late == 0
-    assert_same_in_any_order(Records.joined(found), compute_records(packets))
+    assert_same_in_any_order(Records.concatenate(found), compute_records(packets))
 
 
 @pytest.mark.parametrize("count", [1, IN_A_ROW - 1])
@@ -174,7 +174,7 @@ def test_a_gap_of_two_hours_in_a_capture_closes_the_windows_before_it() -> None:
     windows, source = make_live_windows(), Replay(packets, NOW / SECOND + 10**6, most=10)
     coming = read_live_records(source, windows, lambda: False, clock=lambda: 2e9)
     first = [some for _, records in zip(range(4), coming, strict=False) for some in records]
-    assert Records.joined(first).window_start.tolist() == [NOW // SECOND]
+    assert Records.concatenate(first).window_start.tolist() == [NOW // SECOND]
     assert source.at < len(packets)
 
 
@@ -190,7 +190,7 @@ def test_records_observed_before_the_source_fails_are_yielded_before_the_error()
     with pytest.raises(CaptureError, match="removed"):
         for records in coming:
             found += records
-    assert Records.joined(found).packets[:, 0].tolist() == [2, 3]
+    assert Records.concatenate(found).packets[:, 0].tolist() == [2, 3]
 
 
 def test_chunks_without_ipv4_do_not_hide_the_backlog_when_it_stops() -> None:
@@ -231,7 +231,7 @@ def test_a_pipe_ends_with_its_writer(tmp_path: Path) -> None:
     with GrowingCapture(path, TrafficCounts()) as source:
         records = [some for found in read_live_records(source, make_live_windows(), lambda: False) for some in found]
     writer.join()
-    assert_same(Records.joined(records), compute_records(wanted))
+    assert_same(Records.concatenate(records), compute_records(wanted))
 
 
 @needs_shared
@@ -285,7 +285,7 @@ def test_a_moved_file_is_reported_after_its_records(tmp_path: Path, replaced: bo
         with pytest.raises(CaptureError, match=r"a\.pcap: was moved or removed; start again with the new file"):
             for records in coming:
                 found += records
-    assert len(Records.joined(found)) == 7
+    assert len(Records.concatenate(found)) == 7
 
 
 def test_a_pipe_without_a_writer_is_waited_for_until_a_stop(tmp_path: Path) -> None:
@@ -315,5 +315,5 @@ def test_a_reader_of_a_silent_file_can_be_stopped() -> None:
     with GrowingCapture(FOLDER / "syn-flood-small.pcap", TrafficCounts()) as source:
         found = [some for records in read_live_records(source, make_live_windows(), over.is_set) for some in records]
     assert_same(
-        Records.joined(found), compute_records(read_packets(SHARED / "data" / "pcaps" / "syn-flood-small.pcap"))
+        Records.concatenate(found), compute_records(read_packets(SHARED / "data" / "pcaps" / "syn-flood-small.pcap"))
     )

@@ -65,7 +65,7 @@ def test_a_capture_read_in_chunks_gives_the_expected_records(
     for packets in read_capture(capture, TrafficCounts(), chunk_bytes=chunk_bytes):
         for start in range(0, len(packets), most):
             found += windows.add(packets.take(np.arange(start, min(start + most, len(packets)))))
-    assert format_rows(Records.joined(found + windows.close())) == read_rows(expected)
+    assert format_rows(Records.concatenate(found + windows.close())) == read_rows(expected)
     assert (windows.counts.late, windows.counts.left_out) == (0, 0)
 
 

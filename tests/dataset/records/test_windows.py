@@ -38,7 +38,7 @@ def split(packets: Packets, size: int) -> list[Packets]:
 def pass_through(windows: Windows, parts: list[Packets]) -> Records:
     """Return the records of parts that are added one after another."""
     found = [records for part in parts for records in windows.add(part)] + windows.close()
-    return Records.joined(found or [compute_records(packets_at())])
+    return Records.concatenate(found or [compute_records(packets_at())])
 
 
 def assert_same(found: Records, wanted: Records) -> None:
@@ -75,7 +75,7 @@ def test_packets_out_of_order_change_nothing_if_windows_are_closed_later(packets
     found = []
     for part in split(packets, size):
         found += windows.add(part) + windows.close(windows.reached - 45)
-    assert_same(Records.joined([*found, *windows.close()]), compute_records(packets))
+    assert_same(Records.concatenate([*found, *windows.close()]), compute_records(packets))
     assert (windows.held, windows.counts.late) == (0, 0)
 
 
@@ -173,7 +173,7 @@ def test_a_window_limits_its_records_and_counts_the_packets_left_out() -> None:
     windows.add(first)
     windows.add(Packets.concatenate([packets_at(5, host=3), packets_at(6, host=2)]))
     windows.add(packets_at(15, host=2))
-    records = Records.joined(windows.close())
+    records = Records.concatenate(windows.close())
     assert records.address_a.tolist() == [5, 3, 2]
     assert records.packets[:, 0].tolist() == [2, 3, 1]
     assert (windows.counts.left_out, windows.held) == (2, 0)
@@ -184,7 +184,7 @@ def test_a_window_with_limited_records_limits_its_packets_too() -> None:
     windows.add(packets_at(0, 1, 2, 3, host=1))
     windows.add(packets_at(4, host=2))
     assert (windows.held, windows.counts.left_out) == (3, 2)
-    assert Records.joined(windows.close()).packets.tolist() == [[3, 0]]
+    assert Records.concatenate(windows.close()).packets.tolist() == [[3, 0]]
     assert windows.add(packets_at(16, 17, 18, 19)) == []
     assert (windows.held, windows.counts.left_out) == (3, 3)
 
@@ -223,4 +223,4 @@ def test_the_number_of_open_windows_is_limited_however_few_packets_they_hold(
     packets = packets_at(*(15 * number + 1 for number in range(40)))
     found = [records for part in split(packets, 4) for records in windows.add(part)]
     assert windows.held == 10
-    assert_same(Records.joined([*found, *windows.close()]), compute_records(packets))
+    assert_same(Records.concatenate([*found, *windows.close()]), compute_records(packets))

@@ -30,7 +30,7 @@ from offload.networks.exits import ActivationsAt, FloatArray
 from tests.networks import calibrated_network
 from tests.offload.exits import ROUNDING, eager_exits_of, exits_of
 from tests.offload.link_ends import PATIENCE, wait_until
-from utils.dataset import distinct_vectors, read_dataset
+from utils.dataset import find_distinct_vectors, read_dataset
 from utils.errors import CaptureError, CloudUnavailableError
 from utils.schema import CLOUD, FEATURE_COUNT, NOT_ASKED, Thresholds
 from utils.stopping import Stop
@@ -289,7 +289,7 @@ def test_each_segment_computes_each_distinct_vector_at_most_once(
     finally:
         for handle in handles:
             handle.remove()
-    first, _ = distinct_vectors(features)
+    first, _ = find_distinct_vectors(features)
     distinct, offloaded = len(first), int(verdicts.uncertain[first].sum())
     assert 0 < offloaded < distinct < ROWS
     assert computed == {

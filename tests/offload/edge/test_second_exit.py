@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from models.early_exit import TwoExits
 from offload.defaults import FAILURE_POLICIES, PAYLOADS
 from offload.edge.batch import Batch
@@ -137,7 +137,7 @@ def absent(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
 def asking(
     client: Client, network: TwoExits, on_failure: str = "local", payload: str = FEATURES, *, half: bool = False
 ) -> CloudSecondExit:
-    sending = RequestForm(fingerprint(network), "edge:1", payload, half)
+    sending = RequestForm(compute_fingerprint(network), "edge:1", payload, half)
     return CloudSecondExit(client, sending, LocalSecondExit(exits_of(network).second), on_failure)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models.calibrated import CalibratedNetwork
-from models.checkpoint import fingerprint, read_two_exits
+from models.checkpoint import compute_fingerprint, read_two_exits
 from offload.link.broker import Broker
 from offload.link.protocol import (
     ACTIVATIONS,
@@ -39,7 +39,7 @@ from tests.networks import calibrated_network
 from tests.offload.exits import ROUNDING, served
 from tests.offload.link_ends import PATIENCE, connected, make_client, serving, wait_until, waiting_in
 from tests.offload.messages import body_of, changed, mutants, parts_of
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_requests_of_both_payloads_are_computed_together_and_get_their_own_rows(
 
 def test_a_quantised_network_keeps_the_fingerprint(features: FloatArray) -> None:
     plain = calibrated_network("AlexNetWithExits")
-    digest, opened = fingerprint(plain), open_network(plain, CPU, int8=True)
+    digest, opened = compute_fingerprint(plain), open_network(plain, CPU, int8=True)
     assert opened.exit_2 is not None
     cloud = Responder(opened.exit_2, Limits(opened.fingerprint, opened.activation_shape), "cloud:7")
     request = Request(make_id(), "edge", digest, FEATURES, features)
@@ -181,7 +181,7 @@ def test_a_request_larger_than_a_pass_gets_one_answer(
     hook.remove()
     assert sum(passes) == ROWS and max(passes) <= 7
     assert is_right(on_gpus, request, network)
-    assert {*certainty(alone(network, request))[0]} == {0, 1}
+    assert {*classify(alone(network, request))[0]} == {0, 1}
 
 
 def test_requests_with_the_same_id_are_answered_separately(
@@ -207,7 +207,7 @@ def test_half_precision_halves_the_bytes_and_changes_certainties_little(
     assert len(parts_of(encode_request(whole))[1]) == 2 * len(parts_of(encode_request(half))[1])
     first, second = cloud.answer([received(cloud, whole), received(cloud, half)])
     assert isinstance(first, Answer) and isinstance(second, Answer)
-    difference = np.abs(certainty(first.logits)[1] - certainty(second.logits)[1]).max()
+    difference = np.abs(classify(first.logits)[1] - classify(second.logits)[1]).max()
     # MobileNetV2's logits are large before it is trained, and round accordingly.
     assert 0 < difference <= (1e-3 if np.abs(first.logits).max() < 10 else 2e-3)
 

@@ -22,7 +22,7 @@ from tests.networks import SAMPLE, calibrated_network
 from tests.offload.link_ends import Program, connected
 from tests.offload.test_link import ALL_OFFLOADED
 from tests.scripts import CLIENT, EXPORT, ROOT, SERVER, call, flat
-from utils.classification_metrics import certainty
+from utils.classification_metrics import classify
 from utils.dataset import read_dataset
 from utils.errors import CheckpointError
 
@@ -56,7 +56,7 @@ def test_both_exported_exits_equal_those_of_the_checkpoint(checkpoint: Path, hal
     ours, theirs = open_exported(*halves, "mobilenet"), open_checkpoint(checkpoint, "mobilenet", "cpu")
     assert (ours.architecture, ours.fingerprint) == (theirs.architecture, theirs.fingerprint)
     (logits, activations), (wanted, wanted_activations) = ours.exit_1(features), theirs.exit_1(features)
-    np.testing.assert_allclose(certainty(logits)[1], certainty(wanted)[1], atol=1e-5)
+    np.testing.assert_allclose(classify(logits)[1], classify(wanted)[1], atol=1e-5)
     rows = np.array([3, 1, 149])
     np.testing.assert_allclose(activations(rows), wanted_activations(rows), rtol=1e-4, atol=1e-4)
     assert ours.exit_2 is not None and theirs.exit_2 is not None
@@ -64,7 +64,7 @@ def test_both_exported_exits_equal_those_of_the_checkpoint(checkpoint: Path, hal
         (ours.exit_2.compute_from_features(features), theirs.exit_2.compute_from_features(features)),
         (ours.exit_2.compute_from_activations(activations(rows)), theirs.exit_2.compute_from_features(features[rows])),
     ):
-        np.testing.assert_allclose(certainty(mine)[1], certainty(yours)[1], atol=TOLERANCE)
+        np.testing.assert_allclose(classify(mine)[1], classify(yours)[1], atol=TOLERANCE)
 
 
 def test_halves_of_different_networks_or_of_another_family_are_refused(

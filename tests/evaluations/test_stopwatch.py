@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from utils.timing import CLOCKS, Stopwatch
+from evaluations.exit_timing import CLOCKS, Stopwatch
 
 CPU = torch.device("cpu")
 
