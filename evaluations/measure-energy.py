@@ -285,14 +285,12 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
     """Yield the ways to compute exit 2: in this process and, if it is available, in the cloud."""
     from figs.energy_data import TWO_EXITS_LOCAL, TWO_EXITS_OFFLOADED
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
-    from offload.link.broker import Broker, Host
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
     from offload.link.private_broker import PrivateBroker
     from offload.link.protocol import FEATURES
     from offload.link.request_form import RequestForm
     from offload.operations.metrics import ClientMetrics
-    from utils.script_runner import serving
 
     assert network.exit_2 is not None
     local, where = LocalSecondExit(network.exit_2), None
@@ -305,15 +303,13 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
             except CloudUnavailableError as problem:
                 print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name a broker with --mq-hostname")
             else:
-                where = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+                where = node.connection
                 args.mq_queue = args.mq_queue or broker_options.DEFAULTS["queue"]
-                of_worker = (
-                    "--mq-hostname", "127.0.0.1", "--mq-port", node.port, "--mq-username", node.username,
+                options = (
                     "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
-                    "--quiet", "--cache-size", 0,  # the dataset is repeated, and each event must be computed
+                    "--cache-size", 0,  # the dataset is repeated, and each event must be computed
                 )  # fmt: skip
-                password = {broker_options.PASSWORD_VARIABLE: node.password}
-                stack.enter_context(serving("offload/ee-processor-server.py", of_worker, password))
+                stack.enter_context(node.run_worker(*options))
         if where is None:
             yield {TWO_EXITS_LOCAL: local}
             return

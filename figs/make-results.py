@@ -182,22 +182,16 @@ def _measure_timings(
     """Start a worker, and return the rows of one network in the table of offload timings."""
     from figs.offload_timing import BATCH_SIZES, REPEATS, make_request_batches, measure_requests
     from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS
-    from offload.broker_options import PASSWORD_VARIABLE
     from utils.dataset import read_dataset
-    from utils.script_runner import serving
 
     checkpoint = plan.get_checkpoint(network, TWO_EXITS)
     queue = f"figures-{network}"
     options = (
-        "--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username, "--mq-queue", queue,
-        "--trained-network-file", checkpoint, "--network", network, "--quiet",
+        "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", network,
         "--cache-size", 0,  # the rows are repeated, and each must be computed
     )  # fmt: skip
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
-    with (
-        serving("offload/ee-processor-server.py", options, {PASSWORD_VARIABLE: broker.password}),
-        _open_edge(checkpoint, broker, queue) as edge,
-    ):
+    with broker.run_worker(*options), _open_edge(checkpoint, broker, queue) as edge:
         batches = [make_request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
         return [measure_requests(network, edge, of_size) for of_size in batches]
 
@@ -208,7 +202,6 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
     import numpy as np
 
     from figs.offload_timing import Edge
-    from offload.link.broker import Broker, Host
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
     from offload.link.protocol import FEATURES
@@ -222,14 +215,13 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
     exit_2, digest = network.exit_2, network.fingerprint
     assert exit_2 is not None
     form = RequestForm(digest, make_process_name(), FEATURES)
-    where = Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
     metrics = ClientMetrics(network.architecture, digest)
 
     def exit_1(features: FloatArray) -> FloatArray:
         _, activations = network.exit_1(features)
         return activations(np.arange(len(features)))
 
-    with Client(where, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
+    with Client(broker.connection, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
             return client.submit(form.make_request(features)).result().milliseconds

@@ -134,24 +134,18 @@ def _add_cable() -> None:
 
 
 @contextlib.contextmanager
-def _run_worker(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
+def _run_worker(calibrated: Path) -> "Iterator[tuple[tuple[object, ...], dict[str, str]]]":
     """Run a worker; yield the options and environment variables with which a client reaches it."""
-    from offload.broker_options import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
-    from utils.script_runner import serving
 
     try:
         broker = PrivateBroker()
     except CloudUnavailableError as problem:
         print(f"no RabbitMQ, so the edge computes exit 2 itself: {problem}")
-        yield ["--process-exit2-locally"], {}
+        yield ("--process-exit2-locally",), {}
         return
-    with broker:
-        link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
-        worker = (*link, "--trained-network-file", calibrated, "--network", MODEL, "--quiet")
-        password = {PASSWORD_VARIABLE: broker.password}
-        with serving("offload/ee-processor-server.py", worker, password):
-            yield link, password
+    with broker, broker.run_worker("--trained-network-file", calibrated, "--network", MODEL):
+        yield broker.options, broker.environment
 
 
 def _choose_thresholds(front_file: Path) -> "Thresholds":

@@ -23,9 +23,9 @@ from utils.errors import CloudUnavailableError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Mapping
 
-    from offload.link.private_broker import PrivateBroker
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATION_POINT = "least-error"
@@ -101,7 +101,6 @@ def run(args: argparse.Namespace) -> None:
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
     from offload.link.private_broker import PrivateBroker
-    from utils.script_runner import serving
 
     client = [
         "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
@@ -119,24 +118,17 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
         _run_stage(title, "offload/ee-processor-client.py", *client, "--process-exit2-locally")
         return
     with broker:
-        link = ["--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username]
-        worker = (*link, "--trained-network-file", calibrated, "--network", model, "--quiet")
         print("\n== start a cloud worker")
-        with serving("offload/ee-processor-server.py", worker, _make_environment(broker)):
-            _run_stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *link, broker=broker)
+        with broker.run_worker("--trained-network-file", calibrated, "--network", model):
+            _run_stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *broker.options,
+                       environment=broker.environment)  # fmt: skip
 
 
-def _run_stage(title: str, script: str, *options: object, broker: "PrivateBroker | None" = None) -> None:
+def _run_stage(title: str, script: str, *options: object, environment: "Mapping[str, str] | None" = None) -> None:
     from utils.script_runner import run_script
 
     print(f"\n== {title}")
-    run_script(script, options, _make_environment(broker))
-
-
-def _make_environment(broker: "PrivateBroker | None") -> dict[str, str]:
-    from offload.broker_options import PASSWORD_VARIABLE
-
-    return {} if broker is None else {PASSWORD_VARIABLE: broker.password}
+    run_script(script, options, environment or {})
 
 
 def _print_summary(inference: Path, verdicts: Path, name: str) -> None:

@@ -30,7 +30,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from models.checkpoint import write_checkpoint
-from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker, find_free_port
 from offload.link.protocol import make_id
 from tests.benchmarks.results import write_results
@@ -74,7 +73,7 @@ class Ground:
     def __init__(self, folder: Path, node: PrivateBroker) -> None:
         self.folder = folder
         self.node = node
-        self.broker = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+        self.broker = node.connection
         self.checkpoint = folder / "calibrated.pth"
         write_checkpoint(self.checkpoint, calibrated_network("MobileNetV2WithExits"), {"data": "none"})
         self._expected: dict[int, pd.DataFrame] = {}

@@ -1,4 +1,4 @@
-"""A private RabbitMQ node on free loopback ports, for the demo and the tests.
+"""A private RabbitMQ node on free loopback ports, for demos, measurements and tests.
 
 It runs as the user who starts it, without a service manager, and removes its temporary folder when it is closed.
 """
@@ -13,12 +13,15 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from offload.link.broker import PASSWORD_VARIABLE, Broker, Host
 from offload.link.protocol import LARGEST_MESSAGE
 from utils.errors import CloudError, CloudUnavailableError
+from utils.script_runner import run_server
 
 _SERVER_FOLDERS: Final = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
 # Only a node that hangs reaches these: on two cores with a load of 13, one call of rabbitmqctl took more than a minute.
@@ -91,6 +94,9 @@ class PrivateBroker:
         port: AMQP port on 127.0.0.1.
         tls_port: port of AMQP over TLS; 0 without TLS.
         username, password: credentials of the only user.
+        connection: the same as connection settings, without TLS.
+        options: the same as command-line options of a script, except the password.
+        environment: environment variable of a script, which holds the password.
 
     Raises:
         CloudUnavailableError: RabbitMQ is not installed, or did not start.
@@ -104,6 +110,9 @@ class PrivateBroker:
         self.port, self._dist_port, self._epmd_port = find_free_port(), find_free_port(), find_free_port()
         self.tls_port = 0 if tls is None else find_free_port()
         self.username, self.password = "ee", secrets.token_hex(12)
+        self.connection = Broker((Host("127.0.0.1", self.port),), self.username, self.password)
+        self.options = ("--mq-hostname", "127.0.0.1", "--mq-port", self.port, "--mq-username", self.username)
+        self.environment = {PASSWORD_VARIABLE: self.password}
         self._folder = Path(tempfile.mkdtemp(prefix="private-broker-"))
         self._node = f"private{self.port}@localhost"
         self._log = self._folder / "output.log"
@@ -117,7 +126,7 @@ class PrivateBroker:
             f"{settings}\n"
         )
         (self._folder / "plugins").write_text("[].")
-        self._environment = self._make_environment()
+        self._node_environment = self._make_node_environment()
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -126,7 +135,7 @@ class PrivateBroker:
             self.close()
             raise
 
-    def _make_environment(self) -> dict[str, str]:
+    def _make_node_environment(self) -> dict[str, str]:
         folder = self._folder
         return {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -151,12 +160,12 @@ class PrivateBroker:
         if self._epmd is None:
             # In the foreground: an epmd that the node itself starts would outlive it.
             self._epmd = subprocess.Popen(
-                ["epmd"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                ["epmd"], env=self._node_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [str(self._server)],
-                env=self._environment,
+                env=self._node_environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -194,7 +203,7 @@ class PrivateBroker:
         try:
             done = subprocess.run(
                 [str(self._server.with_name("rabbitmqctl")), "--silent", command, *arguments],
-                env=self._environment,
+                env=self._node_environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -207,6 +216,10 @@ class PrivateBroker:
         if done.returncode != 0:
             raise CloudError(f"rabbitmqctl {command}: {_extract_error(done.stderr)}")
         return done.stdout
+
+    def run_worker(self, *options: object) -> AbstractContextManager[None]:
+        """Return a block during which a worker runs on the node; ``options`` are added to those of the connection."""
+        return run_server("offload/ee-processor-server.py", [*self.options, *options, "--quiet"], self.environment)
 
     def pause(self) -> None:
         """Pause the node: it accepts connections and bytes but answers nothing until ``resume``."""

@@ -30,8 +30,7 @@ import torch
 
 from models.checkpoint import fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.client import Client
 from offload.link.load import Pace, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
@@ -63,7 +62,7 @@ class Link:
 
     @property
     def broker(self) -> Broker:
-        return Broker((Host("127.0.0.1", self.node.port),), self.node.username, self.node.password)
+        return self.node.connection
 
     def network(self, family: str) -> tuple[Path, TwoExits]:
         path = self.trained or self.folder / f"{family}.pth"

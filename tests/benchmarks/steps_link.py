@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from models.checkpoint import fingerprint
-from offload.broker_options import PASSWORD_VARIABLE
 from offload.defaults import CACHE_SIZE
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.second_exit import CloudSecondExit
+from offload.link.broker import PASSWORD_VARIABLE
 from offload.link.client import Client
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import FEATURES

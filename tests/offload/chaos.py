@@ -27,8 +27,7 @@ import pika
 from numpy.typing import NDArray
 
 from models.checkpoint import fingerprint, read_two_exits
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import Answer, Limits, decode_request, encode_answer, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from tests.hostile import Bomb, Evaluated

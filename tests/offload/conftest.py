@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from offload.link.broker import Broker, Host
+from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from tests.offload.link_ends import connected
@@ -15,7 +15,7 @@ from tests.offload.link_ends import connected
 @pytest.fixture(scope="session")
 def link(broker: PrivateBroker) -> Broker:
     """Connection settings of the session's node."""
-    return Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
+    return broker.connection
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ from typing import Any, Self
 import numpy as np
 import pika
 
-from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.batch_report import BatchReport
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker, Host
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, make_id

@@ -82,7 +82,7 @@ def node(request: pytest.FixtureRequest, local: object) -> Iterator[PrivateBroke
 
 @pytest.fixture(scope="module")
 def scene(local: tuple[Scene, Script], node: PrivateBroker) -> Scene:
-    there = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    there = node.connection
     return Scene(there, "faults", local[0].checkpoint, local[0].dataset, BATCH)
 
 

@@ -13,8 +13,7 @@ import pytest
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.private_broker import PrivateBroker, find_free_port
 from offload.link.protocol import make_id
 from tests.captures import SHARED

@@ -20,8 +20,7 @@ import pandas as pd
 import pytest
 
 from offload.alerts.eve import Event, compute_community_id
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import make_id
 from tests.captures import SHARED, needs_shared
 from tests.dataset.packets.test_captures import frame, pcap

@@ -739,7 +739,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 @pytest.fixture
 def fragile(node: PrivateBroker) -> Broker:
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    return node.connection
 
 
 def test_requests_survive_a_broker_that_is_killed_and_returns(

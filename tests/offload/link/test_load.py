@@ -10,8 +10,7 @@ import pytest
 
 from models.checkpoint import read_two_exits
 from models.onnx_export import write_edge_model
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.load import COLUMNS, Pace, RequestResult, draw_load, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import find_free_port

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker
@@ -39,7 +38,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 @pytest.fixture
 def full(node: PrivateBroker) -> Broker:
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    return node.connection
 
 
 @contextmanager

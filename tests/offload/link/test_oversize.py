@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pika import exceptions
 
-from offload.link.broker import Broker, Host
+from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
@@ -46,7 +46,7 @@ def generous(broker: PrivateBroker) -> Iterator[Broker]:
     """A node that takes messages of up to 128 MiB, which is what RabbitMQ 3 does of itself."""
     del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
     with PrivateBroker(settings=f"max_message_size = {128 * 2**20}") as node:
-        yield Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+        yield node.connection
 
 
 def peak_memory(worker: SleepingWorker) -> int:

@@ -14,7 +14,7 @@ import pika
 import pytest
 
 from offload.link import private_broker
-from offload.link.broker import Broker, Host
+from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker, find_free_port, find_server
 from offload.link.protocol import make_id
 from tests.offload.certificates import SERVER_NAMES, WRONG_NAME, Certificates, Identity, make_certificates
@@ -39,7 +39,7 @@ REFUSALS = (OSError, pika.exceptions.AMQPConnectionError)
 
 
 def address(node: PrivateBroker) -> Broker:
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    return node.connection
 
 
 def folders() -> set[Path]:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from offload.broker_options import PASSWORD_VARIABLE
 from offload.link import worker as worker_module
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker, Host
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker, find_free_port
 from offload.link.protocol import Answer, Refusal, Request
@@ -236,7 +235,7 @@ def test_a_silent_broker_does_not_delay_a_stop(link: Broker, queue: str, monkeyp
 def test_a_worker_whose_broker_restarts_answers_each_request_once() -> None:
     sleeper, counted, metrics = Sleeper(), Counted(), ClientMetrics()
     with PrivateBroker() as node:
-        link = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+        link = node.connection
         worker = make_worker(link, "q", sleeper, None, counted.metrics)
         # A queue made just before its node is killed may not have reached the disk: until the worker declares it again,
         # requests come back, and are sent once more.

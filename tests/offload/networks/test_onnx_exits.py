@@ -13,8 +13,7 @@ import pytest
 
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.onnx_export import write_edge_model, write_second_exit_model
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import make_id
 from offload.networks.onnx_exits import open_exported
 from offload.networks.torch_exits import open_checkpoint

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from offload.link.broker import Broker, Host
+from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
@@ -27,7 +27,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 @pytest.fixture
 def brittle(node: PrivateBroker) -> Broker:
     """Connection settings of that node."""
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    return node.connection
 
 
 def test_both_ends_reconnect_after_a_killed_broker(node: PrivateBroker, brittle: Broker) -> None:
