@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         link, environment = stack.enter_context(_run_worker(calibrated))
         client = [
-            "--trained-network-file", calibrated, "--network", MODEL, *_make_options(_choose_thresholds(front)), *link,
+            "--trained-network-file", calibrated, "--network", MODEL, *_choose_thresholds(front).make_options(), *link,
             "--interface", LISTENS, "--clamp-size", "--alerts", "-",
         ]  # fmt: skip
         log = stack.enter_context((args.output_folder / "client.log").open("w", encoding="utf-8"))
@@ -155,14 +155,6 @@ def _choose_thresholds(front_file: Path) -> "Thresholds":
 
     table = front_table(read_front(front_file))
     return thresholds_of(table, marks(table)[KNEE])
-
-
-def _make_options(thresholds: "Thresholds") -> list[object]:
-    names = ("normal-exit1", "attack-exit1", "normal-exit2", "attack-exit2")
-    limits = (
-        thresholds.normal_exit_1, thresholds.attack_exit_1, thresholds.normal_exit_2, thresholds.attack_exit_2,
-    )  # fmt: skip
-    return [word for name, limit in zip(names, limits, strict=True) for word in (f"--{name}-min-certainty", limit)]
 
 
 def _watch(

@@ -104,11 +104,7 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
 
     client = [
         "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
-        "--normal-exit1-min-certainty", thresholds.normal_exit_1,
-        "--attack-exit1-min-certainty", thresholds.attack_exit_1,
-        "--normal-exit2-min-certainty", thresholds.normal_exit_2,
-        "--attack-exit2-min-certainty", thresholds.attack_exit_2,
-        "--savefile", verdicts,
+        *thresholds.make_options(), "--savefile", verdicts,
     ]  # fmt: skip
     title = f"decide {dataset.name} at the edge"
     try:
