@@ -204,17 +204,15 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
     from figs.offload_timing import Edge
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
-    from offload.link.protocol import FEATURES
-    from offload.link.request_form import RequestForm
+    from offload.link.protocol import FEATURES, RequestTemplate, make_process_name
     from offload.networks.exits import FloatArray
     from offload.networks.torch_exits import open_checkpoint
     from offload.operations.metrics import ClientMetrics
-    from offload.shared_options import make_process_name
 
     network = open_checkpoint(checkpoint, None, "cpu")
     exit_2, digest = network.exit_2, network.fingerprint
     assert exit_2 is not None
-    form = RequestForm(digest, make_process_name(), FEATURES)
+    template = RequestTemplate(digest, make_process_name(), FEATURES)
     metrics = ClientMetrics(network.architecture, digest)
 
     def exit_1(features: FloatArray) -> FloatArray:
@@ -224,7 +222,7 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
     with Client(broker.connection, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
-            return client.submit(form.make_request(features)).result().milliseconds
+            return client.submit(template.make_request(features)).result().milliseconds
 
         yield Edge(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
 

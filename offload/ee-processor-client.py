@@ -206,7 +206,7 @@ def _open_second_exit(
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
-    from offload.link.request_form import RequestForm
+    from offload.link.protocol import RequestTemplate, make_process_name
 
     local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
     if args.process_exit2_locally:
@@ -218,9 +218,9 @@ def _open_second_exit(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
     client = Client(broker_options.read_broker(args), args.mq_queue, retry_policy, metrics)
-    form = RequestForm(network.fingerprint, shared_options.make_process_name(), args.payload, args.half_precision)
+    template = RequestTemplate(network.fingerprint, make_process_name(), args.payload, args.half_precision)
     with client, shared_options.serve_metrics(args, metrics.registry, client):
-        yield CloudSecondExit(client, form, local, args.on_cloud_failure)
+        yield CloudSecondExit(client, template, local, args.on_cloud_failure)
     sent, received = client.bytes_sent, client.bytes_received
     sentence = f"link: {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received"
     logs.report(log, "link", sentence, bytes_sent=sent, bytes_received=received)

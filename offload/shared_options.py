@@ -2,9 +2,6 @@
 
 import argparse
 import contextlib
-import os
-import re
-import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -86,11 +83,6 @@ def add_threads(group: argparse._ActionsContainer) -> None:
         metavar="N",
         meaning="threads per inference (all cores)",
     )
-
-
-def make_process_name() -> str:
-    """Return the name of this process in its messages: host name and process number."""
-    return f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', socket.gethostname())[:100]}:{os.getpid()}"
 
 
 def add_asking(parser: argparse.ArgumentParser) -> None:

@@ -25,8 +25,7 @@ from offload.link.broker import Broker
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import find_free_port
-from offload.link.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, Answer, Refusal, Request
-from offload.link.request_form import RequestForm
+from offload.link.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, Answer, Refusal, Request, RequestTemplate
 from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
@@ -137,8 +136,8 @@ def absent(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
 def asking(
     client: Client, network: TwoExits, on_failure: str = "local", payload: str = FEATURES, *, half: bool = False
 ) -> CloudSecondExit:
-    sending = RequestForm(fingerprint(network), "edge:1", payload, half)
-    return CloudSecondExit(client, sending, LocalSecondExit(exits_of(network).second), on_failure)
+    template = RequestTemplate(fingerprint(network), "edge:1", payload, half)
+    return CloudSecondExit(client, template, LocalSecondExit(exits_of(network).second), on_failure)
 
 
 def ask(second_exit: CloudSecondExit, network: TwoExits, features: FloatArray) -> Answers:
@@ -320,10 +319,10 @@ def test_values_beyond_half_precision_are_sent_in_single_precision(largest: floa
     activations = np.zeros((3, 2, 1, 1), np.float32)
     activations[1, 1] = largest
     assert (
-        RequestForm("ab" * 32, "edge:1", ACTIVATIONS, half_precision=True).make_request(activations).tensor.dtype
+        RequestTemplate("ab" * 32, "edge:1", ACTIVATIONS, half_precision=True).make_request(activations).tensor.dtype
         == dtype
     )
-    assert RequestForm("ab" * 32, "edge:1", ACTIVATIONS).make_request(activations).tensor.dtype == "float32"
+    assert RequestTemplate("ab" * 32, "edge:1", ACTIVATIONS).make_request(activations).tensor.dtype == "float32"
 
 
 def test_an_event_beyond_half_precision_is_answered_correctly(link: Broker, queue: str) -> None:

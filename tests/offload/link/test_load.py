@@ -14,7 +14,7 @@ from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.load import COLUMNS, Pace, RequestResult, draw_load, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import find_free_port
-from offload.link.request_form import RequestForm
+from offload.link.protocol import RequestTemplate
 from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
@@ -65,8 +65,8 @@ def test_a_picture_is_drawn_for_any_results(results: tuple[str, str], tmp_path: 
 def test_all_clients_send_at_once_with_one_request_in_flight_each(link: Broker, queue: str) -> None:
     sleeper = Sleeper(0.02)
     with serving(make_worker(link, queue, sleeper)), make_client(link, queue) as one, make_client(link, queue) as two:
-        sending = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
-        asked = send_requests([one, two], sending, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
+        templates = [RequestTemplate(FINGERPRINT, name, "features") for name in ("one", "two")]
+        asked = send_requests([one, two], templates, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
     assert [(number, sum(a.client == number for a in asked)) for number in (0, 1)] == [(0, 10), (1, 10)]
     assert {a.result for a in asked} == {"answered"}
     for batch in sleeper.batches:
@@ -76,24 +76,24 @@ def test_all_clients_send_at_once_with_one_request_in_flight_each(link: Broker, 
 
 def test_an_interval_spaces_the_starts(link: Broker, queue: str) -> None:
     with serving(make_worker(link, queue)), make_client(link, queue) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = send_requests([client], sending, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
+        templates = [RequestTemplate(FINGERPRINT, "one", "features")]
+        asked = send_requests([client], templates, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
     assert np.diff([a.start for a in asked]).min() >= 0.2
 
 
 def test_a_load_test_can_be_stopped(link: Broker, queue: str) -> None:
     stop = Stop()
     with serving(make_worker(link, queue, Sleeper(0.01))), make_client(link, queue) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
+        templates = [RequestTemplate(FINGERPRINT, "one", "features")]
         stop_after_one = lambda done: stop.request() if done else None  # noqa: E731
-        asked = send_requests([client], sending, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
+        asked = send_requests([client], templates, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
     assert 1 <= len(asked) < 10**9
 
 
 def test_unanswered_requests_are_counted_by_reason(link: Broker, queue: str) -> None:
     with make_client(link, queue, RetryPolicy.from_options(0.2, 0)) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = send_requests([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
+        templates = [RequestTemplate(FINGERPRINT, "one", "features")]
+        asked = send_requests([client], templates, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
     assert {a.result for a in asked} == {"no-queue", "circuit-open"}
 
 
