@@ -1,5 +1,6 @@
 """Constants that the command lines show and the library uses; imports only the standard library."""
 
+from pathlib import Path
 from typing import Final
 
 PROTOCOL_VERSION: Final = "1"
@@ -30,6 +31,8 @@ BATCH_WAIT: Final = 0.005
 PREFETCH: Final = 32
 """Most requests that a worker holds."""
 
+STDOUT: Final = Path("-")
+"""Value of ``--alerts`` that stands for the standard output."""
 ATTACK_SIGNATURE: Final = "attack"
 REJECTED_SIGNATURE: Final = "rejected"
 SIGNATURES: Final = (ATTACK_SIGNATURE, REJECTED_SIGNATURE)

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from dataset import traffic_options
 from offload import broker_options, shared_options
 from offload.client_arguments import check_client_arguments
+from offload.defaults import STDOUT
 from offload.operations import logs
 from utils import cli
 from utils.expert_options import add_expert
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from offload.operations.metrics import ClientMetrics
 
 log = logging.getLogger(__name__)
-
-STANDARD_OUTPUT = Path("-")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     from offload.operations.metrics import ClientMetrics
     from utils.stopping import Stop
 
-    logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STANDARD_OUTPUT)
+    logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STDOUT)
     check_client_arguments(args)
     savefile = _make_savefile(args)
     network = _open_network(args)
@@ -173,11 +172,12 @@ def _make_source(args: argparse.Namespace, savefile: "OffloadCsv | None", metric
 
         rows, facts = read_dataset(args.dataset), _network_facts(args)
         return DatasetSource(rows, savefile, facts, resumes=args.resume, batch_size=args.batch_size)
-    from offload.alerts.traffic_source import AlertSettings, TrafficSource
+    from offload.alerts.alert_limit import AlertLimit
+    from offload.alerts.traffic_source import TrafficSource
 
-    settings = AlertSettings(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source)
-    scaler = traffic_options.load_scaler(args)
-    return TrafficSource(traffic_options.parse_traffic(args), scaler.scale, args.batch_size, settings, metrics)
+    limit = AlertLimit(args.max_rejected_alerts, args.max_alerts_per_source)
+    scale, traffic = traffic_options.load_scaler(args).scale, traffic_options.parse_traffic(args)
+    return TrafficSource(traffic, scale, args.batch_size, args.alerts, limit, metrics)
 
 
 def _network_facts(args: argparse.Namespace) -> "Facts":
@@ -233,7 +233,7 @@ def _report(name: str, counts: "VerdictCounts", args: argparse.Namespace, *, tab
         if args.log_format == "json":
             logs.report(log, name.split()[0], f"{name}: {counts.summarize()}", figures=counts.to_dict())
         else:
-            out = sys.stderr if args.alerts == STANDARD_OUTPUT else sys.stdout
+            out = sys.stderr if args.alerts == STDOUT else sys.stdout
             lines = [f"{name}: {counts.summarize()}", *([counts.format_table()] if table else [])]
             try:
                 print(*lines, sep="\n", file=out, flush=True)

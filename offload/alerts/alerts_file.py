@@ -9,14 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from offload.alerts.eve import Event
 from offload.alerts.unwritten_lines import FULL
+from offload.defaults import STDOUT
 from utils.errors import InputFileError
-
-STDOUT: Final = Path("-")
 
 _LOOKS: Final = 10
 _PAUSE: Final = 0.01  # seconds
@@ -55,7 +53,7 @@ class AlertsFile:
 
     Args:
         path: file that is created if needed, with its folder, or, if the disk is full, later. It may be a named pipe
-            with a reader, or a device; ``STDOUT`` is the standard output.
+            with a reader, or a device; ``defaults.STDOUT`` is the standard output.
         is_over: returns whether to stop waiting for the reader of a full pipe.
 
     Raises:
@@ -162,9 +160,7 @@ class AlertsFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._close()
 
 
