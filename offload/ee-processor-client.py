@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from dataset import traffic_options
-from offload import broker_options, shared_options
-from offload.client_arguments import check_client_arguments
+from offload import broker_options, client_options, shared_options
 from offload.defaults import STDOUT
 from offload.operations import logs
 from utils import cli
@@ -60,15 +59,15 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_sources(sources)
     traffic_options.add_traffic(inputs, ends=add_expert)
     cli.add_batch_size(inputs)
-    shared_options.add_computing(shared_options.add_network(parser))
+    client_options.add_computing(shared_options.add_network(parser))
     cli.add_thresholds(parser.add_argument_group("thresholds"), ", or those in the exported network's file")
     broker_options.add_broker(parser)
-    shared_options.add_asking(parser)
+    client_options.add_cloud(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
-    shared_options.add_alerts(output)
+    client_options.add_alerts(output)
     shared_options.add_monitoring(parser)
     return parser
 
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STDOUT)
-    check_client_arguments(args)
+    client_options.check_client_arguments(args)
     savefile = _make_savefile(args)
     network = _open_network(args)
     metrics = ClientMetrics(network.architecture, network.fingerprint)

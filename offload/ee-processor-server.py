@@ -71,7 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_second_exit_file(group, "which a worker needs as well as the first half")
     cli.add_quantize_linear(group)
     shared_options.add_cache_size(group)
-    shared_options.add_threads(group)
+    add_expert(
+        group, "--threads", type=cli.whole_number(1, 1024), metavar="N", meaning="threads per inference (all cores)"
+    )
     add("--quiet", action="store_true", help="log no line for each batch")
     add(
         "--queue-type",
