@@ -93,11 +93,11 @@ def serve_health(
 def _listen(address: str, port: int) -> socket.socket:
     reason = "no such host"
     with contextlib.suppress(socket.gaierror, UnicodeError):
-        places = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, *_, place in places:  # localhost may be ::1 where there is no IPv6
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, socket_address in found:  # localhost may be ::1 where there is no IPv6
             both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
             try:
-                return socket.create_server(place, family=family, dualstack_ipv6=both)
+                return socket.create_server(socket_address, family=family, dualstack_ipv6=both)
             except OSError as problem:
                 reason = os.strerror(problem.errno or 0).lower()
     raise InputFileError(

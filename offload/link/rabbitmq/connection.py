@@ -265,10 +265,11 @@ class Connection(ABC):
             error = CloudUnavailableError(str(error))
         self._host_number += 1
         self._attempts += 1
-        rounds, place = divmod(self._attempts, len(self._broker.hosts))
+        rounds, in_round = divmod(self._attempts, len(self._broker.hosts))
         # The next host is tried at once, but with a pause after each round of hosts and after a ready connection.
-        pause = _choose_pause(rounds) if place == 0 or was_up else 0.0
-        if place == 0 or was_up:
+        is_paused = in_round == 0 or was_up
+        pause = _choose_pause(rounds) if is_paused else 0.0
+        if is_paused:
             self._on_lost(error)
         log.debug("%s; next attempt in %.1f s", error, pause)
         self._loop.call_later(pause, self._connect)

@@ -77,7 +77,7 @@ def test_the_cache_holds_the_most_recently_used_vectors(size: int, lookups: list
         features = vectors(*numbers)
         logits = cache.find(make_keys(features))[:, 0]
         known = np.array([number in expected for number in numbers])
-        assert cache.count(1, logits).tolist() == np.flatnonzero(~known).tolist()
+        assert cache.find_missing(1, logits).tolist() == np.flatnonzero(~known).tolist()
         np.testing.assert_array_equal(logits[known], logits_of(features)[known])
         cache.put(make_keys(features), 1, logits_of(features))
         for number in numbers:
@@ -110,10 +110,10 @@ def test_the_exits_of_a_vector_are_stored_separately_and_evicted_together() -> N
 def test_lookups_are_counted_and_reported() -> None:
     reported: list[tuple[int, int, int]] = []
     cache = Cache(9, lambda *counts: reported.append(counts))
-    cache.count(1, cache.find(make_keys(vectors(1, 2)))[:, 0])
+    cache.find_missing(1, cache.find(make_keys(vectors(1, 2)))[:, 0])
     cache.put(make_keys(vectors(1, 2)), 1, logits_of(vectors(1, 2)))
-    cache.count(1, cache.find(make_keys(vectors(2, 3, 1)))[:, 0])
-    cache.count(2, cache.find(make_keys(vectors(1)))[:, 1])
+    cache.find_missing(1, cache.find(make_keys(vectors(2, 3, 1)))[:, 0])
+    cache.find_missing(2, cache.find(make_keys(vectors(1)))[:, 1])
     assert reported == [(1, 0, 2), (1, 2, 1), (2, 0, 1)]
     assert (cache.hits, cache.misses) == ([2, 0], [3, 1])
 
