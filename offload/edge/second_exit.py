@@ -1,20 +1,17 @@
 """Exit 2 of uncertain events: computed by cloud workers, or on the edge; and the policies for a failure."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from offload.link.client import Client
 from offload.link.protocol import FEATURES, MAX_EVENTS, Answer, RequestTemplate
 from offload.networks.exits import ActivationsAt, FloatArray, SecondExit
+from offload.operations.metrics import CODE_FORM
 from utils.errors import CloudUnavailableError, MessageError
 from utils.schema import CLASS_COUNT, CLOUD, LOCAL
-
-_CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Outcome = tuple[slice, FloatArray, str, str]
 """Result for k of n events: their rows, the logits (k, 2) of exit 2 (NaN without an answer), and their values of
@@ -131,7 +128,7 @@ class CloudSecondExit:
             if self._on_failure == "wait" or not isinstance(failure, CloudUnavailableError | MessageError):
                 raise failure
             # A worker may send any text as its code, which becomes a cell of the offload CSV.
-            code = failure.code if _CODE.fullmatch(failure.code) else "refused"
+            code = failure.code if CODE_FORM.fullmatch(failure.code) else "refused"
             if self._on_failure == "local" and self._local is not None:
                 yield part.rows, self._local.compute(part.features, part.activations), LOCAL, code
             else:

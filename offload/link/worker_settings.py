@@ -6,13 +6,13 @@ from typing import Final
 from offload.defaults import BATCH_WAIT, MAX_BATCH, PREFETCH, QUEUE_TYPES
 from offload.link.protocol import LARGEST_MESSAGE
 
-MOST_HELD: Final = 2**29
+MAX_HELD_BYTES: Final = 2**29
 """Most bytes of request bodies that a worker holds, whatever its prefetch."""
 
 
 def bound_prefetch(prefetch: int, largest_body: int) -> int:
-    """Return a prefetch for which the bodies of all held requests stay below ``MOST_HELD`` bytes."""
-    return max(1, min(prefetch, MOST_HELD // largest_body))
+    """Return a prefetch for which the bodies of all held requests stay below ``MAX_HELD_BYTES`` bytes."""
+    return max(1, min(prefetch, MAX_HELD_BYTES // largest_body))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from utils.errors import InputFileError
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
 
-MOST_CONNECTIONS: Final = 16
+MAX_CONNECTIONS: Final = 16
 LARGEST_REQUEST: Final = 8192
 """Most bytes of a request's head, and of its body, which is ignored."""
 TIMEOUT: Final = 5.0
@@ -123,7 +123,7 @@ def _create_server(listener: socket.socket, pages: "_Application") -> Any:
 def _run(server: Any, timeout: float, stop: threading.Event) -> None:
     while not stop.is_set():
         wasyncore.loop(timeout=_POLL, use_poll=True, map=server._map, count=1)
-        _close_connections(server, MOST_CONNECTIONS, time.time() - timeout)
+        _close_connections(server, MAX_CONNECTIONS, time.time() - timeout)
         time.sleep(_PAUSE)  # limits the load of a flood of connections, and of failing to accept without descriptors
 
 

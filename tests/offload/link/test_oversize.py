@@ -13,7 +13,7 @@ from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
-from offload.link.worker_settings import MOST_HELD, WorkerSettings, bound_prefetch
+from offload.link.worker_settings import MAX_HELD_BYTES, WorkerSettings, bound_prefetch
 from offload.operations.metrics import ClientMetrics
 from tests.offload.asking import Counted
 from tests.offload.hostile_peers import by_hand
@@ -137,7 +137,7 @@ def test_the_readme_sets_the_same_limit() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "largest", "prefetch"),
-    [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MOST_HELD, 1)],
+    [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MAX_HELD_BYTES, 1)],
 )
 def test_the_requests_that_a_worker_holds_fit_into_memory(asked: int, largest: int, prefetch: int) -> None:
     assert bound_prefetch(asked, largest) == prefetch
