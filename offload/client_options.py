@@ -89,7 +89,7 @@ def add_alerts(group: argparse._ActionsContainer) -> None:
         default=defaults.MAX_ALERTS_PER_SOURCE,
         metavar="N",
         meaning="most alerts of each signature in a window for one source address; for all addresses "
-        f"{defaults.SOURCES} times as many; 0: no limit",
+        f"{defaults.ALL_SOURCES_FACTOR} times as many; 0: no limit",
     )
 
 

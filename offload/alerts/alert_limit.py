@@ -5,12 +5,12 @@ from collections import Counter
 from typing import Final
 
 from offload.defaults import (
+    ALL_SOURCES_FACTOR,
     ATTACK_SIGNATURE,
     MAX_ALERTS_PER_SOURCE,
     MAX_REJECTED_ALERTS,
     REJECTED_SIGNATURE,
     SIGNATURES,
-    SOURCES,
 )
 
 _WINDOWS: Final = 16  # windows whose counts are kept; captures may alternate between a few
@@ -22,8 +22,8 @@ class AlertLimit:
 
     Args:
         max_rejected: most alerts on rejected records in a window.
-        max_per_source: most alerts of each signature on records of one source address in a window, and ``SOURCES``
-            times as many on those of all sources; 0: unlimited.
+        max_per_source: most alerts of each signature on records of one source address in a window, and
+            ``ALL_SOURCES_FACTOR`` times as many on those of all sources; 0: unlimited.
 
     Attributes:
         suppressed: number of alerts that were not admitted, by signature.
@@ -32,7 +32,7 @@ class AlertLimit:
     def __init__(self, max_rejected: int = MAX_REJECTED_ALERTS, max_per_source: int = MAX_ALERTS_PER_SOURCE) -> None:
         self.suppressed: Counter[str] = Counter(dict.fromkeys(SIGNATURES, 0))
         self._max_per_source = max_per_source or math.inf
-        max_in_all = SOURCES * self._max_per_source
+        max_in_all = ALL_SOURCES_FACTOR * self._max_per_source
         self._max_in_all = {ATTACK_SIGNATURE: max_in_all, REJECTED_SIGNATURE: min(max_in_all, max_rejected)}
         self._admitted: dict[int, Counter[tuple[str, int]]] = {}  # by the start of the window
 

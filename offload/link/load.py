@@ -71,8 +71,8 @@ def send_requests(
     begun = time.monotonic()
     results: list[list[RequestResult]] = [[] for _ in clients]
     threads = [
-        threading.Thread(target=_send_in_turn, args=(number, *what, pace, stop, begun, results[number]), daemon=True)
-        for number, what in enumerate(zip(clients, templates, events, strict=True))
+        threading.Thread(target=_send_in_turn, args=(number, *own, pace, stop, begun, results[number]), daemon=True)
+        for number, own in enumerate(zip(clients, templates, events, strict=True))
     ]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""How a worker receives and merges requests."""
+"""Settings of a worker: how many requests it receives and computes together."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +17,7 @@ def bound_prefetch(prefetch: int, largest_body: int) -> int:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How a worker receives and merges requests.
+    """How many requests a worker receives, and how many it computes together.
 
     Attributes:
         max_batch: most events of a batch.

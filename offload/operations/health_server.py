@@ -105,9 +105,9 @@ def _listen(address: str, port: int) -> socket.socket:
     )
 
 
-def _create_server(listener: socket.socket, pages: "_Application") -> Any:
+def _create_server(listener: socket.socket, application: "_Application") -> Any:
     server = create_server(
-        pages,
+        application,
         sockets=[listener],
         threads=_THREADS,
         backlog=_BACKLOG,

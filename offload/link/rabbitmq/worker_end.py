@@ -23,8 +23,9 @@ QUEUE_LIMIT: Final = 1000
 QUEUE_BYTES: Final = 2**30
 MESSAGE_SECONDS: Final = 600
 """Time to live of messages. Requests set a much shorter one; other messages would be requeued forever."""
-# A request whose workers died this often may have killed them. A classic queue does not count; there, requests expire.
 DELIVERY_LIMIT: Final = 5
+"""Most deliveries of a request in a quorum queue: a request whose workers died this often may have killed them.
+A classic queue does not count deliveries; there, such a request expires."""
 _JUST_QUEUED: Final = 2.0
 """Seconds within which requests that waited in the queue are delivered once the prefetch allows it."""
 # A worker replies only to such names. Others may be commands to the broker: a reply to ``amq.rabbitmq.reply-to.`` with
@@ -41,7 +42,11 @@ class Delivery:
     Attributes:
         body: empty if the message was too large.
         size: bytes of the body as it was sent.
+        request_id: correlation id of the message.
+        reply_to: name of the client's reply queue.
         seconds: time from its publication after which the client no longer waits.
+        redelivered: whether a worker received it before and did not answer.
+        tag, channel: number of the delivery, and the pika channel on which it came.
         received: when the worker received it, on the monotonic clock.
         request: the decoded request, or its refusal; None until it is decoded.
     """
