@@ -14,10 +14,10 @@ from pika import exceptions
 from offload.link.broker import Broker
 from offload.link.protocol import LARGEST_MESSAGE, Refusal, Request, is_id
 from offload.link.rabbitmq.broker_errors import quote
-from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection, ConnectionEvents
 from offload.link.rabbitmq.pika_fixes import get_body_size
 from offload.link.rabbitmq.reply_queues import ReplyQueues
-from utils.errors import CloudError, CloudUnavailableError
+from utils.errors import CloudError
 
 QUEUE_LIMIT: Final = 1000
 QUEUE_BYTES: Final = 2**30
@@ -63,17 +63,8 @@ class Delivery:
     request: Request | Refusal | None = None
 
 
-class WorkerEvents(Protocol):
-    """Callbacks of a ``RequestQueue``, called in the thread that runs it."""
-
-    def on_ready(self) -> object:
-        """Handle that the queue is being consumed."""
-
-    def on_lost(self, problem: CloudUnavailableError, /) -> object:
-        """Handle that there is no connection; the broker requeues the requests without a reply."""
-
-    def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
-        """Handle that RabbitMQ blocks publishers; None: it accepts messages again."""
+class WorkerEvents(ConnectionEvents, Protocol):
+    """Callbacks of a ``RequestQueue``."""
 
     def on_request(self, delivery: Delivery, /) -> object:
         """Handle an untrusted request."""
@@ -113,6 +104,8 @@ class RequestQueue(Connection):
         largest_body: most bytes of a request's body that is kept.
     """
 
+    _events: WorkerEvents
+
     def __init__(
         self,
         broker: Broker,
@@ -122,9 +115,8 @@ class RequestQueue(Connection):
         queue_type: str = "classic",
         largest_body: int = LARGEST_MESSAGE,
     ) -> None:
-        super().__init__(broker, largest_body, events.on_ready, events.on_lost, events.on_blocked)
+        super().__init__(broker, largest_body, events)
         self._queue = queue_name
-        self._events = events
         self._prefetch = prefetch
         self._arguments = make_queue_arguments(queue_type)
         self._consumer = ""
