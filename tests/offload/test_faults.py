@@ -439,7 +439,12 @@ def test_with_the_policy_wait_the_cloud_answers_all_events(way: str, outage: Out
     assert all_by_cloud(outage.verdicts[way])
 
 
-def test_with_the_policy_local_the_rows_give_the_reason(outage: Outage) -> None: ...
+def test_with_the_policy_local_the_rows_give_the_reason(outage: Outage) -> None:
+    verdicts = outage.verdicts["local"]
+    is_local = verdicts["decider"] == "local"
+    assert 0 < is_local.sum() < EVENTS
+    assert set(verdicts.loc[is_local, "reason"]) <= {"no-connection", "circuit-open"}
+    assert all_by_cloud(verdicts[~is_local])
 
 
 def test_with_the_policy_reject_each_event_has_a_row_with_the_reason(outage: Outage, expected: pd.DataFrame) -> None:
