@@ -240,11 +240,11 @@ def compare_verdicts(found: pd.DataFrame, expected: pd.DataFrame) -> Differences
     found, expected = found.iloc[:both], expected.iloc[:both]
     apart = np.abs(_odds(found, 1) - _odds(expected, 1)) > TOLERANCE
     misplaced = apart | (found[CLASS] != expected[CLASS]).to_numpy()
-    asked = (expected["exit_2_prediction"] != NOT_ASKED).to_numpy()
-    unanswered = asked & (found["exit_2_prediction"] == NOT_ASKED).to_numpy()
+    is_offloaded = (expected["exit_2_prediction"] != NOT_ASKED).to_numpy()
+    unanswered = is_offloaded & (found["exit_2_prediction"] == NOT_ASKED).to_numpy()
     columns = ("exit_2_prediction", "final_prediction")
     differs = np.any([(found[name].astype(str) != expected[name].astype(str)).to_numpy() for name in columns], axis=0)
-    wrong = differs & np.where(asked, _is_clear(expected), True) & ~unanswered & ~misplaced
+    wrong = differs & np.where(is_offloaded, _is_clear(expected), True) & ~unanswered & ~misplaced
     return Differences(max(0, -surplus), max(0, surplus), int(misplaced.sum()), int(wrong.sum()), int(unanswered.sum()))
 
 

@@ -155,7 +155,7 @@ def waiting_in(broker: Broker, queue: str) -> int:
 
 
 @contextmanager
-def serving(worker: Worker) -> Iterator[list[float]]:
+def run_worker(worker: Worker) -> Iterator[list[float]]:
     """Run a worker in a thread; yield the times at which it was ready. What ``run`` raises is raised at the end."""
     ready: list[float] = []
     failures: list[BaseException] = []

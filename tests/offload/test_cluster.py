@@ -19,7 +19,7 @@ from tests.offload.link_ends import (
     make_client,
     make_request,
     make_worker,
-    serving,
+    run_worker,
     wait_until,
 )
 from tests.offload.test_deployment import BLOCKS
@@ -61,7 +61,7 @@ def under_way(answers: Sequence[Future[Answer]]) -> int:
 
 
 def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: PrivateBroker) -> None:
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     requests = [make_request() for _ in range(1500)]
     answers: list[Future[Answer]] = []
     metrics = ClientMetrics()
@@ -77,7 +77,7 @@ def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(bro
         for turn in range(3):  # a worker at each node
             at_node = replace(link, hosts=hosts[turn:] + hosts[:turn])
             workers.append(make_worker(at_node, REQUESTS, Sleeper(0.005), WorkerSettings(queue_type="quorum")))
-            running.enter_context(serving(workers[-1]))
+            running.enter_context(run_worker(workers[-1]))
         (members,) = others[0].control("list_queues", "members").splitlines()[-1:]
         assert members.count("private") == 3
         client = running.enter_context(make_client(link, REQUESTS, RetryPolicy.from_options(5, 50, PATIENCE), metrics))

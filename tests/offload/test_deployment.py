@@ -176,7 +176,7 @@ class Site:
 def site(
     broker: PrivateBroker, checkpoint: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     etc, tls_port = tmp_path_factory.mktemp("etc"), find_free_port()
     for line in BLOCKS["openssl"].replace("broker.example", "localhost").splitlines():
         subprocess.run(shlex.split(line), cwd=etc, check=True, capture_output=True)

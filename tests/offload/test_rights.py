@@ -18,8 +18,16 @@ from offload.link.broker import Broker, Host
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import encode_request, make_id
 from offload.link.rabbitmq.worker_end import QUEUE_LIMIT, make_queue_arguments
-from tests.offload.asking import Counted
-from tests.offload.link_ends import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
+from tests.offload.link_ends import (
+    Sleeper,
+    is_answer_to,
+    make_client,
+    make_request,
+    make_worker,
+    run_worker,
+    wait_until,
+)
+from tests.offload.submitting import WorkerCounts
 from tests.scripts import ROOT
 
 README = ROOT / "offload" / "systemd" / "README.md"
@@ -77,7 +85,7 @@ def acting_as(node: PrivateBroker, user: str) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
     """A new node, on which the README's commands have been run."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     with PrivateBroker() as running:
         running.control("add_user", GUEST, PASSWORDS[GUEST])
         running.control("set_permissions", GUEST, ".*", ".*", ".*")
@@ -177,7 +185,7 @@ def test_client_and_worker_need_no_further_rights(node: PrivateBroker) -> None:
     request = make_request()
     with acting_as(node, node.username) as channel:
         channel.queue_delete(REQUESTS)
-    with serving(make_worker(link(WORKER), REQUESTS)), make_client(link(CLIENT), REQUESTS) as client:
+    with run_worker(make_worker(link(WORKER), REQUESTS)), make_client(link(CLIENT), REQUESTS) as client:
         assert is_answer_to(client.submit(request).result(), request)
 
 
@@ -401,7 +409,7 @@ def test_requests_of_clients_that_left_are_not_computed(node: PrivateBroker) -> 
     def link(user: str) -> Broker:
         return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
 
-    sleeper, counted, request, count = Sleeper(), Counted(), make_request(), 40
+    sleeper, counted, request, count = Sleeper(), WorkerCounts(), make_request(), 40
     with acting_as(node, node.username) as channel:
         channel.queue_purge(REQUESTS)
     with acting_as(node, CLIENT) as channel:
@@ -413,7 +421,7 @@ def test_requests_of_clients_that_left_are_not_computed(node: PrivateBroker) -> 
             channel.basic_publish("", REQUESTS, encode_request(dead), properties, mandatory=True)
     with make_client(link(CLIENT), REQUESTS) as client:
         answer = client.submit(request)
-        with serving(make_worker(link(WORKER), REQUESTS, sleeper, metrics=counted.metrics)):
+        with run_worker(make_worker(link(WORKER), REQUESTS, sleeper, metrics=counted.metrics)):
             assert is_answer_to(answer.result(), request)
             counted.wait_for("requests_total", 2 * count, code="abandoned")
     assert [[one.request_id for one in batch] for batch in sleeper.batches] == [[request.request_id]]

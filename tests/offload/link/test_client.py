@@ -37,7 +37,7 @@ from tests.offload.link_ends import (
     make_request,
     make_worker,
     publish,
-    serving,
+    run_worker,
     wait_until,
     waiting_in,
 )
@@ -127,18 +127,18 @@ def test_many_requests_of_several_threads_get_their_own_answers_once(
     link: Broker, queue: str, metrics: Watched
 ) -> None:
     ended: list[Future[Answer]] = []
-    asked: list[tuple[Future[Answer], Request]] = []
+    submitted: list[tuple[Future[Answer], Request]] = []
 
     def ask(client: Client) -> None:
         for events in range(1, 101):
             request = make_request(events)
             future = client.submit(request)
             future.add_done_callback(ended.append)
-            asked.append((future, request))
+            submitted.append((future, request))
 
     with (
-        serving(make_worker(link, queue)),
-        serving(make_worker(link, queue)),
+        run_worker(make_worker(link, queue)),
+        run_worker(make_worker(link, queue)),
         make_client(link, queue, LONG, metrics) as client,
     ):
         threads = [threading.Thread(target=ask, args=(client,)) for _ in range(4)]
@@ -146,13 +146,13 @@ def test_many_requests_of_several_threads_get_their_own_answers_once(
             thread.start()
         for thread in threads:
             thread.join(PATIENCE)
-        assert all(answered(future, request) for future, request in asked)
+        assert all(answered(future, request) for future, request in submitted)
         assert client._pending == {}
-    assert sorted(map(id, ended)) == sorted(id(future) for future, _ in asked)
-    assert (len(asked), metrics.results, metrics.tries) == (400, {"answered": 400}, (400, 0))
+    assert sorted(map(id, ended)) == sorted(id(future) for future, _ in submitted)
+    assert (len(submitted), metrics.results, metrics.tries) == (400, {"answered": 400}, (400, 0))
     assert (metrics.value("in_flight_requests"), metrics.value("round_trip_seconds_count")) == (0, 400)
     sent, received = metrics.value("sent_bytes_total"), metrics.value("received_bytes_total")
-    assert sent == client.bytes_sent == sum(len(encode_request(request)) for _, request in asked)
+    assert sent == client.bytes_sent == sum(len(encode_request(request)) for _, request in submitted)
     assert received == client.bytes_received > 0
     assert metrics.dropped == {}
 
@@ -208,7 +208,7 @@ def test_a_pending_request_cannot_be_cancelled(link: Broker, queue: str) -> None
 
 def test_each_answer_can_be_logged(link: Broker, queue: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "offload.link.client")
-    with serving(make_worker(link, queue)), make_client(link, queue) as client:
+    with run_worker(make_worker(link, queue)), make_client(link, queue) as client:
         request = make_request()
         assert answered(client.submit(request), request)
     (line,) = [record.getMessage() for record in caplog.records if request.request_id in record.getMessage()]
@@ -254,7 +254,7 @@ def test_a_silent_server_is_not_waited_for_beyond_the_deadline(queue: str, monke
 
 
 def test_one_of_several_hosts_is_enough(link: Broker, queue: str) -> None:
-    with serving(make_worker(link, queue)):
+    with run_worker(make_worker(link, queue)):
         for ports in ((find_free_port(), link.hosts[0].port), (link.hosts[0].port, find_free_port())):
             with make_client(at(link, *ports), queue) as client:
                 request = make_request()
@@ -366,7 +366,7 @@ def test_a_request_expires_in_the_queue_when_its_client_no_longer_waits(link: Br
         assert second.seconds < first.seconds <= 2.0
         stale = client.submit(make_request())
         assert why(future) == why(stale) == "timed-out"
-        with serving(make_worker(link, queue, sleeper)):
+        with run_worker(make_worker(link, queue, sleeper)):
             fresh = make_request()
             assert answered(client.submit(fresh), fresh)
     assert [[request.request_id for request in batch] for batch in sleeper.batches] == [[fresh.request_id]]
@@ -395,7 +395,7 @@ def test_a_worker_that_starts_later_answers(link: Broker, queue: str) -> None:
         request = make_request()
         future = client.submit(request)
         wait_until(lambda: client._pending and client._pending[request.request_id].attempts > 1)
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             assert answered(future, request)
 
 
@@ -404,7 +404,7 @@ def test_a_refused_request_fails_with_the_workers_code_after_the_retries(
     persistent: bool, link: Broker, queue: str, metrics: Watched
 ) -> None:
     retry_policy = RetryPolicy(20, 2, 60, persistent)
-    with serving(make_worker(link, queue)), make_client(link, queue, retry_policy, metrics) as client:
+    with run_worker(make_worker(link, queue)), make_client(link, queue, retry_policy, metrics) as client:
         future = client.submit(replace(make_request(), fingerprint="66" * 32))
         assert why(future) == "wrong-model"
         assert isinstance(future.exception(), MessageError)
@@ -413,7 +413,7 @@ def test_a_refused_request_fails_with_the_workers_code_after_the_retries(
 
 
 def test_a_refusal_is_reported_also_at_the_deadline(link: Broker, queue: str, metrics: Watched) -> None:
-    with serving(make_worker(link, queue)), make_client(link, queue, RetryPolicy(20, 100, 1), metrics) as client:
+    with run_worker(make_worker(link, queue)), make_client(link, queue, RetryPolicy(20, 100, 1), metrics) as client:
         assert why(client.submit(replace(make_request(), fingerprint="66" * 32))) == "wrong-model"
     assert metrics.results == {"refused": 1}
 
@@ -457,7 +457,7 @@ def test_a_persistent_client_waits_for_a_worker(link: Broker, queue: str) -> Non
         request = make_request()
         future = client.submit(request)
         wait_until(lambda: client._pending and client._pending[request.request_id].attempts > 2)
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             assert answered(future, request)
 
 
@@ -570,7 +570,7 @@ def test_no_request_is_lost_when_the_connection_is_cut_during_a_publish(
 def test_many_requests_survive_a_connection_that_is_cut_repeatedly(link: Broker, queue: str, metrics: Watched) -> None:
     relay, cuts = FailingRelay(link.hosts[0].port), (100_000, 1_000_000, 300, 1, 300_000)
     with (
-        serving(make_worker(link, queue, Sleeper(seconds=0.02))),
+        run_worker(make_worker(link, queue, Sleeper(seconds=0.02))),
         relay.running() as port,
         make_client(at(link, port), queue, replace(LONG, persistent=True), metrics) as client,
     ):
@@ -602,7 +602,7 @@ def test_the_client_reconnects_if_the_broker_confirms_nothing(
 ) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with (
-        serving(make_worker(link, queue)),
+        run_worker(make_worker(link, queue)),
         relay.running() as port,
         make_client(at(link, port), queue, RetryPolicy.from_options(1.5, retries), metrics) as client,
     ):
@@ -634,7 +634,7 @@ def test_requests_survive_a_deleted_queue(link: Broker, queue: str, metrics: Wat
     sleeper = Sleeper()
     sleeper.hold.clear()
     with (
-        serving(make_worker(link, queue, sleeper)) as ready,
+        run_worker(make_worker(link, queue, sleeper)) as ready,
         make_client(link, queue, RetryPolicy(3, 5, 60), metrics) as client,
     ):
         requests = [make_request() for _ in range(30)]
@@ -663,7 +663,7 @@ def test_after_a_reconnection_a_missing_queue_does_not_use_up_retries(
             relay.cut()
             wait_until(lambda: metrics.value("attempts_total") > 3)  # LONG has no retries
             assert not future.done()
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             assert answered(future, request)
     assert metrics.results == {"answered": 1}
 
@@ -695,7 +695,7 @@ def test_after_failures_in_a_row_no_request_is_sent_until_a_try_succeeds(
         vain = client.submit(make_request())
         assert vain.done() and why(vain) == "circuit-open"
         assert client.check_readiness() == "the cloud failed to answer" and metrics.value("breaker_open") == 1
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             wait_until(lambda: client.submit(make_request()).exception(PATIENCE) is None)
             assert client.check_readiness() is None and metrics.value("breaker_open") == 0
             assert client.submit(make_request()).exception(PATIENCE) is None
@@ -732,7 +732,7 @@ def test_only_a_broker_that_was_down_closes_the_breaker_when_it_returns(
 @pytest.fixture(scope="module")
 def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
     """A second node."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     with PrivateBroker() as running:
         yield running
 
@@ -747,7 +747,7 @@ def test_requests_survive_a_broker_that_is_killed_and_returns(
 ) -> None:
     queue, sleeper = f"requests.{make_id()}", Sleeper()
     sleeper.hold.clear()
-    with serving(make_worker(fragile, queue, sleeper)), contextlib.ExitStack() as stack:
+    with run_worker(make_worker(fragile, queue, sleeper)), contextlib.ExitStack() as stack:
         hasty = stack.enter_context(make_client(fragile, queue, LONG, metrics))
         patient = stack.enter_context(make_client(fragile, queue, replace(LONG, persistent=True)))
         requests = [make_request() for _ in range(40)]

@@ -15,7 +15,6 @@ from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
 from offload.link.worker_settings import MAX_HELD_BYTES, WorkerSettings, bound_prefetch
 from offload.operations.metrics import ClientMetrics
-from tests.offload.asking import Counted
 from tests.offload.hostile_peers import by_hand
 from tests.offload.link.rabbitmq.ends import Log, ready
 from tests.offload.link_ends import (
@@ -27,10 +26,11 @@ from tests.offload.link_ends import (
     make_request,
     make_worker,
     publish,
-    serving,
+    run_worker,
     wait_until,
     waiting_in,
 )
+from tests.offload.submitting import WorkerCounts
 from tests.scripts import ROOT
 from utils.errors import MessageError
 
@@ -44,7 +44,7 @@ KEPT = 24 * 2**20
 @pytest.fixture(scope="module")
 def generous(broker: PrivateBroker) -> Iterator[Broker]:
     """A node that takes messages of up to 128 MiB, which is what RabbitMQ 3 does of itself."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     with PrivateBroker(settings=f"max_message_size = {128 * 2**20}") as node:
         yield node.connection
 
@@ -81,9 +81,9 @@ def test_a_worker_does_not_hold_oversize_messages_and_answers_others(generous: B
 
 
 def test_an_oversize_request_is_refused_and_counted(generous: Broker) -> None:
-    queue, counted = f"requests.{make_id()}", Counted()
+    queue, counted = f"requests.{make_id()}", WorkerCounts()
     with (
-        serving(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
+        run_worker(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
         make_client(generous, queue) as client,
     ):
         problem = client.submit(make_request(10)).exception()
@@ -91,7 +91,7 @@ def test_an_oversize_request_is_refused_and_counted(generous: Broker) -> None:
         assert "bytes, at most 1000 are accepted" in str(problem)
         request = make_request()
         assert is_answer_to(client.submit(request).result(), request)
-    assert counted("requests_total", code="too-large") == worker.refused == 2  # it is asked twice
+    assert counted("requests_total", code="too-large") == worker.refused == 2  # it is sent twice
     assert counted("received_bytes_total") == client.bytes_sent
 
 
@@ -136,8 +136,8 @@ def test_the_readme_sets_the_same_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "largest", "prefetch"),
+    ("wanted", "largest", "prefetch"),
     [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MAX_HELD_BYTES, 1)],
 )
-def test_the_requests_that_a_worker_holds_fit_into_memory(asked: int, largest: int, prefetch: int) -> None:
-    assert bound_prefetch(asked, largest) == prefetch
+def test_the_requests_that_a_worker_holds_fit_into_memory(wanted: int, largest: int, prefetch: int) -> None:
+    assert bound_prefetch(wanted, largest) == prefetch

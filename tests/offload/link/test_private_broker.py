@@ -26,7 +26,7 @@ from tests.offload.link_ends import (
     make_client,
     make_request,
     make_worker,
-    serving,
+    run_worker,
     wait_until,
 )
 from utils.errors import CloudError, CloudUnavailableError
@@ -69,7 +69,7 @@ def node(
     broker: PrivateBroker, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PrivateBroker]:
     """A node besides the session's, with TLS and a setting of its own, to be killed and closed."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     home = tmp_path_factory.mktemp("nodes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(home))
@@ -260,7 +260,7 @@ def test_a_worker_survives_a_restart_of_its_broker(node: PrivateBroker) -> None:
     with connected(link) as channel:
         channel.queue_declare("durable", durable=True)
         channel.basic_publish("", "durable", b"kept", pika.BasicProperties(delivery_mode=2))
-    with serving(worker) as ready:
+    with run_worker(worker) as ready:
         with make_client(link, queue) as client:
             assert is_answer_to(client.submit(before).result(), before)
         node.kill()

@@ -37,7 +37,7 @@ from offload.operations.metrics import ANSWERS, WorkerMetrics
 from tests.hostile import Bomb
 from tests.networks import calibrated_network
 from tests.offload.exits import ROUNDING, served
-from tests.offload.link_ends import PATIENCE, connected, make_client, serving, wait_until, waiting_in
+from tests.offload.link_ends import PATIENCE, connected, make_client, run_worker, wait_until, waiting_in
 from tests.offload.messages import body_of, changed, mutants, parts_of
 from utils.classification_metrics import certainty
 from utils.dataset import read_dataset, to_images
@@ -360,7 +360,7 @@ def test_a_pickle_is_refused_and_does_nothing(link: Broker, queue: str, cloud: R
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))
     metrics = WorkerMetrics()
-    with serving(Worker(link, queue, cloud, WorkerSettings(), metrics)), connected(link) as channel:
+    with run_worker(Worker(link, queue, cloud, WorkerSettings(), metrics)), connected(link) as channel:
         stranger = Stranger(channel, queue)
         for body in (bomb, body_of(bomb), body_of(b"{}", bomb), bytes(8) + bomb):
             stranger.send(body, **stranger.address)
@@ -381,7 +381,7 @@ def test_a_worker_survives_mutated_requests_without_growing(
     worker, rng = Worker(link, queue, cloud, WorkerSettings(prefetch=64), WorkerMetrics()), random.Random(5)
     good = request_for(cloud, features[:2])
     caplog.set_level(logging.ERROR)  # a record of each would be kept for the report
-    with serving(worker) as ready, make_client(link, queue) as client, connected(link) as channel:
+    with run_worker(worker) as ready, make_client(link, queue) as client, connected(link) as channel:
         stranger, addressed, held, sent_since = Stranger(channel, queue), 0, 0, 0
         request = Request(stranger.address["correlation_id"], "a", good.fingerprint, FEATURES, features[:2])
         for number, body in enumerate(mutants(encode_request(request), 6, MUTATIONS_OVER_RABBITMQ), 1):

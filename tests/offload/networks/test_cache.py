@@ -135,12 +135,12 @@ class Asking(LocalSecondExit):
 
     def __init__(self, decider: str = CLOUD, failure: str = "") -> None:
         self.decider, self.failure = decider, failure
-        self.asked: list[float] = []
+        self.queried: list[float] = []
 
     def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         rows = np.arange(len(features))[::-1]
         assert activations(rows).ravel().tolist() == features[rows, 7].tolist()
-        self.asked += features[:, 7].tolist()
+        self.queried += features[:, 7].tolist()
         outcome: Outcome = (slice(0, len(features)), logits_of(features), self.decider, self.failure)
         return Query((), lambda: [outcome])
 
@@ -157,7 +157,7 @@ def test_each_exit_is_computed_once_for_each_vector() -> None:
     for numbers in ((1, 2), (3, 2, 4), (4, 3, 1)):
         batch = decide(edge, *numbers)
         assert set(batch.answered_by) == {CLOUD} and set(batch.failure) == {""}
-    assert sorted(counting.computed) == sorted(asking.asked) == [1, 2, 3, 4]
+    assert sorted(counting.computed) == sorted(asking.queried) == [1, 2, 3, 4]
 
 
 def test_activations_are_computed_on_demand_if_exit_1_was_cached() -> None:
@@ -181,7 +181,7 @@ def test_a_failed_request_is_not_cached_and_is_sent_again() -> None:
     assert batch.failure.tolist() == ["no-connection", "", "no-connection"]
     asking.decider, asking.failure = CLOUD, ""
     decide(edge, 3, 2)
-    assert sorted(asking.asked) == [1, 2, 2, 3, 3]
+    assert sorted(asking.queried) == [1, 2, 2, 3, 3]
 
 
 # The worker
