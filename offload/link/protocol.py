@@ -63,7 +63,7 @@ class Request:
 
     Attributes:
         request_id: 32 hexadecimal digits.
-        client_id: name of the client in the worker's log.
+        client_id: name of the client, by which a worker counts the clients of a batch.
         fingerprint: fingerprint of the network that must answer; see ``models.checkpoint.fingerprint``.
         payload: ``features``, tensor (n, 58), or ``activations``, tensor (n, C, H, W).
         tensor: float32, or float16 to halve the bytes; 1 <= n <= MAX_EVENTS.

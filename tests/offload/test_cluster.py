@@ -38,13 +38,13 @@ class Node(PrivateBroker):
         self._first = first
         super().__init__()
 
-    def _make_environment(self) -> dict[str, str]:
+    def _make_node_environment(self) -> dict[str, str]:
         cookie = self._folder / ".erlang.cookie"
         cookie.write_text("COOKIE")
         cookie.chmod(0o400)
         if self._first is not None:
             self._epmd_port = self._first._epmd_port
-        return super()._make_environment()
+        return super()._make_node_environment()
 
     def join(self) -> None:
         """Run the README's lines on how to join the first."""
