@@ -32,8 +32,8 @@ from offload.link.protocol import Answer, Limits, decode_request, encode_answer,
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from tests.hostile import Bomb, Evaluated
 from tests.offload.hostile_peers import is_valid
-from tests.offload.link_ends import PATIENCE, connected, listening, wait_until
-from tests.offload.messages import mutants
+from tests.offload.link_ends import PATIENCE, listening, open_channel, wait_until
+from tests.offload.messages import mutate_body
 from tests.scripts import CLIENT, ROOT, SERVER
 from utils.schema import ATTACK, CLASS, CLASS_COUNT, CLOUD, FEATURES, NOT_ASKED, REJECTED, UNCERTAIN
 
@@ -414,7 +414,7 @@ class Intruder:
     def running(self) -> Iterator[Self]:
         """Intrude during the block."""
         thread = threading.Thread(target=self._run, daemon=True)
-        with connected(self._setup.broker) as channel:
+        with open_channel(self._setup.broker) as channel:
             channel.queue_declare(self._setup.queue, durable=True)
         thread.start()
         try:
@@ -423,12 +423,12 @@ class Intruder:
             self._over.set()
             thread.join(PATIENCE)
             assert not thread.is_alive()
-            with connected(self._setup.broker) as channel:
+            with open_channel(self._setup.broker) as channel:
                 channel.queue_delete(self._setup.queue)
 
     def _run(self) -> None:
         sink = f"{REPLY_QUEUE}{make_id()}"  # the workers' refusals go there
-        with connected(self._setup.broker) as confirming:
+        with open_channel(self._setup.broker) as confirming:
             channel = confirming.connection.channel()
             channel.queue_declare(sink, exclusive=True)
             channel.basic_consume(sink, lambda *_refusal: None, auto_ack=True)
@@ -440,9 +440,9 @@ class Intruder:
         request = decode_request(body, self._limits)
         logits = np.zeros((len(request.tensor), CLASS_COUNT), dtype=np.float32)
         answer = encode_answer(Answer(request.request_id, request.fingerprint, "intruder", 1.0, logits))
-        bodies = mutants(answer, self._seed, self._count)
+        bodies = mutate_body(answer, self._seed, self._count)
         replies = (reply for reply in (*self._bombs, *bodies) if not is_valid(reply, request))
-        requests = (*self._bombs, *mutants(body, self._seed, self._count))
+        requests = (*self._bombs, *mutate_body(body, self._seed, self._count))
         for reply in replies:
             self._send(channel, properties.reply_to, reply, properties.correlation_id)
         for broken in requests:

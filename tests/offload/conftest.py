@@ -9,7 +9,7 @@ import pytest
 from offload.link.broker import Broker
 from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
-from tests.offload.link_ends import connected
+from tests.offload.link_ends import open_channel
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def queue(link: Broker) -> Iterator[str]:
     """The name of a request queue that does not exist yet, and is deleted afterwards."""
     name = f"requests.{make_id()}"
     yield name
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(name)
 
 

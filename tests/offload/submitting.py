@@ -10,7 +10,7 @@ from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.protocol import Answer, Request
 from offload.operations.metrics import WorkerMetrics
-from tests.offload.link_ends import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
+from tests.offload.link_ends import PATIENCE, Sleeper, is_answer_to, make_client, make_request, open_channel, wait_until
 
 IMPATIENT = RetryPolicy(attempt=1.0, retries=200, deadline=PATIENCE)
 """Retry policy of clients whose requests a test loses."""
@@ -67,5 +67,5 @@ def keep_busy(sleeper: Sleeper, client: Client) -> Iterator[None]:
 
 
 def delete_queue(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(queue)

@@ -34,7 +34,7 @@ from tests.offload.chaos import (
     write_distinct_events,
 )
 from tests.offload.hostile_peers import FailingRelay
-from tests.offload.link_ends import connected, wait_until
+from tests.offload.link_ends import open_channel, wait_until
 
 EVENTS, BATCH = 320, 8
 WAIT = ("--on-cloud-failure", "wait", "--wait-timeout", 600, "--request-timeout", 2, "--show-decider")
@@ -138,7 +138,7 @@ def queue(setup: Setup) -> Iterator[str]:
     """A queue of the test's own."""
     name = f"requests.{make_id()}"
     yield name
-    with connected(setup.broker) as channel:
+    with open_channel(setup.broker) as channel:
         channel.queue_delete(name)
 
 
@@ -265,7 +265,7 @@ def test_on_a_full_queue_clients_wait_or_decide_themselves(
     setup, port = setup.with_queue(queue), find_free_port()
     worker = started.enter_context(setup.start_worker(tmp_path / "worker", "--quiet")).wait_for("ready: ")
     worker.send(signal.SIGSTOP)
-    with connected(setup.broker) as confirming:
+    with open_channel(setup.broker) as confirming:
         for channel, count in ((confirming.connection.channel(), QUEUE_LIMIT), (confirming, 100)):
             with contextlib.suppress(pika.exceptions.NackError):
                 for _ in range(count):
@@ -290,7 +290,7 @@ def test_no_row_is_lost_when_the_queue_is_late_or_deleted(
     wait_until(lambda: read_metric(port, RETRIES) > 5)
     worker = started.enter_context(setup.start_worker(tmp_path / "worker"))
     client.wait_for("batch 3:")
-    with connected(setup.broker) as channel:
+    with open_channel(setup.broker) as channel:
         channel.queue_delete(queue)
     verdicts = verdicts_of(client, tmp_path / "client")
     assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES

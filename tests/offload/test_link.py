@@ -17,7 +17,7 @@ from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.private_broker import PrivateBroker, find_free_port
 from offload.link.protocol import make_id
 from tests.captures import SHARED
-from tests.offload.link_ends import Program, connected, wait_until, waiting_in
+from tests.offload.link_ends import Program, count_waiting, open_channel, wait_until
 from tests.scripts import CLIENT, SERVER, Ended, call
 from utils.classification_metrics import certainty
 from utils.dataset import read_dataset
@@ -60,7 +60,7 @@ def requests(link: Broker) -> Iterator[str]:
     """The workers' queue."""
     name = f"requests.{make_id()}"
     yield name
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(name)
 
 
@@ -304,11 +304,11 @@ def test_a_stopped_client_keeps_its_rows_and_continues_with_resume(
 def test_a_second_signal_ends_the_client_at_once(
     options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
 ) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)  # and no worker
     arguments = (*options, "--mq-queue", queue, "--dataset", month, *ALL_OFFLOADED, "--drain-timeout", 1000)
     with Program(tmp_path, CLIENT, *arguments, **{PASSWORD_VARIABLE: link.password}) as running:
-        wait_until(lambda: waiting_in(link, queue) > 0)
+        wait_until(lambda: count_waiting(link, queue) > 0)
         running.send(signal.SIGTERM)
         time.sleep(0.5)
         running.send(signal.SIGTERM)
@@ -319,13 +319,13 @@ def test_a_second_signal_ends_the_client_at_once(
 def test_a_stopped_client_waits_for_replies_no_longer_than_the_drain_timeout(
     options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
 ) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)  # and no worker
     arguments = (*options, "--mq-queue", queue, "--dataset", month, *ALL_OFFLOADED, "--drain-timeout", 0.5)
     with Program(
         tmp_path, CLIENT, *arguments, "--savefile", tmp_path / "v.csv", **{PASSWORD_VARIABLE: link.password}
     ) as running:
-        wait_until(lambda: waiting_in(link, queue) > 0)
+        wait_until(lambda: count_waiting(link, queue) > 0)
         running.send(signal.SIGTERM)
         assert running.end(10) == 0
         assert "stopped after 0 of " in running.err
@@ -482,7 +482,7 @@ def test_a_refused_virtual_host_is_exit_code_4_on_both_sides(
 def test_a_queue_with_other_settings_ends_the_worker_with_one_line(
     server: Callable[..., Ended], link: Broker, queue: str
 ) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)
     ended = server()
     assert ended.code == 2
@@ -573,7 +573,7 @@ def test_an_int8_worker_gives_nearly_the_same_answers(
     ):
         worker.wait_for("(int8) on cpu")
         assert client.end(60) == 0, client.err
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(queue)
     locally = (*asking, "--process-exit2-locally", "--savefile", tmp_path / "local.csv")
     with Program(tmp_path, CLIENT, *locally, **password) as client:

@@ -17,7 +17,7 @@ from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
-from tests.offload.hostile_peers import by_hand, make_large_request
+from tests.offload.hostile_peers import control_worker, make_large_request
 from tests.offload.link_ends import PATIENCE, Sleeper, make_client, make_request, make_worker, run_worker, wait_until
 from tests.offload.submitting import WorkerCounts, are_all_answered, keep_busy, submit
 from tests.scripts import GENERATOR, call
@@ -106,7 +106,10 @@ def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: Pri
 def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
-    with by_hand(full, queue) as worker, make_client(full, queue, replace(LONG, persistent=True), metrics) as client:
+    with (
+        control_worker(full, queue) as worker,
+        make_client(full, queue, replace(LONG, persistent=True), metrics) as client,
+    ):
         with alarm(node):
             futures = [client.submit(request) for request in requests]
             wait_until(lambda: client.check_readiness() is not None)

@@ -15,20 +15,20 @@ from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
 from offload.link.worker_settings import MAX_HELD_BYTES, WorkerSettings, bound_prefetch
 from offload.operations.metrics import ClientMetrics
-from tests.offload.hostile_peers import by_hand
+from tests.offload.hostile_peers import control_worker
 from tests.offload.link.rabbitmq.ends import Log, ready
 from tests.offload.link_ends import (
     REPLY_TO,
     SleepingWorker,
-    connected,
+    count_waiting,
     is_answer_to,
     make_client,
     make_request,
     make_worker,
+    open_channel,
     publish,
     run_worker,
     wait_until,
-    waiting_in,
 )
 from tests.offload.submitting import WorkerCounts
 from tests.scripts import ROOT
@@ -59,7 +59,7 @@ def peak_memory(worker: SleepingWorker) -> int:
 def reply_queue(broker: Broker) -> Iterator[str]:
     """Yield the name of a reply queue that can be looked at from any connection."""
     name = f"{REPLY_QUEUE}{make_id()}"
-    with connected(broker) as channel:
+    with open_channel(broker) as channel:
         channel.queue_declare(name)
         yield name
         channel.queue_delete(name)
@@ -74,7 +74,7 @@ def test_a_worker_does_not_hold_oversize_messages_and_answers_others(generous: B
             before = peak_memory(worker)
             for _ in range(COUNT):
                 publish(generous, queue, bytes(OVERSIZE), correlation_id=make_id(), reply_to=reply_to)
-            wait_until(lambda: waiting_in(generous, reply_to) == COUNT)  # each was refused
+            wait_until(lambda: count_waiting(generous, reply_to) == COUNT)  # each was refused
             assert is_answer_to(client.submit(request).result(), request)
             assert peak_memory(worker) - before < KEPT
     assert worker.err == ""
@@ -111,7 +111,7 @@ def test_a_body_is_kept_up_to_the_limit_and_not_beyond(excess: int, kept: bool, 
 
 def test_an_oversize_reply_is_discarded_and_counted(link: Broker, queue: str) -> None:
     metrics = ClientMetrics()
-    with by_hand(link, queue) as worker, make_client(link, queue, metrics=metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, metrics=metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = worker.take()
@@ -123,7 +123,7 @@ def test_an_oversize_reply_is_discarded_and_counted(link: Broker, queue: str) ->
 
 
 def test_the_private_node_refuses_messages_larger_than_any_request(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue)
         channel.basic_publish("", queue, bytes(LARGEST_MESSAGE), mandatory=True)
         with pytest.raises(exceptions.ChannelClosedByBroker, match=r"message size .* is larger than configured max"):

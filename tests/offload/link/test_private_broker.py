@@ -20,12 +20,12 @@ from offload.link.protocol import make_id
 from tests.offload.certificates import SERVER_NAMES, WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link_ends import (
     PATIENCE,
-    connected,
     is_answer_to,
     listening,
     make_client,
     make_request,
     make_worker,
+    open_channel,
     run_worker,
     wait_until,
 )
@@ -117,7 +117,7 @@ def test_two_nodes_can_run_at_the_same_time(broker: PrivateBroker, node: Private
     assert broker.port != node.port
     assert broker.password != node.password
     for each in (broker, node):
-        with connected(address(each)) as channel:
+        with open_channel(address(each)) as channel:
             assert channel.is_open
 
 
@@ -142,7 +142,7 @@ def _text(path: Path) -> str:
 
 
 def test_a_node_has_one_user(node: PrivateBroker) -> None:
-    with pytest.raises(pika.exceptions.ProbableAuthenticationError), connected(Broker(address(node).hosts)):
+    with pytest.raises(pika.exceptions.ProbableAuthenticationError), open_channel(Broker(address(node).hosts)):
         pytest.fail("the guest was let in")
 
 
@@ -242,7 +242,7 @@ def test_a_command_that_takes_too_long_is_an_error_without_the_password(
 
 
 def test_a_paused_node_is_silent_and_can_be_resumed(node: PrivateBroker) -> None:
-    with connected(address(node)) as channel:
+    with open_channel(address(node)) as channel:
         node.pause()
         with socket.create_connection(("127.0.0.1", node.port), timeout=0.5) as another:
             another.sendall(GREETING)
@@ -257,21 +257,21 @@ def test_a_paused_node_is_silent_and_can_be_resumed(node: PrivateBroker) -> None
 def test_a_worker_survives_a_restart_of_its_broker(node: PrivateBroker) -> None:
     link, queue = address(node), f"requests.{make_id()}"
     worker, before, after = make_worker(link, queue), make_request(), make_request()
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare("durable", durable=True)
         channel.basic_publish("", "durable", b"kept", pika.BasicProperties(delivery_mode=2))
     with run_worker(worker) as ready:
         with make_client(link, queue) as client:
             assert is_answer_to(client.submit(before).result(), before)
         node.kill()
-        with pytest.raises(pika.exceptions.AMQPConnectionError), connected(link):
+        with pytest.raises(pika.exceptions.AMQPConnectionError), open_channel(link):
             pytest.fail("it still runs")
         node.start()
         wait_until(lambda: len(ready) == 2)
         with make_client(link, queue) as client:
             assert is_answer_to(client.submit(after).result(), after)
     assert worker.answered == 2
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         _, _, body = channel.basic_get("durable", auto_ack=True)
     assert body == b"kept"
 

@@ -22,14 +22,14 @@ from tests.offload.link_ends import (
     Relay,
     Sleeper,
     at,
-    connected,
+    count_waiting,
     make_client,
     make_request,
     make_worker,
+    open_channel,
     publish,
     run_worker,
     wait_until,
-    waiting_in,
 )
 from tests.offload.submitting import (
     IMPATIENT,
@@ -179,7 +179,7 @@ def test_a_worker_holds_no_more_requests_than_its_prefetch(link: Broker, queue: 
         with keep_busy(sleeper, client):
             submitted = submit(client, *[1] * 9)
             counted.wait_for("waiting_requests", 2)
-            wait_until(lambda: waiting_in(link, queue) == 7)
+            wait_until(lambda: count_waiting(link, queue) == 7)
             assert counted("waiting_requests") == 2
         assert are_all_answered(submitted)
     assert max(map(len, sleeper.batches)) <= 3
@@ -272,7 +272,7 @@ def test_a_client_that_left_before_its_reply_is_counted_and_its_request_acknowle
         sleeper.hold.set()
         counted.wait_for("unroutable_replies_total", 1)
     assert (worker.answered, worker.dropped) == (1, 1)
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 NO_ONE_TO_REPLY_TO: tuple[dict[str, Any], ...] = (
@@ -296,7 +296,7 @@ def test_messages_without_a_reply_queue_are_counted_and_acknowledged(link: Broke
         assert len(ready) == 1
     assert worker.dropped == counted("dropped_messages_total") == len(NO_ONE_TO_REPLY_TO)
     assert worker.answered == 1
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 def test_counts_continue_after_reconnections(link: Broker, queue: str) -> None:
@@ -348,7 +348,7 @@ def test_a_broker_that_refuses_the_worker_is_not_retried(link: Broker, queue: st
 
 
 def test_a_queue_with_other_settings_ends_the_worker(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue)
     with pytest.raises(CloudError, match="exists with other settings"):
         make_worker(link, queue).run(lambda: pytest.fail("it is ready"))

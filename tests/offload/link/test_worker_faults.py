@@ -32,13 +32,13 @@ from tests.offload.link_ends import (
     Sleeper,
     SleepingWorker,
     at,
-    connected,
+    count_waiting,
     listening,
     make_client,
     make_worker,
+    open_channel,
     run_worker,
     wait_until,
-    waiting_in,
 )
 from tests.offload.submitting import (
     IMPATIENT,
@@ -53,7 +53,7 @@ from utils.errors import CloudError, CloudUnavailableError
 
 
 def consumers_of(link: Broker, queue: str) -> int:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         return int(channel.queue_declare(queue, passive=True).method.consumer_count)
 
 
@@ -73,7 +73,7 @@ def test_another_worker_answers_the_request_of_a_killed_worker(link: Broker, que
         assert victim.end() == -signal.SIGKILL
     assert counted("redelivered_requests_total") >= 1
     assert metrics.registry.get_sample_value("ee_client_retries_total") == 0, "the broker did not hand it on"
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 _DIES_BEFORE_ITS_ACKNOWLEDGEMENT = """
@@ -109,7 +109,7 @@ def test_a_worker_killed_before_the_acknowledgement_causes_a_second_answer(
             wait_until(lambda: metrics.registry.get_sample_value(*duplicates) == 1)
     assert counted("redelivered_requests_total") == worker.answered == 1
     assert metrics.registry.get_sample_value("ee_client_requests_total", {"result": "answered"}) == 1
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 @pytest.mark.parametrize("signals", [1, 3])
@@ -122,7 +122,7 @@ def test_a_worker_stopped_under_load_finishes_its_batch_and_requeues_the_rest(
         submitted = submit(client, 1)
         leaving.wait_for("computing 1")
         submitted += submit(client, *[1] * 40)
-        wait_until(lambda: 0 < waiting_in(link, queue) <= 25)  # it holds 16
+        wait_until(lambda: 0 < count_waiting(link, queue) <= 25)  # it holds 16
         for _ in range(signals):
             leaving.send(signal.SIGTERM)
             time.sleep(0.05)
@@ -145,7 +145,7 @@ def test_requeued_requests_are_counted_at_both_workers(link: Broker, queue: str)
             submitted = submit(client, 1, 1, 1, 1)
             first.wait_for("waiting_requests", 4)
             leaving.stop()
-            wait_until(lambda: waiting_in(link, queue) == 4)
+            wait_until(lambda: count_waiting(link, queue) == 4)
             assert first("waiting_requests") == 0
             assert leaving.check_readiness() == "stopping"
             assert leaving.check_liveness() is None
@@ -418,7 +418,7 @@ def test_an_expired_request_is_not_computed(link: Broker, queue: str) -> None:
         assert are_all_answered(patient)
         counted.wait_for("requests_total", 1, code="expired")
     assert [2] not in count_events(sleeper.batches)
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 def test_a_request_that_expires_while_it_is_requeued_does_not_close_the_channel(
@@ -463,4 +463,4 @@ def test_further_requests_of_a_client_that_left_are_not_computed(link: Broker, q
         assert are_all_answered(submitted)
         wait_until(lambda: counted("requests_total", code="abandoned") + counted("unroutable_replies_total") == 10)
     assert counted("requests_total", code="abandoned") >= 1
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0

@@ -25,7 +25,7 @@ from tests.offload.link.rabbitmq.ends import (
     run_to_its_end,
     worker_end,
 )
-from tests.offload.link_ends import at, connected, listening
+from tests.offload.link_ends import at, listening, open_channel
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
 SECRET = "hunter2-Pa$$wört"
@@ -220,7 +220,7 @@ def test_a_broker_that_ends_the_handshake_does_not_count_as_a_refusal(link: Brok
 
 
 def test_a_queue_with_other_settings_is_reported_in_one_line(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)
     with pytest.raises(CloudError, match="exists with other settings; delete it, or choose another") as caught:
         run_to_its_end(worker_end(link, queue, Log()))
@@ -232,7 +232,7 @@ def test_a_queue_with_other_settings_is_reported_in_one_line(link: Broker, queue
 
 
 def test_an_exclusive_queue_of_another_connection_is_reported_in_one_line(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, exclusive=True)
         with pytest.raises(CloudError, match="exists with other settings") as caught:
             run_to_its_end(worker_end(link, queue, Log()))
