@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link_ends import open_channel
 
 
 @pytest.fixture(scope="session")
-def link(broker: PrivateBroker) -> Broker:
+def link(broker: ControlledBroker) -> Broker:
     """Connection settings of the session's node."""
     return broker.connection
 

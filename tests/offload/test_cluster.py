@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from offload.link.broker import Broker, Host
 from offload.link.pending_requests import RetryPolicy
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import Answer
 from offload.link.worker_settings import WorkerSettings
 from offload.operations.metrics import ClientMetrics
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link_ends import (
     PATIENCE,
     Sleeper,
@@ -27,7 +27,7 @@ from tests.offload.test_deployment import BLOCKS
 REQUESTS = "requests"
 
 
-class Node(PrivateBroker):
+class Node(ControlledBroker):
     """One of a cluster's nodes on this machine, which share a cookie and epmd.
 
     Args:
@@ -60,7 +60,7 @@ def under_way(answers: Sequence[Future[Answer]]) -> int:
     return sum(not answer.done() for answer in answers)
 
 
-def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: PrivateBroker) -> None:
+def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: ControlledBroker) -> None:
     del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     requests = [make_request() for _ in range(1500)]
     answers: list[Future[Answer]] = []

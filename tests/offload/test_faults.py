@@ -15,9 +15,10 @@ import pika.exceptions
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.private_broker import find_free_port, find_server
 from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import QUEUE_LIMIT
+from tests.controlled_broker import ControlledBroker
 from tests.offload.chaos import (
     NO_DIFFERENCES,
     Differences,
@@ -71,17 +72,17 @@ def local(checkpoint: Path, sample: Path, folder: Path) -> Iterator[tuple[Setup,
 
 
 @pytest.fixture(scope="module")
-def node(request: pytest.FixtureRequest, local: object) -> Iterator[PrivateBroker]:
+def node(request: pytest.FixtureRequest, local: object) -> Iterator[ControlledBroker]:
     """A node of this module's own, for it gets killed."""
     assert local
     if find_server() is None:
         request.getfixturevalue("broker")  # skips or fails
-    with PrivateBroker() as node:
+    with ControlledBroker() as node:
         yield node
 
 
 @pytest.fixture(scope="module")
-def setup(local: tuple[Setup, Script], node: PrivateBroker) -> Setup:
+def setup(local: tuple[Setup, Script], node: ControlledBroker) -> Setup:
     there = node.connection
     return Setup(there, "faults", local[0].checkpoint, local[0].dataset, BATCH)
 
@@ -204,8 +205,8 @@ def test_no_row_is_lost_when_workers_are_killed_during_inference(
 
 
 def test_no_row_is_lost_or_doubled_when_a_worker_is_killed_before_it_acknowledges(
-    setup: Setup, node: PrivateBroker, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack,
-    tmp_path: Path,
+    setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, expected: pd.DataFrame,
+    started: contextlib.ExitStack, tmp_path: Path,
 ) -> None:  # fmt: skip
     worker_pool.resize(1)
     relay = KillingRelay(node.port)
@@ -237,8 +238,8 @@ def test_a_slow_worker_changes_neither_rows_nor_their_order(
 
 
 def test_no_row_is_lost_when_connections_are_cut_or_fall_silent(
-    setup: Setup, node: PrivateBroker, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack,
-    tmp_path: Path,
+    setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, expected: pd.DataFrame,
+    started: contextlib.ExitStack, tmp_path: Path,
 ) -> None:  # fmt: skip
     worker_pool.resize(1)
     relays = {fault: FailingRelay(node.port) for fault in ("cut", "silent")}
@@ -300,8 +301,8 @@ def test_no_row_is_lost_when_the_queue_is_late_or_deleted(
 
 
 def test_a_memory_alarm_delays_a_run_without_losing_a_row(
-    setup: Setup, node: PrivateBroker, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack,
-    tmp_path: Path,
+    setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, expected: pd.DataFrame,
+    started: contextlib.ExitStack, tmp_path: Path,
 ) -> None:  # fmt: skip
     (worker,) = worker_pool.resize(1)
     impatient = ("--on-cloud-failure", "wait", "--wait-timeout", 1, "--request-timeout", 1)
@@ -357,7 +358,7 @@ def test_hostile_messages_change_no_row_and_nothing_is_unpickled(
 
 
 def test_a_refused_password_is_tried_once_and_ends_with_exit_code_4(
-    setup: Setup, node: PrivateBroker, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, node: ControlledBroker, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     relays, scripts = [KillingRelay(node.port) for _ in range(2)], []
     for relay, name in zip(relays, ("client", "worker"), strict=True):
@@ -418,7 +419,7 @@ class Outage:
 
 
 @pytest.fixture(scope="module")
-def outage(setup: Setup, node: PrivateBroker, worker_pool: WorkerPool, folder: Path) -> Iterator[Outage]:
+def outage(setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, folder: Path) -> Iterator[Outage]:
     policies = {"wait": (*WAIT, *LOG), "local": LOCAL, "reject": REJECT}
     folders = {way: folder / f"outage-{way}" for way in (*policies, "late")}
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:

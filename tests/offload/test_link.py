@@ -14,9 +14,10 @@ from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
 from offload.link.broker import PASSWORD_VARIABLE, Broker
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import make_id
 from tests.captures import SHARED
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link_ends import Program, count_waiting, open_channel, wait_until
 from tests.scripts import CLIENT, SERVER, Ended, call
 from utils.classification_metrics import certainty
@@ -89,7 +90,7 @@ class Decided:
     err: str
 
 
-def waiting(broker: PrivateBroker, queue: str) -> int:
+def waiting(broker: ControlledBroker, queue: str) -> int:
     """Return the number of requests in a queue, including delivered ones."""
     lines = broker.control("list_queues", "name", "messages").splitlines()
     return sum(int(count) for name, _, count in (line.partition("\t") for line in lines) if name == queue)
@@ -98,7 +99,7 @@ def waiting(broker: PrivateBroker, queue: str) -> int:
 @pytest.fixture(scope="module")
 def decided(
     workers: list[Program], options: tuple[object, ...], requests: str, link: Broker, month: Path,
-    broker: PrivateBroker, tmp_path_factory: pytest.TempPathFactory,
+    broker: ControlledBroker, tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Decided]:  # fmt: skip
     """The month, every event offloaded, by each way of asking exit 2; three clients at once.
 

@@ -19,10 +19,11 @@ from offload.link import client as client_module
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import Answer, Refusal, Request, encode_refusal, encode_request, make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
+from tests.controlled_broker import ControlledBroker
 from tests.offload.hostile_peers import (
     FORGERIES,
     FailingRelay,
@@ -737,20 +738,20 @@ def test_only_a_broker_that_was_down_closes_the_breaker_when_it_returns(
 
 
 @pytest.fixture(scope="module")
-def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+def node(broker: ControlledBroker) -> Iterator[ControlledBroker]:
     """A second node."""
     del broker  # requested so that this is skipped, too, where RabbitMQ is missing
-    with PrivateBroker() as running:
+    with ControlledBroker() as running:
         yield running
 
 
 @pytest.fixture
-def fragile(node: PrivateBroker) -> Broker:
+def fragile(node: ControlledBroker) -> Broker:
     return node.connection
 
 
 def test_requests_survive_a_broker_that_is_killed_and_returns(
-    node: PrivateBroker, fragile: Broker, metrics: Watched
+    node: ControlledBroker, fragile: Broker, metrics: Watched
 ) -> None:
     queue, sleeper = f"requests.{make_id()}", Sleeper()
     sleeper.hold.clear()
@@ -773,7 +774,7 @@ def test_requests_survive_a_broker_that_is_killed_and_returns(
 
 @pytest.mark.parametrize("command", ["close_all_connections", "delete_queue"])
 def test_requests_survive_what_an_operator_closes_or_deletes(
-    command: str, node: PrivateBroker, fragile: Broker, metrics: Watched
+    command: str, node: ControlledBroker, fragile: Broker, metrics: Watched
 ) -> None:
     queue, request = f"requests.{make_id()}", make_request()
     with make_client(fragile, queue, replace(LONG, persistent=True), metrics) as client:
@@ -790,7 +791,7 @@ def test_requests_survive_what_an_operator_closes_or_deletes(
 
 
 def test_a_password_that_is_changed_meanwhile_ends_all_requests_with_the_refusal(
-    node: PrivateBroker, fragile: Broker, metrics: Watched
+    node: ControlledBroker, fragile: Broker, metrics: Watched
 ) -> None:
     queue, relay = f"requests.{make_id()}", FailingRelay(node.port)
     with control_worker(fragile, queue), relay.running() as port:

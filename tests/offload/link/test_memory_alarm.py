@@ -13,10 +13,10 @@ import pytest
 from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
+from tests.controlled_broker import ControlledBroker
 from tests.offload.hostile_peers import control_worker, make_large_request
 from tests.offload.link_ends import PATIENCE, Sleeper, make_client, make_request, make_worker, run_worker, wait_until
 from tests.offload.submitting import WorkerCounts, are_all_answered, keep_busy, submit
@@ -29,20 +29,20 @@ WHY = "blocks publishers: its memory or disk alarm is on (low on memory); free m
 
 
 @pytest.fixture(scope="module")
-def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+def node(broker: ControlledBroker) -> Iterator[ControlledBroker]:
     """A node besides the session's, whose alarm goes off."""
     del broker  # requested so that this is skipped, too, where RabbitMQ is missing
-    with PrivateBroker() as running:
+    with ControlledBroker() as running:
         yield running
 
 
 @pytest.fixture
-def full(node: PrivateBroker) -> Broker:
+def full(node: ControlledBroker) -> Broker:
     return node.connection
 
 
 @contextmanager
-def alarm(node: PrivateBroker) -> Iterator[None]:
+def alarm(node: ControlledBroker) -> Iterator[None]:
     """Keep a node's memory alarm on during the block."""
     node.control("set_vm_memory_high_watermark", "0")
     try:
@@ -60,7 +60,7 @@ def told(client: Client) -> CloudUnavailableError:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
-    persistent: bool, node: PrivateBroker, full: Broker, caplog: pytest.LogCaptureFixture
+    persistent: bool, node: ControlledBroker, full: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     retry_policy = replace(SHORT, persistent=persistent)
@@ -88,7 +88,7 @@ def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
     assert "accepts messages again after" in lines[1]
 
 
-def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: PrivateBroker, full: Broker) -> None:
+def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: ControlledBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     retry_policy = replace(LONG, attempt=0.5, persistent=True)
     with run_worker(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
@@ -103,7 +103,7 @@ def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: Pri
     assert metrics.retries._value.get() <= 1
 
 
-def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBroker, full: Broker) -> None:
+def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: ControlledBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
     with (
@@ -123,7 +123,7 @@ def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBr
 
 
 def test_a_blocked_worker_is_not_ready_and_answers_afterwards(
-    node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     queue, sleeper, counted = f"requests.{make_id()}", Sleeper(), WorkerCounts()
@@ -146,7 +146,7 @@ def test_a_blocked_worker_is_not_ready_and_answers_afterwards(
 
 
 def test_a_blocked_worker_stops_at_once_and_another_answers(
-    node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     monkeypatch.setattr("offload.link.worker.DRAIN_TIMEOUT", 10 * PATIENCE)
@@ -164,7 +164,7 @@ def test_a_blocked_worker_stops_at_once_and_another_answers(
 
 
 def test_the_load_generator_reports_that_the_broker_blocks_it(
-    node: PrivateBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
+    node: ControlledBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(PASSWORD_VARIABLE, full.password)

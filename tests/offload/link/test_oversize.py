@@ -9,12 +9,12 @@ import pytest
 from pika import exceptions
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
 from offload.link.worker_settings import MAX_HELD_BYTES, WorkerSettings, bound_prefetch
 from offload.operations.metrics import ClientMetrics
+from tests.controlled_broker import ControlledBroker
 from tests.offload.hostile_peers import control_worker
 from tests.offload.link.rabbitmq.ends import Log, ready
 from tests.offload.link_ends import (
@@ -42,10 +42,10 @@ KEPT = 24 * 2**20
 
 
 @pytest.fixture(scope="module")
-def generous(broker: PrivateBroker) -> Iterator[Broker]:
+def generous(broker: ControlledBroker) -> Iterator[Broker]:
     """A node that takes messages of up to 128 MiB, which is what RabbitMQ 3 does of itself."""
     del broker  # requested so that this is skipped, too, where RabbitMQ is missing
-    with PrivateBroker(settings=f"max_message_size = {128 * 2**20}") as node:
+    with ControlledBroker(settings=f"max_message_size = {128 * 2**20}") as node:
         yield node.connection
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import LARGEST_REPLY, make_id
 from offload.link.rabbitmq import client_end as client_end_module
 from offload.link.rabbitmq import worker_end as worker_end_module
 from offload.link.rabbitmq.client_end import RequestSender
 from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
 from tests.offload.link_ends import PATIENCE, Relay, at, count_waiting, open_channel, publish, wait_until
 from utils.errors import CloudUnavailableError
@@ -139,7 +139,7 @@ def test_a_request_to_a_full_queue_is_returned(link: Broker, queue: str, monkeyp
 
 
 def test_a_connection_that_rejects_all_requests_is_replaced_with_growing_pauses(
-    broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+    broker: ControlledBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
     monkeypatch.setattr(client_end_module, "REJECTION_LIMIT", 0.1)
@@ -271,7 +271,7 @@ def reply_queue(end: RequestSender, link: Broker, queue: str) -> str:
     return str(properties.reply_to)
 
 
-def test_the_reply_queue_of_a_connection_is_deleted_with_it(broker: PrivateBroker, link: Broker, queue: str) -> None:
+def test_the_reply_queue_of_a_connection_is_deleted_with_it(broker: ControlledBroker, link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)

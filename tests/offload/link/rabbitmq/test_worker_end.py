@@ -8,7 +8,6 @@ import pika
 import pytest
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import (
     DELIVERY_LIMIT,
@@ -19,6 +18,7 @@ from offload.link.rabbitmq.worker_end import (
     RequestQueue,
     make_queue_arguments,
 )
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import Log, in_owner, is_one_line, ready, run_to_its_end, worker_end
 from tests.offload.link_ends import PATIENCE, REPLY_TO, count_waiting, open_channel, publish, wait_until
 from utils.errors import CloudError, CloudUnavailableError
@@ -362,13 +362,13 @@ def test_a_queue_that_is_deleted_while_it_is_consumed_is_declared_again(link: Br
     assert "was deleted" in str(loss.problem)
 
 
-def settings(broker: PrivateBroker, queue: str) -> str:
+def settings(broker: ControlledBroker, queue: str) -> str:
     listed = broker.control("list_queues", "name", "type", "durable", "arguments")
     (line,) = [line for line in listed.splitlines() if queue in line]
     return line
 
 
-def test_the_request_queue_is_durable_and_bounded(broker: PrivateBroker, link: Broker, queue: str) -> None:
+def test_the_request_queue_is_durable_and_bounded(broker: ControlledBroker, link: Broker, queue: str) -> None:
     log = Log()
     with ready(worker_end(link, queue, log), log):
         line = settings(broker, queue)
@@ -380,7 +380,7 @@ def test_the_request_queue_is_durable_and_bounded(broker: PrivateBroker, link: B
 
 
 def test_a_quorum_queue_is_declared_with_its_delivery_limit_and_works(
-    broker: PrivateBroker, link: Broker, queue: str
+    broker: ControlledBroker, link: Broker, queue: str
 ) -> None:
     log = Log()
     worker = RequestQueue(link, queue, log, prefetch=16, queue_type="quorum")
