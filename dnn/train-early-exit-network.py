@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from dnn.distributed import Ranks
     from dnn.run_folder import RunFolder
-    from dnn.training import EpochResult, Settings, Trainer
+    from dnn.training import EpochResult, Trainer, TrainingSettings
     from utils.dataset import Dataset
 
 LEARNING_RATES = {"alexnet": 3e-4, "mobilenet": 2e-3}
@@ -136,10 +136,10 @@ def _read_rows(args: argparse.Namespace) -> Rows:
         raise DatasetError(f"{dataset.source}: {problem}. Change --validation-split or add rows.") from problem
 
 
-def _make_settings(args: argparse.Namespace, rows: int) -> "Settings":
-    from dnn.training import Settings, choose_batch_size
+def _make_settings(args: argparse.Namespace, rows: int) -> "TrainingSettings":
+    from dnn.training import TrainingSettings, choose_batch_size
 
-    return Settings(
+    return TrainingSettings(
         epochs=args.epochs,
         batch_size=args.batch_size or choose_batch_size(BATCH_SIZE, rows),
         learning_rate=args.learning_rate or LEARNING_RATES[args.model],

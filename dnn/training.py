@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dnn.distributed import ALONE, Ranks
-from models.prediction import Progress, batches, no_progress
+from models.prediction import Progress, iterate_batches, no_progress
 from utils.classification_metrics import accuracy
 from utils.dataset import distinct_vectors, to_images
 from utils.schema import CLASS_COUNT
@@ -26,7 +26,7 @@ LEAST_STEPS_AN_EPOCH = 36
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Settings of a training run.
 
     Attributes:
@@ -107,7 +107,7 @@ class Trainer:
         ranks: the processes that train together. Each must have the same network, settings, rows and data.
     """
 
-    def __init__(self, network: nn.Module, settings: Settings, rows: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, network: nn.Module, settings: TrainingSettings, rows: int, ranks: Ranks = ALONE) -> None:
         self.network = network
         self._ranks = ranks
         self._joined = ranks.join(network)
@@ -243,7 +243,7 @@ def evaluate(
     batch_logits: list[tuple[Tensor, ...]] = []
     with torch.inference_mode():
         for start in range(0, len(chosen), 1000):
-            (images,) = batches(features[chosen[start : start + 1000]], 1000, device)
+            (images,) = iterate_batches(features[chosen[start : start + 1000]], 1000, device)
             outputs = network(images)
             batch_logits.append(outputs if isinstance(outputs, tuple) else (outputs,))
     exits = [torch.cat(parts).float().cpu() for parts in zip(*batch_logits, strict=True)]

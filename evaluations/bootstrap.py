@@ -39,7 +39,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """An estimate and the bounds of its confidence interval; NaN where unknown."""
 
     estimate: float
@@ -103,12 +103,12 @@ def resample_errors(
     return result
 
 
-def find_interval(estimate: float, resampled: FloatArray) -> Interval:
+def find_interval(estimate: float, resampled: FloatArray) -> ConfidenceInterval:
     """Return the percentile interval of resampled values (B,); its bounds are NaN if one value is not finite."""
     if not np.isfinite(resampled).all():
-        return Interval(estimate, float("nan"), float("nan"))
+        return ConfidenceInterval(estimate, float("nan"), float("nan"))
     low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Interval(estimate, float(low), float(high))
+    return ConfidenceInterval(estimate, float(low), float(high))
 
 
 def _draw(generator: np.random.Generator, resamples: int, units: int) -> FloatArray:

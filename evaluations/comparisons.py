@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evaluations.baselines import MATCHED, REJECT
-from evaluations.bootstrap import Counts, Interval, compute_errors, count, find_interval, resample_errors
+from evaluations.bootstrap import ConfidenceInterval, Counts, compute_errors, count, find_interval, resample_errors
 from evaluations.conclusion import Findings, System
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SYSTEM, Decided
 from evaluations.monthly_rates import AREA, MEAN, find_rate, make_area_weights, to_long_form
@@ -61,10 +61,10 @@ def compare(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def find_difference(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> Interval:
+def find_difference(comparisons: pd.DataFrame, month: str, subset: str, system: str) -> ConfidenceInterval:
     """Return the difference and its interval from one row of the table that ``compare`` returns."""
     is_row = (comparisons["month"] == month) & (comparisons["subset"] == subset) & (comparisons["system"] == system)
-    return Interval(*(float(value) for value in comparisons.loc[is_row, list(COLUMNS[3:])].to_numpy()[0]))
+    return ConfidenceInterval(*(float(value) for value in comparisons.loc[is_row, list(COLUMNS[3:])].to_numpy()[0]))
 
 
 def collect_findings(table: pd.DataFrame, comparisons: pd.DataFrame, networks: int) -> Findings:
@@ -124,7 +124,7 @@ def build_year_table(rates: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataF
 
 def _count_all_subsets(month: Month, by_vector: bool, decided: Sequence[Decided], systems: Sequence[str]) -> Counts:
     """Count the rows of all subsets of a month by the same units; each subset adds K systems to the first axis."""
-    units = month.place if by_vector else np.arange(len(month))
+    units = month.vector_index if by_vector else np.arange(len(month))
     parts = [
         count(
             [[of_network[subset.name][system] for of_network in decided] for system in systems],

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from evaluations.bootstrap import LEVEL, Interval
+from evaluations.bootstrap import LEVEL, ConfidenceInterval
 from utils.classification_metrics import ratio
 
 ENOUGH_NETWORKS: Final = 3
@@ -55,7 +55,7 @@ class System:
     acceptance: float
     offloaded: float
     cost: float
-    difference: Interval | None
+    difference: ConfidenceInterval | None
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Findings:
     exit_1: tuple[System, System, System]
     exit_2: System
     baselines: Sequence[System]
-    exit_1_elsewhere: Mapping[str, Interval]
+    exit_1_elsewhere: Mapping[str, ConfidenceInterval]
 
 
-def find_direction(difference: Interval | None) -> Direction:
+def find_direction(difference: ConfidenceInterval | None) -> Direction:
     """Return the direction that the interval of a difference shows."""
     if difference is None or not difference.low <= difference.high:  # also true if a bound is NaN
         return Direction.UNKNOWN
@@ -177,7 +177,7 @@ def format_share(share: float) -> str:
     return "" if np.isnan(share) else f"{100 * share:.2f}"
 
 
-def format_difference(difference: Interval | None) -> str:
+def format_difference(difference: ConfidenceInterval | None) -> str:
     """Return a difference of shares in percentage points, and its interval; empty for None."""
     if difference is None:
         return ""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from evaluations.energy_meters import LATEST, Begin
-from models.prediction import batches
+from models.prediction import iterate_batches
 from utils.classification_metrics import accuracy, certainty
 from utils.dataset import distinct_vectors
 from utils.errors import InputFileError
@@ -34,7 +34,7 @@ _STAT: Final = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
-class Interval:
+class MeasuredInterval:
     """The measurement of some work.
 
     Attributes:
@@ -56,7 +56,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """The results of one method on the events.
 
     Attributes:
@@ -83,8 +83,8 @@ class Run:
 
     family: str
     shared: str
-    outcomes: Mapping[str, Outcome]
-    intervals: tuple[Interval, ...]
+    outcomes: Mapping[str, MethodOutcome]
+    intervals: tuple[MeasuredInterval, ...]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -92,7 +92,9 @@ class Run:
         return tuple(dict.fromkeys(interval.method for interval in self.intervals if interval.method != IDLE))
 
 
-def measure(methods: Mapping[str, Work], rounds: int, seconds: float, begin: Begin) -> Iterator[Interval]:
+def measure_in_turns(
+    methods: Mapping[str, Work], rounds: int, seconds: float, begin: Begin
+) -> Iterator[MeasuredInterval]:
     """Yield an interval of every method in each round, so that a drift of the machine's speed affects all alike.
 
     Args:
@@ -106,7 +108,7 @@ def measure(methods: Mapping[str, Work], rounds: int, seconds: float, begin: Beg
             yield measure_work(name, work, seconds, begin)
 
 
-def measure_idle(seconds: float, begin: Begin) -> Interval:
+def measure_idle(seconds: float, begin: Begin) -> MeasuredInterval:
     """Measure an interval in which this process sleeps."""
 
     def sleep() -> Sized:
@@ -116,7 +118,7 @@ def measure_idle(seconds: float, begin: Begin) -> Interval:
     return measure_work(IDLE, sleep, 0.0, begin)
 
 
-def measure_work(method: str, work: Work, seconds: float, begin: Begin) -> Interval:
+def measure_work(method: str, work: Work, seconds: float, begin: Begin) -> MeasuredInterval:
     """Repeat work for at least ``seconds``, at least once; return the measurement."""
     joules, busy = begin(), read_busy_seconds()
     start, cpu, deadline = time.time(), time.process_time(), time.monotonic() + seconds
@@ -124,7 +126,7 @@ def measure_work(method: str, work: Work, seconds: float, begin: Begin) -> Inter
     while time.monotonic() < deadline:
         events += len(work())
     cpu, end = time.process_time() - cpu, time.time()
-    return Interval(method, start, end, cpu, read_busy_seconds() - busy, events, joules())
+    return MeasuredInterval(method, start, end, cpu, read_busy_seconds() - busy, events, joules())
 
 
 def read_busy_seconds(stat: Path = _STAT) -> float:
@@ -141,7 +143,7 @@ def summarise_outcome(
     asked: NDArray[np.bool_],
     rejected: NDArray[np.bool_],
     labels: NDArray[np.int64] | None,
-) -> Outcome:
+) -> MethodOutcome:
     """Return the results of a method.
 
     Args:
@@ -151,14 +153,14 @@ def summarise_outcome(
         labels: (N,), or None.
     """
     error = float("nan") if labels is None else 1 - accuracy(predictions[~rejected], labels[~rejected])
-    return Outcome(float(asked.mean()), float(rejected.mean()), error)
+    return MethodOutcome(float(asked.mean()), float(rejected.mean()), error)
 
 
 def decide_at_single_exit(
     compute: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     features: NDArray[np.float32],
     batch_size: int,
-    chunk: int,
+    pass_size: int,
 ) -> NDArray[np.int64]:
     """Return the predictions (N,) of a single-exit network, which computes repeated vectors of a batch once.
 
@@ -166,14 +168,14 @@ def decide_at_single_exit(
         compute: returns the network's logits (n, 2) for features (n, 58).
         features: (N, 58) float32.
         batch_size: events in a batch.
-        chunk: most events in one forward pass.
+        pass_size: most events in one forward pass.
     """
     predictions = []
     for begin in range(0, len(features), batch_size):
         batch = features[begin : begin + batch_size]
         first, place = distinct_vectors(batch)
         events = batch[first]
-        logits = [compute(events[start : start + chunk]) for start in range(0, len(events), chunk)]
+        logits = [compute(events[start : start + pass_size]) for start in range(0, len(events), pass_size)]
         predictions.append(certainty(np.concatenate(logits))[0][place])
     return np.concatenate(predictions)
 
@@ -183,7 +185,7 @@ def decide_plainly_at_single_exit(
 ) -> NDArray[np.int64]:
     """Return the predictions (N,) of a single-exit network on features (N, 58), in one forward pass for each batch."""
     with torch.inference_mode():
-        logits = torch.cat([network(images) for images in batches(features, batch_size)])
+        logits = torch.cat([network(images) for images in iterate_batches(features, batch_size)])
     return certainty(logits.numpy())[0]
 
 
@@ -223,18 +225,18 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _check_outcome(**entry: float) -> Outcome:
+def _check_outcome(**entry: float) -> MethodOutcome:
     """Return an outcome of valid shares, or raise ValueError or TypeError."""
-    outcome = Outcome(**entry)
+    outcome = MethodOutcome(**entry)
     if not all(math.isnan(share) or 0 <= share <= 1 for share in vars(outcome).values()):
         raise ValueError
     return outcome
 
 
-def _check_interval(**entry: object) -> Interval:
+def _check_interval(**entry: object) -> MeasuredInterval:
     """Return an interval of valid numbers, or raise ValueError or TypeError."""
-    interval = Interval(**entry)  # type: ignore[arg-type]
-    numbers = [getattr(interval, field.name) for field in fields(Interval) if field.name != "method"]
+    interval = MeasuredInterval(**entry)  # type: ignore[arg-type]
+    numbers = [getattr(interval, field.name) for field in fields(MeasuredInterval) if field.name != "method"]
     if not isinstance(interval.method, str) or not all(type(number) in {int, float} for number in numbers):
         raise TypeError
     least_events = 0 if interval.method == IDLE else 1
@@ -246,6 +248,6 @@ def _check_interval(**entry: object) -> Interval:
     return interval
 
 
-def select_method(intervals: Iterable[Interval], method: str) -> list[Interval]:
+def select_method(intervals: Iterable[MeasuredInterval], method: str) -> list[MeasuredInterval]:
     """Return the intervals of one method."""
     return [interval for interval in intervals if interval.method == method]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluations.energy_measurement import IDLE, Interval, Run, select_method
+from evaluations.energy_measurement import IDLE, MeasuredInterval, Run, select_method
 from evaluations.energy_meters import PowerLog
 from utils.classification_metrics import ratio
 from utils.cost_models import MILLISECONDS
@@ -47,7 +47,7 @@ class Meter:
 
     name: str
     words: str
-    joules: Callable[[Interval], float]
+    joules: Callable[[MeasuredInterval], float]
 
 
 def make_power_model(watts: float) -> Meter:
@@ -100,7 +100,7 @@ def find_idle_watts(run: Run, meter: Meter) -> float:
     return sum(meter.joules(part) for part in idle) / sum(part.end - part.start for part in idle) if idle else 0.0
 
 
-def _subtract_idle(run: Run, meter: Meter, idle: float, interval: Interval) -> float:
+def _subtract_idle(run: Run, meter: Meter, idle: float, interval: MeasuredInterval) -> float:
     joules = meter.joules(interval) - idle * (interval.end - interval.start)
     if meter.name == MODEL or interval.method != run.shared:
         return joules

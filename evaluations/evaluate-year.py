@@ -191,12 +191,14 @@ def _evaluate(
 
     from dataset.records.scaling import PUBLISHED
     from evaluations.comparisons import compare
-    from evaluations.year_evaluation import Settings, evaluate_year
+    from evaluations.year_evaluation import EvaluationSettings, evaluate_year
 
     system, exit_1_alone = (
         _make_chooser(point, args, cost_per_offload) for point in (args.operation_point, LEAST_ERROR)
     )
-    settings = Settings(args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, PUBLISHED.unscale)
+    settings = EvaluationSettings(
+        args.min_acceptance, args.cost_model, cost_per_offload, system, exit_1_alone, PUBLISHED.unscale
+    )
     vectors = sum(len(month.first) for month in (months.choice, *months.later))
     with tqdm(total=vectors * (len(origins) + len(singles)), desc="answers", unit="vector", disable=None) as bar:
         evaluation = evaluate_year(months, origins, singles, settings, bar.update)
@@ -209,7 +211,7 @@ def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float 
     """Return the function that chooses a point of the exact front."""
     from nsga2.exact_front import find_exact_front
     from nsga2.objectives import Objectives
-    from nsga2.operating_point import front_table, marks, thresholds_of
+    from nsga2.operating_point import build_front_table, get_thresholds, marks
 
     def choose(evaluation: "Evaluation", min_acceptance: float) -> "Thresholds":
         objectives = Objectives(evaluation, args.cost_model, cost_per_offload)
@@ -218,8 +220,8 @@ def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float 
             print(
                 f"note: with so many rows, the front is only exact to {100 * found.gap:.3f} percentage points of error"
             )
-        table = front_table(found.front)
-        return thresholds_of(table, marks(table)[point])
+        table = build_front_table(found.front)
+        return get_thresholds(table, marks(table)[point])
 
     return choose
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate the network on the dataset, and write the table."""
     from tqdm import tqdm
 
-    from evaluations.measurement import measure_parts, split_network
+    from evaluations.exit_timing import measure_parts, split_network
     from models.checkpoint import read_checkpoint
     from models.prediction import choose_runtime, describe_device, select_device
     from utils.dataset import read_labelled

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluations.baselines import MATCHED, REJECT, Answers, decide, decide_as_many, least_certainty
-from evaluations.measurement import Parts, measure_parts
+from evaluations.exit_timing import Parts, measure_parts
 from evaluations.months import Month, subsets
 from models.prediction import Progress, no_progress
 from utils.cost_models import event_costs
@@ -72,7 +72,7 @@ class Choice:
     least: Mapping[str, float]
 
 
-def measure(parts: Parts, month: Month, progress: Progress = no_progress) -> Evaluation:
+def measure_answers(parts: Parts, month: Month, progress: Progress = no_progress) -> Evaluation:
     """Return both exits' answers for a month's rows, and the mean cost of each part in CPU time.
 
     Repeated vectors are computed once. Every event gets the mean cost, so that the thresholds depend on the answers
@@ -88,7 +88,7 @@ def measure(parts: Parts, month: Month, progress: Progress = no_progress) -> Eva
 def answer(parts: Parts, month: Month, measured: Evaluation, progress: Progress = no_progress) -> Evaluation:
     """Return both exits' answers for a month's rows, with the costs that were measured on another month."""
     costs = {name: np.full(len(month), getattr(measured, name)[0]) for name in _TIMES}
-    return replace(measure(parts, month, progress), **costs)
+    return replace(measure_answers(parts, month, progress), **costs)
 
 
 def answer_single(parts: Parts, month: Month, progress: Progress = no_progress) -> tuple[Answers, float]:
@@ -96,7 +96,7 @@ def answer_single(parts: Parts, month: Month, progress: Progress = no_progress) 
     first = month.first
     table = measure_parts(parts, month.features[first], month.labels[first], BATCH_SIZE, progress=progress)
     _, prediction, certain, time = (table[name].to_numpy() for name in SINGLE_EXIT_EVALUATION_COLUMNS)
-    return Answers(prediction[month.place], certain[month.place]), float(time.mean())
+    return Answers(prediction[month.vector_index], certain[month.vector_index]), float(time.mean())
 
 
 def compute_mean_costs(
@@ -169,7 +169,7 @@ def decide_month(evaluation: Evaluation, answers: Mapping[str, Answers], choice:
     """
     system = evaluation.decide(choice.thresholds)
     by_class = _without_exit_2(evaluation).decide(choice.by_class)
-    bound = decide(month.labels, Answers(month.majority[month.place]))
+    bound = decide(month.labels, Answers(month.majority[month.vector_index]))
     result: dict[str, dict[str, Decisions]] = {}
     for subset in subsets(month):
         decided = {SYSTEM: subset.of(system)}
@@ -193,5 +193,5 @@ def _without_exit_2(evaluation: Evaluation) -> Evaluation:
 
 def _of_rows(of_vectors: Evaluation, month: Month) -> Evaluation:
     """Return the evaluation of all rows of a month from that of its distinct vectors."""
-    columns: list[NDArray[np.float64]] = [column[month.place] for column in vars(of_vectors).values()]
+    columns: list[NDArray[np.float64]] = [column[month.vector_index] for column in vars(of_vectors).values()]
     return replace(Evaluation(*columns), labels=month.labels)  # type: ignore[arg-type]

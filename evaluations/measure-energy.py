@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from evaluations.energy_measurement import Outcome, Run, Work
+    from evaluations.energy_measurement import MethodOutcome, Run, Work
     from evaluations.energy_report import Meter
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.networks.exits import FirstExit, Network
@@ -177,7 +177,7 @@ def _measure(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
     import torch
     from tqdm import tqdm
 
-    from evaluations.energy_measurement import Run, measure, measure_idle
+    from evaluations.energy_measurement import Run, measure_idle, measure_in_turns
     from evaluations.energy_meters import POWERCAP, Rapl, begin_without_meter
     from evaluations.energy_report import Meter, make_power_model
     from figs.energy_data import TWO_EXITS_OFFLOADED
@@ -207,7 +207,7 @@ def _measure(args: argparse.Namespace, name: str) -> "tuple[Run, Meter]":
         second_exits = stack.enter_context(_open_second_exits(args, opened, family))
         methods, outcomes = _warm_up(args, dataset, exit_1, thresholds, single.network, second_exits)
         idle = [] if name == "model" or args.idle_seconds == 0 else [measure_idle(args.idle_seconds, begin)]
-        rounds = measure(methods, args.rounds, args.seconds, begin)
+        rounds = measure_in_turns(methods, args.rounds, args.seconds, begin)
         intervals = (*idle, *tqdm(rounds, "measurements", args.rounds * len(methods), disable=None))
     shared = TWO_EXITS_OFFLOADED if TWO_EXITS_OFFLOADED in methods and _is_worker_local(args) else ""
     return Run(family, shared, outcomes, intervals), meter
@@ -242,7 +242,7 @@ def _warm_up(
     thresholds: "Thresholds",
     single: "nn.Module",
     second_exits: "SecondExits",
-) -> "tuple[dict[str, Work], dict[str, Outcome]]":
+) -> "tuple[dict[str, Work], dict[str, MethodOutcome]]":
     """Run each method once; return the methods and their outcomes."""
     import numpy as np
 
@@ -302,13 +302,11 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
             except CloudUnavailableError as problem:
                 print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name a broker with --mq-hostname")
             else:
-                where = node.connection
                 args.mq_queue = args.mq_queue or broker_options.DEFAULTS["queue"]
-                options = (
-                    "--mq-queue", args.mq_queue, "--trained-network-file", args.trained_model, "--network", family,
-                    "--cache-size", 0,  # the dataset is repeated, and each event must be computed
-                )  # fmt: skip
-                stack.enter_context(node.run_worker(*options))
+                where = node.connection
+                # Without a cache: the dataset is repeated, and each event must be computed.
+                options = ("--mq-queue", args.mq_queue, "--cache-size", 0)
+                stack.enter_context(node.run_worker(args.trained_model, family, *options))
         if where is None:
             yield {TWO_EXITS_LOCAL: local}
             return

@@ -35,7 +35,7 @@ class Month:
         features: (N, 58) float32.
         labels: (N,) int64.
         first: (D,) the index of one row of each distinct vector.
-        place: (N,) the index in ``first`` of each row's vector.
+        vector_index: (N,) the index in ``first`` of each row's vector.
         seen: (N,) bool, whether the row's vector is among the training rows.
     """
 
@@ -43,7 +43,7 @@ class Month:
     features: NDArray[np.float32]
     labels: IntArray
     first: NDArray[np.intp]
-    place: NDArray[np.intp]
+    vector_index: NDArray[np.intp]
     seen: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -52,8 +52,8 @@ class Month:
     @property
     def majority(self) -> IntArray:
         """The label that most rows of each distinct vector have (D,); in a tie, attack."""
-        attacks = np.bincount(self.place, self.labels)
-        return (2 * attacks >= np.bincount(self.place)).astype(np.int64)
+        attacks = np.bincount(self.vector_index, self.labels)
+        return (2 * attacks >= np.bincount(self.vector_index)).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import nn
 
 from evaluations import later_months
 from evaluations.baselines import REJECT, Answers, fit_baselines
+from evaluations.exit_timing import Parts, split_network
 from evaluations.later_months import SINGLE_EXIT, SYSTEM, Choice, Chooser, Costs, Decided
-from evaluations.measurement import Parts, split_network
 from evaluations.monthly_rates import KEYS, Record, list_rates
 from evaluations.months import ALL_ROWS, Month
 from evaluations.networks import Origin, read_network
@@ -32,7 +32,7 @@ class Months:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """The settings for the choice of thresholds and for the cost of events.
 
     Attributes:
@@ -74,7 +74,7 @@ def evaluate_year(
     months: Months,
     origins: Sequence[Origin],
     single_exits: Sequence[nn.Module],
-    settings: Settings,
+    settings: EvaluationSettings,
     progress: Progress = no_progress,
 ) -> YearEvaluation:
     """Choose thresholds for each network, and decide the later months with all systems.
@@ -133,12 +133,12 @@ def _evaluate_network(
     months: Sequence[Month],
     others: Sequence[Mapping[str, Answers]],
     single_cost: float | None,
-    settings: Settings,
+    settings: EvaluationSettings,
     progress: Progress,
 ) -> _NetworkEvaluation:
     """Evaluate one network; ``months`` begin with that of the choice, and ``others`` are the other answers for each."""
     first, *later = months
-    measured = later_months.measure(parts, first, progress)
+    measured = later_months.measure_answers(parts, first, progress)
     costs = later_months.compute_mean_costs(measured, settings.cost_model, settings.cost_per_offload, single_cost)
     known = later_months.add_exits(measured, others[0])
     choice = later_months.choose(measured, known, settings.min_acceptance, settings.system, settings.exit_1_alone)

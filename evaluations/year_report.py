@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evaluations.baselines import MATCHED, REJECT
-from evaluations.bootstrap import LEVEL, Interval
+from evaluations.bootstrap import LEVEL, ConfidenceInterval
 from evaluations.comparisons import collect_findings
 from evaluations.conclusion import build_overview, format_difference, format_share, list_cautions, state_conclusion
 from evaluations.later_months import BOUND, BY_CLASS, SYSTEM
@@ -159,7 +159,8 @@ def tabulate_systems(overall: pd.DataFrame, comparisons: pd.DataFrame, subset: s
     """
     of_subset = comparisons[(comparisons["month"] == MEAN) & (comparisons["subset"] == subset)]
     differences = {
-        str(row["system"]): Interval(row["estimate"], row["low"], row["high"]) for row in of_subset.to_dict("records")
+        str(row["system"]): ConfidenceInterval(row["estimate"], row["low"], row["high"])
+        for row in of_subset.to_dict("records")
     }
     table = _tabulate(overall, subset, _SUMMARY)
     return table.assign(difference=[format_difference(differences.get(system)) for system in table["system"]])
@@ -198,4 +199,4 @@ def find_repeated_share(months: Sequence[Month]) -> float:
 
 def find_largest_share(months: Sequence[Month]) -> float:
     """Return the share of rows that have the most frequent vector of their month, averaged over the months."""
-    return float(np.mean([np.bincount(month.place).max() / len(month) for month in months]))
+    return float(np.mean([np.bincount(month.vector_index).max() / len(month) for month in months]))

@@ -21,7 +21,7 @@ class OperatingPoint:
 
     Attributes:
         path: the result file.
-        front: its points, with the columns of ``nsga2.operating_point.front_table``.
+        front: its points, with the columns of ``nsga2.operating_point.build_front_table``.
         row: the chosen row of ``front``.
         label: that row's number, or its name.
         thresholds: of that row.

@@ -26,8 +26,9 @@ from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import make_folder
 
 if TYPE_CHECKING:
-    from figs.offload_timing import Edge
+    from figs.offload_timing import EdgeFunctions
     from figs.results_plan import Plan
+    from offload.link.broker import Broker
     from offload.link.private_broker import PrivateBroker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,22 +187,22 @@ def _measure_timings(
 
     checkpoint = plan.get_checkpoint(network, TWO_EXITS)
     queue = f"figures-{network}"
-    options = (
-        "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", network,
-        "--cache-size", 0,  # the rows are repeated, and each must be computed
-    )  # fmt: skip
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
-    with broker.run_worker(*options), _open_edge(checkpoint, broker, queue) as edge:
+    with (
+        # Without a cache: the rows are repeated, and each must be computed.
+        broker.run_worker(checkpoint, network, "--mq-queue", queue, "--cache-size", 0),
+        _open_edge(checkpoint, broker.connection, queue) as edge,
+    ):
         batches = [make_request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
         return [measure_requests(network, edge, of_size) for of_size in batches]
 
 
 @contextlib.contextmanager
-def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterator[Edge]":
+def _open_edge(checkpoint: Path, broker: "Broker", queue: str) -> "Iterator[EdgeFunctions]":
     """Yield the functions of an edge client: exit 1, exit 2 on the edge, and exit 2 requested from the worker."""
     import numpy as np
 
-    from figs.offload_timing import Edge
+    from figs.offload_timing import EdgeFunctions
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
     from offload.link.protocol import FEATURES, RequestTemplate, make_process_name
@@ -219,12 +220,12 @@ def _open_edge(checkpoint: Path, broker: "PrivateBroker", queue: str) -> "Iterat
         _, activations = network.exit_1(features)
         return activations(np.arange(len(features)))
 
-    with Client(broker.connection, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
+    with Client(broker, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
             return client.submit(template.make_request(features)).result().milliseconds
 
-        yield Edge(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
+        yield EdgeFunctions(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Edge:
+class EdgeFunctions:
     """The functions of an edge client that are measured.
 
     Attributes:
@@ -60,7 +60,7 @@ def make_request_batches(features: FloatArray, batch_size: int, repeats: int = R
     return [features[chosen] for chosen in rows]
 
 
-def measure_requests(network: str, edge: Edge, batches: Sequence[FloatArray]) -> dict[str, object]:
+def measure_requests(network: str, edge: EdgeFunctions, batches: Sequence[FloatArray]) -> dict[str, object]:
     """Measure requests, and return a row of the table of offload timings: column -> value.
 
     Args:

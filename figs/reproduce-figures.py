@@ -95,12 +95,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _choose_point(path: Path, args: argparse.Namespace) -> "OperatingPoint":
     from figs.figure_data import OperatingPoint
-    from nsga2.operating_point import find_point, front_table, label_point, thresholds_of
+    from nsga2.operating_point import build_front_table, find_point, get_thresholds, label_point
     from utils.results import read_front
 
-    table = front_table(read_front(path))
+    table = build_front_table(read_front(path))
     row = find_point(table, args.operation_point, path)
-    return OperatingPoint(path, table, row, label_point(table, row), thresholds_of(table, row))
+    return OperatingPoint(path, table, row, label_point(table, row), get_thresholds(table, row))
 
 
 def _write_figure(name: str, inputs: "Inputs", output: Path, ending: str) -> str | None:

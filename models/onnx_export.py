@@ -27,7 +27,7 @@ from models.onnx_runtime import (
     read_first_half,
     read_second_half,
 )
-from models.prediction import batches, predict
+from models.prediction import iterate_batches, predict
 from utils.classification_metrics import certainty
 from utils.errors import CheckpointError
 from utils.files import replacing
@@ -97,7 +97,7 @@ def write_second_exit_model(path: Path, network: TwoExits, features: FloatArray)
     with replacing(path) as partial:
         partial.write_bytes(build_second_half(network, _build_metadata(network)))
         with torch.inference_mode():
-            activations = np.concatenate([network.segment_1(x).numpy() for x in batches(features, _BATCH)])
+            activations = np.concatenate([network.segment_1(x).numpy() for x in iterate_batches(features, _BATCH)])
         given = read_second_half(partial).exit_2(activations)
         return _check_agreement(path, predict(network, features, _BATCH)[1], given, MOST_DIFFERENCE)
 

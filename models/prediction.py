@@ -67,7 +67,9 @@ def describe_device(device: torch.device, runtime: str | None = None) -> str:
     return f"{device} ({name if runtime is None else f'{RUNTIMES[runtime]}, {name}'})"
 
 
-def batches(features: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+def iterate_batches(
+    features: NDArray[np.float32], batch_size: int, device: torch.device | str = "cpu"
+) -> Iterator[Tensor]:
     """Yield features (N, 58) as images (at most batch_size, 1, 8, 8) float32 on the device, in order."""
     for start in range(0, len(features), batch_size):
         yield torch.from_numpy(to_images(features[start : start + batch_size])).to(device)

@@ -10,7 +10,7 @@ _SHAPES = {"knee": "D", "least-error": "v", "least-cost": "s"}
 
 
 def draw_front(table: pd.DataFrame, row: int, title: str) -> Figure:
-    """Draw a ``front_table``; the chosen row and the named points are marked."""
+    """Draw a ``build_front_table``; the chosen row and the named points are marked."""
     figure, (ax,) = new_figure(width=6.8)
     ax.plot(table["time"], 100 * table["error"], marker="o", markersize=4, color="tab:blue", label="Pareto front")
     for name, marked in marks(table).items():

@@ -5,7 +5,7 @@ from typing import Final
 
 import pandas as pd
 
-from nsga2.operating_point import EVALUATED_COLUMNS, format_client_command, label_point, marks, thresholds_of
+from nsga2.operating_point import EVALUATED_COLUMNS, format_client_command, get_thresholds, label_point, marks
 from utils.page import fill_template
 
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "front_page.html.j2"
@@ -27,7 +27,7 @@ def render_front_page(table: pd.DataFrame, row: int, title: str, elsewhere: pd.D
     """Return a page that shows the thresholds of the point under the pointer, and copies its command on a click.
 
     Args:
-        table: the result of ``front_table``.
+        table: the result of ``build_front_table``.
         row: the chosen row.
         title: names the front.
         elsewhere: the result of ``evaluate_point``: the rates of the chosen point on other months; None: left out.
@@ -37,7 +37,7 @@ def render_front_page(table: pd.DataFrame, row: int, title: str, elsewhere: pd.D
         {
             **{str(name): float(value) for name, value in cells.items()},
             "label": label_point(table, at),
-            "command": format_client_command(thresholds_of(table, at)),
+            "command": format_client_command(get_thresholds(table, at)),
             "name": names.get(at, ""),
         }
         for at, cells in enumerate(table.drop(columns="point").to_dict("records"))

@@ -103,7 +103,7 @@ def _add_other_months(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose a point as the arguments say, print it, and draw the front."""
-    from nsga2.operating_point import format_client_command, front_table, label_point, thresholds_of
+    from nsga2.operating_point import build_front_table, format_client_command, get_thresholds, label_point
     from utils.files import check_writable, expand_pattern
     from utils.plotting import check_format
     from utils.results import read_evaluation, read_front, write_table
@@ -112,9 +112,9 @@ def run(args: argparse.Namespace) -> None:
     _check_other_months(args)
     front = read_front(args.datafile)
     files = [path for given in args.eval_file or () for path in expand_pattern(given)]
-    table = front_table(front, read_evaluation(files) if files else None)
+    table = build_front_table(front, read_evaluation(files) if files else None)
     row = _choose(table, args)
-    thresholds = thresholds_of(table, row)
+    thresholds = get_thresholds(table, row)
     shown = table.assign(point=table["point"].astype("string").fillna("-"))
     print(shown.to_string(index=False, float_format="{:.4f}".format))
     print(f"\noperation point {label_point(table, row)}:")

@@ -73,7 +73,7 @@ def has_number(objectives: FloatArray) -> NDArray[np.bool_]:
     return result
 
 
-def front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFrame:
+def build_front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFrame:
     """Return the distinct points of a front, fastest first, with the columns ``COLUMNS``.
 
     ``point`` is the published number (Int64), missing for points without one, see ``has_number``; ``error`` is wrong /
@@ -90,17 +90,17 @@ def front_table(front: Front, evaluation: Evaluation | None = None) -> pd.DataFr
     table = table.drop_duplicates(subset=["error", "time"]).sort_values(["time", "error"], ignore_index=True)
     table["point"] = table["point"].cumsum().sub(1).astype("Int64").where(table["point"])
     if evaluation is not None:
-        outcomes = [evaluation.decide(thresholds_of(table, row)).outcome() for row in range(len(table))]
+        outcomes = [evaluation.decide(get_thresholds(table, row)).outcome() for row in range(len(table))]
         table["acceptance"] = [outcome.acceptance for outcome in outcomes]
         table["offloaded"] = [outcome.offloaded_share for outcome in outcomes]
     return table
 
 
 def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
-    """Return the row of ``front_table`` of a numbered or named point.
+    """Return the row of ``build_front_table`` of a numbered or named point.
 
     Args:
-        table: the result of ``front_table``.
+        table: the result of ``build_front_table``.
         asked: a number, one of ``NAMED_POINTS``, or None: point ``NUMBERED_POINT``, or the last one.
         path: the file of the front, for the message.
 
@@ -121,20 +121,20 @@ def find_point(table: pd.DataFrame, asked: int | str | None, path: Path) -> int:
 
 
 def label_point(table: pd.DataFrame, row: int) -> str:
-    """Return the number of a row of ``front_table``; if it has none, its name or "without a number"."""
+    """Return the number of a row of ``build_front_table``; if it has none, its name or "without a number"."""
     number = table["point"][row]
     if not pd.isna(number):
         return str(number)
     return next((name for name, marked in marks(table).items() if marked == row), "without a number")
 
 
-def thresholds_of(table: pd.DataFrame, row: int) -> Thresholds:
-    """Return the thresholds of one row of ``front_table``."""
+def get_thresholds(table: pd.DataFrame, row: int) -> Thresholds:
+    """Return the thresholds of one row of ``build_front_table``."""
     return Thresholds(*(float(value) for value in table[list(THRESHOLD_COLUMNS)].to_numpy()[row]))
 
 
 def marks(table: pd.DataFrame) -> dict[str, int]:
-    """Return the row of ``front_table`` of each of the ``NAMED_POINTS``: name -> row."""
+    """Return the row of ``build_front_table`` of each of the ``NAMED_POINTS``: name -> row."""
     objectives = table[["error", "time"]].to_numpy()
     found = (int(compute_nearness(objectives).argmax()), int(objectives[:, 0].argmin()), 0)
     return dict(zip(NAMED_POINTS, found, strict=True))
@@ -160,7 +160,7 @@ class Limits:
 
 
 def choose_within(table: pd.DataFrame, limits: Limits) -> int:
-    """Return the row of ``front_table`` within limits: the fastest if the error is limited, else that of least error.
+    """Return the row of a front table within limits: the fastest if the error is limited, else that of least error.
 
     Raises:
         InfeasibleError: no point is within the limits.

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 from utils import cli
 from utils.errors import CloudUnavailableError, ToolkitError
 from utils.files import make_folder
+from utils.script_runner import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _prepare(folder: Path, calibrated: Path, front: Path, epochs: int) -> None:
-    from utils.script_runner import run_script
 
     choose, evaluation = SAMPLE / "choose.csv.gz", folder / "evaluation.csv"
     with tempfile.TemporaryDirectory(dir=folder) as saves:
@@ -144,17 +144,17 @@ def _run_worker(calibrated: Path) -> "Iterator[tuple[tuple[object, ...], dict[st
         print(f"no RabbitMQ, so the edge computes exit 2 itself: {problem}")
         yield ("--process-exit2-locally",), {}
         return
-    with broker, broker.run_worker("--trained-network-file", calibrated, "--network", MODEL):
+    with broker, broker.run_worker(calibrated, MODEL):
         yield broker.options, broker.environment
 
 
 def _choose_thresholds(front_file: Path) -> "Thresholds":
     from nsga2.defaults import KNEE
-    from nsga2.operating_point import front_table, marks, thresholds_of
+    from nsga2.operating_point import build_front_table, get_thresholds, marks
     from utils.results import read_front
 
-    table = front_table(read_front(front_file))
-    return thresholds_of(table, marks(table)[KNEE])
+    table = build_front_table(read_front(front_file))
+    return get_thresholds(table, marks(table)[KNEE])
 
 
 def _watch(

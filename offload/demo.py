@@ -21,10 +21,9 @@ import models
 from utils import cli, schema
 from utils.errors import CloudUnavailableError
 from utils.files import make_folder
+from utils.script_runner import run_script
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run the pipeline as the arguments say."""
-    from nsga2.operating_point import front_table, marks, thresholds_of
+    from nsga2.operating_point import build_front_table, get_thresholds, marks
     from utils.dataset import find_datasets
     from utils.results import read_front
 
@@ -90,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
         f"infer on {operate.name}", "dnn/inference.py", "--trained-model", calibrated, "--dataset", operate,
         "--savefile", inference,
     )  # fmt: skip
-    table = front_table(read_front(front_file))
-    chosen = thresholds_of(table, marks(table)[OPERATION_POINT])
+    table = build_front_table(read_front(front_file))
+    chosen = get_thresholds(table, marks(table)[OPERATION_POINT])
     _offload(args.model, calibrated, operate, chosen, verdicts)
     _print_summary(inference, verdicts, operate.name)
     names = ", ".join(path.name for path in sorted(output.glob("*.*")))
@@ -115,16 +114,14 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
         return
     with broker:
         print("\n== start a cloud worker")
-        with broker.run_worker("--trained-network-file", calibrated, "--network", model):
-            _run_stage(f"{title}, offload the rest", "offload/ee-processor-client.py", *client, *broker.options,
-                       environment=broker.environment)  # fmt: skip
+        with broker.run_worker(calibrated, model):
+            print(f"\n== {title}, offload the rest")
+            run_script("offload/ee-processor-client.py", [*client, *broker.options], broker.environment)
 
 
-def _run_stage(title: str, script: str, *options: object, environment: "Mapping[str, str] | None" = None) -> None:
-    from utils.script_runner import run_script
-
+def _run_stage(title: str, script: str, *options: object) -> None:
     print(f"\n== {title}")
-    run_script(script, options, environment or {})
+    run_script(script, options)
 
 
 def _print_summary(inference: Path, verdicts: Path, name: str) -> None:

@@ -181,7 +181,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
     import models
     from models.calibrated import CalibratedNetwork
     from models.checkpoint import read_two_exits
-    from models.prediction import batches
+    from models.prediction import iterate_batches
     from offload.link.broker import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
     from utils.classification_metrics import certainty
@@ -226,7 +226,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
             assert isinstance(network, CalibratedNetwork)
             inner, gap = network.model, 0.0
             with torch.inference_mode():
-                for images in batches(read_dataset(month).features, 500):
+                for images in iterate_batches(read_dataset(month).features, 500):
                     # The whole network layer after layer, through none of the methods that edge and cloud call.
                     layers = torch.nn.Sequential(inner.transform, *inner.backbone, inner.exits[1])
                     whole = (layers(images) / network.temperature[1]).numpy()

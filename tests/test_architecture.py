@@ -284,7 +284,7 @@ def test_a_function_fits_on_a_screen(source: Source) -> None:
     ("path", "line", "breach"),
     [
         ("utils/a.py", "import models", {"models"}),
-        ("models/a.py", "from nsga2.front_chart import front_table", {"nsga2"}),
+        ("models/a.py", "from nsga2.front_chart import build_front_table", {"nsga2"}),
         ("dnn/a.py", "def f():\n    import calibration.temperature", {"calibration"}),
         ("dnn/a.py", "if TYPE_CHECKING:\n    from offload import edge", {"offload"}),
         ("offload/a.py", "from tests.networks import new_network", {"tests"}),

@@ -99,11 +99,11 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
     from nsga2.operating_point import (
         CostModel,
         Limits,
+        build_front_table,
         choose_within,
         evaluate_point,
-        front_table,
+        get_thresholds,
         marks,
-        thresholds_of,
     )
     from utils.classification_metrics import accuracy
     from utils.cost_models import read_cost_per_offload
@@ -124,11 +124,13 @@ def operating_points(data: Path, _output: Path) -> Iterator[Figure]:
         "the edge alone, offloading by ten": CostModel("edge", by_ten),
     }
     for title, model in models.items():
-        table = front_table(find_exact_front(Objectives(both, model.name, model.cost_per_offload), LEAST).front, both)
+        table = build_front_table(
+            find_exact_front(Objectives(both, model.name, model.cost_per_offload), LEAST).front, both
+        )
         points = {"as good as the single exit": choose_within(table, as_good), **marks(table)}
         del points[LEAST_COST]  # all at exit 1: it offloads nothing
         for name, point in points.items():
-            row = evaluate_point(["Feb+Mar"], [both], [single], thresholds_of(table, point), model).iloc[0]
+            row = evaluate_point(["Feb+Mar"], [both], [single], get_thresholds(table, point), model).iloc[0]
             yield Figure(
                 f"published AlexNet, Raspberry Pi, Feb+Mar, acceptance ≥ 0.9, cost of {title}: {name}",
                 "beside the paper's claim: 1 % of the cost, 10 % offloaded, equal accuracy",

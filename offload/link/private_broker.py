@@ -145,9 +145,19 @@ class PrivateBroker:
         except OSError:
             return False
 
-    def run_worker(self, *options: object) -> AbstractContextManager[None]:
-        """Return a block during which a worker runs on the node; ``options`` are added to those of the connection."""
-        return run_server("offload/ee-processor-server.py", [*self.options, *options, "--quiet"], self.environment)
+    def run_worker(self, checkpoint: Path, network: str, *options: object) -> AbstractContextManager[None]:
+        """Return a block during which a worker runs on the node.
+
+        Args:
+            checkpoint: checkpoint of two exits.
+            network: its family, as in ``models.FAMILIES``.
+            options: further options of ``offload/ee-processor-server.py``.
+
+        Raises:
+            CloudUnavailableError: on entering: the worker did not start.
+        """
+        served = ("--trained-network-file", checkpoint, "--network", network, "--quiet")
+        return run_server("offload/ee-processor-server.py", [*self.options, *served, *options], self.environment)
 
     def kill(self) -> None:
         """Kill the node, as in a crash; its durable data is there again after ``start``."""

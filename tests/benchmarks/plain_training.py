@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from dnn.training import Settings
+from dnn.training import TrainingSettings
 from tests.benchmarks.plain_network import FloatArray, PlainNetwork, images_of
 
 
@@ -41,7 +41,7 @@ class PlainTraining:
         rows: what to train on.
     """
 
-    def __init__(self, network: PlainNetwork, settings: Settings, rows: Rows) -> None:
+    def __init__(self, network: PlainNetwork, settings: TrainingSettings, rows: Rows) -> None:
         self._network, self._settings = network.requires_grad_(True), settings
         torch.manual_seed(settings.seed)
         self._loader = DataLoader(rows, settings.batch_size, shuffle=True)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.temperature import Quality, fit_by_likelihood, measure_quality
-from dnn.training import Settings, Trainer, choose_batch_size, count_distinct_rows, evaluate, is_bfloat16_fast
+from dnn.training import Trainer, TrainingSettings, choose_batch_size, count_distinct_rows, evaluate, is_bfloat16_fast
 from models import ARCHITECTURES
 from models.cpu_network import compute_logits
 from models.early_exit import EarlyExitNetwork, TwoExits, initialise
@@ -79,7 +79,7 @@ def training(bench: Bench) -> Iterator[Row]:
 def _one_seed(bench: Bench, family: str, seed: int) -> tuple[Costs, Costs]:
     """Train both versions for an epoch; return the seconds and the losses of either."""
     features, labels, size = january(bench)
-    settings = Settings(1, size, load_script(TRAIN).LEARNING_RATES[family], seed=seed)
+    settings = TrainingSettings(1, size, load_script(TRAIN).LEARNING_RATES[family], seed=seed)
     begun = new_network(family, features, seed)
     plain = plain_of(family, begun)
     plainly = PlainTraining(plain, settings, Rows(features, labels))

@@ -10,7 +10,7 @@ import torch
 
 import models
 from dnn.run_folder import RunFolder
-from dnn.training import EpochResult, Settings, Trainer
+from dnn.training import EpochResult, Trainer, TrainingSettings
 from models.checkpoint import read_checkpoint
 from models.tensor_files import load_tensors, save_tensors
 from tests.models import small
@@ -18,7 +18,7 @@ from utils.errors import CheckpointError, InputFileError
 
 FEATURES = np.random.default_rng(0).random((40, 58), dtype=np.float32)
 LABELS = (FEATURES[:, 0] > 0.5).astype(np.int64)
-SETTINGS = Settings(epochs=6, batch_size=10, learning_rate=1e-2)
+SETTINGS = TrainingSettings(epochs=6, batch_size=10, learning_rate=1e-2)
 FACTS = {"data": "2016_01.csv", "seed": 1}
 NAME = re.compile(r"EarlyExitNetwork_\d{8}-\d{6}_epoch_(\d+)_(\d+\.\d\d)_(\d+\.\d\d)\.pth")
 
@@ -26,7 +26,7 @@ LOSSES = [0.5, 0.2, 0.9, 0.1, 0.7, 0.3]
 """Held-back losses of six epochs: by them, epochs 4, 2, 6, 1, 5, 3 are the best to the worst."""
 
 
-def new_trainer(settings: Settings = SETTINGS) -> Trainer:
+def new_trainer(settings: TrainingSettings = SETTINGS) -> Trainer:
     return Trainer(small.with_two_exits(), settings, len(FEATURES))
 
 
@@ -194,7 +194,7 @@ OTHER_OPTIONS = "was started with other options or data. Give the same, or leave
 
 def test_a_run_cannot_be_resumed_with_other_options_data_or_network(interrupted: Interrupted) -> None:
     run = RunFolder(interrupted.folder, "EarlyExitNetwork")
-    longer = new_trainer(Settings(epochs=7, batch_size=10, learning_rate=1e-2))
+    longer = new_trainer(TrainingSettings(epochs=7, batch_size=10, learning_rate=1e-2))
     other_network = Trainer(small.SingleExit(), SETTINGS, len(FEATURES))
     assert refusal(run, longer, FACTS) == OTHER_OPTIONS
     assert refusal(run, new_trainer(), {**FACTS, "data": "2016_02.csv"}) == OTHER_OPTIONS

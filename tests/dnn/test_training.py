@@ -16,8 +16,8 @@ from torch.nn import functional
 
 import dnn.training
 from dnn.training import (
-    Settings,
     Trainer,
+    TrainingSettings,
     choose_batch_size,
     count_distinct_rows,
     evaluate,
@@ -30,13 +30,13 @@ from tests.models import small
 from tests.networks import SAMPLE, new_network
 from utils.dataset import read_labelled, to_images
 
-SHORT = Settings(epochs=3, batch_size=100, learning_rate=1e-2)
+SHORT = TrainingSettings(epochs=3, batch_size=100, learning_rate=1e-2)
 
 dataset, LABELS = read_labelled(SAMPLE)
 FEATURES = dataset.features
 
 
-def small_trainer(settings: Settings = SHORT, dropout: float = 0.5) -> Trainer:
+def small_trainer(settings: TrainingSettings = SHORT, dropout: float = 0.5) -> Trainer:
     network = small.with_two_exits(dropout)
     network.transform = fit_quantile_transform(FEATURES)
     return Trainer(network, settings, len(FEATURES))
@@ -113,7 +113,9 @@ def test_repeated_rows_computed_once_give_the_gradient_of_the_whole_batch() -> N
 @pytest.mark.usefixtures("in_float32")
 def test_training_takes_the_steps_of_a_plain_loop_with_the_recipe_written_out() -> None:
     # Strong enough for every part of the recipe to show in the weights.
-    recipe = Settings(epochs=6, batch_size=len(FEATURES), learning_rate=0.05, weight_decay=0.5, gradient_clip=0.2)
+    recipe = TrainingSettings(
+        epochs=6, batch_size=len(FEATURES), learning_rate=0.05, weight_decay=0.5, gradient_clip=0.2
+    )
     trainer = small_trainer(recipe, dropout=0)
     network = copy.deepcopy(trainer.network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=0.5)
@@ -195,7 +197,7 @@ def test_training_and_progress_count_every_row_once_per_epoch() -> None:
 
 
 def test_a_run_may_be_a_single_step() -> None:
-    trainer = small_trainer(Settings(epochs=1, batch_size=10_000, learning_rate=1e-2))
+    trainer = small_trainer(TrainingSettings(epochs=1, batch_size=10_000, learning_rate=1e-2))
     (loss,) = train(trainer, 1)
     assert math.isfinite(loss)
 

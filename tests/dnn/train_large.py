@@ -17,7 +17,7 @@ from pathlib import Path
 
 import utils.dataset_chunks
 import utils.feature_buffer
-from dnn.training import Settings, Trainer, evaluate, split_rows
+from dnn.training import Trainer, TrainingSettings, evaluate, split_rows
 from models.preprocessing import fit_quantile_transform
 from tests.models import small
 from tests.networks import SAMPLE
@@ -52,7 +52,7 @@ def train(month: Path) -> dict[str, object]:
     training, held_back = split_rows(labels, 0.1, seed=1)
     network = small.with_two_exits()
     network.transform = fit_quantile_transform(load_script(TRAIN)._select_rows_to_fit(dataset, training, 1))
-    trainer = Trainer(network, Settings(epochs=1, batch_size=1000, learning_rate=1e-2), len(training))
+    trainer = Trainer(network, TrainingSettings(epochs=1, batch_size=1000, learning_rate=1e-2), len(training))
     loss = trainer.train_one_epoch(dataset.features, labels, rows=training)
     judged, _ = evaluate(network, dataset.features, labels, 0.2, held_back)
     folder = str(dataset.spooled) if dataset.spooled else None

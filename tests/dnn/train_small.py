@@ -16,7 +16,7 @@ import torch
 import dnn.training
 from dnn.distributed import Ranks, compute_digest, join_processes
 from dnn.torchrun import silence_others
-from dnn.training import Settings, Trainer
+from dnn.training import Trainer, TrainingSettings
 from models.preprocessing import fit_quantile_transform
 from tests.models import small
 from tests.networks import SAMPLE
@@ -46,7 +46,7 @@ def train(folder: Path, batch_size: int, fault: str) -> None:
     network = small.with_two_exits(dropout=0)
     network.transform = fit_quantile_transform(features)
     with join_processes() as ranks:
-        settings = Settings(epochs=3, batch_size=batch_size, learning_rate=1e-2)
+        settings = TrainingSettings(epochs=3, batch_size=batch_size, learning_rate=1e-2)
         trainer, losses = Trainer(network, settings, ROWS, ranks), list[float]()
         for _ in range(3):
             losses.append(trainer.train_one_epoch(features, labels))

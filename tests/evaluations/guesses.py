@@ -37,7 +37,7 @@ def guessed(of: Month, seed: int) -> Decided:
         at_1 = generator.random(vectors) < 0.6
         at_2 = ~at_1 & (generator.random(vectors) < 0.8)
         predictions = generator.integers(2, size=vectors)
-        whole = Decisions(of.labels, at_1[of.place], at_2[of.place], predictions[of.place])
+        whole = Decisions(of.labels, at_1[of.vector_index], at_2[of.vector_index], predictions[of.vector_index])
         for subset in subsets(of):
             decided[subset.name][system] = subset.of(whole)
     return decided

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from evaluations.bootstrap import Interval
+from evaluations.bootstrap import ConfidenceInterval
 from evaluations.conclusion import (
     Direction,
     Findings,
@@ -16,16 +16,20 @@ from evaluations.conclusion import (
 )
 
 NAN = float("nan")
-LESS, MORE = Interval(-0.02, -0.03, -0.01), Interval(0.02, 0.01, 0.03)
-OPEN, UNKNOWN = Interval(-0.01, -0.03, 0.01), Interval(-0.01, NAN, NAN)
+LESS, MORE = ConfidenceInterval(-0.02, -0.03, -0.01), ConfidenceInterval(0.02, 0.01, 0.03)
+OPEN, UNKNOWN = ConfidenceInterval(-0.01, -0.03, 0.01), ConfidenceInterval(-0.01, NAN, NAN)
 WAYS = ("exit 1 alone", "exit 1 alone (by class)", "exit 1 alone (one)")
 
 
-def rival(name: str, difference: Interval, acceptance: float = 0.9, error: float = 0.08, cost: float = 1.0) -> System:
+def rival(
+    name: str, difference: ConfidenceInterval, acceptance: float = 0.9, error: float = 0.08, cost: float = 1.0
+) -> System:
     return System(name, error, acceptance, NAN, cost, difference)
 
 
-def exit_1(*differences: Interval, acceptance: float = 0.9, cost: float = 0.05) -> tuple[System, System, System]:
+def exit_1(
+    *differences: ConfidenceInterval, acceptance: float = 0.9, cost: float = 0.05
+) -> tuple[System, System, System]:
     first, second, third = (
         rival(name, difference, acceptance, cost=cost) for name, difference in zip(WAYS, differences, strict=True)
     )
@@ -58,7 +62,7 @@ FINDINGS = Findings(
 def test_a_difference_is_shown_only_where_its_interval_excludes_zero(
     low: float, high: float, direction: Direction
 ) -> None:
-    assert find_direction(Interval(0.5, low, high)) == direction
+    assert find_direction(ConfidenceInterval(0.5, low, high)) == direction
 
 
 def test_exit_2_pays_off_where_exit_1_alone_errs_more_in_all_three_ways() -> None:
@@ -73,7 +77,7 @@ def test_exit_2_pays_off_where_exit_1_alone_errs_more_in_all_three_ways() -> Non
     [(1.0, OPEN, False), (1.1, MORE, False), (1.1, LESS, True), (0.9, OPEN, True), (0.9, MORE, True)],
 )
 def test_exit_1_pays_off_only_where_it_makes_exit_2_cheaper_or_better(
-    cost: float, difference: Interval, exit_1_pays_off: bool
+    cost: float, difference: ConfidenceInterval, exit_1_pays_off: bool
 ) -> None:
     changed = replace(FINDINGS, two_exits=replace(TWO_EXITS, cost=cost), exit_2=rival("exit 2 alone", difference))
     sentence = state_conclusion(changed)
@@ -90,7 +94,7 @@ def test_exit_1_pays_off_only_where_it_makes_exit_2_cheaper_or_better(
     ],
 )
 def test_exit_2_does_not_pay_off_where_one_of_the_three_ways_shows_nothing_or_the_opposite(
-    way: int, difference: Interval, says: str
+    way: int, difference: ConfidenceInterval, says: str
 ) -> None:
     differences = [LESS] * 3
     differences[way] = difference
@@ -179,5 +183,5 @@ def test_a_share_is_a_percentage(share: float, text: str) -> None:
 
 
 def test_points_have_a_sign_and_their_interval() -> None:
-    assert format_difference(Interval(0.0049, -0.001, 0.01)) == "+0.49 (-0.10 to +1.00)"
+    assert format_difference(ConfidenceInterval(0.0049, -0.001, 0.01)) == "+0.49 (-0.10 to +1.00)"
     assert format_difference(UNKNOWN) == "-1.00 (unknown)"

@@ -14,20 +14,20 @@ import torch
 
 from evaluations.energy_measurement import (
     IDLE,
-    Interval,
-    Outcome,
+    MeasuredInterval,
+    MethodOutcome,
     Run,
     decide_at_single_exit,
     decide_plainly_at_single_exit,
-    measure,
     measure_idle,
+    measure_in_turns,
     read_busy_seconds,
     read_run,
     summarise_outcome,
     write_run,
 )
 from evaluations.energy_meters import begin_without_meter
-from evaluations.measurement import measure_parts, split_network
+from evaluations.exit_timing import measure_parts, split_network
 from models.cpu_network import open_single_exit
 from tests.evaluations.small_months import rows_of
 from tests.networks import new_network
@@ -44,7 +44,7 @@ def burn() -> range:
 
 def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enough() -> None:
     methods = {"first": burn, "second": burn}
-    intervals = list(measure(methods, 2, 0.25, begin_without_meter))
+    intervals = list(measure_in_turns(methods, 2, 0.25, begin_without_meter))
     assert [interval.method for interval in intervals] == ["first", "second", "first", "second"]
     for interval in intervals:
         assert interval.events % 5 == 0
@@ -55,7 +55,7 @@ def test_methods_take_turns_and_work_is_repeated_until_the_interval_is_long_enou
 
 
 def test_work_is_done_once_if_no_time_is_given() -> None:
-    assert [interval.events for interval in measure({"once": burn}, 3, 0.0, begin_without_meter)] == [5, 5, 5]
+    assert [interval.events for interval in measure_in_turns({"once": burn}, 3, 0.0, begin_without_meter)] == [5, 5, 5]
 
 
 def test_idling_takes_time_but_hardly_the_processor() -> None:
@@ -79,7 +79,7 @@ def test_the_machines_processor_time_is_read_if_it_is_known(tmp_path: Path) -> N
 def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
     network, (features, labels) = new_network("MobileNetV2"), rows_of(3)
     table = measure_parts(split_network(network, torch.device("cpu")), features, labels, 100)
-    found = decide_at_single_exit(open_single_exit(network), features, batch_size=50, chunk=16)
+    found = decide_at_single_exit(open_single_exit(network), features, batch_size=50, pass_size=16)
     assert len(np.unique(features, axis=0)) < len(features)
     assert found.tolist() == table["y_pred"].tolist()
     assert decide_plainly_at_single_exit(network, features, batch_size=50).tolist() == found.tolist()
@@ -88,19 +88,19 @@ def test_the_single_exit_answers_as_it_does_everywhere_else() -> None:
 def test_an_outcome_counts_only_the_errors_of_accepted_events() -> None:
     predictions, labels = np.array([0, 1, 1, 0, 1]), np.array([0, 0, 1, 1, 0])
     asked, rejected = np.array([True, True, False, True, False]), np.array([False, True, False, False, False])
-    assert summarise_outcome(predictions, asked, rejected, labels) == Outcome(3 / 5, 1 / 5, 2 / 4)
+    assert summarise_outcome(predictions, asked, rejected, labels) == MethodOutcome(3 / 5, 1 / 5, 2 / 4)
     assert np.isnan(summarise_outcome(predictions, asked, rejected, None).error)
 
 
-SHARES = Outcome(0.25, 0.125, 0.5)
+SHARES = MethodOutcome(0.25, 0.125, 0.5)
 RUN = Run(
     "mobilenet",
     "far",
     {"near": SHARES, "far": SHARES},
     (
-        Interval(IDLE, 1.0, 2.0, 0.0, 0.5, 0),
-        Interval("near", 2.0, 3.5, 1.0, 1.5, 7),
-        Interval("far", 4.0, 5.0, 1, 2, 9),
+        MeasuredInterval(IDLE, 1.0, 2.0, 0.0, 0.5, 0),
+        MeasuredInterval("near", 2.0, 3.5, 1.0, 1.5, 7),
+        MeasuredInterval("far", 4.0, 5.0, 1, 2, 9),
     ),
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluations.energy_measurement import measure
+from evaluations.energy_measurement import measure_in_turns
 from evaluations.energy_meters import PowerLog, Rapl, has_rapl, read_power_log
 from utils.errors import InputFileError
 
@@ -74,7 +74,7 @@ def test_each_interval_holds_the_increase_of_the_counters(tmp_path: Path) -> Non
         return [1, 2, 3]
 
     methods = {"three": lambda: work(3), "seven": lambda: work(7)}
-    intervals = list(measure(methods, 2, 0.0, Rapl(tmp_path).begin))
+    intervals = list(measure_in_turns(methods, 2, 0.0, Rapl(tmp_path).begin))
     found = [(interval.method, interval.events, interval.joules) for interval in intervals]
     assert found == [("three", 3, 3.0), ("seven", 3, 7.0)] * 2
 

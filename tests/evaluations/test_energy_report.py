@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from evaluations.energy_measurement import IDLE, Interval, Outcome, Run
+from evaluations.energy_measurement import IDLE, MeasuredInterval, MethodOutcome, Run
 from evaluations.energy_report import (
     COLUMNS,
     PAPER,
@@ -29,13 +29,17 @@ METER = Meter("rapl", "RAPL, package-0", lambda interval: interval.joules)
 def a_run(shared: str = AWAY) -> Run:
     """Return 10 s of idling at 3 W, then intervals of 2 s and 10 events, of which idling takes 6 J."""
 
-    def interval(method: str, joules: float, cpu: float) -> Interval:
-        return Interval(method, 100.0, 102.0, cpu, 2.0, 10, joules)
+    def interval(method: str, joules: float, cpu: float) -> MeasuredInterval:
+        return MeasuredInterval(method, 100.0, 102.0, cpu, 2.0, 10, joules)
 
-    outcomes = {ONE: Outcome(0.0, 0.0, 0.1), LOCAL: Outcome(0.2, 0.1, 0.05), AWAY: Outcome(0.2, 0.1, 0.05)}
+    outcomes = {
+        ONE: MethodOutcome(0.0, 0.0, 0.1),
+        LOCAL: MethodOutcome(0.2, 0.1, 0.05),
+        AWAY: MethodOutcome(0.2, 0.1, 0.05),
+    }
     values = {ONE: [(26, 2.0), (46, 1.6), (16, 1.8)], LOCAL: [(16, 0.8)] * 3, AWAY: [(10, 0.5), (14, 0.6), (12, 0.2)]}
     intervals = [interval(method, *of_round[turn]) for turn in range(3) for method, of_round in values.items()]
-    return Run("alexnet", shared, outcomes, (Interval(IDLE, 80.0, 90.0, 0.0, 0.0, 0, 30.0), *intervals))
+    return Run("alexnet", shared, outcomes, (MeasuredInterval(IDLE, 80.0, 90.0, 0.0, 0.0, 0, 30.0), *intervals))
 
 
 def spread(table: pd.DataFrame, method: str, column: str) -> list[float]:

@@ -6,6 +6,7 @@ import torch
 
 from dataset.records.scaling import PUBLISHED
 from evaluations.baselines import BOOSTING, MATCHED, REJECT, TREE, Answers, fit_baselines
+from evaluations.exit_timing import measure_parts, split_network
 from evaluations.later_months import (
     BOUND,
     BY_CLASS,
@@ -20,9 +21,8 @@ from evaluations.later_months import (
     choose,
     compute_mean_costs,
     decide_month,
-    measure,
+    measure_answers,
 )
-from evaluations.measurement import measure_parts, split_network
 from evaluations.months import ALL_ROWS, DISTINCT, SUBSETS, Month, make_month
 from models.prediction import predict
 from nsga2.exact_front import find_exact_front
@@ -60,13 +60,13 @@ def answers(rows: Month, evaluation: Evaluation) -> dict[str, Answers]:
 
 
 def chosen(rows: Month) -> Choice:
-    evaluation = measure(PARTS, rows)
+    evaluation = measure_answers(PARTS, rows)
     return choose(evaluation, answers(rows, evaluation), 0.8, least_error, least_error)
 
 
 def test_repeated_vectors_are_computed_once_and_answered_alike() -> None:
     computed = list[int]()
-    measured = measure(PARTS, CHOICE, computed.append)
+    measured = measure_answers(PARTS, CHOICE, computed.append)
     table = measure_parts(PARTS, CHOICE.features, CHOICE.labels, 1000)
     assert sum(computed) == len(CHOICE.first) < len(CHOICE)
     assert measured.labels.tolist() == CHOICE.labels.tolist()
@@ -77,7 +77,7 @@ def test_repeated_vectors_are_computed_once_and_answered_alike() -> None:
 
 
 def test_every_event_has_the_mean_cost_of_the_chosen_month() -> None:
-    measured = measure(PARTS, CHOICE)
+    measured = measure_answers(PARTS, CHOICE)
     later = answer(PARTS, LATER, measured)
     for name in ("time_segment_1", "time_exit_1", "time_segment_2", "time_exit_2"):
         (cost,) = set(getattr(measured, name).tolist())
@@ -93,7 +93,7 @@ def test_every_event_has_the_mean_cost_of_the_chosen_month() -> None:
 
 
 def test_a_month_is_answered_like_by_eager_pytorch() -> None:
-    measured = measure(PARTS, CHOICE)
+    measured = measure_answers(PARTS, CHOICE)
     for evaluation in (measured, answer(PARTS, CHOICE, measured)):
         for number, logits in enumerate(predict(NETWORK, CHOICE.features, 1000), 1):
             prediction, certain = certainty(logits)
@@ -106,13 +106,17 @@ def test_a_single_exit_network_answers_and_is_timed() -> None:
     found, seconds = answer_single(split_network(new_network("MobileNetV2"), CPU), LATER)
     assert (len(found.predictions), seconds > 0) == (len(LATER), True)
     assert found.certainties is not None and found.certainties.min() >= 0.5
-    assert SINGLE_EXIT in add_exits(measure(PARTS, LATER), {SINGLE_EXIT: found})
+    assert SINGLE_EXIT in add_exits(measure_answers(PARTS, LATER), {SINGLE_EXIT: found})
 
 
 def test_costs_follow_the_model_and_the_reference_is_the_path_to_exit_2_or_the_single_exit() -> None:
     one = np.ones(2)
     measured = replace(
-        measure(PARTS, CHOICE), time_segment_1=one, time_exit_1=2 * one, time_segment_2=4 * one, time_exit_2=8 * one
+        measure_answers(PARTS, CHOICE),
+        time_segment_1=one,
+        time_exit_1=2 * one,
+        time_segment_2=4 * one,
+        time_exit_2=8 * one,
     )
     assert vars(compute_mean_costs(measured, "paper")) == {"exit_1": 3, "offloaded": 13, "exit_2": 13, "reference": 13}
     assert vars(compute_mean_costs(measured, "full", single_exit=20)) == {
@@ -130,7 +134,7 @@ def test_costs_follow_the_model_and_the_reference_is_the_path_to_exit_2_or_the_s
 
 
 def test_on_the_chosen_month_every_system_accepts_at_least_as_many_as_the_two_exits() -> None:
-    evaluation, choice = measure(PARTS, CHOICE), chosen(CHOICE)
+    evaluation, choice = measure_answers(PARTS, CHOICE), chosen(CHOICE)
     decided = decide_month(evaluation, answers(CHOICE, evaluation), choice, CHOICE)[ALL_ROWS]
     accepted = {name: of_system.outcome().accepted for name, of_system in decided.items()}
     assert 0.8 * len(CHOICE) <= accepted[SYSTEM] < len(CHOICE)
@@ -143,7 +147,7 @@ def test_on_the_chosen_month_every_system_accepts_at_least_as_many_as_the_two_ex
 
 
 def test_exit_1_alone_by_class_has_the_lowest_error_of_two_thresholds_at_that_acceptance() -> None:
-    evaluation, choice = measure(PARTS, CHOICE), chosen(CHOICE)
+    evaluation, choice = measure_answers(PARTS, CHOICE), chosen(CHOICE)
     least = evaluation.decide(choice.thresholds).outcome().accepted
     wrong = evaluation.prediction_1 != evaluation.labels
     tried = np.append(np.unique(evaluation.certainty_1), 1.1)
@@ -159,7 +163,7 @@ def test_exit_1_alone_by_class_has_the_lowest_error_of_two_thresholds_at_that_ac
 
 
 def test_exit_1_alone_must_accept_as_many_as_the_two_exits_do() -> None:
-    evaluation = measure(PARTS, CHOICE)
+    evaluation = measure_answers(PARTS, CHOICE)
     told, all_of_them = answers(CHOICE, evaluation), Thresholds(0.5, 0.5, 0.5, 0.5)
     choice = choose(evaluation, told, 0.8, lambda _evaluation, _least: all_of_them, least_error)
     decided = decide_month(evaluation, told, choice, CHOICE)[ALL_ROWS]
@@ -168,7 +172,7 @@ def test_exit_1_alone_must_accept_as_many_as_the_two_exits_do() -> None:
 
 
 def test_the_two_exits_decide_a_later_month_by_the_thresholds_alone() -> None:
-    evaluation, choice = answer(PARTS, LATER, measure(PARTS, CHOICE)), chosen(CHOICE)
+    evaluation, choice = answer(PARTS, LATER, measure_answers(PARTS, CHOICE)), chosen(CHOICE)
     decided = decide_month(evaluation, answers(LATER, evaluation), choice, LATER)
     assert tuple(decided) == SUBSETS
     assert decided[ALL_ROWS][SYSTEM].outcome() == evaluation.decide(choice.thresholds).outcome()
@@ -178,7 +182,7 @@ def test_the_two_exits_decide_a_later_month_by_the_thresholds_alone() -> None:
 
 
 def test_a_matched_classifier_accepts_exactly_what_the_two_exits_accept_in_each_subset() -> None:
-    evaluation, choice = answer(PARTS, LATER, measure(PARTS, CHOICE)), chosen(CHOICE)
+    evaluation, choice = answer(PARTS, LATER, measure_answers(PARTS, CHOICE)), chosen(CHOICE)
     decided = decide_month(evaluation, answers(LATER, evaluation), choice, LATER)
     for by_system in decided.values():
         accepted = by_system[SYSTEM].outcome().accepted
@@ -187,7 +191,7 @@ def test_a_matched_classifier_accepts_exactly_what_the_two_exits_accept_in_each_
 
 
 def test_the_bound_predicts_each_vectors_majority() -> None:
-    evaluation = answer(PARTS, LATER, measure(PARTS, CHOICE))
+    evaluation = answer(PARTS, LATER, measure_answers(PARTS, CHOICE))
     decided = decide_month(evaluation, answers(LATER, evaluation), chosen(CHOICE), LATER)[ALL_ROWS][BOUND]
     rows_by_vector: dict[bytes, list[int]] = {}
     for row, label in zip(LATER.features, LATER.labels.tolist(), strict=True):

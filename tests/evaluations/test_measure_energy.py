@@ -280,7 +280,7 @@ def test_a_named_broker_is_used(
     queue = ("--mq-queue", "energy-of-a-test")
     for variable, password in broker.environment.items():
         monkeypatch.setenv(variable, password)
-    with broker.run_worker(*queue, "--trained-network-file", checkpoint, "--network", "mobilenet"):
+    with broker.run_worker(checkpoint, "mobilenet", *queue):
         ended = call(capsys, SCRIPT, *measuring, "--watts", 1, *broker.options, *queue)
     assert (ended.code, ended.err) == (0, "")
     assert "ready:" not in ended.out  # it started no worker of its own

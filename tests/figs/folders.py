@@ -7,7 +7,7 @@ import pandas as pd
 
 from figs.figure_data import Inputs, OperatingPoint
 from figs.results_folder import find_results
-from nsga2.operating_point import front_table, thresholds_of
+from nsga2.operating_point import build_front_table, get_thresholds
 from utils.results import Front, read_front, write_front, write_table
 from utils.schema import EVALUATION_COLUMNS, SINGLE_EXIT_EVALUATION_COLUMNS
 
@@ -71,6 +71,6 @@ def make_inputs(folder: Path, point: int = 1, watts: float | None = None) -> Inp
     results = find_results(folder)
     points = {}
     for network, path in results.fronts.items():
-        table = front_table(read_front(path))
-        points[network] = OperatingPoint(path, table, point, str(point), thresholds_of(table, point))
+        table = build_front_table(read_front(path))
+        points[network] = OperatingPoint(path, table, point, str(point), get_thresholds(table, point))
     return Inputs(results, points, watts)

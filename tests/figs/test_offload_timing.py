@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from figs.offload_timing import Edge, FloatArray, make_request_batches, measure_requests, measure_time
+from figs.offload_timing import EdgeFunctions, FloatArray, make_request_batches, measure_requests, measure_time
 from figs.results_folder import TIMING_COLUMNS
 
 
@@ -56,7 +56,7 @@ def test_a_row_tells_which_part_took_what() -> None:
         return 7.0
 
     batches = [np.zeros((2, 58), dtype=np.float32)] * 3
-    row = measure_requests("alexnet", Edge(exit_1, exit_2, ask, lambda: sent), batches)
+    row = measure_requests("alexnet", EdgeFunctions(exit_1, exit_2, ask, lambda: sent), batches)
     assert tuple(row) == TIMING_COLUMNS
     assert (row["network"], row["datacenter"], row["batch_size"], row["data_size"]) == ("alexnet", "loopback", 2, 300)
     numbers = {name: float(str(row[name])) for name in TIMING_COLUMNS[2:]}

@@ -23,7 +23,7 @@ from models.onnx_runtime import (
     read_second_half,
     start_session,
 )
-from models.prediction import batches, predict
+from models.prediction import iterate_batches, predict
 from models.preprocessing import Identity, QuantileTransform, fit_quantile_transform
 from tests.networks import SAMPLE, calibrated_network, new_network
 from utils.classification_metrics import certainty
@@ -96,7 +96,7 @@ def test_exit_2_is_pytorchs(tmp_path: Path, network: TwoExits, features: FloatAr
     path = tmp_path / "second.onnx"
     agreement = write_second_exit_model(path, network, features)
     with torch.inference_mode():
-        (images,) = batches(features, len(features))
+        (images,) = iterate_batches(features, len(features))
         activations = network.segment_1(images)
         expected = network.cloud(activations)
     logits = read_second_half(path).exit_2(activations.numpy())

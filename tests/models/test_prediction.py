@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.calibrated import CalibratedNetwork
-from models.prediction import ONNX, TORCH, batches, choose_runtime, describe_device, predict, select_device
+from models.prediction import ONNX, TORCH, choose_runtime, describe_device, iterate_batches, predict, select_device
 from tests.networks import SAMPLE, calibrated_network
 from utils.dataset import read_dataset, to_images
 from utils.errors import DeviceError
@@ -18,7 +18,7 @@ def network() -> CalibratedNetwork:
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 23), (10, [10, 10, 3]), (23, [23]), (1000, [23])])
 def test_batches_hold_all_rows_in_order_as_images(batch_size: int, sizes: list[int]) -> None:
-    parts = list(batches(FEATURES, batch_size))
+    parts = list(iterate_batches(FEATURES, batch_size))
     assert [len(part) for part in parts] == sizes
     np.testing.assert_array_equal(torch.cat(parts).numpy(), to_images(FEATURES))
 

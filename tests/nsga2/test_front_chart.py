@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from nsga2.front_chart import draw_front
 from nsga2.operating_point import (
     COLUMNS,
+    build_front_table,
     compute_nearness,
     find_point,
     format_client_command,
-    front_table,
+    get_thresholds,
     marks,
-    thresholds_of,
 )
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.test_operating_point import FRONT, front_of
@@ -59,7 +59,7 @@ def test_the_knee_is_the_point_closest_to_the_ideal(
 ) -> None:
     arguments = ("--datafile", datafile, "--savefile", tmp_path / "p.svg", "--operation-point", "knee")
     ended = call(capsys, SCRIPT, *arguments)
-    best = int(compute_nearness(front_table(FRONT)[["error", "time"]].to_numpy()).argmax())
+    best = int(compute_nearness(build_front_table(FRONT)[["error", "time"]].to_numpy()).argmax())
     assert f"operation point {best}:" in ended.out
 
 
@@ -82,10 +82,10 @@ def test_a_published_result_file_gives_table_and_picture(
     picture = tmp_path / "front.png"
     ended = call(capsys, SCRIPT, "--datafile", path, "--savefile", picture)
     assert (ended.code, ended.err) == (0, "")
-    table = front_table(read_front(path))
+    table = build_front_table(read_front(path))
     assert ended.out.splitlines()[0].split() == list(COLUMNS)
     assert len(re.findall(r"^ +(?:\d+|-) +\d+\.\d{4} +0\.\d{4} ", ended.out, re.MULTILINE)) == len(table) > 20
-    assert format_client_command(thresholds_of(table, find_point(table, 5, path))) in ended.out.splitlines()
+    assert format_client_command(get_thresholds(table, find_point(table, 5, path))) in ended.out.splitlines()
     assert picture.read_bytes().startswith(SIGNATURES[".png"])
 
 
@@ -94,7 +94,7 @@ def test_a_published_result_file_gives_table_and_picture(
 def test_a_published_result_file_has_no_point_beyond_its_end(
     capsys: pytest.CaptureFixture[str], path: Path, tmp_path: Path
 ) -> None:
-    last = int(front_table(read_front(path))["point"].max())
+    last = int(build_front_table(read_front(path))["point"].max())
     arguments = ("--datafile", path, "--savefile", tmp_path / "p.svg", "--operation-point")
     assert call(capsys, SCRIPT, *arguments, last).code == 0
     ended = call(capsys, SCRIPT, *arguments, last + 1)
@@ -143,7 +143,7 @@ def marked(figure: Figure) -> list[tuple[float, float]]:
     ids=["usual", "one point", "from end to end", "far outside", "hardly apart"],
 )
 def test_the_axes_hold_every_point(front: Front) -> None:
-    table = front_table(front)
+    table = build_front_table(front)
     expected = list(zip(table["time"], 100 * table["error"], strict=True))
     # The operation point, and the knee and the ends of the front, are drawn once more.
     expected += [expected[0], *(expected[point] for point in marks(table).values())]
@@ -151,7 +151,7 @@ def test_the_axes_hold_every_point(front: Front) -> None:
 
 
 def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
-    (axes,) = draw_front(front_table(FRONT), 1, "a file.sav").axes
+    (axes,) = draw_front(build_front_table(FRONT), 1, "a file.sav").axes
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == [
@@ -167,4 +167,4 @@ def test_the_picture_names_its_axes_the_file_and_the_chosen_point() -> None:
 
 @pytest.mark.parametrize("name", ["$", r"$\nothing$", "a_{$_{$", "50% $5_{"])
 def test_a_file_name_that_looks_like_a_formula_is_drawn_as_text(tmp_path: Path, name: str) -> None:
-    save_figure(draw_front(front_table(FRONT), 0, name), tmp_path / "p.png")
+    save_figure(draw_front(build_front_table(FRONT), 0, name), tmp_path / "p.png")

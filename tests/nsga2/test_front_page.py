@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nsga2.front_page import render_front_page
-from nsga2.operating_point import CostModel, evaluate_point, format_client_command, front_table, thresholds_of
+from nsga2.operating_point import CostModel, build_front_table, evaluate_point, format_client_command, get_thresholds
 from tests.chromium import dom_after, find_chromium, screenshot
 from tests.nsga2.test_objectives import random_evaluation
 from tests.nsga2.test_operating_point import FRONT
@@ -17,7 +17,7 @@ from tests.scripts import CHART, call
 from utils.page import write_page
 from utils.results import write_front
 
-TABLE = front_table(FRONT)
+TABLE = build_front_table(FRONT)
 POINT_AT = """
 function at(number) {
   const box = document.querySelectorAll("#front .point circle")[number].getBoundingClientRect();
@@ -55,7 +55,7 @@ def test_the_page_opens_with_the_chosen_point_and_its_command(page: Path, tmp_pa
     dom = dom_after(page, "", tmp_path)
     assert "<h1>A &lt;front&gt; &amp; more</h1>" in dom
     assert dom.count('class="point') == len(TABLE)
-    thresholds = thresholds_of(TABLE, 1)
+    thresholds = get_thresholds(TABLE, 1)
     reading = element(dom, "reading")
     assert reading.startswith("Point 1")
     assert f"error {100 * TABLE['error'][1]:.2f} %" in reading
@@ -69,7 +69,7 @@ def test_hovering_reads_the_thresholds_of_the_point_under_the_pointer(page: Path
     act = f'{POINT_AT} front.dispatchEvent(new PointerEvent("pointermove", at({number})));'
     dom = dom_after(page, act, tmp_path)
     assert element(dom, "reading").startswith(f"Point {number}")
-    assert all(repr(value) in element(dom, "reading") for value in vars(thresholds_of(TABLE, number)).values())
+    assert all(repr(value) in element(dom, "reading") for value in vars(get_thresholds(TABLE, number)).values())
 
 
 @pytest.mark.system
@@ -81,7 +81,7 @@ def test_far_from_every_point_nothing_changes(page: Path, tmp_path: Path) -> Non
 @pytest.mark.system
 def test_a_click_copies_the_clients_command(page: Path, tmp_path: Path) -> None:
     dom = dom_after(page, f'{CLIPBOARD} {POINT_AT} front.dispatchEvent(new MouseEvent("click", at(2)));', tmp_path)
-    assert copied(dom) == [format_client_command(thresholds_of(TABLE, 2))]
+    assert copied(dom) == [format_client_command(get_thresholds(TABLE, 2))]
     assert element(dom, "said") == "The command of point 2 is copied."
 
 
@@ -92,7 +92,7 @@ def test_a_row_of_the_table_and_the_keyboard_do_the_same(page: Path, tmp_path: P
     for (const key of ["ArrowLeft", "ArrowLeft", "Enter"]) front.dispatchEvent(new KeyboardEvent("keydown", {key}));
     """
     dom = dom_after(page, CLIPBOARD + act, tmp_path)
-    assert copied(dom) == [format_client_command(thresholds_of(TABLE, number)) for number in (3, 1)]
+    assert copied(dom) == [format_client_command(get_thresholds(TABLE, number)) for number in (3, 1)]
 
 
 @pytest.mark.system
@@ -102,7 +102,7 @@ def test_where_the_clipboard_is_refused_the_command_is_selected(page: Path, tmp_
     copy(0).then(() => { document.body.dataset.selected = getSelection().toString(); });
     """
     dom = dom_after(page, act, tmp_path)
-    assert f'data-selected="{format_client_command(thresholds_of(TABLE, 0))}"' in dom
+    assert f'data-selected="{format_client_command(get_thresholds(TABLE, 0))}"' in dom
     assert "copy it with Ctrl+C" in element(dom, "said")
 
 
@@ -124,7 +124,7 @@ def test_a_screenshot_shows_the_front(page: Path, tmp_path: Path) -> None:
 
 
 def test_the_rates_of_the_point_on_other_months_are_below() -> None:
-    elsewhere = evaluate_point(["m_2016_03"], [random_evaluation(50)], [], thresholds_of(TABLE, 1), CostModel())
+    elsewhere = evaluate_point(["m_2016_03"], [random_evaluation(50)], [], get_thresholds(TABLE, 1), CostModel())
     text = render_front_page(TABLE, 1, "t", elsewhere)
     assert "<h2>Point 1 on other months</h2>" in text
     assert "<td>m_2016_03</td><td>50</td>" in text

@@ -12,17 +12,17 @@ from nsga2.operating_point import (
     COLUMNS,
     CostModel,
     Limits,
+    build_front_table,
     choose_within,
     compute_nearness,
     compute_quality,
     evaluate_point,
     find_point,
     format_client_command,
-    front_table,
+    get_thresholds,
     has_number,
     label_point,
     marks,
-    thresholds_of,
 )
 from tests.captures import SHARED, needs_shared
 from tests.nsga2.plain_objectives import plain_table
@@ -60,7 +60,7 @@ def single_exit(evaluation: Evaluation, seconds: float, *, right: bool = True) -
 
 
 def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -> None:
-    table = front_table(FRONT)
+    table = build_front_table(FRONT)
     assert tuple(table.columns) == COLUMNS == ("point", "quality", "error", "time", "n_1", "a_1", "n_2", "a_2")
     assert table["time"].tolist() == [0.0, 0.2, 0.5, 0.9]
     order = [1, 2, 3, 0]
@@ -69,7 +69,7 @@ def test_the_table_holds_each_points_error_time_and_thresholds_fastest_first() -
 
 
 def test_equal_points_become_one_row() -> None:
-    table = front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
+    table = build_front_table(front_of((0.1, 0.0), (0.05, 0.2), (0.1, 0.0), (0.05, 0.2), (0.05, 0.2)))
     assert table[["error", "time"]].to_numpy().tolist() == [[0.1, 0.0], [0.05, 0.2]]
 
 
@@ -106,7 +106,7 @@ def test_dominated_and_equal_points_have_no_number_whatever_their_order() -> Non
 def test_points_without_a_number_stay_in_the_table_and_can_be_chosen_by_name() -> None:
     # The fastest is there twice, and the slowest is dominated: only the two in the middle are numbered.
     front = front_of((0.1, 0.0), (0.1, 0.0), (0.05, 0.2), (0.03, 0.5), (0.04, 0.9))
-    table = front_table(front)
+    table = build_front_table(front)
     assert table["point"].isna().tolist() == [True, False, False, True]
     assert table["point"].dropna().tolist() == [0, 1]
     assert [label_point(table, row) for row in range(4)] == ["least-cost", "0", "1", "without a number"]
@@ -118,7 +118,7 @@ def test_points_without_a_number_stay_in_the_table_and_can_be_chosen_by_name() -
 
 
 def test_a_front_of_equal_points_alone_has_no_number_and_defaults_to_its_knee() -> None:
-    table = front_table(front_of((0.1, 0.0), (0.1, 0.0)))
+    table = build_front_table(front_of((0.1, 0.0), (0.1, 0.0)))
     assert find_point(table, None, Path("f.sav")) == 0
     with pytest.raises(InputFileError, match="no point of its front has a number"):
         find_point(table, 0, Path("f.sav"))
@@ -126,7 +126,7 @@ def test_a_front_of_equal_points_alone_has_no_number_and_defaults_to_its_knee() 
 
 @needs_shared
 def test_point_55_of_the_published_front_is_the_published_one() -> None:
-    table = front_table(read_front(SHARED / "data" / "nsga2" / "alexnet_x_f_0.9_2016_23.sav"))
+    table = build_front_table(read_front(SHARED / "data" / "nsga2" / "alexnet_x_f_0.9_2016_23.sav"))
     row = table.loc[find_point(table, 55, Path("published"))]
     printed = {
         "quality": "92.57036", "error": "0.074244", "time": "0.074349", "n_1": "0.913411", "a_1": "0.732164",
@@ -138,16 +138,16 @@ def test_point_55_of_the_published_front_is_the_published_one() -> None:
 
 def test_with_its_evaluation_the_table_holds_acceptance_and_offloaded_share_of_each_point() -> None:
     evaluation = random_evaluation(200)
-    table = front_table(find_exact_front(Objectives(evaluation), 0.5).front, evaluation)
+    table = build_front_table(find_exact_front(Objectives(evaluation), 0.5).front, evaluation)
     for point in range(len(table)):
-        outcome = evaluation.decide(thresholds_of(table, point)).outcome()
+        outcome = evaluation.decide(get_thresholds(table, point)).outcome()
         assert table["acceptance"][point] == outcome.acceptance >= 0.5
         assert table["offloaded"][point] == outcome.offloaded_share
         assert table["error"][point] == pytest.approx(outcome.error)
 
 
 def test_the_marks_are_the_knee_and_the_ends() -> None:
-    table = front_table(FRONT)
+    table = build_front_table(FRONT)
     best = int(compute_nearness(table[["error", "time"]].to_numpy()).argmax())
     assert marks(table) == {"knee": best, "least-error": 3, "least-cost": 0}
 
@@ -166,7 +166,7 @@ def test_the_marks_are_the_knee_and_the_ends() -> None:
     ],
 )
 def test_limits_choose_the_fastest_point_if_they_limit_the_error_else_the_best(limits: Limits, point: int) -> None:
-    table = front_table(FRONT).assign(offloaded=[0.0, 0.1, 0.3, 0.6])
+    table = build_front_table(FRONT).assign(offloaded=[0.0, 0.1, 0.3, 0.6])
     assert choose_within(table, limits) == point
 
 
@@ -182,12 +182,12 @@ def test_limits_choose_the_fastest_point_if_they_limit_the_error_else_the_best(l
 )
 def test_limits_that_no_point_meets_are_refused_with_the_lowest_values(limits: Limits, message: str) -> None:
     with pytest.raises(InfeasibleError, match=message):
-        choose_within(front_table(FRONT), limits)
+        choose_within(build_front_table(FRONT), limits)
 
 
 def test_a_limit_on_offloaded_events_needs_the_evaluation() -> None:
     with pytest.raises(InputFileError, match="--eval-file"):
-        choose_within(front_table(FRONT), Limits(offloaded=0.3))
+        choose_within(build_front_table(FRONT), Limits(offloaded=0.3))
 
 
 def test_a_point_is_evaluated_by_rates_and_cost_on_other_rows() -> None:
@@ -253,7 +253,7 @@ def files(tmp_path: Path) -> Files:
 
 
 def test_the_script_chooses_within_limits(capsys: pytest.CaptureFixture[str], files: Files) -> None:
-    table = front_table(read_front_of(files), read_evaluation([files.found]))
+    table = build_front_table(read_front_of(files), read_evaluation([files.found]))
     for option, limits in (
         ("--max-error", Limits(error=float(table["error"].iloc[-2]) + 1e-6)),
         ("--max-time", Limits(time=float(table["time"].iloc[2]) + 1e-6)),
@@ -276,9 +276,9 @@ def test_the_script_prints_and_writes_the_rates_of_the_point_on_another_month(
     judging = ("--evaluate", files.other, "--single-exit", files.single, "--evaluation-savefile", written)
     ended = call(capsys, CHART, *files.arguments("--operation-point", "knee", *judging))
     assert (ended.code, ended.err) == (0, "")
-    table = front_table(read_front_of(files))
+    table = build_front_table(read_front_of(files))
     other, single = read_evaluation([files.other]), read_single_exit_evaluation(files.single)
-    thresholds = thresholds_of(table, marks(table)["knee"])
+    thresholds = get_thresholds(table, marks(table)["knee"])
     expected = evaluate_point(["other"], [other], [single], thresholds, CostModel())
     pd.testing.assert_frame_equal(pd.read_csv(written), expected)
     (line,) = [line for line in ended.out.splitlines() if line.startswith("  other: 300 rows, ")]
@@ -317,9 +317,11 @@ def test_the_published_alexnet_is_compared_with_its_published_single_exit() -> N
     evaluation = read_evaluation([PUBLISHED / "alexnet_rpi_2016_02.csv"])
     single = read_single_exit_evaluation(PUBLISHED / "alexnet_single_rpi_2016_02.csv")
     front = find_exact_front(Objectives(evaluation), 0.9).front
-    table = front_table(front)
+    table = build_front_table(front)
     least = marks(table)["least-error"]
-    (row,) = evaluate_point(["02"], [evaluation], [single], thresholds_of(table, least), CostModel()).to_dict("records")
+    (row,) = evaluate_point(["02"], [evaluation], [single], get_thresholds(table, least), CostModel()).to_dict(
+        "records"
+    )
     assert row["error"] == pytest.approx(table["error"][least])
     assert 0.9 <= row["acceptance"] < 1
     assert 0 < row["of_single_exit"] < 1

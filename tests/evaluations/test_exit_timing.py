@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluations import measurement
-from evaluations.measurement import FloatArray, measure_parts, split_network
+from evaluations import exit_timing
+from evaluations.exit_timing import FloatArray, measure_parts, split_network
 from models.calibrated import CalibratedNetwork, CalibratedSingleExit
 from models.checkpoint import write_checkpoint
 from models.cpu_network import open_halves, open_parts
@@ -84,7 +84,7 @@ class Counted:
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[Counted]:
     """The parts that ONNX Runtime computes of any network."""
     parts = [Counted(outputs) for outputs in (64, 2, 64, 2)]
-    monkeypatch.setattr(measurement, "open_parts", lambda _network: parts)
+    monkeypatch.setattr(exit_timing, "open_parts", lambda _network: parts)
     return parts
 
 
@@ -225,7 +225,7 @@ def test_the_time_is_that_of_the_network_only(clock: Clock, monkeypatch: pytest.
         clock.advance()
         return certainty(logits)
 
-    monkeypatch.setattr(measurement, "certainty", slow_certainty)
+    monkeypatch.setattr(exit_timing, "certainty", slow_certainty)
     single = small.SingleExit().eval()
     single.exit.register_forward_hook(clock.advance)
     assert times_of(measure_parts(split_network(single, CPU, TORCH), FEATURES, LABELS, 1000, "wall")) == {

@@ -45,7 +45,7 @@ def split_network(network: nn.Module, device: torch.device, runtime: str | None 
     """Return the parts of a network.
 
     In ONNX Runtime, each part has its own session. Client and worker have one session for a segment and its exit, which
-    takes as long as the two parts (``tests/evaluations/test_measurement.py`` compares them).
+    takes as long as the two parts (``tests/evaluations/test_exit_timing.py`` compares them).
 
     Args:
         network: of ``models.ARCHITECTURES``, on the device, in evaluation mode.
