@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
-from offload import broker_options, shared_options
+from offload import broker_options
 from utils import cli
 from utils.errors import CloudUnavailableError, InputFileError
 from utils.files import check_apart, check_table, check_writable
@@ -288,9 +288,7 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
     from offload.link.private_broker import PrivateBroker
-    from offload.link.protocol import FEATURES
-    from offload.link.request_form import RequestForm
-    from offload.local_worker import run_local_worker
+    from offload.link.protocol import FEATURES, RequestTemplate, make_process_name
     from offload.operations.metrics import ClientMetrics
 
     assert network.exit_2 is not None
@@ -305,9 +303,10 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
                 print(f"no cloud, so {TWO_EXITS_OFFLOADED} is left out: {problem}; or name a broker with --mq-hostname")
             else:
                 args.mq_queue = args.mq_queue or broker_options.DEFAULTS["queue"]
-                no_cache = ("--cache-size", 0)  # the dataset is repeated, and each event must be computed
-                worker = run_local_worker(node, args.trained_model, family, args.mq_queue, no_cache)
-                where = stack.enter_context(worker).broker
+                where = node.connection
+                # Without a cache: the dataset is repeated, and each event must be computed.
+                options = ("--mq-queue", args.mq_queue, "--cache-size", 0)
+                stack.enter_context(node.run_worker(args.trained_model, family, *options))
         if where is None:
             yield {TWO_EXITS_LOCAL: local}
             return
@@ -315,8 +314,8 @@ def _open_second_exits(args: argparse.Namespace, network: "Network", family: str
         # An answer that does not come is an error here; exit 2 on the edge must not replace it.
         retry_policy = RetryPolicy.from_options(request_timeout=15.0, retries=1, wait_timeout=20.0)
         client = stack.enter_context(Client(where, args.mq_queue, retry_policy, ClientMetrics(family, digest)))
-        form = RequestForm(digest, shared_options.make_process_name(), FEATURES)
-        cloud = CloudSecondExit(client, form, local, on_failure="wait")
+        template = RequestTemplate(digest, make_process_name(), FEATURES)
+        cloud = CloudSecondExit(client, template, local, on_failure="wait")
         yield {TWO_EXITS_LOCAL: local, TWO_EXITS_OFFLOADED: cloud}
 
 

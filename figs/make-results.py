@@ -183,7 +183,6 @@ def _measure_timings(
     """Start a worker, and return the rows of one network in the table of offload timings."""
     from figs.offload_timing import BATCH_SIZES, REPEATS, make_request_batches, measure_requests
     from figs.results_folder import CALIBRATION_MONTH, TWO_EXITS
-    from offload.local_worker import run_local_worker
     from utils.dataset import read_dataset
 
     checkpoint = plan.get_checkpoint(network, TWO_EXITS)
@@ -191,8 +190,8 @@ def _measure_timings(
     dataset = read_dataset(plan.datasets[CALIBRATION_MONTH])
     with (
         # Without a cache: the rows are repeated, and each must be computed.
-        run_local_worker(broker, checkpoint, network, queue, ("--cache-size", 0)) as worker,
-        _open_edge(checkpoint, worker.broker, queue) as edge,
+        broker.run_worker(checkpoint, network, "--mq-queue", queue, "--cache-size", 0),
+        _open_edge(checkpoint, broker.connection, queue) as edge,
     ):
         batches = [make_request_batches(dataset.features, size, repeats or REPEATS) for size in BATCH_SIZES]
         return [measure_requests(network, edge, of_size) for of_size in batches]
@@ -206,17 +205,15 @@ def _open_edge(checkpoint: Path, broker: "Broker", queue: str) -> "Iterator[Edge
     from figs.offload_timing import EdgeFunctions
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
-    from offload.link.protocol import FEATURES
-    from offload.link.request_form import RequestForm
+    from offload.link.protocol import FEATURES, RequestTemplate, make_process_name
     from offload.networks.exits import FloatArray
     from offload.networks.torch_exits import open_checkpoint
     from offload.operations.metrics import ClientMetrics
-    from offload.shared_options import make_process_name
 
     network = open_checkpoint(checkpoint, None, "cpu")
     exit_2, digest = network.exit_2, network.fingerprint
     assert exit_2 is not None
-    form = RequestForm(digest, make_process_name(), FEATURES)
+    template = RequestTemplate(digest, make_process_name(), FEATURES)
     metrics = ClientMetrics(network.architecture, digest)
 
     def exit_1(features: FloatArray) -> FloatArray:
@@ -226,7 +223,7 @@ def _open_edge(checkpoint: Path, broker: "Broker", queue: str) -> "Iterator[Edge
     with Client(broker, queue, RetryPolicy.from_options(request_timeout=15.0, retries=1), metrics) as client:
 
         def ask(features: FloatArray) -> float:
-            return client.submit(form.make_request(features)).result().milliseconds
+            return client.submit(template.make_request(features)).result().milliseconds
 
         yield EdgeFunctions(exit_1, exit_2.compute_from_activations, ask, lambda: client.bytes_sent)
 

@@ -245,9 +245,5 @@ def format_client_command(thresholds: Thresholds) -> str:
     """Return the edge client's command line for the thresholds; the user replaces the words in capitals."""
     return (
         "python offload/ee-processor-client.py --mq-hostname HOST --trained-network-file M.pth --network NETWORK "
-        "--dataset D.csv"
-        f" --normal-exit1-min-certainty {thresholds.normal_exit_1!r}"
-        f" --attack-exit1-min-certainty {thresholds.attack_exit_1!r}"
-        f" --normal-exit2-min-certainty {thresholds.normal_exit_2!r}"
-        f" --attack-exit2-min-certainty {thresholds.attack_exit_2!r}"
+        f"--dataset D.csv {' '.join(thresholds.make_options())}"
     )

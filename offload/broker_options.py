@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from offload.link.broker import Broker, Host, Tls
+from offload.link.broker import PASSWORD_VARIABLE, Broker, Host, Tls
 from utils import cli
 from utils.errors import InputFileError
 from utils.expert_options import add_expert
 from utils.files import check_readable
 
-PASSWORD_VARIABLE: Final = "EE_MQ_PASSWORD"
 PORT: Final = 5672
 TLS_PORT: Final = 5671
 DEFAULTS: Final[dict[str, object]] = {"username": "guest", "vhost": "/", "queue": "ee-processor", "tls": False}

@@ -1,5 +1,6 @@
 """Constants that the command lines show and the library uses; imports only the standard library."""
 
+from pathlib import Path
 from typing import Final
 
 PROTOCOL_VERSION: Final = "1"
@@ -30,6 +31,8 @@ BATCH_WAIT: Final = 0.005
 PREFETCH: Final = 32
 """Most requests that a worker holds."""
 
+STDOUT: Final = Path("-")
+"""Value of ``--alerts`` that stands for the standard output."""
 ATTACK_SIGNATURE: Final = "attack"
 REJECTED_SIGNATURE: Final = "rejected"
 SIGNATURES: Final = (ATTACK_SIGNATURE, REJECTED_SIGNATURE)
@@ -38,6 +41,6 @@ MAX_REJECTED_ALERTS: Final = 10
 """Most alerts on rejected records of all sources in each window."""
 MAX_ALERTS_PER_SOURCE: Final = 100
 """Most alerts of one signature on records of one source address in each window."""
-SOURCES: Final = 20
-"""In each window, all sources together get at most this many times ``MAX_ALERTS_PER_SOURCE`` alerts of one signature:
-this limits a sender that forges its address, too, and keeps the table of sources small."""
+ALL_SOURCES_FACTOR: Final = 20
+"""In each window, all sources together get at most this many times the alerts of one source. This limits a sender that
+forges its address, too, and keeps the table of sources small."""

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         link, environment = stack.enter_context(_run_worker(calibrated))
         client = [
-            "--trained-network-file", calibrated, "--network", MODEL, *_make_options(_choose_thresholds(front)), *link,
+            "--trained-network-file", calibrated, "--network", MODEL, *_choose_thresholds(front).make_options(), *link,
             "--interface", LISTENS, "--clamp-size", "--alerts", "-",
         ]  # fmt: skip
         log = stack.enter_context((args.output_folder / "client.log").open("w", encoding="utf-8"))
@@ -134,19 +134,18 @@ def _add_cable() -> None:
 
 
 @contextlib.contextmanager
-def _run_worker(calibrated: Path) -> "Iterator[tuple[list[object], dict[str, str]]]":
+def _run_worker(calibrated: Path) -> "Iterator[tuple[tuple[object, ...], dict[str, str]]]":
     """Run a worker; yield the options and environment variables with which a client reaches it."""
     from offload.link.private_broker import PrivateBroker
-    from offload.local_worker import run_local_worker
 
     try:
         broker = PrivateBroker()
     except CloudUnavailableError as problem:
         print(f"no RabbitMQ, so the edge computes exit 2 itself: {problem}")
-        yield ["--process-exit2-locally"], {}
+        yield ("--process-exit2-locally",), {}
         return
-    with broker, run_local_worker(broker, calibrated, MODEL) as worker:
-        yield [*worker.options], worker.environment
+    with broker, broker.run_worker(calibrated, MODEL):
+        yield broker.options, broker.environment
 
 
 def _choose_thresholds(front_file: Path) -> "Thresholds":
@@ -156,14 +155,6 @@ def _choose_thresholds(front_file: Path) -> "Thresholds":
 
     table = build_front_table(read_front(front_file))
     return get_thresholds(table, find_named_points(table)[KNEE])
-
-
-def _make_options(thresholds: "Thresholds") -> list[object]:
-    names = ("normal-exit1", "attack-exit1", "normal-exit2", "attack-exit2")
-    limits = (
-        thresholds.normal_exit_1, thresholds.attack_exit_1, thresholds.normal_exit_2, thresholds.attack_exit_2,
-    )  # fmt: skip
-    return [word for name, limit in zip(names, limits, strict=True) for word in (f"--{name}-min-certainty", limit)]
 
 
 def _watch(

@@ -100,15 +100,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thresholds, verdicts: Path) -> None:
     from offload.link.private_broker import PrivateBroker
-    from offload.local_worker import run_local_worker
 
     client = [
         "--dataset", dataset, "--trained-network-file", calibrated, "--network", model, "--batch-size", 200,
-        "--normal-exit1-min-certainty", thresholds.normal_exit_1,
-        "--attack-exit1-min-certainty", thresholds.attack_exit_1,
-        "--normal-exit2-min-certainty", thresholds.normal_exit_2,
-        "--attack-exit2-min-certainty", thresholds.attack_exit_2,
-        "--savefile", verdicts,
+        *thresholds.make_options(), "--savefile", verdicts,
     ]  # fmt: skip
     title = f"decide {dataset.name} at the edge"
     try:
@@ -119,9 +114,9 @@ def _offload(model: str, calibrated: Path, dataset: Path, thresholds: schema.Thr
         return
     with broker:
         print("\n== start a cloud worker")
-        with run_local_worker(broker, calibrated, model) as worker:
+        with broker.run_worker(calibrated, model):
             print(f"\n== {title}, offload the rest")
-            run_script("offload/ee-processor-client.py", [*client, *worker.options], worker.environment)
+            run_script("offload/ee-processor-client.py", [*client, *broker.options], broker.environment)
 
 
 def _run_stage(title: str, script: str, *options: object) -> None:

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     from offload.link.client import Client
     from offload.link.load import Pace, draw_load, send_requests, summarize_load, tabulate_results
     from offload.link.pending_requests import RetryPolicy
-    from offload.link.request_form import RequestForm
+    from offload.link.protocol import RequestTemplate, make_process_name
     from offload.operations.metrics import ClientMetrics
     from utils.dataset import read_dataset
     from utils.plotting import check_format, save_figure
@@ -101,14 +101,14 @@ def run(args: argparse.Namespace) -> None:
     metrics = ClientMetrics(network.architecture, digest)
     retry_policy = RetryPolicy.from_options(args.request_timeout, args.retries)
     stop, pace = Stop(), Pace(args.count, args.interval)
-    names = [f"{shared_options.make_process_name()}.{number}" for number in range(args.clients)]
-    forms = [RequestForm(digest, name, args.payload, args.half_precision) for name in names]
+    names = [f"{make_process_name()}.{number}" for number in range(args.clients)]
+    templates = [RequestTemplate(digest, name, args.payload, args.half_precision) for name in names]
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(broker, args.mq_queue, retry_policy, metrics)) for _ in names]
         stack.enter_context(shared_options.serve_metrics(args, metrics.registry, clients[0]))
         stack.enter_context(stop.on_signals())
         bar = stack.enter_context(tqdm(total=len(names) * args.count, desc="requests", unit="request", disable=None))
-        results = send_requests(clients, forms, events, pace, stop, lambda done: bar.update(done - bar.n))
+        results = send_requests(clients, templates, events, pace, stop, lambda done: bar.update(done - bar.n))
     table = tabulate_results(results)
     load = summarize_load(table)
     if args.log_format == "json":

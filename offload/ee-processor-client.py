@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from dataset import traffic_options
-from offload import broker_options, shared_options
-from offload.client_arguments import check_client_arguments
+from offload import broker_options, client_options, shared_options
+from offload.defaults import STDOUT
 from offload.operations import logs
 from utils import cli
 from utils.expert_options import add_expert
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STANDARD_OUTPUT = Path("-")
-
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
@@ -61,15 +59,15 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_sources(sources)
     traffic_options.add_traffic(inputs, add_end=add_expert)
     cli.add_batch_size(inputs)
-    shared_options.add_computing(shared_options.add_network(parser))
+    client_options.add_computing(shared_options.add_network(parser))
     cli.add_thresholds(parser.add_argument_group("thresholds"), ", or those in the exported network's file")
     broker_options.add_broker(parser)
-    shared_options.add_asking(parser)
+    client_options.add_cloud(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
     output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
-    shared_options.add_alerts(output)
+    client_options.add_alerts(output)
     shared_options.add_monitoring(parser)
     return parser
 
@@ -81,8 +79,8 @@ def run(args: argparse.Namespace) -> None:
     from offload.operations.metrics import ClientMetrics
     from utils.stopping import Stop
 
-    logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STANDARD_OUTPUT)
-    check_client_arguments(args)
+    logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STDOUT)
+    client_options.check_client_arguments(args)
     savefile = _make_savefile(args)
     network = _open_network(args)
     metrics = ClientMetrics(network.architecture, network.fingerprint)
@@ -173,11 +171,12 @@ def _make_source(args: argparse.Namespace, savefile: "OffloadCsv | None", metric
 
         rows, facts = read_dataset(args.dataset), _network_facts(args)
         return DatasetSource(rows, savefile, facts, resumes=args.resume, batch_size=args.batch_size)
-    from offload.alerts.traffic_source import AlertSettings, TrafficSource
+    from offload.alerts.alert_limit import AlertLimit
+    from offload.alerts.traffic_source import TrafficSource
 
-    settings = AlertSettings(args.alerts, args.max_rejected_alerts, args.max_alerts_per_source)
-    scaler = traffic_options.load_scaler(args)
-    return TrafficSource(traffic_options.parse_traffic(args), scaler.scale, args.batch_size, settings, metrics)
+    limit = AlertLimit(args.max_rejected_alerts, args.max_alerts_per_source)
+    scale, traffic = traffic_options.load_scaler(args).scale, traffic_options.parse_traffic(args)
+    return TrafficSource(traffic, scale, args.batch_size, args.alerts, limit, metrics)
 
 
 def _network_facts(args: argparse.Namespace) -> "Facts":
@@ -206,7 +205,7 @@ def _open_second_exit(
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
     from offload.link.client import Client
     from offload.link.pending_requests import RetryPolicy
-    from offload.link.request_form import RequestForm
+    from offload.link.protocol import RequestTemplate, make_process_name
 
     local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
     if args.process_exit2_locally:
@@ -218,9 +217,9 @@ def _open_second_exit(
         args.request_timeout, args.retries, args.wait_timeout if args.on_cloud_failure == "wait" else None
     )
     client = Client(broker_options.read_broker(args), args.mq_queue, retry_policy, metrics)
-    form = RequestForm(network.fingerprint, shared_options.make_process_name(), args.payload, args.half_precision)
+    template = RequestTemplate(network.fingerprint, make_process_name(), args.payload, args.half_precision)
     with client, shared_options.serve_metrics(args, metrics.registry, client):
-        yield CloudSecondExit(client, form, local, args.on_cloud_failure)
+        yield CloudSecondExit(client, template, local, args.on_cloud_failure)
     sent, received = client.bytes_sent, client.bytes_received
     sentence = f"link: {sent / 1e6:.2f} MB sent, {received / 1e6:.2f} MB received"
     logs.report(log, "link", sentence, bytes_sent=sent, bytes_received=received)
@@ -233,7 +232,7 @@ def _report(name: str, counts: "VerdictCounts", args: argparse.Namespace, *, tab
         if args.log_format == "json":
             logs.report(log, name.split()[0], f"{name}: {counts.summarize()}", figures=counts.to_dict())
         else:
-            out = sys.stderr if args.alerts == STANDARD_OUTPUT else sys.stdout
+            out = sys.stderr if args.alerts == STDOUT else sys.stdout
             lines = [f"{name}: {counts.summarize()}", *([counts.format_table()] if table else [])]
             try:
                 print(*lines, sep="\n", file=out, flush=True)

@@ -71,7 +71,9 @@ def make_parser() -> argparse.ArgumentParser:
     cli.add_second_exit_file(group, "which a worker needs as well as the first half")
     cli.add_quantize_linear(group)
     shared_options.add_cache_size(group)
-    shared_options.add_threads(group)
+    add_expert(
+        group, "--threads", type=cli.whole_number(1, 1024), metavar="N", meaning="threads per inference (all cores)"
+    )
     add("--quiet", action="store_true", help="log no line for each batch")
     add(
         "--queue-type",
@@ -86,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Answer requests until a signal stops the worker."""
-    from offload.link.protocol import ACTIVATIONS, Limits
+    from offload.link.protocol import ACTIVATIONS, Limits, make_process_name
     from offload.link.responder import Responder
     from offload.link.worker import Worker
     from offload.link.worker_settings import WorkerSettings, bound_prefetch
@@ -104,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     cache = Cache(args.cache_size, metrics.count_lookup) if caches else None
     payloads = (ACTIVATIONS,) if args.second_segment_only else defaults.PAYLOADS
     limits = Limits(digest, network.activation_shape, payloads)
-    responder = Responder(exit_2, limits, shared_options.make_process_name(), cache)
+    responder = Responder(exit_2, limits, make_process_name(), cache)
     largest = limits.largest_body
     prefetch = bound_prefetch(args.prefetch, largest)
     if prefetch < args.prefetch:

@@ -2,9 +2,6 @@
 
 import argparse
 import contextlib
-import os
-import re
-import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,27 +41,6 @@ def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
-def add_computing(group: argparse._ActionsContainer) -> None:
-    """Add the options of the computation: runtime, second half of an exported network, threads, chunk and cache."""
-    cli.add_runtime(group, "to compute exit 2 here (default: only workers compute it)")
-    add_expert(
-        group,
-        "--threads",
-        type=cli.or_auto(cli.whole_number(1, 1024)),
-        metavar="N",
-        meaning="threads per inference; `auto` benchmarks one thread against all cores (1; for a checkpoint all cores)",
-    )
-    add_expert(
-        group,
-        "--chunk",
-        type=cli.or_auto(cli.whole_number(1, 4096)),
-        default=32,
-        metavar="N",
-        meaning="most events of one pass; `auto` benchmarks several values",
-    )
-    add_cache_size(group)
-
-
 def add_cache_size(group: argparse._ActionsContainer) -> None:
     """Add the size of the cache."""
     add_expert(
@@ -74,60 +50,6 @@ def add_cache_size(group: argparse._ActionsContainer) -> None:
         default=defaults.CACHE_SIZE,
         metavar="N",
         meaning="vectors whose logits are cached, half a kilobyte each; 0: no cache",
-    )
-
-
-def add_threads(group: argparse._ActionsContainer) -> None:
-    """Add the number of threads."""
-    add_expert(
-        group,
-        "--threads",
-        type=cli.whole_number(1, 1024),
-        metavar="N",
-        meaning="threads per inference (all cores)",
-    )
-
-
-def make_process_name() -> str:
-    """Return the name of this process in its messages: host name and process number."""
-    return f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', socket.gethostname())[:100]}:{os.getpid()}"
-
-
-def add_asking(parser: argparse.ArgumentParser) -> None:
-    """Add the options of requests to the cloud, and of its failure."""
-    group = parser.add_argument_group("cloud")
-    group.add_argument("--process-exit2-locally", action="store_true", help="compute exit 2 here, without RabbitMQ")
-    add_payload(group)
-    add_expert(
-        group,
-        "--window",
-        type=cli.whole_number(1, 1000),
-        default=defaults.WINDOW,
-        metavar="N",
-        meaning="most requests in flight",
-    )
-    add_request_timeout(group)
-    group.add_argument(
-        "--on-cloud-failure",
-        choices=defaults.FAILURE_POLICIES,
-        default=defaults.FAILURE_POLICIES[0],
-        help="if the cloud does not answer: compute exit 2 here, reject events, or wait (default: %(default)s)",
-    )
-    add_expert(
-        group,
-        "--wait-timeout",
-        type=cli.real_number(0.1, 1e7),
-        default=defaults.WAIT_TIMEOUT,
-        metavar="S",
-        meaning="seconds after which `--on-cloud-failure wait` gives up",
-    )
-    add_expert(
-        group,
-        "--drain-timeout",
-        type=cli.real_number(0, 86400),
-        default=defaults.DRAIN_TIMEOUT,
-        metavar="S",
-        meaning="seconds to wait for replies after SIGTERM",
     )
 
 
@@ -172,30 +94,6 @@ def check_payload(args: argparse.Namespace) -> None:
     """
     if args.half_precision and args.payload != "activations":
         raise InputFileError("--half-precision is for activations; add --payload activations")
-
-
-def add_alerts(group: argparse._ActionsContainer) -> None:
-    """Add the options of alerts on traffic."""
-    group.add_argument(
-        "--alerts", type=Path, metavar="FILE", help="append alerts to this file as Suricata EVE JSON; - is stdout"
-    )
-    add_expert(
-        group,
-        "--max-rejected-alerts",
-        type=cli.whole_number(0, 1_000_000),
-        default=defaults.MAX_REJECTED_ALERTS,
-        metavar="N",
-        meaning="most alerts on rejected records in each window of 15 s; others are only counted",
-    )
-    add_expert(
-        group,
-        "--max-alerts-per-source",
-        type=cli.whole_number(0, 1_000_000),
-        default=defaults.MAX_ALERTS_PER_SOURCE,
-        metavar="N",
-        meaning="most alerts of each signature in a window for one source address; for all addresses "
-        f"{defaults.SOURCES} times as many; 0: no limit",
-    )
 
 
 def add_monitoring(parser: argparse.ArgumentParser) -> None:

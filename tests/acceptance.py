@@ -185,7 +185,7 @@ def equality(data: Path, output: Path) -> Iterator[Figure]:
     from models.calibrated import CalibratedNetwork
     from models.checkpoint import read_two_exits
     from models.prediction import iterate_batches
-    from offload.broker_options import PASSWORD_VARIABLE
+    from offload.link.broker import PASSWORD_VARIABLE
     from offload.link.private_broker import PrivateBroker
     from utils.classification_metrics import classify
     from utils.dataset import read_dataset

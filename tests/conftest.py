@@ -21,7 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 from models.checkpoint import write_checkpoint
-from offload.link.private_broker import PrivateBroker, find_server
+from offload.link.private_broker import find_server
+from tests.controlled_broker import ControlledBroker
 from tests.networks import calibrated_network
 from tests.shared_data import require_shared
 
@@ -68,14 +69,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[PrivateBroker]:
+def broker() -> Iterator[ControlledBroker]:
     """A RabbitMQ node for all tests of this process; if it is not installed, skip the test, or fail it under CI."""
     if find_server() is None:
         reason = "RabbitMQ is not installed (on Debian: apt install rabbitmq-server)"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with PrivateBroker() as node:
+    with ControlledBroker() as node:
         yield node
 
 

@@ -24,8 +24,8 @@ import torch
 
 from models import ARCHITECTURES
 from models.calibrated import add_temperatures
-from offload.link.private_broker import PrivateBroker
 from tests.captures import SHARED, needs_shared
+from tests.controlled_broker import ControlledBroker
 from tests.download_server import Answer, DownloadServer, running_server
 from tests.scripts import ROOT, SCRIPTS
 from trained_models.checkpoint_catalog import CATALOG
@@ -186,7 +186,7 @@ def test_the_commands_below_are_the_printed_ones() -> None:
 
 
 def test_the_published_commands_run_in_their_order(
-    server: DownloadServer, broker: PrivateBroker, tmp_path: Path
+    server: DownloadServer, broker: ControlledBroker, tmp_path: Path
 ) -> None:
     here = Checkout(tmp_path / "checkout")
     here.type(f"dataset/download-dataset.py --months 2016_01 2016_02 --base-url {server.url}")
@@ -215,7 +215,7 @@ def test_the_published_commands_run_in_their_order(
     offload(here, broker)
 
 
-def offload(here: Checkout, broker: PrivateBroker) -> None:
+def offload(here: Checkout, broker: ControlledBroker) -> None:
     """Run the printed worker and client, as the printed user with the printed rights."""
     broker.control("add_user", "remote", "remote")
     broker.control("set_permissions", "-p", "/", "remote", ".*", ".*", ".*")

@@ -106,6 +106,11 @@ class Thresholds:
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"threshold {name} is {value}; a certainty lies between 0 and 1")
 
+    def make_options(self) -> list[str]:
+        """Return the command-line options that set these thresholds; see ``utils.cli.add_thresholds``."""
+        values = {name.replace("_exit_", "-exit"): value for name, value in vars(self).items()}
+        return [word for name, value in values.items() for word in (f"--{name}-min-certainty", repr(value))]
+
 
 DEFAULT_THRESHOLDS: Final = Thresholds(0.95, 0.95, 0.98, 0.98)
 """The thresholds that are used if none are given."""

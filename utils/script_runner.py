@@ -40,7 +40,7 @@ def format_command(script: str, options: Sequence[object]) -> str:
 
 
 @contextmanager
-def serving(script: str, options: Sequence[object], environment: Mapping[str, str]) -> Iterator[None]:
+def run_server(script: str, options: Sequence[object], environment: Mapping[str, str]) -> Iterator[None]:
     """Run a server script during the block, and terminate it afterwards.
 
     The block starts once the script has printed a line that begins with ``ready:``.

@@ -5,15 +5,15 @@ from collections import Counter
 from typing import Final
 
 from offload.defaults import (
+    ALL_SOURCES_FACTOR,
     ATTACK_SIGNATURE,
     MAX_ALERTS_PER_SOURCE,
     MAX_REJECTED_ALERTS,
     REJECTED_SIGNATURE,
     SIGNATURES,
-    SOURCES,
 )
 
-_WINDOWS: Final = 16  # windows that are remembered; captures may alternate between a few
+_WINDOWS: Final = 16  # windows whose counts are kept; captures may alternate between a few
 _ALL_SOURCES: Final = -1
 
 
@@ -21,19 +21,19 @@ class AlertLimit:
     """Admits a limited number of alerts in each window of 15 seconds, by the time of the records.
 
     Args:
-        most_rejected: most alerts on rejected records in a window.
-        most_per_source: most alerts of each signature on records of one source address in a window, and ``SOURCES``
-            times as many on those of all sources; 0: unlimited.
+        max_rejected: most alerts on rejected records in a window.
+        max_per_source: most alerts of each signature on records of one source address in a window, and
+            ``ALL_SOURCES_FACTOR`` times as many on those of all sources; 0: unlimited.
 
     Attributes:
         suppressed: number of alerts that were not admitted, by signature.
     """
 
-    def __init__(self, most_rejected: int = MAX_REJECTED_ALERTS, most_per_source: int = MAX_ALERTS_PER_SOURCE) -> None:
+    def __init__(self, max_rejected: int = MAX_REJECTED_ALERTS, max_per_source: int = MAX_ALERTS_PER_SOURCE) -> None:
         self.suppressed: Counter[str] = Counter(dict.fromkeys(SIGNATURES, 0))
-        self._most_per_source = most_per_source or math.inf
-        most = SOURCES * self._most_per_source
-        self._most = {ATTACK_SIGNATURE: most, REJECTED_SIGNATURE: min(most, most_rejected)}
+        self._max_per_source = max_per_source or math.inf
+        max_in_all = ALL_SOURCES_FACTOR * self._max_per_source
+        self._max_in_all = {ATTACK_SIGNATURE: max_in_all, REJECTED_SIGNATURE: min(max_in_all, max_rejected)}
         self._admitted: dict[int, Counter[tuple[str, int]]] = {}  # by the start of the window
 
     def admit(self, signature: str, window_start: int, source: int) -> bool:
@@ -46,7 +46,7 @@ class AlertLimit:
         """
         admitted = self._admitted.setdefault(window_start, Counter())
         of_source, of_all = (signature, source), (signature, _ALL_SOURCES)
-        if admitted[of_source] >= self._most_per_source or admitted[of_all] >= self._most[signature]:
+        if admitted[of_source] >= self._max_per_source or admitted[of_all] >= self._max_in_all[signature]:
             self.suppressed[signature] += 1
             return False
         admitted[of_source] += 1

@@ -9,17 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from offload.alerts.eve import Event
 from offload.alerts.unwritten_lines import FULL
+from offload.defaults import STDOUT
 from utils.errors import InputFileError
 
-STDOUT: Final = Path("-")
-
-_LOOKS: Final = 10
-_PAUSE: Final = 0.01  # seconds
+_CHECKS: Final = 10
+_PAUSE: Final = 0.01  # seconds between two checks
 _POLL: Final = 50  # milliseconds
 
 _REMEDIES: Final = {
@@ -55,7 +53,7 @@ class AlertsFile:
 
     Args:
         path: file that is created if needed, with its folder, or, if the disk is full, later. It may be a named pipe
-            with a reader, or a device; ``STDOUT`` is the standard output.
+            with a reader, or a device; ``defaults.STDOUT`` is the standard output.
         is_over: returns whether to stop waiting for the reader of a full pipe.
 
     Raises:
@@ -162,15 +160,13 @@ class AlertsFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self._close()
 
 
 def _ends_in_incomplete_line(file: int) -> bool:
     """Return whether the last line of a file stays incomplete after another writer had time to complete it."""
-    for _ in range(_LOOKS):
+    for _ in range(_CHECKS):
         size = os.fstat(file).st_size
         if not size or os.pread(file, 1, size - 1) == b"\n":
             return False
@@ -178,8 +174,8 @@ def _ends_in_incomplete_line(file: int) -> bool:
     return True
 
 
-def _remove_incomplete_line(file: int, half: int) -> bool:
-    """Remove the incomplete line that was just written at the end of a file; return whether that was possible.
+def _remove_incomplete_line(file: int, size: int) -> bool:
+    """Remove the ``size`` bytes of an incomplete line that was just written; return whether that was possible.
 
     It is not possible for a pipe, nor where another process has appended to the file since.
     """
@@ -187,8 +183,8 @@ def _remove_incomplete_line(file: int, half: int) -> bool:
         end = os.lseek(file, 0, os.SEEK_CUR)
         if os.fstat(file).st_size != end:
             return False
-        os.ftruncate(file, end - half)
-        os.lseek(file, end - half, os.SEEK_SET)  # otherwise a file without O_APPEND would get a hole
+        os.ftruncate(file, end - size)
+        os.lseek(file, end - size, os.SEEK_SET)  # otherwise a file without O_APPEND would get a hole
     except OSError:
         return False
     return True

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +30,6 @@ Scale = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class AlertSettings:
-    """The file of alerts, and the limits on their number.
-
-    Attributes:
-        file: EVE file, or ``alerts_file.STDOUT``, or None.
-        most_rejected: most alerts on rejected records of each window.
-        most_per_source: most alerts of each signature on records of one source address in each window; 0: unlimited.
-    """
-
-    file: Path | None
-    most_rejected: int
-    most_per_source: int
-
-
 class TrafficSource:
     """The records of observed traffic, and the alerts on them.
 
@@ -53,7 +37,8 @@ class TrafficSource:
         traffic: traffic to observe.
         scale: turns raw features (N, 58) into network inputs.
         batch_size: most records of a batch.
-        settings: settings of the alerts.
+        alerts_path: EVE file, or ``defaults.STDOUT``; None: alerts are only counted.
+        limit: limits the number of alerts.
         metrics: count packets and alerts.
     """
 
@@ -64,28 +49,27 @@ class TrafficSource:
         traffic: Traffic,
         scale: Scale,
         batch_size: int,
-        settings: AlertSettings,
+        alerts_path: Path | None,
+        limit: AlertLimit,
         metrics: ClientMetrics,
     ) -> None:
         self._traffic, self._scale, self._batch_size = traffic, scale, batch_size
-        self._settings, self._metrics = settings, metrics
+        self._alerts_path, self._limit, self._metrics = alerts_path, limit, metrics
         self._summary = ""
         self._begun = self._done = 0
 
     @contextmanager
     def open(self, _edge: Edge, stop: Stop, /) -> Iterator[Iterable[Batch]]:
         """See ``Source``."""
-        settings = self._settings
         with ExitStack() as stack:
-            file = None if settings.file is None else AlertsFile(settings.file, lambda: stop.is_over)
-            if file is not None:
-                stack.enter_context(file)
+            file = None
+            if self._alerts_path is not None:
+                file = stack.enter_context(AlertsFile(self._alerts_path, lambda: stop.is_over))
             observation = stack.enter_context(observe(self._traffic, lambda: stop.requested))
             # A capture can be read again once there is room on the disk; live traffic cannot.
             self._unwritten = UnwrittenLines(self._metrics, lambda: self._traffic.is_live or stop.requested)
-            limit = AlertLimit(settings.most_rejected, settings.most_per_source)
             self._writer = AlertWriter(
-                file, limit, self._unwritten, self._metrics, observation.counts, self._traffic.interface
+                file, self._limit, self._unwritten, self._metrics, observation.counts, self._traffic.interface
             )
             self._writer.write_stats()  # so that readers of the file see that the sensor runs
             try:
@@ -123,7 +107,7 @@ class TrafficSource:
         alerts, suppressed = self._writer.alerts, self._writer.suppressed
         logs.report(log, "traffic", self._summary)
         sentence = f"{alerts} alerts{_describe_suppressed(suppressed)}{self._unwritten.describe()}"
-        where = f" -> {self._settings.file}" if self._settings.file else ""
+        where = f" -> {self._alerts_path}" if self._alerts_path else ""
         unwritten = self._unwritten.lines
         logs.report(
             log, "alerts", f"{sentence}{where}", alerts=alerts, suppressed=dict(suppressed), unwritten=unwritten

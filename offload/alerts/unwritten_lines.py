@@ -28,15 +28,15 @@ class UnwrittenLines:
 
     Args:
         metrics: count the lines, too.
-        goes_on: returns whether the run continues without the lines; otherwise the error is raised.
+        may_continue: returns whether the run may continue without the lines; otherwise the error is raised.
 
     Attributes:
         lines: number of unwritten lines by file, ``alerts`` or ``verdicts``.
     """
 
-    def __init__(self, metrics: ClientMetrics, goes_on: Callable[[], bool]) -> None:
+    def __init__(self, metrics: ClientMetrics, may_continue: Callable[[], bool]) -> None:
         self.lines: dict[str, int] = {}
-        self._metrics, self._goes_on = metrics, goes_on
+        self._metrics, self._may_continue = metrics, may_continue
         self._rate_limited = RateLimitedLog(log, WARNING_INTERVAL)
 
     def count(self, file: str, lines: int, problem: InputFileError) -> None:
@@ -47,7 +47,7 @@ class UnwrittenLines:
         """
         self.lines[file] = self.lines.get(file, 0) + lines
         self._metrics.unwritten_lines.labels(file=file).inc(lines)
-        if not self._goes_on():
+        if not self._may_continue():
             raise problem
         self._rate_limited.warning(file, f"{problem}; {self.lines[file]} lines lost so far")
 

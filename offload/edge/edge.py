@@ -1,7 +1,7 @@
 """Decide batches of events: exit 1, exit 2 for the uncertain ones, and the verdicts, in order."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,7 @@ class _Pending:
 
     Attributes:
         batch: the batch to fill.
-        place: (N,) index of each event among the n uncertain distinct vectors; -1 if exit 1 was certain.
+        vector_index: (N,) index of each event's vector among the n uncertain distinct ones; -1 if exit 1 was certain.
         keys: keys of the n uncertain vectors in the cache.
         logits: (n, 2) logits of exit 2 from the cache; NaN if they are not cached.
         missing: (k,) indices of the vectors that are not cached.
@@ -38,7 +38,7 @@ class _Pending:
     """
 
     batch: Batch
-    place: NDArray[np.intp]
+    vector_index: NDArray[np.intp]
     keys: list[bytes]
     logits: FloatArray
     missing: NDArray[np.intp]
@@ -80,7 +80,7 @@ class Edge:
             batches: batches to decide; an empty one is not yielded, but finished batches are then yielded.
             window: most requests in flight; a batch that needs more of them is decided alone.
             stop: ends the wait for replies.
-            to_the_end: whether batches that still wait after the stop are decided without the cloud, or left undecided.
+            to_the_end: after the stop, decide the pending batches without the cloud; otherwise leave them undecided.
 
         Raises:
             CloudError: ``second_exit`` raised it.
@@ -88,57 +88,41 @@ class Edge:
         """
         pending: deque[_Pending] = deque()
         problem: CaptureError | None = None
-        events = 0
         coming = iter(batches)
         while True:
             try:
-                batch = next(coming)
-            except StopIteration:
-                break
+                batch = next(coming, None)
             except CaptureError as raised:
-                problem = raised
-                break
-            requests = -(-len(batch) // MAX_EVENTS)  # most requests that it needs
-            while pending and (
-                pending[0].query.count_pending() == 0
-                or sum(other.query.count_pending() for other in pending) + requests > window
-                or events + len(batch) > window * MAX_EVENTS
-            ):
+                batch, problem = None, raised
+            while pending and (batch is None or _must_finish_oldest(pending, len(batch), window)):
                 if pending[0].query.wait(_POLL):  # not longer: replies to later batches make room, too
-                    events -= len(pending[0].batch)
                     yield self._finish(pending.popleft())
                 elif stop.is_over:
                     if not to_the_end:
                         return
                     self._second_exit.give_up()
-            if to_the_end and stop.is_over:
+            if batch is None:
                 break
-            if len(batch):
+            if to_the_end and stop.is_over:
+                coming = iter(())  # only the pending batches are still decided
+            elif len(batch):
                 pending.append(self._begin(batch))
-                events += len(batch)
-        while pending:
-            if pending[0].query.wait(_POLL):
-                yield self._finish(pending.popleft())
-            elif stop.is_over:
-                if not to_the_end:
-                    return
-                self._second_exit.give_up()
         if problem is not None:
             raise problem
 
     def _begin(self, batch: Batch) -> _Pending:
         """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
-        first, place = find_distinct_vectors(batch.features)
+        first, vector_index = find_distinct_vectors(batch.features)
         vectors = batch.features[first]
         keys = [] if self._cache is None else make_keys(vectors)
         known = None if self._cache is None else self._cache.find(keys)
         logits, computed, activations = self._compute_exit_1(vectors, keys, known)
         prediction, certainties = classify(logits)
-        batch.prediction_1[:], batch.certainty_1[:] = prediction[place], certainties[place]
+        batch.prediction_1[:], batch.certainty_1[:] = prediction[vector_index], certainties[vector_index]
         limits = self.thresholds
         is_uncertain = ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
         uncertain = np.flatnonzero(is_uncertain)
-        number = np.where(is_uncertain, np.cumsum(is_uncertain) - 1, -1)
+        among_uncertain = np.where(is_uncertain, np.cumsum(is_uncertain) - 1, -1)
         logits_2, missing = self._look_up_exit_2(known, uncertain)
         query = _EMPTY_QUERY
         if len(missing):
@@ -147,7 +131,7 @@ class Edge:
                 vectors[chosen], lambda rows: self._select_activations(vectors, computed, activations, chosen[rows])
             )
         keys = [keys[row] for row in uncertain.tolist()] if keys else []
-        return _Pending(batch, number[place], keys, logits_2, missing, query)
+        return _Pending(batch, among_uncertain[vector_index], keys, logits_2, missing, query)
 
     def _compute_exit_1(
         self, vectors: FloatArray, keys: list[bytes], known: FloatArray | None
@@ -157,7 +141,7 @@ class Edge:
             logits, activations = self._exit_1(vectors)
             return logits, np.arange(len(vectors)), activations
         logits = known[:, 0]
-        missing = self._cache.count(1, logits)
+        missing = self._cache.find_missing(1, logits)
         if len(missing) == 0:
             return logits, missing, _no_activations
         logits[missing], activations = self._exit_1(vectors[missing])
@@ -171,7 +155,7 @@ class Edge:
         if self._cache is None or known is None or len(uncertain) == 0:
             return np.full((len(uncertain), CLASS_COUNT), np.nan, dtype=np.float32), np.arange(len(uncertain))
         logits = known[uncertain, 1]
-        return logits, self._cache.count(2, logits)
+        return logits, self._cache.find_missing(2, logits)
 
     def _select_activations(
         self, vectors: FloatArray, computed: NDArray[np.intp], activations: ActivationsAt, chosen: NDArray[np.intp]
@@ -197,24 +181,34 @@ class Edge:
         answered_by = np.full(len(logits), self._second_exit.answered_by, dtype="U8")
         failure = np.full(len(logits), "", dtype="U32")
         for rows, found, decider, code in pending.query.collect():
-            places = pending.missing[rows]
-            logits[places], answered_by[places], failure[places] = found, decider, code
+            vectors = pending.missing[rows]
+            logits[vectors], answered_by[vectors], failure[vectors] = found, decider, code
             if self._cache is not None and not code:
-                self._cache.put([pending.keys[place] for place in places.tolist()], 2, found)
+                self._cache.put([pending.keys[vector] for vector in vectors.tolist()], 2, found)
         prediction, certainties = classify(logits)
-        is_silent = np.isnan(certainties)
+        is_unanswered = np.isnan(certainties)
         limits = self.thresholds
         accepted = is_accepted(prediction, certainties, limits.normal_exit_2, limits.attack_exit_2)
-        events = np.flatnonzero(pending.place >= 0)
-        source = pending.place[events]
+        events = np.flatnonzero(pending.vector_index >= 0)
+        vector_index = pending.vector_index[events]
         batch.uncertain[events] = True
-        batch.prediction_2[events] = np.where(is_silent, -1, prediction)[source]
-        batch.certainty_2[events] = certainties[source]
-        batch.answered_by[events], batch.failure[events] = answered_by[source], failure[source]
-        batch.rejected[events] = (is_silent | ~accepted)[source]
+        batch.prediction_2[events] = np.where(is_unanswered, -1, prediction)[vector_index]
+        batch.certainty_2[events] = certainties[vector_index]
+        batch.answered_by[events], batch.failure[events] = answered_by[vector_index], failure[vector_index]
+        batch.rejected[events] = (is_unanswered | ~accepted)[vector_index]
         return batch
 
 
+def _must_finish_oldest(pending: Sequence[_Pending], events: int, window: int) -> bool:
+    """Return whether the oldest pending batch has all replies, or leaves no room for another batch of ``events``."""
+    in_flight = sum(one.query.count_pending() for one in pending)
+    return (
+        pending[0].query.count_pending() == 0
+        or in_flight - (-events // MAX_EVENTS) > window
+        or events + sum(len(one.batch) for one in pending) > window * MAX_EVENTS
+    )
+
+
 def _no_activations(_rows: NDArray[np.intp]) -> FloatArray:
-    """Take the place of the activations if exit 1 of all vectors was cached."""
+    """Stand in for the activations if exit 1 of all vectors was cached."""
     raise AssertionError("nothing was computed")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
-from offload.edge.resume_file import NOTHING, START_AGAIN, Facts, Progress, read_resume_file, write_resume_file
+from offload.edge.resume_file import NO_PROGRESS, START_AGAIN, Facts, Progress, read_resume_file, write_resume_file
 from utils.errors import InputFileError
 from utils.files import check_writable, replacing
 from utils.records import make_identity_columns
@@ -91,12 +91,12 @@ class OffloadCsv:
         self._digest = hashlib.sha256()
         self._committed = 0.0  # time of the last commit
 
-    def begin(self, facts: Facts, most: int, *, resumes: bool) -> int:
+    def begin(self, facts: Facts, total: int, *, resumes: bool) -> int:
         """Maintain a resume file beside the file, so that an interrupted run can be continued.
 
         Args:
             facts: facts that determine the rows, except the columns; see ``offload.edge.resume_file``.
-            most: number of rows of the whole run.
+            total: number of rows of the whole run.
             resumes: whether to continue an existing file.
 
         Returns:
@@ -110,19 +110,19 @@ class OffloadCsv:
             if resumes and self.path.exists() and self.path.stat().st_size:
                 progress = read_resume_file(self.path, self._facts)
                 if progress.size:
-                    self._open_to_continue(progress, most)
+                    self._open_to_continue(progress, total)
         except OSError as problem:
             raise InputFileError(f"{self.path}: cannot be continued: {problem.strerror}") from problem
         return self.rows
 
-    def _open_to_continue(self, progress: Progress, most: int) -> None:
+    def _open_to_continue(self, progress: Progress, total: int) -> None:
         """Open the file to append rows: keep the rows that the resume file covers, and whole rows after them."""
         with self.path.open("rb") as stream:
             self._digest = _digest_start(stream, progress.size)
             if self._digest.hexdigest() != progress.sha256:
                 raise InputFileError(f"{self.path}: was changed since it was written; {START_AGAIN}")
             self.rows, end = progress.rows, progress.size
-            while self.rows < most and self._is_row(line := stream.readline(_LONGEST_ROW)):
+            while self.rows < total and self._is_row(line := stream.readline(_LONGEST_ROW)):
                 self._digest.update(line)
                 self.rows, end = self.rows + 1, end + len(line)
         file = io.FileIO(self.path, "r+b")
@@ -170,7 +170,7 @@ class OffloadCsv:
         self._take_lock()  # another process may have created the file since
         if self._facts is not None:
             # Before the rows: if the run is killed in between, the next run starts from the beginning.
-            write_resume_file(self.path, self._facts, NOTHING)
+            write_resume_file(self.path, self._facts, NO_PROGRESS)
         with contextlib.ExitStack() as opened:
             with replacing(self.path) as partial:
                 partial.write_bytes(content)

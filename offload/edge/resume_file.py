@@ -50,7 +50,7 @@ class Progress:
     sha256: str
 
 
-NOTHING: Final = Progress(0, 0, hashlib.sha256().hexdigest())
+NO_PROGRESS: Final = Progress(0, 0, hashlib.sha256().hexdigest())
 
 
 def make_resume_path(path: Path) -> Path:
@@ -79,24 +79,24 @@ def read_resume_file(path: Path, facts: Facts) -> Progress:
     Raises:
         InputFileError: another run wrote the file, or the resume file is missing or damaged.
     """
-    note = make_resume_path(path)
+    resume_path = make_resume_path(path)
     try:
-        with note.open("rb") as stream:
+        with resume_path.open("rb") as stream:
             content = json.loads(stream.read(_LARGEST))
         version, run = content["format_version"], content["run"]
         progress = Progress(**content["written"])
         valid = isinstance(run, dict) and _is_valid(progress)
     except FileNotFoundError as problem:
         raise InputFileError(
-            f"{path}: cannot be continued without {note.name}, which is missing (older versions wrote none); "
+            f"{path}: cannot be continued without {resume_path.name}, which is missing (older versions wrote none); "
             f"{START_AGAIN}"
         ) from problem
     except OSError as problem:
-        raise InputFileError(f"{note}: cannot be read: {problem.strerror}; check its permissions") from problem
+        raise InputFileError(f"{resume_path}: cannot be read: {problem.strerror}; check its permissions") from problem
     except (ValueError, TypeError, KeyError, RecursionError):
-        version, run, progress, valid = None, {}, NOTHING, False
+        version, run, progress, valid = None, {}, NO_PROGRESS, False
     if not valid or version != FORMAT_VERSION:
-        raise InputFileError(f"{note}: is damaged or of another version; {START_AGAIN}")
+        raise InputFileError(f"{resume_path}: is damaged or of another version; {START_AGAIN}")
     differing = [phrase for key, phrase in _PHRASES.items() if run.get(key) != facts.get(key)]
     if differing:
         raise InputFileError(f"{path}: was written with {' and '.join(differing)}; give the same, or {START_AGAIN}")

@@ -1,21 +1,17 @@
 """Exit 2 of uncertain events: computed by cloud workers, or on the edge; and the policies for a failure."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from offload.link.client import Client
-from offload.link.protocol import FEATURES, MAX_EVENTS, Answer
-from offload.link.request_form import RequestForm
+from offload.link.protocol import FEATURES, MAX_EVENTS, Answer, RequestTemplate
 from offload.networks.exits import ActivationsAt, FloatArray, SecondExit
+from offload.operations.metrics import CODE_FORM
 from utils.errors import CloudUnavailableError, MessageError
 from utils.schema import CLASS_COUNT, CLOUD, LOCAL
-
-_CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 Outcome = tuple[slice, FloatArray, str, str]
 """Result for k of n events: their rows, the logits (k, 2) of exit 2 (NaN without an answer), and their values of
@@ -89,16 +85,18 @@ class CloudSecondExit:
 
     Args:
         client: sends the requests.
-        form: settings of the requests.
+        template: settings of the requests.
         local: computes exit 2 if the cloud does not answer and ``on_failure`` is ``local``; otherwise None.
         on_failure: ``local``; ``reject``, which leaves the events without an answer; or ``wait``, which raises.
     """
 
     answered_by = CLOUD
 
-    def __init__(self, client: Client, form: RequestForm, local: LocalSecondExit | None, on_failure: str) -> None:
+    def __init__(
+        self, client: Client, template: RequestTemplate, local: LocalSecondExit | None, on_failure: str
+    ) -> None:
         self._client = client
-        self._form = form
+        self._template = template
         self._local = local
         self._on_failure = on_failure
 
@@ -107,13 +105,13 @@ class CloudSecondExit:
         parts = []
         for start in range(0, len(features), MAX_EVENTS):
             rows = np.arange(start, min(start + MAX_EVENTS, len(features)))
-            events = features[rows] if self._form.payload == FEATURES else activations(rows)
-            future = self._client.submit(self._form.make_request(events))
+            events = features[rows] if self._template.payload == FEATURES else activations(rows)
+            future = self._client.submit(self._template.make_request(events))
             # To keep the activations until each reply comes would cost far more memory, so they are kept only if the
             # request has failed at once.
             kept = None
             if future.done() and self._on_failure == "local":
-                kept = activations(rows) if self._form.payload == FEATURES else events
+                kept = activations(rows) if self._template.payload == FEATURES else events
             parts.append(_Part(slice(start, start + len(rows)), features[rows], kept, future))
         return Query([part.future for part in parts], lambda: self._collect(parts))
 
@@ -130,7 +128,7 @@ class CloudSecondExit:
             if self._on_failure == "wait" or not isinstance(failure, CloudUnavailableError | MessageError):
                 raise failure
             # A worker may send any text as its code, which becomes a cell of the offload CSV.
-            code = failure.code if _CODE.fullmatch(failure.code) else "refused"
+            code = failure.code if CODE_FORM.fullmatch(failure.code) else "refused"
             if self._on_failure == "local" and self._local is not None:
                 yield part.rows, self._local.compute(part.features, part.activations), LOCAL, code
             else:

@@ -1,4 +1,4 @@
-"""Where the client's events come from: the source protocol, and the rows of a dataset."""
+"""Sources of the client's events: their interface, and the rows of a dataset."""
 
 import logging
 from collections.abc import Iterable, Iterator

@@ -3,9 +3,13 @@
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from utils.errors import InputFileError
 from utils.files import check_readable
+
+PASSWORD_VARIABLE: Final = "EE_MQ_PASSWORD"
+"""Environment variable from which the scripts take the password if no option gives it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A circuit breaker: after failures in a row, send no requests for a while, then try one."""
+"""A circuit breaker: after several failures in a row, send no requests for a while, then try one."""
 
 import threading
 import time
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from typing import Final
 
 FAILURES: Final = 3
-SHORTEST_PAUSE: Final = 5.0
+SHORTEST_PAUSE: Final = 5.0  # seconds
 LONGEST_PAUSE: Final = 60.0
 
 
 class CircuitBreaker:
     """Decides whether a request is sent; safe in any thread.
 
-    Closed, it allows all requests. ``FAILURES`` failures in a row open it. Open, it allows one request after each
-    pause; its success closes the breaker, its failure doubles the pause. Failures of requests that were sent before it
-    opened are ignored.
+    A closed breaker allows all requests; ``FAILURES`` failures in a row open it. An open breaker allows one request
+    after each pause: its success closes the breaker, its failure doubles the pause. Failures of requests that were sent
+    before the breaker opened are ignored.
 
     Args:
-        clock: seconds, rising.
+        clock: returns the time in seconds; it never goes back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class CircuitBreaker:
         self._failures = 0
         self._pause = SHORTEST_PAUSE
         self._next_try: float | None = None  # None while closed
-        self._trying = False  # since it opened, or since the last allowed request failed
+        self._trying = False  # whether the breaker is open and a request that it allowed has not ended yet
 
     @property
     def is_open(self) -> bool:

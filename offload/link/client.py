@@ -1,7 +1,7 @@
-"""The client: sends requests to cloud workers, several at a time; each ends exactly once, also when the link fails.
+"""The client: send requests to cloud workers, several at a time; each ends exactly once, also when the link fails.
 
-One thread owns the connection and the state of the requests. Other threads submit requests and get a future of the
-answer.
+One thread owns the connection and the state of the requests. Other threads submit requests, and each gets a future of
+the answer.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Final
 
 from offload.link.broker import Broker
 from offload.link.circuit_breaker import CircuitBreaker
-from offload.link.pending_requests import PendingRequest, RetryPolicy
+from offload.link.pending_requests import PendingRequest, RetryPolicy, name_result
 from offload.link.protocol import LARGEST_REPLY, Answer, Refusal, Request, decode_reply, encode_request
 from offload.link.rabbitmq.broker_errors import BROKER_BLOCKED
 from offload.link.rabbitmq.client_end import RequestSender
@@ -32,7 +32,9 @@ _rate_limited = RateLimitedLog(log)
 
 
 class Client:
-    """Use it in a ``with`` block. Entering waits for the first attempt to connect, whether it succeeds or not.
+    """Sends requests and matches the replies; use it in a ``with`` block.
+
+    Entering waits for the first attempt to connect, whether it succeeds or not.
 
     Args:
         broker: connection settings.
@@ -57,9 +59,9 @@ class Client:
         self._breaker = CircuitBreaker()
         self._sender = RequestSender(broker, queue_name, self)
         self.bytes_sent = self.bytes_received = 0
-        self._known = threading.Event()  # set once the first attempt to connect has ended
+        self._has_tried = threading.Event()  # set once the first attempt to connect has ended
         self._failure: BaseException | None = None
-        self._outage: float | None = None  # since when, on the monotonic clock
+        self._outage: float | None = None  # when the connection was lost, on the monotonic clock; None: it was not
         self._back = -math.inf  # when the connection last came back, on the monotonic clock
         self._blocked: tuple[float, CloudUnavailableError] | None = None  # since when, and why
         self._was_away = False  # whether an attempt to connect has failed since the connection was lost
@@ -67,7 +69,7 @@ class Client:
 
     def __enter__(self) -> "Client":
         self._thread.start()
-        self._known.wait(_FIRST_CONNECTION)
+        self._has_tried.wait(_FIRST_CONNECTION)
         if self._failure is not None:
             raise self._failure
         return self
@@ -106,29 +108,31 @@ class Client:
         """
         future: Future[Answer] = Future()
         future.set_running_or_notify_cancel()  # so that it cannot be cancelled
-        if self._failure is not None:
-            self._metrics.requests.labels(result="closed").inc()
-            future.set_exception(self._failure)
-        elif (why := self._find_obstacle()) is not None:
-            self._metrics.requests.labels(result=why).inc()
-            future.set_exception(CloudUnavailableError(f"{self._broker} was not asked: {why}", why))
-        else:
+        failure = self._failure or self._find_obstacle()
+        if failure is None:
             pending = PendingRequest(request, encode_request(request), future, time.monotonic())
             try:
                 self._sender.call_soon(lambda: self._begin(pending))
+                return future
             except CloudUnavailableError as problem:
-                self._metrics.requests.labels(result="closed").inc()
-                future.set_exception(CloudUnavailableError(str(problem), "closed"))
+                failure = CloudUnavailableError(str(problem), "closed")
+        self._metrics.requests.labels(result=name_result(failure)).inc()
+        future.set_exception(failure)
         return future
 
-    def _find_obstacle(self) -> str | None:
+    def _find_obstacle(self) -> CloudUnavailableError | None:
+        """Return why a request cannot be sent now; None if it can, or if it waits until it can."""
         if self._policy.persistent:
             return None
         if not self.is_connected:
-            return "no-connection"
-        if self._blocked is not None:
-            return BROKER_BLOCKED
-        return None if self._breaker.allow_request() else "circuit-open"
+            why = "no-connection"
+        elif self._blocked is not None:
+            why = BROKER_BLOCKED
+        elif not self._breaker.allow_request():
+            why = "circuit-open"
+        else:
+            return None
+        return CloudUnavailableError(f"{self._broker} was not asked: {why}", why)
 
     def _run(self) -> None:
         try:
@@ -139,8 +143,8 @@ class Client:
             self._failure = self._failure or CloudUnavailableError("the connection to RabbitMQ was closed", "closed")
             self._metrics.connected.set(0)
             for pending in list(self._pending.values()):
-                self._end(pending, self._failure, "closed")
-            self._known.set()
+                self._end(pending, self._failure)
+            self._has_tried.set()
 
     # The methods below run in the thread that owns the connection.
 
@@ -171,31 +175,23 @@ class Client:
         self._metrics.sent_bytes.inc(len(pending.body))
 
     def _handle_failure(
-        self,
-        pending: PendingRequest,
-        failure: CloudUnavailableError | MessageError,
-        result: str,
-        pause: float,
-        *,
+        self, pending: PendingRequest, failure: CloudUnavailableError | MessageError, pause: float, *,
         is_waited_out: bool = False,
-    ) -> None:
-        """Handle a failed attempt: retry, or end the request.
-
-        A failure that is waited out does not count as a retry.
-        """
+    ) -> None:  # fmt: skip
+        """Retry after ``pause`` seconds, or end the request; a failure that is waited out does not count as a try."""
         pending.cancel_attempt()
         pending.under_way, pending.failure = False, failure
         pending.failures += not is_waited_out
         permanent = isinstance(failure, MessageError) or not self._policy.persistent
         if permanent and pending.failures > self._policy.retries:
-            self._end(pending, failure, result)
+            self._end(pending, failure)
         else:
             pending.cancel_attempt = self._sender.call_later(pause, lambda: self._attempt(pending))
 
     def _handle_timeout(self, pending: PendingRequest) -> None:
         failure = self._explain_silence(self._policy.attempt, ", or raise --request-timeout")
         self._abort_if_silent(pending)
-        self._handle_failure(pending, failure, failure.code, 0.0)
+        self._handle_failure(pending, failure, 0.0)
 
     def _explain_silence(self, seconds: float, advice: str = "") -> CloudUnavailableError:
         """Return the error of a request that was published and has no answer."""
@@ -226,16 +222,16 @@ class Client:
                 "no-connection",
             )
         self._abort_if_silent(pending)
-        self._end(pending, failure, "refused" if isinstance(failure, MessageError) else failure.code)
+        self._end(pending, failure)
 
-    def _end(self, pending: PendingRequest, outcome: Answer | BaseException, result: str) -> None:
+    def _end(self, pending: PendingRequest, outcome: Answer | BaseException) -> None:
         """Complete the future of a request, once."""
         pending.cancel_attempt()
         pending.cancel_deadline()
         if self._pending.pop(pending.request.request_id, None) is None:
             return
         self._metrics.in_flight.set(len(self._pending))
-        self._metrics.requests.labels(result=result).inc()
+        self._metrics.requests.labels(result=name_result(outcome)).inc()
         if isinstance(outcome, Answer):
             self._metrics.round_trip.observe(time.monotonic() - pending.started)
             self._breaker.record_success()
@@ -258,7 +254,7 @@ class Client:
         for pending in list(self._pending.values()):
             pending.cancel_attempt()
             self._attempt(pending)
-        self._known.set()
+        self._has_tried.set()
 
     def on_lost(self, problem: CloudUnavailableError) -> None:
         """Keep pending requests until their deadline, and publish nothing."""
@@ -274,7 +270,7 @@ class Client:
         for pending in self._pending.values():
             pending.cancel_attempt()
             pending.under_way, pending.failure = False, CloudUnavailableError(str(problem), "no-connection")
-        self._known.set()
+        self._has_tried.set()
 
     def on_blocked(self, problem: CloudUnavailableError | None) -> None:
         """Publish nothing while RabbitMQ blocks publishers; afterwards publish the requests that waited."""
@@ -311,13 +307,13 @@ class Client:
             return
         if isinstance(reply, Refusal):
             refusal = MessageError(reply.code, f"the worker refused a request: {reply.text}")
-            self._handle_failure(pending, refusal, "refused", pending.retry_pause())
+            self._handle_failure(pending, refusal, pending.choose_pause())
             return
         log.debug(
             "%s: %d bytes, answered by %s in %.3f s",
             request_id, len(pending.body), reply.worker, time.monotonic() - pending.started,
         )  # fmt: skip
-        self._end(pending, reply, "answered")
+        self._end(pending, reply)
 
     def on_oversize_reply(self, size: int) -> None:
         """Count a message that was discarded because it is too large for a reply."""
@@ -343,4 +339,4 @@ class Client:
                 code,
             )
             may_return = code == "no-queue" and time.monotonic() - self._back < QUEUE_RETURN
-            self._handle_failure(pending, failure, code, pending.retry_pause(), is_waited_out=may_return)
+            self._handle_failure(pending, failure, pending.choose_pause(), is_waited_out=may_return)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from offload.link.client import Client
-from offload.link.request_form import RequestForm
+from offload.link.protocol import RequestTemplate
 from offload.networks.exits import FloatArray
 from utils.classification_metrics import divide
 from utils.errors import CloudUnavailableError, MessageError
@@ -52,7 +52,7 @@ class RequestResult:
 
 def send_requests(
     clients: Sequence[Client],
-    forms: Sequence[RequestForm],
+    templates: Sequence[RequestTemplate],
     events: Sequence[FloatArray],
     pace: Pace,
     stop: Stop,
@@ -62,7 +62,7 @@ def send_requests(
 
     Args:
         clients: entered clients.
-        forms: one for each client.
+        templates: one for each client.
         events: of every request of each client, features (n, 58) or activations (n, C, H, W).
         pace: the same for all clients.
         stop: ends the run early.
@@ -71,8 +71,8 @@ def send_requests(
     begun = time.monotonic()
     results: list[list[RequestResult]] = [[] for _ in clients]
     threads = [
-        threading.Thread(target=_send_in_turn, args=(number, *what, pace, stop, begun, results[number]), daemon=True)
-        for number, what in enumerate(zip(clients, forms, events, strict=True))
+        threading.Thread(target=_send_in_turn, args=(number, *own, pace, stop, begun, results[number]), daemon=True)
+        for number, own in enumerate(zip(clients, templates, events, strict=True))
     ]
     for thread in threads:
         thread.start()
@@ -83,7 +83,7 @@ def send_requests(
 
 
 def _send_in_turn(
-    number: int, client: Client, form: RequestForm, events: FloatArray, pace: Pace, stop: Stop, begun: float,
+    number: int, client: Client, template: RequestTemplate, events: FloatArray, pace: Pace, stop: Stop, begun: float,
     results: list[RequestResult],
 ) -> None:  # fmt: skip
     due = time.monotonic()
@@ -94,7 +94,7 @@ def _send_in_turn(
             return
         start = time.monotonic()
         due = start + pace.interval
-        failure = client.submit(form.make_request(events)).exception()
+        failure = client.submit(template.make_request(events)).exception()
         seconds = time.monotonic() - start
         result = failure.code if isinstance(failure, CloudUnavailableError | MessageError) else ANSWERED
         results.append(RequestResult(number, start - begun, seconds, len(events), result))

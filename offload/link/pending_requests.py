@@ -1,4 +1,4 @@
-"""Pending requests of a client, and their timeouts and retries."""
+"""Pending requests of a client: their timeouts, retries and results."""
 
 import random
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Final
 from offload.link.protocol import Answer, Request
 from utils.errors import CloudUnavailableError, MessageError
 
-FIRST_RETRY_PAUSE: Final = 0.25
+FIRST_RETRY_PAUSE: Final = 0.25  # seconds
 LONGEST_RETRY_PAUSE: Final = 2.0
 
 
@@ -31,7 +31,7 @@ class RetryPolicy:
 
     @classmethod
     def from_options(cls, request_timeout: float, retries: int, wait_timeout: float | None = None) -> "RetryPolicy":
-        """Return a policy that ends with the last attempt, or, if ``wait_timeout`` is given, only after it."""
+        """Return a policy whose deadline is the end of the last attempt, or ``wait_timeout`` seconds if it is given."""
         if wait_timeout is not None:
             return cls(request_timeout, retries, wait_timeout, persistent=True)
         return cls(request_timeout, retries, (1 + retries) * request_timeout)
@@ -52,7 +52,7 @@ class PendingRequest:
         under_way: whether an attempt is in flight.
         failure: error of the last attempt.
         published: when the last attempt began.
-        cancel_attempt, cancel_deadline: cancel the timer of the last attempt, and of the request.
+        cancel_attempt, cancel_deadline: cancel the timers of the last attempt and of the request.
     """
 
     request: Request
@@ -68,7 +68,16 @@ class PendingRequest:
     cancel_attempt: Callable[[], None] = field(default=lambda: None)
     cancel_deadline: Callable[[], None] = field(default=lambda: None)
 
-    def retry_pause(self) -> float:
+    def choose_pause(self) -> float:
         """Return the seconds to back off before the next attempt: random, and longer from attempt to attempt."""
         longest = min(FIRST_RETRY_PAUSE * 2 ** min(self.attempts - 1, 10), LONGEST_RETRY_PAUSE)
         return random.uniform(longest / 2, longest)
+
+
+def name_result(outcome: Answer | BaseException) -> str:
+    """Return the result of a request for its metric; see ``metrics.RESULTS``."""
+    if isinstance(outcome, Answer):
+        return "answered"
+    if isinstance(outcome, MessageError):
+        return "refused"
+    return outcome.code if isinstance(outcome, CloudUnavailableError) else "closed"

@@ -1,11 +1,10 @@
-"""A private RabbitMQ node on free loopback ports, for the demo and the tests.
+"""A private RabbitMQ node on free loopback ports, for demos, measurements and tests.
 
 It runs as the user who starts it, without a service manager, and removes its temporary folder when it is closed.
 """
 
 import contextlib
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -13,19 +12,17 @@ import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Self
 
+from offload.link.broker import PASSWORD_VARIABLE, Broker, Host
 from offload.link.protocol import LARGEST_MESSAGE
-from utils.errors import CloudError, CloudUnavailableError
+from utils.errors import CloudUnavailableError
+from utils.script_runner import run_server
 
 _SERVER_FOLDERS: Final = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
-# Only a node that hangs reaches these: on two cores with a load of 13, one call of rabbitmqctl took more than a minute.
-_START_TIMEOUT: Final = 600.0
-_CONTROL_TIMEOUT: Final = 600.0
-# The line of rabbitmqctl that says what is wrong. Later lines may repeat the whole command with its passwords.
-_ERROR_LINE: Final = re.compile(r"^Error[^:\n]*:\s*(.+?)[.:]?(?: Please see .*)?$", re.MULTILINE)
+_START_TIMEOUT: Final = 600.0  # only a node that hangs takes so long
 
 
 def find_server() -> Path | None:
@@ -48,76 +45,36 @@ def find_free_port() -> int:
         return port
 
 
-def _extract_error(text: str) -> str:
-    found = _ERROR_LINE.search(text)
-    return found[1] if found else text.strip().partition("\n")[0].strip()
-
-
-@dataclass(frozen=True)
-class TlsFiles:
-    """PEM files of a node that listens for TLS.
-
-    Attributes:
-        ca: certificate of the authority that signs the clients' certificates.
-        certificate, key: certificate and private key of the node.
-        client_certificate_required: whether a client without a certificate is refused.
-    """
-
-    ca: Path
-    certificate: Path
-    key: Path
-    client_certificate_required: bool = True
-
-
-def _format_tls_settings(port: int, files: TlsFiles) -> str:
-    return (
-        f"listeners.ssl.1 = 127.0.0.1:{port}\n"
-        f"ssl_options.cacertfile = {files.ca.resolve()}\n"
-        f"ssl_options.certfile = {files.certificate.resolve()}\n"
-        f"ssl_options.keyfile = {files.key.resolve()}\n"
-        "ssl_options.verify = verify_peer\n"
-        f"ssl_options.fail_if_no_peer_cert = {str(files.client_certificate_required).lower()}\n"
-    )
-
-
 class PrivateBroker:
     """A running node; use it in a ``with`` block.
 
-    Args:
-        tls: files with which the node listens for TLS as well; None: it does not.
-        settings: further lines of ``rabbitmq.conf``, which take precedence.
-
     Attributes:
         port: AMQP port on 127.0.0.1.
-        tls_port: port of AMQP over TLS; 0 without TLS.
         username, password: credentials of the only user.
+        connection: the same as connection settings.
+        options: the same as command-line options of a script, except the password.
+        environment: environment variable of a script, which holds the password.
 
     Raises:
         CloudUnavailableError: RabbitMQ is not installed, or did not start.
     """
 
-    def __init__(self, *, tls: TlsFiles | None = None, settings: str = "") -> None:
+    def __init__(self) -> None:
         server = find_server()
         if server is None or shutil.which("epmd") is None:
             raise CloudUnavailableError("RabbitMQ is not installed; on Debian: apt install rabbitmq-server")
         self._server = server
         self.port, self._dist_port, self._epmd_port = find_free_port(), find_free_port(), find_free_port()
-        self.tls_port = 0 if tls is None else find_free_port()
         self.username, self.password = "ee", secrets.token_hex(12)
+        self.connection = Broker((Host("127.0.0.1", self.port),), self.username, self.password)
+        self.options = ("--mq-hostname", "127.0.0.1", "--mq-port", self.port, "--mq-username", self.username)
+        self.environment = {PASSWORD_VARIABLE: self.password}
         self._folder = Path(tempfile.mkdtemp(prefix="private-broker-"))
         self._node = f"private{self.port}@localhost"
         self._log = self._folder / "output.log"
-        (self._folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
-            f"default_user = {self.username}\n"
-            f"default_pass = {self.password}\n"
-            "disk_free_limit.absolute = 50MB\n"
-            f"max_message_size = {LARGEST_MESSAGE}\n"
-            f"{'' if tls is None else _format_tls_settings(self.tls_port, tls)}"
-            f"{settings}\n"
-        )
+        (self._folder / "rabbitmq.conf").write_text(self._make_configuration())
         (self._folder / "plugins").write_text("[].")
-        self._environment = self._make_environment()
+        self._node_environment = self._make_node_environment()
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -126,7 +83,16 @@ class PrivateBroker:
             self.close()
             raise
 
-    def _make_environment(self) -> dict[str, str]:
+    def _make_configuration(self) -> str:
+        return (
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            f"default_user = {self.username}\n"
+            f"default_pass = {self.password}\n"
+            "disk_free_limit.absolute = 50MB\n"
+            f"max_message_size = {LARGEST_MESSAGE}\n"
+        )
+
+    def _make_node_environment(self) -> dict[str, str]:
         folder = self._folder
         return {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -151,12 +117,12 @@ class PrivateBroker:
         if self._epmd is None:
             # In the foreground: an epmd that the node itself starts would outlive it.
             self._epmd = subprocess.Popen(
-                ["epmd"], env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                ["epmd"], env=self._node_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
                 [str(self._server)],
-                env=self._environment,
+                env=self._node_environment,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -171,50 +137,27 @@ class PrivateBroker:
             time.sleep(0.1)
 
     def _is_ready(self) -> bool:
-        """Return whether the node answers a protocol header (its port opens a little earlier), and listens for TLS."""
+        """Return whether the node answers a protocol header; its port opens a little earlier."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")
-                if not connection.recv(1):
-                    return False
-            if self.tls_port:
-                socket.create_connection(("127.0.0.1", self.tls_port), timeout=2).close()
+                return bool(connection.recv(1))
         except OSError:
             return False
-        return True
 
-    def control(self, command: str, *arguments: str) -> str:
-        """Return the output of a ``rabbitmqctl`` command, without headings.
+    def run_worker(self, checkpoint: Path, network: str, *options: object) -> AbstractContextManager[None]:
+        """Return a block during which a worker runs on the node.
+
+        Args:
+            checkpoint: checkpoint of two exits.
+            network: its family, as in ``models.FAMILIES``.
+            options: further options of ``offload/ee-processor-server.py``.
 
         Raises:
-            CloudError: the node does not run or answer, or refuses the command; the message never holds a password.
+            CloudUnavailableError: on entering: the worker did not start.
         """
-        if self._process is None:
-            raise CloudUnavailableError("the private RabbitMQ node does not run; start it first")
-        try:
-            done = subprocess.run(
-                [str(self._server.with_name("rabbitmqctl")), "--silent", command, *arguments],
-                env=self._environment,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_CONTROL_TIMEOUT,
-            )
-        except subprocess.TimeoutExpired:
-            # "from None", because the original exception quotes the whole command.
-            raise CloudUnavailableError(f"rabbitmqctl {command}: no answer within {_CONTROL_TIMEOUT:g} s") from None
-        if done.returncode != 0:
-            raise CloudError(f"rabbitmqctl {command}: {_extract_error(done.stderr)}")
-        return done.stdout
-
-    def pause(self) -> None:
-        """Pause the node: it accepts connections and bytes but answers nothing until ``resume``."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Resume a paused node."""
-        self._signal(signal.SIGCONT)
+        served = ("--trained-network-file", checkpoint, "--network", network, "--quiet")
+        return run_server("offload/ee-processor-server.py", [*self.options, *served, *options], self.environment)
 
     def kill(self) -> None:
         """Kill the node, as in a crash; its durable data is there again after ``start``."""

@@ -6,7 +6,9 @@ request id.
 """
 
 import json
+import os
 import re
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +47,11 @@ def make_id() -> str:
     return uuid.uuid4().hex
 
 
+def make_process_name() -> str:
+    """Return the name of this process in its messages: host name and process number."""
+    return f"{re.sub(r'[^a-zA-Z0-9_.-]', '-', socket.gethostname())[:100]}:{os.getpid()}"
+
+
 def is_id(text: object) -> bool:
     """Return whether ``text`` has the form of a request id."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
@@ -56,7 +63,7 @@ class Request:
 
     Attributes:
         request_id: 32 hexadecimal digits.
-        client_id: name of the client in the worker's log.
+        client_id: name of the client, by which a worker counts the clients of a batch.
         fingerprint: fingerprint of the network that must answer; see ``models.checkpoint.compute_fingerprint``.
         payload: ``features``, tensor (n, 58), or ``activations``, tensor (n, C, H, W).
         tensor: float32, or float16 to halve the bytes; 1 <= n <= MAX_EVENTS.
@@ -67,6 +74,28 @@ class Request:
     fingerprint: str
     payload: str
     tensor: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class RequestTemplate:
+    """The fields that all requests of a client share.
+
+    Attributes:
+        fingerprint, client_id, payload: as in ``Request``.
+        half_precision: send float16, half the bytes, unless a value is too large for it.
+    """
+
+    fingerprint: str
+    client_id: str
+    payload: str
+    half_precision: bool = False
+
+    def make_request(self, events: NDArray[np.float32]) -> Request:
+        """Return a request about 1 to ``MAX_EVENTS`` events: features (n, 58) or activations (n, C, H, W)."""
+        tensor: NDArray[np.floating] = events
+        if self.half_precision and np.abs(events).max() <= np.finfo(np.float16).max:
+            tensor = events.astype(np.float16)
+        return Request(make_id(), self.client_id, self.fingerprint, self.payload, tensor)
 
 
 @dataclass(frozen=True)

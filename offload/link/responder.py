@@ -84,12 +84,12 @@ class Responder:
         """Return the logits (n, 2) for features (n, 58); each distinct vector that is not cached is computed once."""
         if self._cache is None:
             return self._exit_2.compute_from_features(features)
-        first, place = find_distinct_vectors(features)
+        first, vector_index = find_distinct_vectors(features)
         vectors = features[first]
         keys = make_keys(vectors)
         logits = self._cache.find(keys)[:, 1]
-        missing = self._cache.count(2, logits)
+        missing = self._cache.find_missing(2, logits)
         if len(missing):
             logits[missing] = self._exit_2.compute_from_features(vectors[missing])
             self._cache.put([keys[row] for row in missing.tolist()], 2, logits[missing])
-        return logits[place]
+        return logits[vector_index]

@@ -1,4 +1,4 @@
-"""The worker: one thread owns the connection, another one computes waiting requests together.
+"""The worker: answer requests; one thread owns the connection, another one computes waiting requests together.
 
 A long inference therefore never delays heartbeats, and many small requests cost little more than one large one.
 """
@@ -249,7 +249,7 @@ class Worker:
         """Wait for requests and return the next batch; an empty list at the end."""
         deliveries: list[Delivery] = []
         events, until = 0, None
-        while events < self._settings.max_batch and len(deliveries) != self._settings.prefetch:
+        while events < self._settings.max_batch and len(deliveries) < self._settings.prefetch:
             delivery = self._wait_for_oldest(until)
             if delivery is None:
                 break
@@ -271,7 +271,7 @@ class Worker:
                 self._metrics.waiting.set(len(self._waiting))
             deliveries.append(delivery)
             events += size
-            if len(deliveries) in (1, self._together):
+            if len(deliveries) in (1, self._together):  # wait for as many as last time, then take only what is here
                 until = time.monotonic() + (self._settings.batch_wait if len(deliveries) < self._together else 0.0)
         self._together = len(deliveries)
         return deliveries

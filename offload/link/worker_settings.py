@@ -1,4 +1,4 @@
-"""How a worker receives and merges requests."""
+"""Settings of a worker: how many requests it receives and computes together."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,18 +6,18 @@ from typing import Final
 from offload.defaults import BATCH_WAIT, MAX_BATCH, PREFETCH, QUEUE_TYPES
 from offload.link.protocol import LARGEST_MESSAGE
 
-MOST_HELD: Final = 2**29
+MAX_HELD_BYTES: Final = 2**29
 """Most bytes of request bodies that a worker holds, whatever its prefetch."""
 
 
 def bound_prefetch(prefetch: int, largest_body: int) -> int:
-    """Return a prefetch for which the bodies of all held requests stay below ``MOST_HELD`` bytes."""
-    return max(1, min(prefetch, MOST_HELD // largest_body))
+    """Return a prefetch for which the bodies of all held requests stay below ``MAX_HELD_BYTES`` bytes."""
+    return max(1, min(prefetch, MAX_HELD_BYTES // largest_body))
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How a worker receives and merges requests.
+    """How many requests a worker receives, and how many it computes together.
 
     Attributes:
         max_batch: most events of a batch.

@@ -21,7 +21,7 @@ class Cache:
 
     Args:
         size: most vectors, at least 1.
-        on_lookup: called with the number of the exit, the hits and the misses of each lookup.
+        on_lookup: called with the number of the exit, the hits and the misses, by ``find_missing``.
 
     Attributes:
         hits, misses: numbers for exit 1 and exit 2, over all lookups.
@@ -40,17 +40,15 @@ class Cache:
     def find(self, keys: list[bytes]) -> FloatArray:
         """Return the logits (n, 2 exits, 2) float32 of n vectors, NaN for those that are not cached."""
         logits = np.full((len(keys), EXITS, CLASS_COUNT), np.nan, dtype=np.float32)
-        rows = [self._rows.get(key, -1) for key in keys]
-        if len(rows) > rows.count(-1):
-            places = np.array(rows)
-            found = np.flatnonzero(places >= 0)
-            for place in found.tolist():
-                self._rows.move_to_end(keys[place])
-            logits[found] = self._logits[places[found]]
+        rows = np.array([self._rows.get(key, -1) for key in keys], dtype=np.intp)
+        found = np.flatnonzero(rows >= 0)
+        for number in found.tolist():
+            self._rows.move_to_end(keys[number])
+        logits[found] = self._logits[rows[found]]
         return logits
 
-    def count(self, exit_number: int, logits: FloatArray) -> NDArray[np.intp]:
-        """Count a lookup of one exit's logits (n, 2); return the rows (k,) that are not cached."""
+    def find_missing(self, exit_number: int, logits: FloatArray) -> NDArray[np.intp]:
+        """Return the rows (k,) of one exit's logits (n, 2) that ``find`` did not find; count hits and misses."""
         missing = np.flatnonzero(np.isnan(logits[:, 0]))
         hits = len(logits) - len(missing)
         self.hits[exit_number - 1] += hits

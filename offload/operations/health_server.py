@@ -28,7 +28,7 @@ from utils.errors import InputFileError
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
 
-MOST_CONNECTIONS: Final = 16
+MAX_CONNECTIONS: Final = 16
 LARGEST_REQUEST: Final = 8192
 """Most bytes of a request's head, and of its body, which is ignored."""
 TIMEOUT: Final = 5.0
@@ -93,11 +93,11 @@ def serve_health(
 def _listen(address: str, port: int) -> socket.socket:
     reason = "no such host"
     with contextlib.suppress(socket.gaierror, UnicodeError):
-        places = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, *_, place in places:  # localhost may be ::1 where there is no IPv6
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, socket_address in found:  # localhost may be ::1 where there is no IPv6
             both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
             try:
-                return socket.create_server(place, family=family, dualstack_ipv6=both)
+                return socket.create_server(socket_address, family=family, dualstack_ipv6=both)
             except OSError as problem:
                 reason = os.strerror(problem.errno or 0).lower()
     raise InputFileError(
@@ -105,9 +105,9 @@ def _listen(address: str, port: int) -> socket.socket:
     )
 
 
-def _create_server(listener: socket.socket, pages: "_Application") -> Any:
+def _create_server(listener: socket.socket, application: "_Application") -> Any:
     server = create_server(
-        pages,
+        application,
         sockets=[listener],
         threads=_THREADS,
         backlog=_BACKLOG,
@@ -123,7 +123,7 @@ def _create_server(listener: socket.socket, pages: "_Application") -> Any:
 def _run(server: Any, timeout: float, stop: threading.Event) -> None:
     while not stop.is_set():
         wasyncore.loop(timeout=_POLL, use_poll=True, map=server._map, count=1)
-        _close_connections(server, MOST_CONNECTIONS, time.time() - timeout)
+        _close_connections(server, MAX_CONNECTIONS, time.time() - timeout)
         time.sleep(_PAUSE)  # limits the load of a flood of connections, and of failing to accept without descriptors
 
 

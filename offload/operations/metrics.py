@@ -21,7 +21,7 @@ from prometheus_client import (
 
 from offload.defaults import PROTOCOL_VERSION, SIGNATURES
 
-MOST_CODES: Final = 32
+MAX_CODES: Final = 32
 OTHER: Final = "other"
 DECISIONS: Final = (
     ("edge", "normal"),
@@ -78,7 +78,8 @@ EXPIRED: Final = "expired"
 ABANDONED: Final = "abandoned"
 """Code of a request without a reply because its client had left before it was computed."""
 
-_CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+CODE_FORM: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+"""Form of the codes of errors and refusals; a peer may send any text in place of one."""
 _ROUND_TRIP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_BUCKETS: Final = _ROUND_TRIP_BUCKETS
 _INFERENCE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -89,42 +90,40 @@ _REQUESTS_BUCKETS: Final = tuple(2**power for power in range(7))
 class CodeCounter:
     """A counter with one label, whose values are short codes.
 
-    Some codes come from the network. To bound the memory, at most ``MOST_CODES`` different codes are counted, the known
+    Some codes come from the network. To bound the memory, at most ``MAX_CODES`` different codes are counted, the known
     ones always among them; further codes, and text that is not a code, are counted as ``other``.
 
     Args:
         counter: counter with one label.
-        label: name of the label.
-        known: codes that are exported as 0 from the start, so that a rate includes their first event.
+        known: codes that are exported as 0 from the start.
     """
 
-    def __init__(self, counter: Counter, label: str, known: Iterable[str]) -> None:
-        self._add_counter = counter
+    def __init__(self, counter: Counter, known: Iterable[str]) -> None:
+        self._counter = counter
         self._codes = {*known, OTHER}
         self._lock = threading.Lock()
-        for code in sorted(self._codes):
-            counter.labels(**{label: code})
 
     def labels(self, **code: str) -> Counter:
         """Return the counter of a code, named as in ``labels(result="answered")``."""
-        return self._add_counter.labels(**{label: self._bound_code(value) for label, value in code.items()})
+        return self._counter.labels(**{label: self._bound_code(value) for label, value in code.items()})
 
     def _bound_code(self, code: str) -> str:
         with self._lock:
-            if code not in self._codes and len(self._codes) < MOST_CODES and _CODE.fullmatch(code):
+            if code not in self._codes and len(self._codes) < MAX_CODES and CODE_FORM.fullmatch(code):
                 self._codes.add(code)
             return code if code in self._codes else OTHER
 
 
 class _Metrics:
-    """Metrics of both sides.
+    """Metrics of both sides; each is an attribute, and its description says what it measures.
+
+    Args:
+        side: ``client`` or ``worker``, the beginning of the names after ``ee_``.
+        architecture: name of the network of this process.
+        fingerprint: fingerprint of that network, of which 12 digits are shown.
 
     Attributes:
         registry: all metrics, to be served.
-        connected: 1 while there is a connection to RabbitMQ.
-        blocked: 1 while RabbitMQ blocks publishers because its memory or disk alarm is on.
-        connection_losses: number of lost connections.
-        sent_bytes, received_bytes: bytes of message bodies.
     """
 
     def __init__(self, side: str, architecture: str, fingerprint: str) -> None:
@@ -145,8 +144,15 @@ class _Metrics:
     def _add_counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"{self._prefix}_{name}_total", meaning, labels, registry=self.registry)
 
-    def _add_codes(self, name: str, meaning: str, label: str, known: Iterable[str]) -> CodeCounter:
-        return CodeCounter(self._add_counter(name, meaning, (label,)), label, known)
+    def _add_labelled(self, name: str, meaning: str, label: str, values: Iterable[str]) -> Counter:
+        """Add a counter whose label values are exported as 0 from the start: a rate then includes their first event."""
+        counter = self._add_counter(name, meaning, (label,))
+        for value in values:
+            counter.labels(value)
+        return counter
+
+    def _add_codes(self, name: str, meaning: str, label: str, known: Sequence[str]) -> CodeCounter:
+        return CodeCounter(self._add_labelled(name, meaning, label, sorted({*known, OTHER})), known)
 
     def _add_gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(f"{self._prefix}_{name}", meaning, registry=self.registry)
@@ -156,28 +162,7 @@ class _Metrics:
 
 
 class ClientMetrics(_Metrics):
-    """Metrics of the edge client.
-
-    Args:
-        architecture: name of the client's network.
-        fingerprint: fingerprint of that network, of which 12 digits are shown.
-
-    Attributes:
-        events: decided events, with labels decider and verdict; see ``DECISIONS``.
-        requests: finished requests, with label result.
-        attempts: published messages, first attempts and retries.
-        retries: messages that were published again.
-        dropped_replies: discarded replies, with label reason.
-        fallback_events: events without an answer of the cloud, with label policy (local, reject).
-        in_flight: requests without a final reply.
-        round_trip: seconds from a request to its answer.
-        breaker_open: 1 while no requests are sent because the cloud failed repeatedly.
-        packets: packets of observed traffic, with label fate; see ``PACKET_FATES``.
-        alerts: written alerts, with label signature (attack, rejected).
-        suppressed_alerts: alerts suppressed by a limit, with label signature (attack, rejected).
-        unwritten_lines: lines that could not be written, with label file (alerts, verdicts).
-        recent_vectors: lookups in the cache, with labels exit (1, 2) and result (found, missed).
-    """
+    """Metrics of the edge client; see ``_Metrics``."""
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
         super().__init__("client", architecture, fingerprint)
@@ -190,11 +175,12 @@ class ClientMetrics(_Metrics):
         self.dropped_replies = self._add_codes(
             "dropped_replies", "Discarded replies by reason.", "reason", DROPPED_REPLIES
         )
-        self.fallback_events = self._add_counter(
-            "fallback_events", "Events that the cloud did not answer, by what the client did instead.", ("policy",)
+        self.fallback_events = self._add_labelled(
+            "fallback_events",
+            "Events that the cloud did not answer, by what the client did instead.",
+            "policy",
+            POLICIES,
         )
-        for policy in POLICIES:
-            self.fallback_events.labels(policy=policy)
         self.in_flight = self._add_gauge("in_flight_requests", "Requests without a final reply.")
         self.round_trip = self._add_histogram(
             "round_trip_seconds", "Seconds from a request to its answer, retries included.", _ROUND_TRIP_BUCKETS
@@ -202,21 +188,17 @@ class ClientMetrics(_Metrics):
         self.breaker_open = self._add_gauge(
             "breaker_open", "1 while no requests are sent because the cloud failed repeatedly, else 0."
         )
-        self.packets = self._add_counter("packets", "Packets of observed traffic by fate.", ("fate",))
-        for fate in PACKET_FATES:
-            self.packets.labels(fate=fate)
-        self.alerts = self._add_counter("alerts", "Written alerts by signature.", ("signature",))
-        self.suppressed_alerts = self._add_counter(
-            "suppressed_alerts", "Alerts that a limit suppressed.", ("signature",)
+        self.packets = self._add_labelled("packets", "Packets of observed traffic by fate.", "fate", PACKET_FATES)
+        self.alerts = self._add_labelled("alerts", "Written alerts by signature.", "signature", SIGNATURES)
+        self.suppressed_alerts = self._add_labelled(
+            "suppressed_alerts", "Alerts that a limit suppressed.", "signature", SIGNATURES
         )
-        for signature in SIGNATURES:
-            self.alerts.labels(signature=signature)
-            self.suppressed_alerts.labels(signature=signature)
-        self.unwritten_lines = self._add_counter(
-            "unwritten_lines", "Lines that could not be written, for example because the disk was full.", ("file",)
+        self.unwritten_lines = self._add_labelled(
+            "unwritten_lines",
+            "Lines that could not be written, for example because the disk was full.",
+            "file",
+            UNWRITTEN,
         )
-        for file in UNWRITTEN:
-            self.unwritten_lines.labels(file=file)
         self.recent_vectors = self._add_counter(
             "recent_vectors", "Vectors looked up in the cache, by exit and result.", ("exit", "result")
         )
@@ -233,25 +215,7 @@ class ClientMetrics(_Metrics):
 
 
 class WorkerMetrics(_Metrics):
-    """Metrics of the cloud worker.
-
-    Args:
-        architecture: name of the worker's network.
-        fingerprint: fingerprint of that network, of which 12 digits are shown.
-
-    Attributes:
-        requests: finished requests, with label code.
-        events: answered events.
-        batch_events, batch_requests: events and requests of a batch.
-        inference: seconds of computation for a batch.
-        queue_wait: seconds that a request waited in this worker before its batch began.
-        redelivered: requests that were delivered to a worker before.
-        unroutable_replies: replies to clients that had left.
-        dropped_messages: messages without a valid request id or reply queue.
-        requeued: requests returned to the queue.
-        waiting: requests in this worker that are not yet being computed.
-        recent_vectors: lookups in the cache, with label result (found, missed).
-    """
+    """Metrics of the cloud worker; see ``_Metrics``."""
 
     def __init__(self, architecture: str = "unknown", fingerprint: str = "unknown") -> None:
         super().__init__("worker", architecture, fingerprint)

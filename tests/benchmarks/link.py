@@ -30,14 +30,12 @@ import torch
 
 from models.checkpoint import compute_fingerprint, read_two_exits, write_checkpoint
 from models.early_exit import TwoExits
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.client import Client
 from offload.link.load import Pace, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import FEATURES, Request, make_id
-from offload.link.request_form import RequestForm
+from offload.link.protocol import FEATURES, Request, RequestTemplate, make_id
 from offload.operations.metrics import ClientMetrics
 from tests.benchmarks import plain_link
 from tests.networks import calibrated_network
@@ -63,7 +61,7 @@ class Link:
 
     @property
     def broker(self) -> Broker:
-        return Broker((Host("127.0.0.1", self.node.port),), self.node.username, self.node.password)
+        return self.node.connection
 
     def network(self, family: str) -> tuple[Path, TwoExits]:
         path = self.trained or self.folder / f"{family}.pth"
@@ -123,7 +121,7 @@ def many_clients(here: Link, family: str, payload: str, *options: object, count:
         stack.enter_context(here.ours(family, "ours", *options))
         clients = [stack.enter_context(Client(here.broker, "ours", PATIENCE, ClientMetrics())) for _ in range(16)]
         plains = [plain_link.PlainClient(here.node.port, here.node.username, "plain") for _ in range(16)]
-        sending = [RequestForm(digest, f"b{number}", payload) for number in range(16)]
+        templates = [RequestTemplate(digest, f"b{number}", payload) for number in range(16)]
         first, _ = find_distinct_vectors(here.features)
         events = [here.features[row : row + 1] for row in first[:16]]
         if payload != FEATURES:
@@ -131,7 +129,7 @@ def many_clients(here: Link, family: str, payload: str, *options: object, count:
                 events = [network.segment_1(torch.from_numpy(to_images(one))).numpy() for one in events]
 
         def run_ours() -> None:
-            results = send_requests(clients, sending, events, Pace(count, 0.0), Stop(), lambda _done: None)
+            results = send_requests(clients, templates, events, Pace(count, 0.0), Stop(), lambda _done: None)
             load = summarize_load(tabulate_results(results))
             assert load.answered == 16 * count
             print(load.summarize())
@@ -161,16 +159,16 @@ def bytes_on_the_wire(here: Link, family: str) -> None:
     counted: dict[str, float] = {}
     certainties: dict[str, np.ndarray] = {}
     with here.ours(family, "bytes"):
-        for name, sending, tensor in (
-            ("features", RequestForm(digest, "b", "features"), events),
-            ("activations", RequestForm(digest, "b", "activations"), activations),
-            ("activations, float16", RequestForm(digest, "b", "activations", half_precision=True), activations),
+        for name, template, tensor in (
+            ("features", RequestTemplate(digest, "b", "features"), events),
+            ("activations", RequestTemplate(digest, "b", "activations"), activations),
+            ("activations, float16", RequestTemplate(digest, "b", "activations", half_precision=True), activations),
         ):
             meter = Meter(here.node.port)
             with meter.running() as port:
                 link = at(here.broker, port)
                 with Client(link, "bytes", PATIENCE, ClientMetrics()) as client:
-                    answer = client.submit(sending.make_request(tensor)).result()
+                    answer = client.submit(template.make_request(tensor)).result()
                 counted[name] = meter.bytes / len(events)
             certainties[name] = classify(answer.logits)[1]
     for name, count in counted.items():
@@ -205,14 +203,14 @@ def scaling(here: Link, family: str) -> None:
                 worker = stack.enter_context(SleepingWorker(folder, here.broker, queue, seconds_per_event=0.02))
                 worker.wait_for("ready")
             clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in range(64)]
-            sending = [RequestForm(FINGERPRINT, "b", "features") for _ in clients]
-            results = send_requests(clients, sending, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None)
+            templates = [RequestTemplate(FINGERPRINT, "b", "features") for _ in clients]
+            results = send_requests(clients, templates, requests, Pace(5 * count, 0.0), Stop(), lambda _done: None)
             load = summarize_load(tabulate_results(results))
             rates[count] = load.events / load.seconds
         print(f"{count} sleeping workers: {rates[count]:.1f} events/s, {rates[count] / rates[1]:.2f} times one")
     _, network = here.network(family)
     digest = compute_fingerprint(network)
-    sending = [RequestForm(digest, "b", "features") for _ in range(16)]
+    templates = [RequestTemplate(digest, "b", "features") for _ in range(16)]
     distinct = here.features[first]
     batches = [distinct[(np.arange(64) + 64 * number) % len(distinct)] for number in range(16)]
     ratios = []
@@ -222,9 +220,11 @@ def scaling(here: Link, family: str) -> None:
             with contextlib.ExitStack() as stack:
                 for _ in range(count):
                     stack.enter_context(here.ours(family, queue, "--prefetch", 2))
-                clients = [stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in sending]
-                send_requests(clients, sending, batches, Pace(1, 0.0), Stop(), lambda _done: None)
-                results = send_requests(clients, sending, batches, Pace(8, 0.0), Stop(), lambda _done: None)
+                clients = [
+                    stack.enter_context(Client(here.broker, queue, PATIENCE, ClientMetrics())) for _ in templates
+                ]
+                send_requests(clients, templates, batches, Pace(1, 0.0), Stop(), lambda _done: None)
+                results = send_requests(clients, templates, batches, Pace(8, 0.0), Stop(), lambda _done: None)
                 load = summarize_load(tabulate_results(results))
                 rates[count] = load.events / load.seconds
         ratios.append(rates[2] / rates[1])

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from models.checkpoint import compute_fingerprint
-from offload.broker_options import PASSWORD_VARIABLE
 from offload.defaults import CACHE_SIZE
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.second_exit import CloudSecondExit
+from offload.link.broker import PASSWORD_VARIABLE
 from offload.link.client import Client
 from offload.link.private_broker import PrivateBroker
-from offload.link.protocol import FEATURES
-from offload.link.request_form import RequestForm
+from offload.link.protocol import FEATURES, RequestTemplate
 from offload.networks.cache import Cache
 from offload.networks.exits import FirstExit
 from offload.networks.onnx_exits import open_exported
@@ -88,7 +87,7 @@ def _month(bench: Bench, at: Link, family: str) -> Row:
         exit_1 = open_exported(bench.exported(family), None, family).exit_1
 
         def ours() -> Answers:
-            cloud = CloudSecondExit(client, RequestForm(digest, "bench", FEATURES), None, "wait")
+            cloud = CloudSecondExit(client, RequestTemplate(digest, "bench", FEATURES), None, "wait")
             verdicts = list(
                 new_edge(exit_1, thresholds, cloud).decide_all(map(Batch, _batches(features)), WINDOW, Stop())
             )

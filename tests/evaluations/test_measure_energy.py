@@ -277,15 +277,11 @@ def test_a_named_broker_is_used(
     checkpoint: Path,
     tmp_path: Path,
 ) -> None:
-    from offload.broker_options import PASSWORD_VARIABLE
-    from utils.script_runner import serving
-
-    where = ("--mq-hostname", "127.0.0.1", "--mq-port", broker.port, "--mq-username", broker.username)
     queue = ("--mq-queue", "energy-of-a-test")
-    monkeypatch.setenv(PASSWORD_VARIABLE, broker.password)
-    worker = (*where, *queue, "--trained-network-file", checkpoint, "--network", "mobilenet", "--quiet")
-    with serving("offload/ee-processor-server.py", worker, {}):
-        ended = call(capsys, SCRIPT, *measuring, "--watts", 1, *where, *queue)
+    for variable, password in broker.environment.items():
+        monkeypatch.setenv(variable, password)
+    with broker.run_worker(checkpoint, "mobilenet", *queue):
+        ended = call(capsys, SCRIPT, *measuring, "--watts", 1, *broker.options, *queue)
     assert (ended.code, ended.err) == (0, "")
     assert "ready:" not in ended.out  # it started no worker of its own
     assert TWO_EXITS_OFFLOADED in set(pd.read_csv(tmp_path / "energy.csv")["method"])

@@ -53,7 +53,7 @@ class Blackhole:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Open the sockets of this thread and of those that it starts on the clients' side."""
+        """Open sockets of this thread, and of threads that it starts, on the side of the clients."""
         with _within(self._client):
             yield
 
@@ -68,7 +68,7 @@ class Blackhole:
 
     def fall_silent(self) -> None:
         """Drop all packets from now on."""
-        # To whom no route leads is not listened to either, for the relay's side filters by the reverse path.
+        # The relay's side also drops packets from a source to which it has no route (reverse path filter).
         _ip("-n", self._relay, "route", "replace", "blackhole", f"{_CLIENT}/32")
 
     def recover(self) -> None:

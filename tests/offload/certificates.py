@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trustme
 
-from offload.link.private_broker import TlsFiles
+from tests.controlled_broker import TlsFiles
 
 SERVER_NAMES = ("localhost", "127.0.0.1")
 WRONG_NAME = "elsewhere.example"

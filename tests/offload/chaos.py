@@ -1,4 +1,4 @@
-"""Clients and workers as an operator runs them, what is done to them, and whether their CSV is right all the same."""
+"""Helpers that run the client and worker scripts as processes, make them fail, and compare the verdicts."""
 
 import contextlib
 import functools
@@ -27,19 +27,18 @@ import pika
 from numpy.typing import NDArray
 
 from models.checkpoint import compute_fingerprint, read_two_exits
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import Answer, Limits, decode_request, encode_answer, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from tests.hostile import Bomb, Evaluated
 from tests.offload.hostile_peers import is_valid
-from tests.offload.link_ends import PATIENCE, connected, listening, wait_until
-from tests.offload.messages import mutants
+from tests.offload.link_ends import PATIENCE, listening, open_channel, wait_until
+from tests.offload.messages import mutate_body
 from tests.scripts import CLIENT, ROOT, SERVER
 from utils.schema import ATTACK, CLASS, CLASS_COUNT, CLOUD, FEATURES, NOT_ASKED, REJECTED, UNCERTAIN
 
 TOLERANCE = 5e-5
-"""The size of a forward pass decides on the last bits of a certainty."""
+"""Largest difference of two equal certainties: passes of different sizes add in different orders."""
 ALL_UNCERTAIN = ("--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1)
 EXIT_2_LIMITS = (0.7, 0.63)  # for normal, for attack
 _NOISE = 0.01
@@ -47,7 +46,7 @@ _ANSWERED = re.compile(r"^[0-9a-f]{32}: \d+ bytes, answered by \S+ in ([\d.]+) s
 
 
 class Script:
-    """One of the project's scripts as a process; gone at the end of its ``with`` block."""
+    """A script of the project as a process, which is killed at the end of its ``with`` block."""
 
     def __init__(self, folder: Path, script: str, *arguments: object, password: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,14 +75,14 @@ class Script:
         return self._process.poll() is None
 
     @property
-    def resident(self) -> int:
-        """Bytes of memory that the process has now."""
+    def resident_bytes(self) -> int:
+        """Resident memory of the process in bytes."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return 1024 * int(re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.M)[0])
 
     @property
     def open_files(self) -> int:
-        """How many files and connections the process holds."""
+        """Number of open files and connections of the process."""
         return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
     def wait_for(self, text: str, seconds: float = PATIENCE) -> Self:
@@ -96,7 +95,7 @@ class Script:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it as a crash would, and wait until it is gone."""
+        """Kill the process, as in a crash, and wait for its end."""
         self._process.kill()
         self._process.wait()
 
@@ -105,8 +104,8 @@ class Script:
         return self._process.wait(seconds)
 
     @property
-    def complaints(self) -> list[str]:
-        """What it has written to stderr, line by line, without what --debug has pika say."""
+    def error_lines(self) -> list[str]:
+        """Lines on stderr, without those that pika logs with --debug."""
         lines = []
         for line in self.err.splitlines():
             fields = json.loads(line) if line.startswith("{") else {"message": line, "logger": ""}
@@ -114,16 +113,16 @@ class Script:
                 lines.append(fields["message"])
         return lines
 
-    def logged(self) -> Iterator[tuple[float, dict[str, Any]]]:
-        """Yield what it has logged as JSON, each line with its time."""
+    def read_log(self) -> Iterator[tuple[float, dict[str, Any]]]:
+        """Yield the JSON lines on stdout, each with its time in seconds since the epoch."""
         for line in self.out.splitlines():
-            with contextlib.suppress(ValueError):  # the last may be half written
+            with contextlib.suppress(ValueError):  # the last line may be incomplete
                 fields = json.loads(line)
                 yield datetime.fromisoformat(fields["time"]).timestamp(), fields
 
-    def round_trips(self) -> Iterator[tuple[float, float]]:
-        """Yield when each answered request of a client was made, and when it was answered; it must log so, in JSON."""
-        for moment, fields in self.logged():
+    def read_round_trips(self) -> Iterator[tuple[float, float]]:
+        """Yield the times at which each answered request of a client began and ended; needs --debug and JSON lines."""
+        for moment, fields in self.read_log():
             if found := _ANSWERED.match(fields["message"]):
                 yield moment - float(found[1]), moment
 
@@ -137,15 +136,15 @@ class Script:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Setup:
     """What the clients and workers of a test have in common.
 
     Attributes:
-        broker: where RabbitMQ is.
-        queue: the workers'.
-        checkpoint: of the network of both ends, a MobileNetV2.
-        dataset: what clients decide on.
-        batch: events that a client asks about in one request.
+        broker: connection settings.
+        queue: the request queue.
+        checkpoint: checkpoint of a MobileNetV2, for clients and workers.
+        dataset: dataset of the clients.
+        batch: events of a batch, and so of a request.
     """
 
     broker: Broker
@@ -154,29 +153,29 @@ class Scene:
     dataset: Path
     batch: int
 
-    def on(self, queue: str) -> "Scene":
-        """Return the same with another queue."""
+    def with_queue(self, queue: str) -> "Setup":
+        """Return the setup with another queue."""
         return replace(self, queue=queue)
 
-    def through(self, port: int) -> "Scene":
-        """Return the same with RabbitMQ at another port of this machine."""
+    def with_port(self, port: int) -> "Setup":
+        """Return the setup with another port of RabbitMQ on this machine."""
         return replace(self, broker=replace(self.broker, hosts=(replace(self.broker.hosts[0], port=port),)))
 
-    def client(self, folder: Path, *options: object) -> Script:
-        """Start a client on the whole dataset; its CSV is ``verdicts.csv`` in its folder."""
+    def start_client(self, folder: Path, *options: object) -> Script:
+        """Start a client on the whole dataset, which writes ``verdicts.csv`` in its folder."""
         return Script(
             folder, CLIENT, *self._common(), "--dataset", self.dataset, "--batch-size", self.batch,
             "--savefile", folder / "verdicts.csv", *ALL_UNCERTAIN, "--normal-exit2-min-certainty", EXIT_2_LIMITS[0],
             "--attack-exit2-min-certainty", EXIT_2_LIMITS[1], *options, password=self.broker.password,
         )  # fmt: skip
 
-    def worker(self, folder: Path, *options: object) -> Script:
+    def start_worker(self, folder: Path, *options: object) -> Script:
         """Start a worker."""
         return Script(folder, SERVER, *self._common(), *options, password=self.broker.password)
 
-    def without_cloud(self, folder: Path, *options: object) -> pd.DataFrame:
-        """Return the verdicts of a client that asks no one."""
-        with self.client(folder, "--process-exit2-locally", *options) as client:
+    def decide_locally(self, folder: Path, *options: object) -> pd.DataFrame:
+        """Return the verdicts of a client that computes exit 2 itself."""
+        with self.start_client(folder, "--process-exit2-locally", *options) as client:
             assert client.end(3600) == 0, client.err
         return read_verdicts(folder)
 
@@ -189,7 +188,7 @@ class Scene:
 
 
 def write_distinct_events(path: Path, months: Path, count: int) -> Path:
-    """Write a dataset of events that all differ a little from those of the months in a folder, in random order."""
+    """Write a dataset of ``count`` distinct events: rows of the months in a folder, in random order and with noise."""
     frames = [pd.read_csv(month) for month in sorted(months.glob("2016_*.csv"))]
     rng = np.random.default_rng(count)
     names = list(FEATURES)
@@ -201,19 +200,19 @@ def write_distinct_events(path: Path, months: Path, count: int) -> Path:
 
 
 def read_verdicts(folder: Path) -> pd.DataFrame:
-    """Return the CSV that a client left in its folder."""
+    """Return the verdicts in a client's folder."""
     return pd.read_csv(folder / "verdicts.csv", keep_default_na=False, dtype={"final_prediction": str})
 
 
 @dataclass(frozen=True)
-class Check:
-    """How an offload CSV compares with that of a run without a cloud.
+class Differences:
+    """Numbers of rows in which an offload CSV differs from that of a run without a cloud.
 
     Attributes:
-        lost, duplicated: rows that are missing, or too many.
-        misplaced: rows that are of another event than the dataset's row of the same number.
-        wrong: rows with another verdict, where exit 2 is not at a limit; none is to be at one of exit 1.
-        unanswered: rows without a verdict of exit 2 where there should be one.
+        lost, duplicated: missing rows, and surplus rows.
+        misplaced: rows about another event than the dataset's row of the same number.
+        wrong: rows with another verdict, except those whose certainty of exit 2 is at a threshold.
+        unanswered: rows without a prediction of exit 2 where there should be one.
     """
 
     lost: int = 0
@@ -225,26 +224,28 @@ class Check:
     def __str__(self) -> str:
         return ", ".join(f"{count} {what}" for what, count in vars(self).items())
 
-    def __add__(self, other: "Check") -> "Check":
-        return Check(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def __add__(self, other: "Differences") -> "Differences":
+        return Differences(
+            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
 
-RIGHT = Check()
+NO_DIFFERENCES = Differences()
 
 
-def check(found: pd.DataFrame, expected: pd.DataFrame) -> Check:
-    """Compare the verdicts of a client with those of one that asked no cloud."""
+def compare_verdicts(found: pd.DataFrame, expected: pd.DataFrame) -> Differences:
+    """Compare the verdicts of a client with those of a client that computed exit 2 itself."""
     both = min(len(found), len(expected))
     surplus = len(found) - len(expected)
     found, expected = found.iloc[:both], expected.iloc[:both]
     apart = np.abs(_odds(found, 1) - _odds(expected, 1)) > TOLERANCE
     misplaced = apart | (found[CLASS] != expected[CLASS]).to_numpy()
-    asked = (expected["exit_2_prediction"] != NOT_ASKED).to_numpy()
-    unanswered = asked & (found["exit_2_prediction"] == NOT_ASKED).to_numpy()
+    is_offloaded = (expected["exit_2_prediction"] != NOT_ASKED).to_numpy()
+    unanswered = is_offloaded & (found["exit_2_prediction"] == NOT_ASKED).to_numpy()
     columns = ("exit_2_prediction", "final_prediction")
     differs = np.any([(found[name].astype(str) != expected[name].astype(str)).to_numpy() for name in columns], axis=0)
-    wrong = differs & np.where(asked, _is_clear(expected), True) & ~unanswered & ~misplaced
-    return Check(max(0, -surplus), max(0, surplus), int(misplaced.sum()), int(wrong.sum()), int(unanswered.sum()))
+    wrong = differs & np.where(is_offloaded, _is_clear(expected), True) & ~unanswered & ~misplaced
+    return Differences(max(0, -surplus), max(0, surplus), int(misplaced.sum()), int(wrong.sum()), int(unanswered.sum()))
 
 
 def _odds(table: pd.DataFrame, exit_number: int) -> NDArray[np.float64]:
@@ -260,14 +261,14 @@ def _is_clear(table: pd.DataFrame) -> NDArray[np.bool_]:
     return clear
 
 
-def all_by_cloud(found: pd.DataFrame) -> bool:
-    """Return whether the cloud answered for every event; it may have been uncertain."""
+def is_all_by_cloud(found: pd.DataFrame) -> bool:
+    """Return whether the cloud answered all events, certain or not."""
     deciders = set(zip(found["decider"], found["reason"], strict=True))
     return deciders <= {(CLOUD, "certain"), (REJECTED, UNCERTAIN)}
 
 
-def metric(port: int, name: str) -> float:
-    """Return a figure from a process's metrics page, over all labels; 0 while the page is not there."""
+def read_metric(port: int, name: str) -> float:
+    """Return the sum of a metric over all labels; 0 while nothing listens on the port."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as page:
             text = page.read().decode()
@@ -276,8 +277,8 @@ def metric(port: int, name: str) -> float:
     return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)))
 
 
-def opening_of(port: int, seconds: float = 3 * PATIENCE) -> float:
-    """Wait until a port opens; return the time."""
+def wait_for_port(port: int, seconds: float = 3 * PATIENCE) -> float:
+    """Wait until something listens on a port; return the time in seconds since the epoch."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -290,8 +291,8 @@ def opening_of(port: int, seconds: float = 3 * PATIENCE) -> float:
 
 
 @contextmanager
-def throttled(script: Script, share: float = 0.1, period: float = 0.1) -> Iterator[None]:
-    """Let a process run but for a share of the time."""
+def throttle(script: Script, share: float = 0.1, period: float = 0.1) -> Iterator[None]:
+    """Pause a process again and again during the block, so that it runs for ``share`` of the time."""
     over = threading.Event()
 
     def throttle() -> None:
@@ -311,14 +312,14 @@ def throttled(script: Script, share: float = 0.1, period: float = 0.1) -> Iterat
         script.send(signal.SIGCONT)
 
 
-class Gate:
-    """Stands between a script and the broker, and can kill a worker between its reply and the acknowledgement.
+class KillingRelay:
+    """A relay to the broker that can kill a worker after its reply and before the acknowledgement.
 
     Args:
-        port: of the broker.
+        port: port of the broker.
 
     Attributes:
-        connections: so many were made.
+        connections: number of connections so far.
     """
 
     _HEADER = struct.Struct(">BHI")  # type, channel, size
@@ -333,7 +334,7 @@ class Gate:
         self.connections = 0
 
     def kill_at(self, n: int, victim: Script) -> None:
-        """Kill a worker when it acknowledges the n-th time from now; the broker does not learn of it."""
+        """Kill a worker at its n-th acknowledgement from now, which does not reach the broker."""
         self._acknowledgements, self._victim = n, victim
 
     @contextmanager
@@ -386,32 +387,35 @@ def _hang_up(*ends: socket.socket) -> None:
 
 
 class Intruder:
-    """Takes a client's requests before a worker gets them, and sends harm both ways before it hands them on.
+    """Consumes the clients' requests, sends harmful messages to both sides, and then forwards the request.
 
     Args:
-        scene: its queue is the clients'.
-        behind: the workers' queue.
-        canary: is made where a message is unpickled.
-        count: harmful messages each way for each request.
+        setup: setup of the clients, with their queue.
+        worker_queue: queue of the workers.
+        canary: file that exists if a message was unpickled.
+        count: harmful messages to each side for each request.
+
+    Attributes:
+        sent: number of harmful messages so far.
     """
 
-    def __init__(self, scene: Scene, behind: str, canary: Path, count: int) -> None:
-        self._scene = scene
-        self._behind = behind
+    def __init__(self, setup: Setup, worker_queue: str, canary: Path, count: int) -> None:
+        self._setup = setup
+        self._worker_queue = worker_queue
         self._count = count
         self._bombs = [pickle.dumps(bomb(canary)) for bomb in (Bomb, Evaluated)]
         self._over = threading.Event()
-        network, _ = read_two_exits(scene.checkpoint)
+        network, _ = read_two_exits(setup.checkpoint)
         self._limits = Limits(compute_fingerprint(network), network.activation_shape())
         self._seed = 0
         self.sent = 0
 
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Intrude for the length of the block."""
+        """Intrude during the block."""
         thread = threading.Thread(target=self._run, daemon=True)
-        with connected(self._scene.broker) as channel:
-            channel.queue_declare(self._scene.queue, durable=True)
+        with open_channel(self._setup.broker) as channel:
+            channel.queue_declare(self._setup.queue, durable=True)
         thread.start()
         try:
             yield self
@@ -419,16 +423,16 @@ class Intruder:
             self._over.set()
             thread.join(PATIENCE)
             assert not thread.is_alive()
-            with connected(self._scene.broker) as channel:
-                channel.queue_delete(self._scene.queue)
+            with open_channel(self._setup.broker) as channel:
+                channel.queue_delete(self._setup.queue)
 
     def _run(self) -> None:
         sink = f"{REPLY_QUEUE}{make_id()}"  # the workers' refusals go there
-        with connected(self._scene.broker) as confirming:
+        with open_channel(self._setup.broker) as confirming:
             channel = confirming.connection.channel()
             channel.queue_declare(sink, exclusive=True)
             channel.basic_consume(sink, lambda *_refusal: None, auto_ack=True)
-            channel.basic_consume(self._scene.queue, functools.partial(self._intrude, sink), auto_ack=True)
+            channel.basic_consume(self._setup.queue, functools.partial(self._intrude, sink), auto_ack=True)
             while not self._over.is_set():
                 channel.connection.process_data_events(0.1)
 
@@ -436,15 +440,15 @@ class Intruder:
         request = decode_request(body, self._limits)
         logits = np.zeros((len(request.tensor), CLASS_COUNT), dtype=np.float32)
         answer = encode_answer(Answer(request.request_id, request.fingerprint, "intruder", 1.0, logits))
-        bodies = mutants(answer, self._seed, self._count)
+        bodies = mutate_body(answer, self._seed, self._count)
         replies = (reply for reply in (*self._bombs, *bodies) if not is_valid(reply, request))
-        requests = (*self._bombs, *mutants(body, self._seed, self._count))
+        requests = (*self._bombs, *mutate_body(body, self._seed, self._count))
         for reply in replies:
             self._send(channel, properties.reply_to, reply, properties.correlation_id)
         for broken in requests:
-            self._send(channel, self._behind, broken, make_id(), sink)
+            self._send(channel, self._worker_queue, broken, make_id(), sink)
         self._seed += 1
-        channel.basic_publish("", self._behind, body, properties)
+        channel.basic_publish("", self._worker_queue, body, properties)
 
     def _send(self, channel: Any, queue: str, body: bytes, request_id: str, reply_to: str | None = None) -> None:
         properties = pika.BasicProperties(correlation_id=request_id, reply_to=reply_to)

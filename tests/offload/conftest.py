@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker
+from offload.link.broker import Broker
 from offload.link.protocol import make_id
-from tests.offload.link_ends import connected
+from tests.controlled_broker import ControlledBroker
+from tests.offload.link_ends import open_channel
 
 
 @pytest.fixture(scope="session")
-def link(broker: PrivateBroker) -> Broker:
+def link(broker: ControlledBroker) -> Broker:
     """Connection settings of the session's node."""
-    return Broker((Host("127.0.0.1", broker.port),), broker.username, broker.password)
+    return broker.connection
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def queue(link: Broker) -> Iterator[str]:
     """The name of a request queue that does not exist yet, and is deleted afterwards."""
     name = f"requests.{make_id()}"
     yield name
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(name)
 
 

@@ -16,8 +16,8 @@ from offload.networks.torch_exits import Exit1, Exit2, open_network
 
 CPU = torch.device("cpu")
 ROUNDING: Final = 5e-5
-"""Of a certainty: in a pass of another size ONNX Runtime adds products in another order, and PyTorch does in any. The
-logits of the tests' untrained MobileNetV2 are near 57, where a step of float32 is 4e-6."""
+"""Largest rounding error of a certainty: in passes of different sizes ONNX Runtime adds in different orders, and
+PyTorch does in any pass. The logits of the tests' untrained MobileNetV2 are near 57, where float32 steps by 4e-6."""
 
 
 class Exits(NamedTuple):

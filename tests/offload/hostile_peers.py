@@ -29,8 +29,8 @@ from offload.link.protocol import (
 )
 from offload.link.rabbitmq.worker_end import make_queue_arguments
 from tests.hostile import Bomb
-from tests.offload.link_ends import FINGERPRINT, PATIENCE, connected, listening, make_request
-from tests.offload.messages import body_of, changed
+from tests.offload.link_ends import FINGERPRINT, PATIENCE, listening, make_request, open_channel
+from tests.offload.messages import change_header, make_body
 from utils.errors import MessageError
 from utils.schema import CLASS_COUNT
 
@@ -45,7 +45,7 @@ def make_large_request(events: int) -> Request:
     return replace(make_request(), payload=ACTIVATIONS, tensor=tensor)
 
 
-def answer_to(request: Request) -> bytes:
+def make_answer(request: Request) -> bytes:
     """Return the answer of ``Sleeper``: the first two numbers of each event."""
     logits = request.tensor.reshape(len(request.tensor), -1)[:, :CLASS_COUNT]
     return encode_answer(Answer(request.request_id, FINGERPRINT, "by-hand", 1.0, np.ascontiguousarray(logits)))
@@ -53,7 +53,7 @@ def answer_to(request: Request) -> bytes:
 
 @dataclass(frozen=True)
 class Taken:
-    """A request as it lay in the queue; ``seconds`` until it would have expired."""
+    """A request that was taken from the queue, with its properties; ``seconds`` until it would have expired."""
 
     request: Request
     body: bytes
@@ -85,7 +85,7 @@ class ByHand:
     def reply(self, taken: Taken, body: bytes | None = None, **properties: Any) -> None:
         """Reply, by default correctly."""
         properties = {"correlation_id": taken.correlation_id, **properties}
-        body = answer_to(taken.request) if body is None else body
+        body = make_answer(taken.request) if body is None else body
         self._channel.basic_publish("", taken.reply_to, body, pika.BasicProperties(**properties))
 
     def flood(self, taken: Taken, body: bytes) -> None:
@@ -95,9 +95,9 @@ class ByHand:
 
 
 @contextmanager
-def by_hand(broker: Broker, queue: str, room: int = 1000) -> Iterator[ByHand]:
+def control_worker(broker: Broker, queue: str, room: int = 1000) -> Iterator[ByHand]:
     """Yield a worker that a test controls; its queue holds ``room`` requests."""
-    with connected(broker) as channel:
+    with open_channel(broker) as channel:
         arguments = {**make_queue_arguments(), "x-max-length": room}
         channel.queue_declare(queue, durable=True, arguments=arguments)
         yield ByHand(channel, queue)
@@ -113,18 +113,18 @@ def is_valid(body: bytes, request: Request) -> bool:
 
 
 def _of_another(request: Request, **changes: Any) -> bytes:
-    return answer_to(replace(request, **changes))
+    return make_answer(replace(request, **changes))
 
 
 def _bomb(request: Request, canary: Path) -> bytes:
     header = {"__metadata__": {"version": "1", "request_id": request.request_id}}
-    return body_of(header, pickle.dumps(Bomb(canary)))
+    return make_body(header, pickle.dumps(Bomb(canary)))
 
 
 FORGERIES: dict[str, tuple[str, Callable[[Request, Path], bytes]]] = {
     "nothing": ("malformed", lambda _request, _canary: b""),
     "garbage": ("malformed", lambda _request, _canary: bytes(range(256))),
-    "half of the answer": ("malformed", lambda request, _canary: answer_to(request)[:-4]),
+    "half of the answer": ("malformed", lambda request, _canary: make_answer(request)[:-4]),
     "a pickle bomb": ("malformed", lambda _request, canary: pickle.dumps(Bomb(canary))),
     "a pickle bomb for a tensor": ("malformed", _bomb),
     "the answer to another request": (
@@ -141,19 +141,21 @@ FORGERIES: dict[str, tuple[str, Callable[[Request, Path], bytes]]] = {
     ),
     "an answer of another network": (
         "wrong-model",
-        lambda request, _canary: changed(
-            answer_to(request), lambda header: header["__metadata__"].update(fingerprint="66" * 32)
+        lambda request, _canary: change_header(
+            make_answer(request), lambda header: header["__metadata__"].update(fingerprint="66" * 32)
         ),
     ),
     "an answer of another version": (
         "wrong-version",
-        lambda request, _canary: changed(answer_to(request), lambda header: header["__metadata__"].update(version="2")),
+        lambda request, _canary: change_header(
+            make_answer(request), lambda header: header["__metadata__"].update(version="2")
+        ),
     ),
     "an answer that is no number": (
         "not-finite",
         lambda request, _canary: _of_another(request, tensor=np.full_like(request.tensor, np.nan)),
     ),
-    "far too much": ("too-large", lambda request, _canary: answer_to(request) + bytes(2**20)),
+    "far too much": ("too-large", lambda request, _canary: make_answer(request) + bytes(2**20)),
 }
 """Invalid replies by name: the reason why they are discarded, and a function that makes them."""
 

@@ -18,9 +18,8 @@ from typing import Any, Self
 import numpy as np
 import pika
 
-from offload.broker_options import PASSWORD_VARIABLE
 from offload.link.batch_report import BatchReport
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker, Host
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.protocol import FEATURES, Answer, Limits, Refusal, Request, decode_request, make_id
@@ -44,7 +43,7 @@ DEFAULT_RETRIES = RetryPolicy(attempt=60.0, retries=1, deadline=120.0)
 
 
 def at(broker: Broker, *ports: int) -> Broker:
-    """Return the same broker on other ports of this machine, tried in turn."""
+    """Return the settings of a broker with other ports of this machine, tried in turn."""
     return replace(broker, hosts=tuple(Host("127.0.0.1", port) for port in ports))
 
 
@@ -56,16 +55,16 @@ def make_request(events: int = 1, fill: float | None = None, client_id: str = "e
 
 
 class Sleeper(Responder):
-    """Takes the place of a worker's network: the logits are the first two features.
+    """A responder without a network: the logits are the first two features.
 
     Args:
-        seconds: that a batch takes.
-        seconds_per_event: that each event takes besides.
+        seconds: duration of each batch.
+        seconds_per_event: additional duration for each event.
 
     Attributes:
-        batches: the requests that were computed together, batch by batch.
-        threads: that computed.
-        hold: while it is cleared, nothing is computed.
+        batches: the requests of each batch.
+        threads: names of the threads that computed batches.
+        hold: nothing is computed while this event is cleared.
     """
 
     def __init__(self, seconds: float = 0.0, seconds_per_event: float = 0.0) -> None:
@@ -129,7 +128,7 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> No
 
 
 @contextmanager
-def connected(broker: Broker) -> Iterator[Any]:
+def open_channel(broker: Broker) -> Iterator[Any]:
     """Yield a plain pika channel with confirms."""
     credentials = pika.PlainCredentials(broker.username, broker.password)
     (host, *_) = broker.hosts
@@ -144,20 +143,20 @@ def connected(broker: Broker) -> Iterator[Any]:
 
 
 def publish(broker: Broker, queue: str, body: bytes, **properties: Any) -> None:
-    """Put a message with any properties into a queue."""
-    with connected(broker) as channel:
+    """Publish a message with any properties to a queue."""
+    with open_channel(broker) as channel:
         channel.basic_publish("", queue, body, pika.BasicProperties(**properties), mandatory=True)
 
 
-def waiting_in(broker: Broker, queue: str) -> int:
+def count_waiting(broker: Broker, queue: str) -> int:
     """Return the number of ready messages in a queue."""
-    with connected(broker) as channel:
+    with open_channel(broker) as channel:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
 @contextmanager
-def serving(worker: Worker) -> Iterator[list[float]]:
-    """Run a worker in a thread; yield the times at which it was ready. What ``run`` raises is raised at the end."""
+def run_worker(worker: Worker) -> Iterator[list[float]]:
+    """Run a worker in a thread; yield the times at which it became ready. Raise an exception of ``run`` at the end."""
     ready: list[float] = []
     failures: list[BaseException] = []
 
@@ -229,7 +228,7 @@ class Program:
         self._process.wait()
 
 
-# Two cores are shared by all; and the C library is told not to fetch every large tensor's memory anew from the system.
+# All processes share two cores, and the C library must not request the memory of each large tensor from the system.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",

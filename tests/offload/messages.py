@@ -10,22 +10,22 @@ from typing import Any
 from offload.link.protocol import FEATURES, LOGITS
 
 
-def body_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+def make_body(header: object, data: bytes = b"", length: int | None = None) -> bytes:
     """Return a body with any header, tensor bytes and header length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + data
 
 
-def parts_of(body: bytes) -> tuple[dict[str, Any], bytes]:
+def split_body(body: bytes) -> tuple[dict[str, Any], bytes]:
     end = 8 + int.from_bytes(body[:8], "little")
     return json.loads(body[8:end]), body[end:]
 
 
-def changed(body: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+def change_header(body: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     """Return a body with its header changed."""
-    header, data = parts_of(body)
+    header, data = split_body(body)
     change(header)
-    return body_of(header, data)
+    return make_body(header, data)
 
 
 ODD_VALUES: tuple[object, ...] = (
@@ -56,7 +56,7 @@ def mutate_bytes(body: bytes, rng: random.Random) -> bytes:
 
 def mutate_header(body: bytes, rng: random.Random) -> bytes:
     """Return a body whose header is still JSON, with odd values in it."""
-    header, data = parts_of(body)
+    header, data = split_body(body)
     for _ in range(rng.randint(1, 3)):
         table = rng.choice([header, *(value for value in header.values() if isinstance(value, dict))])
         key = rng.choice([*table, rng.choice(string.ascii_letters)])
@@ -64,10 +64,10 @@ def mutate_header(body: bytes, rng: random.Random) -> bytes:
             table.pop(key, None)
         else:
             table[key] = copy.deepcopy(rng.choice(ODD_VALUES))
-    return body_of(header, data)
+    return make_body(header, data)
 
 
-def mutants(body: bytes, seed: int, count: int) -> Iterator[bytes]:
+def mutate_body(body: bytes, seed: int, count: int) -> Iterator[bytes]:
     """Yield ``count`` mutations of a body, the same for the same seed."""
     rng = random.Random(seed)
     for _ in range(count):

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from offload.link.broker import Broker, Host
 from offload.link.pending_requests import RetryPolicy
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import Answer
 from offload.link.worker_settings import WorkerSettings
 from offload.operations.metrics import ClientMetrics
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link_ends import (
     PATIENCE,
     Sleeper,
@@ -19,7 +19,7 @@ from tests.offload.link_ends import (
     make_client,
     make_request,
     make_worker,
-    serving,
+    run_worker,
     wait_until,
 )
 from tests.offload.test_deployment import BLOCKS
@@ -27,7 +27,7 @@ from tests.offload.test_deployment import BLOCKS
 REQUESTS = "requests"
 
 
-class Node(PrivateBroker):
+class Node(ControlledBroker):
     """One of a cluster's nodes on this machine, which share a cookie and epmd.
 
     Args:
@@ -38,13 +38,13 @@ class Node(PrivateBroker):
         self._first = first
         super().__init__()
 
-    def _make_environment(self) -> dict[str, str]:
+    def _make_node_environment(self) -> dict[str, str]:
         cookie = self._folder / ".erlang.cookie"
         cookie.write_text("COOKIE")
         cookie.chmod(0o400)
         if self._first is not None:
             self._epmd_port = self._first._epmd_port
-        return super()._make_environment()
+        return super()._make_node_environment()
 
     def join(self) -> None:
         """Run the README's lines on how to join the first."""
@@ -60,8 +60,8 @@ def under_way(answers: Sequence[Future[Answer]]) -> int:
     return sum(not answer.done() for answer in answers)
 
 
-def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: PrivateBroker) -> None:
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(broker: ControlledBroker) -> None:
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     requests = [make_request() for _ in range(1500)]
     answers: list[Future[Answer]] = []
     metrics = ClientMetrics()
@@ -77,7 +77,7 @@ def test_a_cluster_of_three_loses_a_node_under_load_without_losing_a_request(bro
         for turn in range(3):  # a worker at each node
             at_node = replace(link, hosts=hosts[turn:] + hosts[:turn])
             workers.append(make_worker(at_node, REQUESTS, Sleeper(0.005), WorkerSettings(queue_type="quorum")))
-            running.enter_context(serving(workers[-1]))
+            running.enter_context(run_worker(workers[-1]))
         (members,) = others[0].control("list_queues", "members").splitlines()[-1:]
         assert members.count("private") == 3
         client = running.enter_context(make_client(link, REQUESTS, RetryPolicy.from_options(5, 50, PATIENCE), metrics))

@@ -23,7 +23,8 @@ from models.checkpoint import write_checkpoint
 from offload.alerts.alerts_file import AlertsFile
 from offload.broker_options import FILE_KEYS
 from offload.edge.resume_file import make_resume_path
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.private_broker import find_free_port
+from tests.controlled_broker import ControlledBroker
 from tests.namespaces import need
 from tests.networks import calibrated_network
 from tests.offload.alerts.test_alerts_file import events_of, lines_of
@@ -135,7 +136,7 @@ class Site:
         dataset: of 700 events.
     """
 
-    node: PrivateBroker
+    node: ControlledBroker
     tls_port: int
     etc: Path
     dataset: Path
@@ -174,9 +175,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(
-    broker: PrivateBroker, checkpoint: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
+    broker: ControlledBroker, checkpoint: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     etc, tls_port = tmp_path_factory.mktemp("etc"), find_free_port()
     for line in BLOCKS["openssl"].replace("broker.example", "localhost").splitlines():
         subprocess.run(shlex.split(line), cwd=etc, check=True, capture_output=True)
@@ -185,7 +186,7 @@ def site(
     configuration = configuration.replace("listeners.tcp = none\n", "")
     configuration = configuration.replace("listeners.ssl.default = 5671", f"listeners.ssl.1 = 127.0.0.1:{tls_port}")
     (etc / "network.pth").symlink_to(checkpoint)
-    with PrivateBroker(settings=configuration) as node:
+    with ControlledBroker(settings=configuration) as node:
         for line in BLOCKS["rabbitmqctl"].splitlines():
             if "delete_user" not in line:
                 node.control(*shlex.split(line)[1:])

@@ -15,26 +15,27 @@ import pika.exceptions
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.private_broker import find_free_port, find_server
 from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import QUEUE_LIMIT
+from tests.controlled_broker import ControlledBroker
 from tests.offload.chaos import (
-    RIGHT,
-    Check,
-    Gate,
+    NO_DIFFERENCES,
+    Differences,
     Intruder,
-    Scene,
+    KillingRelay,
     Script,
-    all_by_cloud,
-    check,
-    metric,
-    opening_of,
+    Setup,
+    compare_verdicts,
+    is_all_by_cloud,
+    read_metric,
     read_verdicts,
-    throttled,
+    throttle,
+    wait_for_port,
     write_distinct_events,
 )
 from tests.offload.hostile_peers import FailingRelay
-from tests.offload.link_ends import connected, wait_until
+from tests.offload.link_ends import open_channel, wait_until
 
 EVENTS, BATCH = 320, 8
 WAIT = ("--on-cloud-failure", "wait", "--wait-timeout", 600, "--request-timeout", 2, "--show-decider")
@@ -62,68 +63,68 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(checkpoint: Path, sample: Path, folder: Path) -> Iterator[tuple[Scene, Script]]:
+def local(checkpoint: Path, sample: Path, folder: Path) -> Iterator[tuple[Setup, Script]]:
     """A client that asks no one, while the node starts."""
     dataset = write_distinct_events(folder / "events.csv", sample, EVENTS)
-    scene = Scene(Broker((Host("127.0.0.1"),)), "faults", checkpoint, dataset, BATCH)
-    with scene.client(folder / "local", "--process-exit2-locally") as client:
-        yield scene, client
+    setup = Setup(Broker((Host("127.0.0.1"),)), "faults", checkpoint, dataset, BATCH)
+    with setup.start_client(folder / "local", "--process-exit2-locally") as client:
+        yield setup, client
 
 
 @pytest.fixture(scope="module")
-def node(request: pytest.FixtureRequest, local: object) -> Iterator[PrivateBroker]:
+def node(request: pytest.FixtureRequest, local: object) -> Iterator[ControlledBroker]:
     """A node of this module's own, for it gets killed."""
     assert local
     if find_server() is None:
         request.getfixturevalue("broker")  # skips or fails
-    with PrivateBroker() as node:
+    with ControlledBroker() as node:
         yield node
 
 
 @pytest.fixture(scope="module")
-def scene(local: tuple[Scene, Script], node: PrivateBroker) -> Scene:
-    there = Broker((Host("127.0.0.1", node.port),), node.username, node.password)
-    return Scene(there, "faults", local[0].checkpoint, local[0].dataset, BATCH)
+def setup(local: tuple[Setup, Script], node: ControlledBroker) -> Setup:
+    there = node.connection
+    return Setup(there, "faults", local[0].checkpoint, local[0].dataset, BATCH)
 
 
 @pytest.fixture(scope="module")
-def expected(local: tuple[Scene, Script], folder: Path) -> pd.DataFrame:
+def expected(local: tuple[Setup, Script], folder: Path) -> pd.DataFrame:
     """The verdicts without a cloud."""
     assert local[1].end() == 0
     return read_verdicts(folder / "local")
 
 
 @dataclass
-class Crew:
+class WorkerPool:
     """The workers of the module; those that were killed are replaced."""
 
-    scene: Scene
+    setup: Setup
     folder: Path
     stack: contextlib.ExitStack
     members: list[Script]
 
-    def of(self, count: int) -> list[Script]:
+    def resize(self, count: int) -> list[Script]:
         """Return so many workers that run, though they may not serve yet, and let others end."""
         running = [worker for worker in self.members if worker.is_running]
         for worker in running[count:]:
             worker.kill()
         new = [
-            self.stack.enter_context(self.scene.worker(self.folder / f"worker-{make_id()}", "--prefetch", 4))
+            self.stack.enter_context(self.setup.start_worker(self.folder / f"worker-{make_id()}", "--prefetch", 4))
             for _ in range(count - len(running))
         ]
         self.members = running[:count] + new
         return self.members
 
-    def ready(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait until all serve."""
         for worker in self.members:
             worker.wait_for("ready: ")
 
 
 @pytest.fixture(scope="module")
-def crew(scene: Scene, folder: Path) -> Iterator[Crew]:
+def worker_pool(setup: Setup, folder: Path) -> Iterator[WorkerPool]:
     with contextlib.ExitStack() as stack:
-        yield Crew(scene, folder, stack, [])
+        yield WorkerPool(setup, folder, stack, [])
 
 
 @pytest.fixture
@@ -134,18 +135,18 @@ def started() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture
-def queue(scene: Scene) -> Iterator[str]:
+def queue(setup: Setup) -> Iterator[str]:
     """A queue of the test's own."""
     name = f"requests.{make_id()}"
     yield name
-    with connected(scene.broker) as channel:
+    with open_channel(setup.broker) as channel:
         channel.queue_delete(name)
 
 
 def verdicts_of(client: Script, folder: Path) -> pd.DataFrame:
     """Return the CSV of a client that ends well."""
     assert client.end() == 0, client.err
-    assert "Traceback" not in "\n".join(client.complaints)
+    assert "Traceback" not in "\n".join(client.error_lines)
     return read_verdicts(folder)
 
 
@@ -184,11 +185,11 @@ def release(*clients: Script) -> None:
 
 
 def test_no_row_is_lost_when_workers_are_killed_during_inference(
-    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    workers = crew.of(4)
-    crew.ready()
-    client = started.enter_context(scene.client(tmp_path, *WAIT, *PATIENT, *LOG))
+    workers = worker_pool.resize(4)
+    worker_pool.wait_until_ready()
+    client = started.enter_context(setup.start_client(tmp_path, *WAIT, *PATIENT, *LOG))
     kills, rng = [], random.Random()
     for worker, batch in zip(workers[:3], (2, 12, 22), strict=True):
         client.wait_for(f'"batch {batch}:')
@@ -196,129 +197,130 @@ def test_no_row_is_lost_when_workers_are_killed_during_inference(
         kills.append(time.time())
         worker.kill()
     verdicts = verdicts_of(client, tmp_path)
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
-    recoveries = [end - kill for kill in kills for start, end in client.round_trips() if start < kill < end]
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
+    recoveries = [end - kill for kill in kills for start, end in client.read_round_trips() if start < kill < end]
     assert len(recoveries) > 0
     assert max(recoveries) < AGES
 
 
 def test_no_row_is_lost_or_doubled_when_a_worker_is_killed_before_it_acknowledges(
-    scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
-    tmp_path: Path,
+    setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, expected: pd.DataFrame,
+    started: contextlib.ExitStack, tmp_path: Path,
 ) -> None:  # fmt: skip
-    crew.of(1)
-    gate = Gate(node.port)
-    port = started.enter_context(gate.running())
-    victim = started.enter_context(scene.through(port).worker(tmp_path / "victim"))
-    gate.kill_at(3, victim)
+    worker_pool.resize(1)
+    relay = KillingRelay(node.port)
+    port = started.enter_context(relay.running())
+    victim = started.enter_context(setup.with_port(port).start_worker(tmp_path / "victim"))
+    relay.kill_at(3, victim)
     victim.wait_for("ready: ")
-    client = started.enter_context(scene.client(tmp_path / "client", *WAIT, "--debug"))
+    client = started.enter_context(setup.start_client(tmp_path / "client", *WAIT, "--debug"))
     verdicts = verdicts_of(client, tmp_path / "client")
     assert not victim.is_running
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
     assert "discarded a reply to no pending request" in client.out
 
 
 def test_a_slow_worker_changes_neither_rows_nor_their_order(
-    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    slow, _fast = crew.of(2)
-    [client] = start_held(lambda _way: started.enter_context(scene.client(tmp_path, *WAIT)), "throttled").values()
-    crew.ready()
+    slow, _fast = worker_pool.resize(2)
+    [client] = start_held(lambda _way: started.enter_context(setup.start_client(tmp_path, *WAIT)), "throttled").values()
+    worker_pool.wait_until_ready()
     before = slow.out.count(" events of ")
-    with throttled(slow):
+    with throttle(slow):
         release(client)
         verdicts = verdicts_of(client, tmp_path)
     assert slow.out.count(" events of ") > before
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
 
 
 def test_no_row_is_lost_when_connections_are_cut_or_fall_silent(
-    scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
-    tmp_path: Path,
+    setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, expected: pd.DataFrame,
+    started: contextlib.ExitStack, tmp_path: Path,
 ) -> None:  # fmt: skip
-    crew.of(1)
+    worker_pool.resize(1)
     relays = {fault: FailingRelay(node.port) for fault in ("cut", "silent")}
     ports = {fault: started.enter_context(relay.running()) for fault, relay in relays.items()}
     clients = start_held(
-        lambda fault: started.enter_context(scene.through(ports[fault]).client(tmp_path / fault, *WAIT)), *relays
+        lambda fault: started.enter_context(setup.with_port(ports[fault]).start_client(tmp_path / fault, *WAIT)),
+        *relays,
     )
     relays["cut"].cut_after(1_000, 5_000, 12_345)  # a request has 2.8 kB, and the greeting of a connection 0.6 kB
     relays["silent"].fall_silent()
     release(*clients.values())
     for fault, client in clients.items():
         verdicts = verdicts_of(client, tmp_path / fault)
-        assert check(verdicts, expected) == RIGHT
-        assert all_by_cloud(verdicts)
+        assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+        assert is_all_by_cloud(verdicts)
     assert clients["cut"].err.count("RabbitMQ is back after") == 3
     assert clients["silent"].err.count("stopped answering") == 1
     assert len(clients["silent"].err.splitlines()) == 2
 
 
 def test_on_a_full_queue_clients_wait_or_decide_themselves(
-    scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    scene, port = scene.on(queue), find_free_port()
-    worker = started.enter_context(scene.worker(tmp_path / "worker", "--quiet")).wait_for("ready: ")
+    setup, port = setup.with_queue(queue), find_free_port()
+    worker = started.enter_context(setup.start_worker(tmp_path / "worker", "--quiet")).wait_for("ready: ")
     worker.send(signal.SIGSTOP)
-    with connected(scene.broker) as confirming:
+    with open_channel(setup.broker) as confirming:
         for channel, count in ((confirming.connection.channel(), QUEUE_LIMIT), (confirming, 100)):
             with contextlib.suppress(pika.exceptions.NackError):
                 for _ in range(count):
                     channel.basic_publish("", queue, b"", mandatory=True)
-    waiting = started.enter_context(scene.client(tmp_path / "wait", *WAIT, "--metrics-port", port))
-    local = started.enter_context(scene.client(tmp_path / "local", *LOCAL))
+    waiting = started.enter_context(setup.start_client(tmp_path / "wait", *WAIT, "--metrics-port", port))
+    local = started.enter_context(setup.start_client(tmp_path / "local", *LOCAL))
     verdicts = verdicts_of(local, tmp_path / "local")
-    assert check(verdicts, expected) == RIGHT
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
     assert set(verdicts["reason"]) <= {"queue-full", "circuit-open", "uncertain"}
-    wait_until(lambda: metric(port, RETRIES) > 5)
+    wait_until(lambda: read_metric(port, RETRIES) > 5)
     worker.send(signal.SIGCONT)
     verdicts = verdicts_of(waiting, tmp_path / "wait")
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
 
 
 def test_no_row_is_lost_when_the_queue_is_late_or_deleted(
-    scene: Scene, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    scene, port = scene.on(queue), find_free_port()
-    client = started.enter_context(scene.client(tmp_path / "client", *WAIT, "--metrics-port", port))
-    wait_until(lambda: metric(port, RETRIES) > 5)
-    worker = started.enter_context(scene.worker(tmp_path / "worker"))
+    setup, port = setup.with_queue(queue), find_free_port()
+    client = started.enter_context(setup.start_client(tmp_path / "client", *WAIT, "--metrics-port", port))
+    wait_until(lambda: read_metric(port, RETRIES) > 5)
+    worker = started.enter_context(setup.start_worker(tmp_path / "worker"))
     client.wait_for("batch 3:")
-    with connected(scene.broker) as channel:
+    with open_channel(setup.broker) as channel:
         channel.queue_delete(queue)
     verdicts = verdicts_of(client, tmp_path / "client")
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
     assert worker.err.count("was deleted") == 1
     assert len(worker.err.splitlines()) == 2
 
 
 def test_a_memory_alarm_delays_a_run_without_losing_a_row(
-    scene: Scene, node: PrivateBroker, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack,
-    tmp_path: Path,
+    setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, expected: pd.DataFrame,
+    started: contextlib.ExitStack, tmp_path: Path,
 ) -> None:  # fmt: skip
-    (worker,) = crew.of(1)
+    (worker,) = worker_pool.resize(1)
     impatient = ("--on-cloud-failure", "wait", "--wait-timeout", 1, "--request-timeout", 1)
     ways = {"local": LOCAL, "reject": REJECT, "impatient": impatient}
-    client = started.enter_context(scene.client(tmp_path / "client", *WAIT))
+    client = started.enter_context(setup.start_client(tmp_path / "client", *WAIT))
     client.wait_for("batch 3:")
     worker.send(signal.SIGSTOP)
     node.control("set_vm_memory_high_watermark", "0.00001")
     worker.send(signal.SIGCONT)
     try:
         wait_until(lambda: "blocks publishers" in client.err)
-        others = {way: started.enter_context(scene.client(tmp_path / way, *how)) for way, how in ways.items()}
+        others = {way: started.enter_context(setup.start_client(tmp_path / way, *how)) for way, how in ways.items()}
         codes = {way: other.end() for way, other in others.items()}
     finally:
         node.control("set_vm_memory_high_watermark", "0.4")
     verdicts = verdicts_of(client, tmp_path / "client")
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
     assert len(client.err.splitlines()) == 2  # that it is blocked, and for how long it was
     assert codes == {"local": 0, "reject": 0, "impatient": 3}
     for way in ("local", "reject"):
@@ -331,16 +333,23 @@ def test_a_memory_alarm_delays_a_run_without_losing_a_row(
 
 
 def test_hostile_messages_change_no_row_and_nothing_is_unpickled(
-    scene: Scene, crew: Crew, queue: str, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup,
+    worker_pool: WorkerPool,
+    queue: str,
+    expected: pd.DataFrame,
+    started: contextlib.ExitStack,
+    tmp_path: Path,
 ) -> None:
-    (worker,), port = crew.of(1), find_free_port()
+    (worker,), port = worker_pool.resize(1), find_free_port()
     canary = tmp_path / "canary"
-    intruder = started.enter_context(Intruder(scene.on(queue), scene.queue, canary, count=30).running())
-    client = started.enter_context(scene.on(queue).client(tmp_path / "client", *WAIT, "--metrics-port", port))
-    wait_until(lambda: metric(port, DROPPED) > 200)
+    intruder = started.enter_context(Intruder(setup.with_queue(queue), setup.queue, canary, count=30).running())
+    client = started.enter_context(
+        setup.with_queue(queue).start_client(tmp_path / "client", *WAIT, "--metrics-port", port)
+    )
+    wait_until(lambda: read_metric(port, DROPPED) > 200)
     verdicts = verdicts_of(client, tmp_path / "client")
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
     assert intruder.sent > 1000
     worker.send(signal.SIGTERM)
     assert worker.end() == 0
@@ -349,54 +358,54 @@ def test_hostile_messages_change_no_row_and_nothing_is_unpickled(
 
 
 def test_a_refused_password_is_tried_once_and_ends_with_exit_code_4(
-    scene: Scene, node: PrivateBroker, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, node: ControlledBroker, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    gates, scripts = [Gate(node.port) for _ in range(2)], []
-    for gate, name in zip(gates, ("client", "worker"), strict=True):
-        there = scene.through(started.enter_context(gate.running()))
-        start = there.client if name == "client" else there.worker
+    relays, scripts = [KillingRelay(node.port) for _ in range(2)], []
+    for relay, name in zip(relays, ("client", "worker"), strict=True):
+        there = setup.with_port(started.enter_context(relay.running()))
+        start = there.start_client if name == "client" else there.start_worker
         scripts.append(started.enter_context(start(tmp_path / name, "--mq-password", "hunter2")))
-    for gate, script in zip(gates, scripts, strict=True):
+    for relay, script in zip(relays, scripts, strict=True):
         assert script.end() == 4
         (line,) = script.err.splitlines()
         assert "--mq-password" in line and "hunter2" not in line
-        assert gate.connections == 1
+        assert relay.connections == 1
 
 
 def test_no_row_is_lost_when_workers_are_stopped_under_load(
-    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    workers = crew.of(3)[:2]
-    client = started.enter_context(scene.client(tmp_path, *WAIT, *PATIENT, *LOG))
-    crew.ready()
+    workers = worker_pool.resize(3)[:2]
+    client = started.enter_context(setup.start_client(tmp_path, *WAIT, *PATIENT, *LOG))
+    worker_pool.wait_until_ready()
     for worker, batch in zip(workers, (3, 15), strict=True):
         client.wait_for(f'"batch {batch}:')
         worker.send(signal.SIGTERM)
         assert worker.end() == 0
         assert worker.out.splitlines()[-1].startswith("stopped: ")
     verdicts = verdicts_of(client, tmp_path)
-    assert check(verdicts, expected) == RIGHT
-    assert all_by_cloud(verdicts)
-    assert max(end - start for start, end in client.round_trips()) < AGES
+    assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+    assert is_all_by_cloud(verdicts)
+    assert max(end - start for start, end in client.read_round_trips()) < AGES
 
 
 def test_clients_stopped_or_killed_under_load_continue_where_they_stopped(
-    scene: Scene, crew: Crew, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
+    setup: Setup, worker_pool: WorkerPool, expected: pd.DataFrame, started: contextlib.ExitStack, tmp_path: Path
 ) -> None:
-    crew.of(1)
+    worker_pool.resize(1)
     ways = {"stopped": (signal.SIGTERM, 0), "killed": (signal.SIGKILL, -signal.SIGKILL)}
-    clients = start_held(lambda way: started.enter_context(scene.client(tmp_path / way, *WAIT)), *ways)
+    clients = start_held(lambda way: started.enter_context(setup.start_client(tmp_path / way, *WAIT)), *ways)
     for way, client in clients.items():
         client.send(ways[way][0])
     release(*clients.values())
     for way, client in clients.items():
         assert client.end() == ways[way][1]
         assert 0 < len(read_verdicts(tmp_path / way)) < EVENTS
-        clients[way] = started.enter_context(scene.client(tmp_path / way, *WAIT, "--resume"))
+        clients[way] = started.enter_context(setup.start_client(tmp_path / way, *WAIT, "--resume"))
     for way, client in clients.items():
         verdicts = verdicts_of(client, tmp_path / way)
-        assert check(verdicts, expected) == RIGHT
-        assert all_by_cloud(verdicts)
+        assert compare_verdicts(verdicts, expected) == NO_DIFFERENCES
+        assert is_all_by_cloud(verdicts)
 
 
 @dataclass(frozen=True)
@@ -410,20 +419,22 @@ class Outage:
 
 
 @pytest.fixture(scope="module")
-def outage(scene: Scene, node: PrivateBroker, crew: Crew, folder: Path) -> Iterator[Outage]:
+def outage(setup: Setup, node: ControlledBroker, worker_pool: WorkerPool, folder: Path) -> Iterator[Outage]:
     policies = {"wait": (*WAIT, *LOG), "local": LOCAL, "reject": REJECT}
     folders = {way: folder / f"outage-{way}" for way in (*policies, "late")}
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
-        workers = crew.of(2)
-        crew.ready()
-        clients = start_held(lambda way: stack.enter_context(scene.client(folders[way], *policies[way])), *policies)
+        workers = worker_pool.resize(2)
+        worker_pool.wait_until_ready()
+        clients = start_held(
+            lambda way: stack.enter_context(setup.start_client(folders[way], *policies[way])), *policies
+        )
         node.kill()
         release(*clients.values())
-        clients["late"] = stack.enter_context(scene.client(folders["late"], *WAIT))
+        clients["late"] = stack.enter_context(setup.start_client(folders["late"], *WAIT))
         # Those who do not wait need no broker to come to an end.
         verdicts = {way: verdicts_of(clients[way], folders[way]) for way in ("local", "reject")}
         wait_until(lambda: "no RabbitMQ at" in clients["late"].err)
-        opened = pool.submit(opening_of, node.port)
+        opened = pool.submit(wait_for_port, node.port)
         node.start()
         verdicts |= {way: verdicts_of(clients[way], folders[way]) for way in ("wait", "late")}
         yield Outage(verdicts, clients, workers, opened.result())
@@ -431,15 +442,20 @@ def outage(scene: Scene, node: PrivateBroker, crew: Crew, folder: Path) -> Itera
 
 @pytest.mark.parametrize("way", ["wait", "late", "local"])
 def test_no_row_is_lost_when_the_broker_is_killed_or_late(way: str, outage: Outage, expected: pd.DataFrame) -> None:
-    assert check(outage.verdicts[way], expected) == RIGHT
+    assert compare_verdicts(outage.verdicts[way], expected) == NO_DIFFERENCES
 
 
 @pytest.mark.parametrize("way", ["wait", "late"])
 def test_with_the_policy_wait_the_cloud_answers_all_events(way: str, outage: Outage) -> None:
-    assert all_by_cloud(outage.verdicts[way])
+    assert is_all_by_cloud(outage.verdicts[way])
 
 
-def test_with_the_policy_local_the_rows_give_the_reason(outage: Outage) -> None: ...
+def test_with_the_policy_local_the_rows_give_the_reason(outage: Outage) -> None:
+    verdicts = outage.verdicts["local"]
+    is_local = verdicts["decider"] == "local"
+    assert 0 < is_local.sum() < EVENTS
+    assert set(verdicts.loc[is_local, "reason"]) <= {"no-connection", "circuit-open"}
+    assert is_all_by_cloud(verdicts[~is_local])
 
 
 def test_with_the_policy_reject_each_event_has_a_row_with_the_reason(outage: Outage, expected: pd.DataFrame) -> None:
@@ -447,17 +463,17 @@ def test_with_the_policy_reject_each_event_has_a_row_with_the_reason(outage: Out
     rejected = verdicts["reason"].isin({"no-connection", "circuit-open"})
     assert 0 < rejected.sum() < EVENTS
     assert set(verdicts.loc[rejected, "final_prediction"]) == {"rejected"}
-    assert all_by_cloud(verdicts[~rejected])
-    assert check(verdicts, expected) == Check(unanswered=int(rejected.sum()))
+    assert is_all_by_cloud(verdicts[~rejected])
+    assert compare_verdicts(verdicts, expected) == Differences(unanswered=int(rejected.sum()))
 
 
 def test_a_run_continues_when_its_broker_returns(outage: Outage) -> None:
-    assert any(end > outage.opened for _, end in outage.clients["wait"].round_trips())
+    assert any(end > outage.opened for _, end in outage.clients["wait"].read_round_trips())
 
 
 def test_an_outage_and_its_end_are_logged_in_one_line_each(outage: Outage) -> None:
     def told(script: Script) -> list[str]:
-        return [line for line in script.complaints if "a client left" not in line]
+        return [line for line in script.error_lines if "a client left" not in line]
 
     # One worker may be back only after the other has answered everything.
     wait_until(lambda: all(len(told(worker)) == 2 for worker in outage.workers))

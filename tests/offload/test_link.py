@@ -13,12 +13,12 @@ import pytest
 from models.calibrated import CalibratedNetwork
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.prediction import predict
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.broker import PASSWORD_VARIABLE, Broker
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import make_id
 from tests.captures import SHARED
-from tests.offload.link_ends import Program, connected, wait_until, waiting_in
+from tests.controlled_broker import ControlledBroker
+from tests.offload.link_ends import Program, count_waiting, open_channel, wait_until
 from tests.scripts import CLIENT, SERVER, Ended, call
 from utils.classification_metrics import classify
 from utils.dataset import read_dataset
@@ -61,7 +61,7 @@ def requests(link: Broker) -> Iterator[str]:
     """The workers' queue."""
     name = f"requests.{make_id()}"
     yield name
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(name)
 
 
@@ -90,7 +90,7 @@ class Decided:
     err: str
 
 
-def waiting(broker: PrivateBroker, queue: str) -> int:
+def waiting(broker: ControlledBroker, queue: str) -> int:
     """Return the number of requests in a queue, including delivered ones."""
     lines = broker.control("list_queues", "name", "messages").splitlines()
     return sum(int(count) for name, _, count in (line.partition("\t") for line in lines) if name == queue)
@@ -99,7 +99,7 @@ def waiting(broker: PrivateBroker, queue: str) -> int:
 @pytest.fixture(scope="module")
 def decided(
     workers: list[Program], options: tuple[object, ...], requests: str, link: Broker, month: Path,
-    broker: PrivateBroker, tmp_path_factory: pytest.TempPathFactory,
+    broker: ControlledBroker, tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Decided]:  # fmt: skip
     """The month, every event offloaded, by each way of asking exit 2; three clients at once.
 
@@ -305,11 +305,11 @@ def test_a_stopped_client_keeps_its_rows_and_continues_with_resume(
 def test_a_second_signal_ends_the_client_at_once(
     options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
 ) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)  # and no worker
     arguments = (*options, "--mq-queue", queue, "--dataset", month, *ALL_OFFLOADED, "--drain-timeout", 1000)
     with Program(tmp_path, CLIENT, *arguments, **{PASSWORD_VARIABLE: link.password}) as running:
-        wait_until(lambda: waiting_in(link, queue) > 0)
+        wait_until(lambda: count_waiting(link, queue) > 0)
         running.send(signal.SIGTERM)
         time.sleep(0.5)
         running.send(signal.SIGTERM)
@@ -320,13 +320,13 @@ def test_a_second_signal_ends_the_client_at_once(
 def test_a_stopped_client_waits_for_replies_no_longer_than_the_drain_timeout(
     options: tuple[object, ...], queue: str, link: Broker, month: Path, tmp_path: Path
 ) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)  # and no worker
     arguments = (*options, "--mq-queue", queue, "--dataset", month, *ALL_OFFLOADED, "--drain-timeout", 0.5)
     with Program(
         tmp_path, CLIENT, *arguments, "--savefile", tmp_path / "v.csv", **{PASSWORD_VARIABLE: link.password}
     ) as running:
-        wait_until(lambda: waiting_in(link, queue) > 0)
+        wait_until(lambda: count_waiting(link, queue) > 0)
         running.send(signal.SIGTERM)
         assert running.end(10) == 0
         assert "stopped after 0 of " in running.err
@@ -483,7 +483,7 @@ def test_a_refused_virtual_host_is_exit_code_4_on_both_sides(
 def test_a_queue_with_other_settings_ends_the_worker_with_one_line(
     server: Callable[..., Ended], link: Broker, queue: str
 ) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)
     ended = server()
     assert ended.code == 2
@@ -574,7 +574,7 @@ def test_an_int8_worker_gives_nearly_the_same_answers(
     ):
         worker.wait_for("(int8) on cpu")
         assert client.end(60) == 0, client.err
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(queue)
     locally = (*asking, "--process-exit2-locally", "--savefile", tmp_path / "local.csv")
     with Program(tmp_path, CLIENT, *locally, **password) as client:

@@ -15,11 +15,19 @@ import pytest
 from pika import exceptions
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import encode_request, make_id
 from offload.link.rabbitmq.worker_end import QUEUE_LIMIT, make_queue_arguments
-from tests.offload.asking import Counted
-from tests.offload.link_ends import Sleeper, is_answer_to, make_client, make_request, make_worker, serving, wait_until
+from tests.controlled_broker import ControlledBroker
+from tests.offload.link_ends import (
+    Sleeper,
+    is_answer_to,
+    make_client,
+    make_request,
+    make_worker,
+    run_worker,
+    wait_until,
+)
+from tests.offload.submitting import WorkerCounts
 from tests.scripts import ROOT
 
 README = ROOT / "offload" / "systemd" / "README.md"
@@ -54,7 +62,7 @@ def limits(command: str) -> dict[str, int]:
 
 
 @contextmanager
-def connection_of(node: PrivateBroker, user: str, virtual_host: str = "ee") -> Iterator[pika.BlockingConnection]:
+def connection_of(node: ControlledBroker, user: str, virtual_host: str = "ee") -> Iterator[pika.BlockingConnection]:
     password = node.password if user == node.username else PASSWORDS[user]
     credentials = pika.PlainCredentials(user, password)
     connection = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", node.port, virtual_host, credentials))
@@ -66,7 +74,7 @@ def connection_of(node: PrivateBroker, user: str, virtual_host: str = "ee") -> I
 
 
 @contextmanager
-def acting_as(node: PrivateBroker, user: str) -> Iterator[Any]:
+def acting_as(node: ControlledBroker, user: str) -> Iterator[Any]:
     """Yield a channel of a user's, with confirms."""
     with connection_of(node, user) as connection:
         channel = connection.channel()
@@ -75,10 +83,10 @@ def acting_as(node: PrivateBroker, user: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+def node(broker: ControlledBroker) -> Iterator[ControlledBroker]:
     """A new node, on which the README's commands have been run."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
-    with PrivateBroker() as running:
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
+    with ControlledBroker() as running:
         running.control("add_user", GUEST, PASSWORDS[GUEST])
         running.control("set_permissions", GUEST, ".*", ".*", ".*")
         for tool, *arguments in readme_lines():
@@ -89,7 +97,7 @@ def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
 
 
 @pytest.fixture(autouse=True)
-def _things(node: PrivateBroker) -> None:
+def _things(node: ControlledBroker) -> None:
     """Objects to misuse: the request queue with a request, and a queue and an exchange of others."""
     with acting_as(node, node.username) as channel:
         channel.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
@@ -156,7 +164,7 @@ def test_a_text_without_exactly_one_block_is_refused() -> None:
         command_lines("```sh\nrabbitmqctl add_vhost ee\n```")
 
 
-def test_a_client_and_a_worker_can_do_their_work(node: PrivateBroker) -> None:
+def test_a_client_and_a_worker_can_do_their_work(node: ControlledBroker) -> None:
     with acting_as(node, CLIENT) as client, acting_as(node, WORKER) as worker:
         worker.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
         worker.queue_purge(REQUESTS)
@@ -170,25 +178,25 @@ def test_a_client_and_a_worker_can_do_their_work(node: PrivateBroker) -> None:
         assert next(replies)[2] == b"ASK"
 
 
-def test_client_and_worker_need_no_further_rights(node: PrivateBroker) -> None:
+def test_client_and_worker_need_no_further_rights(node: ControlledBroker) -> None:
     def link(user: str) -> Broker:
         return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
 
     request = make_request()
     with acting_as(node, node.username) as channel:
         channel.queue_delete(REQUESTS)
-    with serving(make_worker(link(WORKER), REQUESTS)), make_client(link(CLIENT), REQUESTS) as client:
+    with run_worker(make_worker(link(WORKER), REQUESTS)), make_client(link(CLIENT), REQUESTS) as client:
         assert is_answer_to(client.submit(request).result(), request)
 
 
 @pytest.mark.parametrize("deed", FORBIDDEN_TO_CLIENTS.values(), ids=FORBIDDEN_TO_CLIENTS)
-def test_a_client_cannot(deed: Deed, node: PrivateBroker) -> None:
+def test_a_client_cannot(deed: Deed, node: ControlledBroker) -> None:
     with acting_as(node, CLIENT) as channel, pytest.raises(exceptions.ChannelClosedByBroker, match=refused(CLIENT)):
         deed(channel)
 
 
 @pytest.mark.parametrize("deed", FORBIDDEN_TO_WORKERS.values(), ids=FORBIDDEN_TO_WORKERS)
-def test_a_worker_cannot(deed: Deed, node: PrivateBroker) -> None:
+def test_a_worker_cannot(deed: Deed, node: ControlledBroker) -> None:
     with acting_as(node, WORKER) as channel, pytest.raises(exceptions.ChannelClosedByBroker, match=refused(WORKER)):
         deed(channel)
 
@@ -198,7 +206,7 @@ def test_a_worker_cannot(deed: Deed, node: PrivateBroker) -> None:
     [*FORBIDDEN_TO_CLIENTS.values(), *FORBIDDEN_TO_WORKERS.values()],
     ids=[*FORBIDDEN_TO_CLIENTS, *FORBIDDEN_TO_WORKERS],
 )
-def test_a_user_with_all_rights_can(deed: Deed, node: PrivateBroker) -> None:
+def test_a_user_with_all_rights_can(deed: Deed, node: ControlledBroker) -> None:
     with acting_as(node, node.username) as channel:
         deed(channel)
         for leftover in ("new", "ee-reply.mine"):
@@ -207,7 +215,7 @@ def test_a_user_with_all_rights_can(deed: Deed, node: PrivateBroker) -> None:
 
 
 @pytest.mark.parametrize("read", READING.values(), ids=READING)
-def test_a_client_cannot_read_the_replies_to_others(read: Callable[[Any, str], object], node: PrivateBroker) -> None:
+def test_a_client_cannot_read_the_replies_to_others(read: Callable[[Any, str], object], node: ControlledBroker) -> None:
     with acting_as(node, CLIENT) as owner:
         queue = new_reply_queue(owner)
         with acting_as(node, CLIENT) as other, pytest.raises(exceptions.ChannelClosedByBroker, match="RESOURCE_LOCKED"):
@@ -217,26 +225,26 @@ def test_a_client_cannot_read_the_replies_to_others(read: Callable[[Any, str], o
 
 
 @pytest.mark.parametrize("user", [CLIENT, WORKER])
-def test_neither_reaches_another_virtual_host(user: str, node: PrivateBroker) -> None:
+def test_neither_reaches_another_virtual_host(user: str, node: ControlledBroker) -> None:
     with pytest.raises(exceptions.ProbableAccessDeniedError, match="530"), connection_of(node, user, "/"):
         pytest.fail("let in")
 
 
-def test_the_guest_is_gone_and_neither_user_manages_anything(node: PrivateBroker) -> None:
+def test_the_guest_is_gone_and_neither_user_manages_anything(node: ControlledBroker) -> None:
     with pytest.raises(exceptions.ProbableAuthenticationError, match="403"), connection_of(node, GUEST, "/"):
         pytest.fail("let in")
     users = dict(line.split("\t") for line in node.control("list_users").splitlines())
     assert users == {node.username: "[administrator]", CLIENT: "[]", WORKER: "[]"}
 
 
-def test_a_worker_can_empty_and_delete_its_own_queue(node: PrivateBroker) -> None:
+def test_a_worker_can_empty_and_delete_its_own_queue(node: ControlledBroker) -> None:
     with acting_as(node, WORKER) as channel:
         assert channel.queue_purge(REQUESTS).method.message_count > 0
         channel.queue_delete(REQUESTS)
 
 
 @pytest.mark.parametrize("user", [CLIENT, WORKER])
-def test_either_user_can_publish_to_any_queue_whose_name_it_knows(user: str, node: PrivateBroker) -> None:
+def test_either_user_can_publish_to_any_queue_whose_name_it_knows(user: str, node: ControlledBroker) -> None:
     with acting_as(node, CLIENT) as owner, acting_as(node, user) as channel:
         queue = new_reply_queue(owner)
         channel.basic_publish("", queue, b"forged", mandatory=True)
@@ -247,14 +255,16 @@ def test_either_user_can_publish_to_any_queue_whose_name_it_knows(user: str, nod
 @pytest.mark.parametrize(
     ("user", "name"), [(CLIENT, f"ee-reply.{make_id()}"), (WORKER, REQUESTS)], ids=["client", "worker"]
 )
-def test_either_user_can_declare_an_exchange_but_not_publish_to_it(user: str, name: str, node: PrivateBroker) -> None:
+def test_either_user_can_declare_an_exchange_but_not_publish_to_it(
+    user: str, name: str, node: ControlledBroker
+) -> None:
     with acting_as(node, user) as channel:
         channel.exchange_declare(name)
         with pytest.raises(exceptions.ChannelClosedByBroker, match=refused(user)):
             channel.basic_publish(name, "", b"")
 
 
-def test_clients_cannot_fill_the_broker_with_queues(node: PrivateBroker) -> None:
+def test_clients_cannot_fill_the_broker_with_queues(node: ControlledBroker) -> None:
     limit = limits("set_vhost_limits")["max-queues"]
     with acting_as(node, CLIENT) as channel:
         with pytest.raises(exceptions.ChannelClosedByBroker, match=f"queue limit .*{limit}"):
@@ -264,7 +274,7 @@ def test_clients_cannot_fill_the_broker_with_queues(node: PrivateBroker) -> None
             worker.queue_declare(REQUESTS, durable=True, arguments=BOUNDED)
 
 
-def test_clients_cannot_fill_the_broker_with_channels(node: PrivateBroker) -> None:
+def test_clients_cannot_fill_the_broker_with_channels(node: ControlledBroker) -> None:
     limit = limits("set_user_limits")["max-channels"]
     refusal = pytest.raises(exceptions.ConnectionClosedByBroker, match=f"user limit .*{limit}")
     with connection_of(node, CLIENT) as connection, refusal:
@@ -272,7 +282,7 @@ def test_clients_cannot_fill_the_broker_with_channels(node: PrivateBroker) -> No
             connection.channel()
 
 
-def test_clients_cannot_use_up_the_connections_of_workers(node: PrivateBroker) -> None:
+def test_clients_cannot_use_up_the_connections_of_workers(node: ControlledBroker) -> None:
     limit = limits("set_user_limits")["max-connections"]
     with contextlib.ExitStack() as held:
         with pytest.raises(exceptions.ProbableAccessDeniedError, match=f"user connection limit .*{limit}"):
@@ -303,7 +313,7 @@ def policies(command: str = "set_operator_policy") -> dict[str, dict[str, int]]:
 
 
 @pytest.fixture
-def shortened(node: PrivateBroker) -> Iterator[None]:
+def shortened(node: ControlledBroker) -> Iterator[None]:
     """Shorten the README's lifetimes of a minute to seconds."""
     lines = [line[1:] for line in readme_lines() if line[1] == "set_operator_policy"]
     for line in lines:
@@ -313,7 +323,7 @@ def shortened(node: PrivateBroker) -> Iterator[None]:
         node.control(*line)
 
 
-def has(deed: Deed, node: PrivateBroker, user: str = CLIENT) -> bool:
+def has(deed: Deed, node: ControlledBroker, user: str = CLIENT) -> bool:
     """Return whether RabbitMQ lets a user do something."""
     try:
         with acting_as(node, user) as channel:
@@ -323,7 +333,7 @@ def has(deed: Deed, node: PrivateBroker, user: str = CLIENT) -> bool:
     return True
 
 
-def queues(node: PrivateBroker, column: str = "messages") -> dict[str, str]:
+def queues(node: ControlledBroker, column: str = "messages") -> dict[str, str]:
     """Return RabbitMQ's list of the queues in the virtual host."""
     lines = node.control("list_queues", "-p", "ee", "name", column).splitlines()
     return {name: value for name, _, value in (line.partition("\t") for line in lines)}
@@ -337,7 +347,7 @@ def test_the_policies_bound_replies_and_requests_to_a_minute() -> None:
 
 
 @pytest.mark.usefixtures("shortened")
-def test_queues_of_a_client_that_left_expire_and_others_can_connect(node: PrivateBroker) -> None:
+def test_queues_of_a_client_that_left_expire_and_others_can_connect(node: ControlledBroker) -> None:
     with (
         acting_as(node, CLIENT) as channel,
         pytest.raises(exceptions.ChannelClosedByBroker, match="queue limit"),
@@ -350,7 +360,7 @@ def test_queues_of_a_client_that_left_expire_and_others_can_connect(node: Privat
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_reply_queue_cannot_fill_the_disk(form: str, node: PrivateBroker) -> None:
+def test_a_reply_queue_cannot_fill_the_disk(form: str, node: ControlledBroker) -> None:
     name, most = f"ee-reply.{make_id()}", policies()["ee-replies"]["max-length-bytes"] // MEGABYTE
     with connection_of(node, CLIENT) as connection:
         channel = connection.channel()
@@ -370,7 +380,7 @@ def test_a_reply_queue_cannot_fill_the_disk(form: str, node: PrivateBroker) -> N
 
 
 @pytest.mark.usefixtures("shortened")
-def test_replies_that_a_client_does_not_consume_expire(node: PrivateBroker) -> None:
+def test_replies_that_a_client_does_not_consume_expire(node: ControlledBroker) -> None:
     with acting_as(node, CLIENT) as channel:
         name = new_reply_queue(channel)
         channel.basic_qos(prefetch_count=1)
@@ -382,7 +392,7 @@ def test_replies_that_a_client_does_not_consume_expire(node: PrivateBroker) -> N
 
 
 @pytest.mark.usefixtures("shortened")
-def test_requests_without_an_expiration_expire(node: PrivateBroker) -> None:
+def test_requests_without_an_expiration_expire(node: ControlledBroker) -> None:
     def ask(channel: Any) -> None:
         channel.basic_publish("", REQUESTS, b"request", mandatory=True)
 
@@ -397,11 +407,11 @@ def test_requests_without_an_expiration_expire(node: PrivateBroker) -> None:
     wait_until(lambda: has(ask, node), PATIENT)
 
 
-def test_requests_of_clients_that_left_are_not_computed(node: PrivateBroker) -> None:
+def test_requests_of_clients_that_left_are_not_computed(node: ControlledBroker) -> None:
     def link(user: str) -> Broker:
         return Broker((Host("127.0.0.1", node.port),), user, PASSWORDS[user], "ee")
 
-    sleeper, counted, request, count = Sleeper(), Counted(), make_request(), 40
+    sleeper, counted, request, count = Sleeper(), WorkerCounts(), make_request(), 40
     with acting_as(node, node.username) as channel:
         channel.queue_purge(REQUESTS)
     with acting_as(node, CLIENT) as channel:
@@ -413,7 +423,7 @@ def test_requests_of_clients_that_left_are_not_computed(node: PrivateBroker) -> 
             channel.basic_publish("", REQUESTS, encode_request(dead), properties, mandatory=True)
     with make_client(link(CLIENT), REQUESTS) as client:
         answer = client.submit(request)
-        with serving(make_worker(link(WORKER), REQUESTS, sleeper, metrics=counted.metrics)):
+        with run_worker(make_worker(link(WORKER), REQUESTS, sleeper, metrics=counted.metrics)):
             assert is_answer_to(answer.result(), request)
             counted.wait_for("requests_total", 2 * count, code="abandoned")
     assert [[one.request_id for one in batch] for batch in sleeper.batches] == [[request.request_id]]
@@ -421,7 +431,7 @@ def test_requests_of_clients_that_left_are_not_computed(node: PrivateBroker) -> 
 
 
 @pytest.mark.usefixtures("shortened")
-def test_a_stream_stays_until_an_operator_deletes_it(node: PrivateBroker) -> None:
+def test_a_stream_stays_until_an_operator_deletes_it(node: ControlledBroker) -> None:
     stream, other = (f"ee-reply.{make_id()}" for _ in range(2))
     with acting_as(node, CLIENT) as channel:
         channel.queue_declare(stream, durable=True, arguments=FORMS["stream"])

@@ -20,14 +20,13 @@ import pandas as pd
 import pytest
 
 from offload.alerts.eve import Event, compute_community_id
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import make_id
 from tests.captures import SHARED, needs_shared
 from tests.dataset.packets.test_captures import frame, pcap
 from tests.namespaces import LEFT, RIGHT, cable_end, own_network
 from tests.offload.alerts.test_eve import faults_of
-from tests.offload.link_ends import Program, connected, wait_until
+from tests.offload.link_ends import Program, open_channel, wait_until
 from tests.scripts import CLIENT, EXTRACT, ROOT, call
 from utils.schema import IDENTITY, OFFLOAD_COLUMNS
 
@@ -339,7 +338,7 @@ def test_sigterm_with_a_cloud_that_does_not_answer_decides_every_record(
                  "--pcap", path, "--follow", "--alerts", eve, "--savefile", tmp_path / "v.csv", "--show-decider",
                  "--normal-exit1-min-certainty", 1, "--attack-exit1-min-certainty", 1,
                  "--drain-timeout", 1)  # fmt: skip
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True, arguments={"x-max-length": 1000, "x-overflow": "reject-publish"})
         with Program(tmp_path, CLIENT, *arguments, **{PASSWORD_VARIABLE: link.password}) as client:
             wait_until(lambda: events_in(eve), 60)

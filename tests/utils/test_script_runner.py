@@ -8,7 +8,7 @@ import pytest
 
 from tests.scripts import CHART, MAKE_SAMPLE
 from utils.errors import CloudUnavailableError, ToolkitError
-from utils.script_runner import ROOT, format_command, run_script, serving
+from utils.script_runner import ROOT, format_command, run_script, run_server
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_script_that_fails_is_named_with_its_exit_code(tmp_path: Path, capfd: 
 def test_a_server_runs_within_the_block_and_is_terminated_after_it(
     server: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(server, ["ready: now"], {"SECRET": "word"}):
+    with run_server(server, ["ready: now"], {"SECRET": "word"}):
         pass
     assert capfd.readouterr().out.splitlines() == [f"$ python {server} ready: now &", "ready: now word", "stopped"]
 
@@ -59,7 +59,7 @@ def test_a_server_that_is_not_ready_in_time_is_killed_and_reported(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("utils.script_runner._START_TIMEOUT", 2.0)
-    with pytest.raises(CloudUnavailableError, match="did not start"), serving(server, ["busy"], {}):
+    with pytest.raises(CloudUnavailableError, match="did not start"), run_server(server, ["busy"], {}):
         pass
     assert not any(server.encode() in commandline for commandline in running())
 
@@ -71,7 +71,7 @@ def test_an_interrupt_while_a_server_starts_ends_the_server_and_leaves_no_thread
         raise KeyboardInterrupt
 
     monkeypatch.setattr("utils.script_runner._echo", interrupt)
-    with pytest.raises(KeyboardInterrupt), serving(server, ["busy"], {}):
+    with pytest.raises(KeyboardInterrupt), run_server(server, ["busy"], {}):
         pass
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     for timer in timers:

@@ -40,15 +40,12 @@ def translate_error(problem: BaseException, broker: Broker, host: Host) -> Cloud
             return problem
         case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError():
             return _translate_refusal(problem, broker, host)
-        case exceptions.ConnectionClosedByBroker(reply_code=530):  # the virtual host was deleted
-            return BrokerRefusedError(
-                f"RabbitMQ at {host} refuses user {broker.username!r}: {quote(problem.reply_text)}"
-            )
         case exceptions.ConnectionClosedByBroker(reply_code=541):
             # RabbitMQ 3.10 fails this way if a worker consumes a quorum queue while another worker declares it.
             said = quote(problem.reply_text)
             return CloudUnavailableError(f"RabbitMQ at {host} failed ({said}); its log says why", BROKER_FAILED)
-        case exceptions.ChannelClosedByBroker(reply_code=403):
+        # The virtual host was deleted, or the user lacks a right.
+        case exceptions.ConnectionClosedByBroker(reply_code=530) | exceptions.ChannelClosedByBroker(reply_code=403):
             return BrokerRefusedError(
                 f"RabbitMQ at {host} refuses user {broker.username!r}: {quote(problem.reply_text)}"
             )

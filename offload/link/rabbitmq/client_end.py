@@ -9,7 +9,7 @@ import pika
 
 from offload.link.broker import Broker
 from offload.link.protocol import LARGEST_REPLY, make_id
-from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection, ConnectionEvents
 from offload.link.rabbitmq.pika_fixes import DiscardedBody
 from utils.errors import CloudUnavailableError
 
@@ -24,17 +24,8 @@ _LONGEST_REJECTION_LIMIT: Final = 600.0
 log = logging.getLogger(__name__)
 
 
-class ClientEvents(Protocol):
-    """Callbacks of a ``RequestSender``, called in the thread that runs it."""
-
-    def on_ready(self) -> object:
-        """Handle that requests can be published; earlier requests get no reply over this connection."""
-
-    def on_lost(self, problem: CloudUnavailableError, /) -> object:
-        """Handle that there is no connection."""
-
-    def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
-        """Handle that RabbitMQ blocks publishers; None: it accepts messages again."""
+class ClientEvents(ConnectionEvents, Protocol):
+    """Callbacks of a ``RequestSender``."""
 
     def on_reply(self, request_id: str, body: bytes, /) -> object:
         """Handle an untrusted reply."""
@@ -60,10 +51,11 @@ class RequestSender(Connection):
         events: callbacks.
     """
 
+    _events: ClientEvents
+
     def __init__(self, broker: Broker, queue_name: str, events: ClientEvents) -> None:
-        super().__init__(broker, LARGEST_REPLY, events.on_ready, events.on_lost, events.on_blocked)
+        super().__init__(broker, LARGEST_REPLY, events)
         self._queue = queue_name
-        self._events = events
         self._reply_to = ""
         self._published = 0
         self._unconfirmed: dict[int, str] = {}

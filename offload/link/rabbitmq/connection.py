@@ -7,7 +7,7 @@ import ssl
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pika
 from pika.adapters.select_connection import IOLoop
@@ -38,6 +38,22 @@ if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
+class ConnectionEvents(Protocol):
+    """Callbacks of a ``Connection``, called in the thread that runs it."""
+
+    def on_ready(self) -> object:
+        """Handle that messages can be published and consumed; earlier requests get no reply over this connection."""
+
+    def on_lost(self, problem: CloudUnavailableError, /) -> object:
+        """Handle that a ready connection was lost, or that all hosts have failed in turn."""
+
+    def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
+        """Handle that RabbitMQ blocks publishers; None: it accepts messages again.
+
+        A connection that is lost meanwhile is no longer blocked.
+        """
+
+
 class Connection(ABC):
     """A connection with one channel; when it is lost, it reconnects to the broker's hosts in turn.
 
@@ -47,29 +63,17 @@ class Connection(ABC):
     Args:
         broker: connection settings.
         largest_body: most bytes of a message's body; larger bodies are discarded as they arrive.
-        on_ready: called whenever the connection is ready for messages.
-        on_lost: called with the reason whenever a ready connection is lost, and whenever all hosts have failed.
-        on_blocked: called with the reason when RabbitMQ begins to block publishers, and with None when it accepts
-            messages again. A connection that is lost meanwhile is no longer blocked.
+        events: callbacks.
 
     Raises:
         InputFileError: a TLS file is missing or invalid.
     """
 
-    def __init__(
-        self,
-        broker: Broker,
-        largest_body: int,
-        on_ready: Callable[[], object],
-        on_lost: Callable[[CloudUnavailableError], object],
-        on_blocked: Callable[[CloudUnavailableError | None], object],
-    ) -> None:
+    def __init__(self, broker: Broker, largest_body: int, events: ConnectionEvents) -> None:
         self._broker = broker
         self._largest_body = largest_body
         self._tls = None if broker.tls is None else broker.tls.make_context()
-        self._on_ready = on_ready
-        self._on_lost = on_lost
-        self._on_blocked = on_blocked
+        self._events = events
         self._loop = IOLoop()
         self._lock = threading.Lock()
         self._ended = False
@@ -146,7 +150,7 @@ class Connection(ABC):
             self._channel = channel
             self._attempts = self._refusals = 0
             self._is_up = self._was_ever_up = True
-            self._notify(self._on_ready)
+            self._notify(self._events.on_ready)
 
     def _notify(self, callback: Callable[..., object], *arguments: object) -> None:
         """Notify the owner; an exception that it raises ends ``run``.
@@ -241,12 +245,12 @@ class Connection(ABC):
     def _on_connection_blocked(self, connection: AttentiveConnection, frame: Any) -> None:
         self._is_blocked = True
         set_user_timeout(connection, 0)  # heartbeats still detect that the broker is gone
-        self._notify(self._on_blocked, make_blocked_error(self._get_host(), frame.method.reason))
+        self._notify(self._events.on_blocked, make_blocked_error(self._get_host(), frame.method.reason))
 
     def _on_connection_unblocked(self, connection: AttentiveConnection, _frame: Any) -> None:
         self._is_blocked = False
         set_user_timeout(connection, TCP_OPTIONS["TCP_USER_TIMEOUT"])
-        self._notify(self._on_blocked, None)
+        self._notify(self._events.on_blocked, None)
 
     def _handle_loss(self, problem: BaseException) -> None:
         """Handle the end of a connection or of an attempt, and schedule the next attempt."""
@@ -265,11 +269,12 @@ class Connection(ABC):
             error = CloudUnavailableError(str(error))
         self._host_number += 1
         self._attempts += 1
-        rounds, place = divmod(self._attempts, len(self._broker.hosts))
+        rounds, in_round = divmod(self._attempts, len(self._broker.hosts))
         # The next host is tried at once, but with a pause after each round of hosts and after a ready connection.
-        pause = _choose_pause(rounds) if place == 0 or was_up else 0.0
-        if place == 0 or was_up:
-            self._on_lost(error)
+        is_paused = in_round == 0 or was_up
+        pause = _choose_pause(rounds) if is_paused else 0.0
+        if is_paused:
+            self._events.on_lost(error)
         log.debug("%s; next attempt in %.1f s", error, pause)
         self._loop.call_later(pause, self._connect)
 

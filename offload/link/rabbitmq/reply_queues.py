@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pika import exceptions
 
-MOST_KNOWN: Final = 4096
+MAX_QUEUES: Final = 4096
 """Most reply queues that are remembered, because a sender may invent names; the oldest are forgotten first."""
 _NOT_FOUND: Final = 404
 
@@ -35,7 +35,7 @@ class ReplyQueues:
         exists = exists and not self.is_gone(name)
         self._exists.pop(name, None)
         self._exists[name] = exists
-        if len(self._exists) > MOST_KNOWN:
+        if len(self._exists) > MAX_QUEUES:
             del self._exists[next(iter(self._exists))]
 
     def ask(self, connection: Any, name: str, then: Callable[[], object]) -> None:

@@ -14,17 +14,18 @@ from pika import exceptions
 from offload.link.broker import Broker
 from offload.link.protocol import LARGEST_MESSAGE, Refusal, Request, is_id
 from offload.link.rabbitmq.broker_errors import quote
-from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection
+from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE, Connection, ConnectionEvents
 from offload.link.rabbitmq.pika_fixes import get_body_size
 from offload.link.rabbitmq.reply_queues import ReplyQueues
-from utils.errors import CloudError, CloudUnavailableError
+from utils.errors import CloudError
 
 QUEUE_LIMIT: Final = 1000
 QUEUE_BYTES: Final = 2**30
 MESSAGE_SECONDS: Final = 600
 """Time to live of messages. Requests set a much shorter one; other messages would be requeued forever."""
-# A request whose workers died this often may have killed them. A classic queue does not count; there, requests expire.
 DELIVERY_LIMIT: Final = 5
+"""Most deliveries of a request in a quorum queue: a request whose workers died this often may have killed them.
+A classic queue does not count deliveries; there, such a request expires."""
 _JUST_QUEUED: Final = 2.0
 """Seconds within which requests that waited in the queue are delivered once the prefetch allows it."""
 # A worker replies only to such names. Others may be commands to the broker: a reply to ``amq.rabbitmq.reply-to.`` with
@@ -41,7 +42,11 @@ class Delivery:
     Attributes:
         body: empty if the message was too large.
         size: bytes of the body as it was sent.
+        request_id: correlation id of the message.
+        reply_to: name of the client's reply queue.
         seconds: time from its publication after which the client no longer waits.
+        redelivered: whether a worker received it before and did not answer.
+        tag, channel: number of the delivery, and the pika channel on which it came.
         received: when the worker received it, on the monotonic clock.
         request: the decoded request, or its refusal; None until it is decoded.
     """
@@ -58,17 +63,8 @@ class Delivery:
     request: Request | Refusal | None = None
 
 
-class WorkerEvents(Protocol):
-    """Callbacks of a ``RequestQueue``, called in the thread that runs it."""
-
-    def on_ready(self) -> object:
-        """Handle that the queue is being consumed."""
-
-    def on_lost(self, problem: CloudUnavailableError, /) -> object:
-        """Handle that there is no connection; the broker requeues the requests without a reply."""
-
-    def on_blocked(self, problem: CloudUnavailableError | None, /) -> object:
-        """Handle that RabbitMQ blocks publishers; None: it accepts messages again."""
+class WorkerEvents(ConnectionEvents, Protocol):
+    """Callbacks of a ``RequestQueue``."""
 
     def on_request(self, delivery: Delivery, /) -> object:
         """Handle an untrusted request."""
@@ -108,6 +104,8 @@ class RequestQueue(Connection):
         largest_body: most bytes of a request's body that is kept.
     """
 
+    _events: WorkerEvents
+
     def __init__(
         self,
         broker: Broker,
@@ -117,9 +115,8 @@ class RequestQueue(Connection):
         queue_type: str = "classic",
         largest_body: int = LARGEST_MESSAGE,
     ) -> None:
-        super().__init__(broker, largest_body, events.on_ready, events.on_lost, events.on_blocked)
+        super().__init__(broker, largest_body, events)
         self._queue = queue_name
-        self._events = events
         self._prefetch = prefetch
         self._arguments = make_queue_arguments(queue_type)
         self._consumer = ""

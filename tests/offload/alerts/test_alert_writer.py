@@ -50,9 +50,9 @@ def make_writer(
     limit: AlertLimit,
     metrics: ClientMetrics,
     *,
-    goes_on: bool = False,
+    may_continue: bool = False,
 ) -> AlertWriter:
-    return AlertWriter(file, limit, UnwrittenLines(metrics, lambda: goes_on), metrics, traffic)
+    return AlertWriter(file, limit, UnwrittenLines(metrics, lambda: may_continue), metrics, traffic)
 
 
 def test_alerts_are_written_and_counted_by_signature(file: AlertsFile, path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_live_sensor_survives_a_full_disk_and_counts_the_lost_lines(
     file: AlertsFile, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = ClientMetrics()
-    writer = make_writer(file, SEEN, AlertLimit(), metrics, goes_on=True)
+    writer = make_writer(file, SEEN, AlertLimit(), metrics, may_continue=True)
     writer.write(all_decided(scan_of(2)))
     with room_for(path.stat().st_size + 1000), caplog.at_level(logging.WARNING):
         for _ in range(3):

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from offload.alerts.alert_limit import AlertLimit
-from offload.alerts.alerts_file import STDOUT, AlertsFile, UnwrittenError
+from offload.alerts.alerts_file import AlertsFile, UnwrittenError
 from offload.alerts.eve import Event, make_alerts
+from offload.defaults import STDOUT
 from tests.offload.alerts.test_eve import NO_LIMIT, VALID, decided_of, records_of, some_stats
 from tests.offload.edge.test_offload_csv import room_for, without_privileges
 from tests.offload.link_ends import PATIENCE, ROOT, wait_until
@@ -408,7 +409,8 @@ def test_a_stalled_reader_is_waited_for_until_the_stop_and_gets_whole_lines(pipe
 
 _ON_A_FULL_DISK = """
 import resource
-from offload.alerts.alerts_file import STDOUT, AlertsFile, UnwrittenError
+from offload.alerts.alerts_file import AlertsFile, UnwrittenError
+from offload.defaults import STDOUT
 
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 with AlertsFile(STDOUT) as file:
@@ -430,7 +432,8 @@ def test_a_redirected_standard_output_has_no_hole_after_an_incomplete_line(path:
 
 _TO_STDOUT = """
 import sys
-from offload.alerts.alerts_file import STDOUT, AlertsFile
+from offload.alerts.alerts_file import AlertsFile
+from offload.defaults import STDOUT
 from utils.errors import InputFileError
 
 print("before")

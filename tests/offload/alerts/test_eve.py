@@ -23,7 +23,7 @@ from dataset.records.flow_features import compute_records
 from dataset.records.scaling import PUBLISHED
 from offload.alerts.alert_limit import AlertLimit
 from offload.alerts.eve import Event, compute_community_id, make_alerts, make_stats
-from offload.defaults import SOURCES
+from offload.defaults import ALL_SOURCES_FACTOR
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.second_exit import LocalSecondExit
@@ -406,8 +406,8 @@ def test_each_signature_has_its_own_limit() -> None:
 
 def test_forged_sources_are_limited_together() -> None:
     limit = AlertLimit(0, 5)
-    assert len(make_alerts(all_decided(records_of(500)), limit)) == 5 * SOURCES
-    assert limit.suppressed["attack"] == 500 - 5 * SOURCES
+    assert len(make_alerts(all_decided(records_of(500)), limit)) == 5 * ALL_SOURCES_FACTOR
+    assert limit.suppressed["attack"] == 500 - 5 * ALL_SOURCES_FACTOR
 
 
 def test_without_a_limit_all_attacks_give_alerts() -> None:
@@ -437,7 +437,7 @@ def test_a_limit_remembers_few_windows_and_sources() -> None:
             limit.admit("rejected", window, source)
     assert not limit.admit("rejected", 15 * 199, 0)
     assert len(limit._admitted) <= 16
-    assert max(map(len, limit._admitted.values())) <= SOURCES + 1 + 1 + 1
+    assert max(map(len, limit._admitted.values())) <= ALL_SOURCES_FACTOR + 1 + 1 + 1
 
 
 @pytest.mark.parametrize("live", [True, False])

@@ -105,14 +105,14 @@ class Late(LocalSecondExit):
 
     def __init__(self) -> None:
         super().__init__(exits_of(Legible()).second)
-        self.asked: list[LateAnswers] = []
+        self.queries: list[LateAnswers] = []
         self.pending: list[int] = []
         self.given_up = False
 
     def ask(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
         one = LateAnswers(self.compute(features, activations(np.arange(len(features)))))
-        self.asked.append(one)
-        self.pending.append(sum(one.count_pending() for one in self.asked))
+        self.queries.append(one)
+        self.pending.append(sum(one.count_pending() for one in self.queries))
         if self.given_up:
             one.done.set()
         return one
@@ -120,11 +120,11 @@ class Late(LocalSecondExit):
     def give_up(self) -> None:
         """Answer all queries, so that a failed test ends."""
         self.given_up = True
-        for one in self.asked:
+        for one in self.queries:
             one.done.set()
 
     def waiting(self) -> list[LateAnswers]:
-        return [one for one in list(self.asked) if not one.done.is_set()]
+        return [one for one in list(self.queries) if not one.done.is_set()]
 
 
 class Prompt(Late):
@@ -132,14 +132,14 @@ class Prompt(Late):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked_when_waited: list[int] = []
+        self.count_at_each_wait: list[int] = []
 
     def ask(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
         one = super().ask(features, activations)
 
         def wait(_seconds: float) -> bool:
             if not one.done.is_set():
-                self.asked_when_waited.append(len(self.asked))
+                self.count_at_each_wait.append(len(self.queries))
             one.done.set()
             return True
 
@@ -149,14 +149,14 @@ class Prompt(Late):
 
 @contextmanager
 def answering(
-    late: Late, choose: Callable[[Sequence[LateAnswers]], LateAnswers], window: int, all_asked: int
+    late: Late, choose: Callable[[Sequence[LateAnswers]], LateAnswers], window: int, total: int
 ) -> Iterator[None]:
     """Have another thread answer, one of those under way at a time, while the window is full or all were asked."""
 
     def answer() -> None:
         try:
-            for _ in range(all_asked):
-                wait_until(lambda: len(late.waiting()) == window or len(late.asked) == all_asked)
+            for _ in range(total):
+                wait_until(lambda: len(late.waiting()) == window or len(late.queries) == total)
                 choose(late.waiting()).done.set()
         finally:
             late.give_up()
@@ -302,16 +302,16 @@ def test_each_segment_computes_each_distinct_vector_at_most_once(
 
 
 def test_exit_2_is_queried_once_and_only_about_uncertain_events() -> None:
-    asked: list[tuple[FloatArray, FloatArray]] = []
+    queries: list[tuple[FloatArray, FloatArray]] = []
 
     class Asking(Prompt):
         def ask(self, features: FloatArray, activations: ActivationsAt) -> LateAnswers:
-            asked.append((features, activations(np.arange(len(features)))))
+            queries.append((features, activations(np.arange(len(features)))))
             return super().ask(features, activations)
 
     batch = np.concatenate([events(5, CERTAIN), events(7), events(5, -CERTAIN)])
     verdicts = next(edge_of(Asking()).decide_all([Batch(np.concatenate([batch, batch]))], 1, Stop()))
-    ((features, activations),) = asked
+    ((features, activations),) = queries
     assert verdicts.uncertain.tolist() == 2 * (5 * [False] + 7 * [True] + 5 * [False])
     assert sorted(map(tuple, features.tolist())) == sorted(map(tuple, events(7).tolist()))
     assert (activations.reshape(-1, 2) == features[:, :2]).all()
@@ -364,7 +364,7 @@ def test_batches_are_yielded_in_order_whatever_the_order_of_replies(
         batch[:, 0], batch[:, 1] = rng.uniform(-3, 3, size), rng.uniform(-4, 4, size)
         batch[0, :2] = 0.0, number / 10  # at least one is uncertain, and none is like another batch's
     late = Late()
-    with answering(late, choose, window=4, all_asked=len(batches)):
+    with answering(late, choose, window=4, total=len(batches)):
         found = list(edge_of(late).decide_all(map(Batch, batches), 4, Stop()))
     expected = [edge_of(Prompt()).decide_all([Batch(batch)], 1, Stop()) for batch in batches]
     for one, (other,) in zip(found, expected, strict=True):
@@ -376,7 +376,7 @@ def test_batches_are_yielded_in_order_whatever_the_order_of_replies(
 def test_exit_1_continues_until_the_window_is_full(size: int) -> None:
     prompt = Prompt()
     assert len(list(edge_of(prompt).decide_all([Batch(events(size)) for _ in range(12)], 3, Stop()))) == 12
-    assert prompt.asked_when_waited == [*range(3, 12), 12, 12, 12]
+    assert prompt.count_at_each_wait == [*range(3, 12), 12, 12, 12]
     assert max(prompt.pending) == 3
 
 
@@ -433,9 +433,9 @@ def test_a_failed_request_raises_after_the_earlier_batches() -> None:
     deciding = edge_of(late).decide_all([Batch(events(2)) for _ in range(9)], 4, Stop())
     with ThreadPoolExecutor(1) as executor:
         first = executor.submit(next, deciding)
-        wait_until(lambda: len(late.asked) == 4)
-        late.asked[2].failure = CloudUnavailableError("no worker answered", "timed-out")
-        for one in late.asked[::-1]:
+        wait_until(lambda: len(late.queries) == 4)
+        late.queries[2].failure = CloudUnavailableError("no worker answered", "timed-out")
+        for one in late.queries[::-1]:
             one.done.set()
         assert first.result(PATIENCE).decider.tolist() == ["cloud", "cloud"]
     next(deciding)
@@ -452,7 +452,7 @@ def test_an_empty_batch_only_yields_finished_batches() -> None:
         for number in range(3):
             taken.append(number)
             if number == 1:
-                late.asked[0].done.set()
+                late.queries[0].done.set()
             yield nothing
         yield events(3, CERTAIN)
 
@@ -460,7 +460,7 @@ def test_an_empty_batch_only_yields_finished_batches() -> None:
     assert len(next(deciding)) == 2
     assert taken == [0, 1]
     assert [len(verdicts) for verdicts in deciding] == [3]
-    assert len(late.asked) == 1
+    assert len(late.queries) == 1
 
 
 @pytest.mark.parametrize(
@@ -478,9 +478,9 @@ def test_at_the_drain_deadline_waiting_batches_are_left_undecided(
     with ThreadPoolExecutor(1) as executor:
         found = executor.submit(list, edge_of(late).decide_all([Batch(events(2)) for _ in range(5)], window, stop))
         try:
-            wait_until(lambda: len(late.asked) == min(window, 5))
+            wait_until(lambda: len(late.queries) == min(window, 5))
             for number in answered:
-                late.asked[number].done.set()
+                late.queries[number].done.set()
             begun = time.monotonic()
             stop.request()
             assert len(found.result(PATIENCE)) == out
@@ -523,10 +523,10 @@ def test_a_caller_can_stop_deciding_at_any_batch() -> None:
     deciding = edge_of(late).decide_all((Batch(events(2)) for _ in range(9)), 2, Stop())
     with ThreadPoolExecutor(1) as executor:
         first = executor.submit(next, deciding)
-        wait_until(lambda: len(late.asked) == 2)
-        late.asked[0].done.set()
+        wait_until(lambda: len(late.queries) == 2)
+        late.queries[0].done.set()
         first.result(PATIENCE)
     deciding.close()  # type: ignore[attr-defined]
     assert list(deciding) == []
-    late.asked[1].done.set()  # of interest to no one any more
-    assert len(late.asked) == 2
+    late.queries[1].done.set()  # of interest to no one any more
+    assert len(late.queries) == 2

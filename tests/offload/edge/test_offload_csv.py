@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from offload.edge.batch import Batch
 from offload.edge.edge import Edge
 from offload.edge.offload_csv import OffloadCsv, Table, make_columns
-from offload.edge.resume_file import NOTHING, digest_dataset, make_resume_path, write_resume_file
+from offload.edge.resume_file import NO_PROGRESS, digest_dataset, make_resume_path, write_resume_file
 from offload.edge.second_exit import LocalSecondExit
 from offload.edge.sources import split_dataset
 from tests.offload.edge.test_edge import HALVES, Legible
@@ -159,7 +159,7 @@ def test_a_run_that_was_killed_before_its_first_rows_starts_again(path: Path) ->
     dataset = dataset_of(12)
     whole = write(path, dataset)
     path.write_text("older")
-    write_resume_file(path, facts_of(dataset) | {"columns": list(OFFLOAD_COLUMNS)}, NOTHING)
+    write_resume_file(path, facts_of(dataset) | {"columns": list(OFFLOAD_COLUMNS)}, NO_PROGRESS)
     assert go_on(path, dataset) == 0
     assert path.read_bytes() == whole
 

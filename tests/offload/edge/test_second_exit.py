@@ -25,8 +25,7 @@ from offload.link.broker import Broker
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import find_free_port
-from offload.link.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, Answer, Refusal, Request
-from offload.link.request_form import RequestForm
+from offload.link.protocol import ACTIVATIONS, FEATURES, MAX_EVENTS, Answer, Refusal, Request, RequestTemplate
 from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
@@ -35,7 +34,7 @@ from offload.operations.metrics import WorkerMetrics
 from tests.networks import calibrated_network
 from tests.offload.edge.test_edge import CERTAIN, HALVES, MOBILENET, THRESHOLDS, UNCERTAIN, Legible, events
 from tests.offload.exits import ROUNDING, exits_of, served
-from tests.offload.link_ends import PATIENCE, at, make_client, serving, wait_until
+from tests.offload.link_ends import PATIENCE, at, make_client, run_worker, wait_until
 from utils.dataset import read_dataset, to_images
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError, MessageError
 from utils.stopping import Stop
@@ -108,14 +107,14 @@ class Answers:
     """The outcomes of n events, joined: logits (n, 2), and for each event who answered, and why not the cloud.
 
     Args:
-        asked: whose replies are here.
+        query: query about the events, with all replies.
         count: n.
     """
 
-    def __init__(self, asked: Query, count: int) -> None:
+    def __init__(self, query: Query, count: int) -> None:
         self.logits = np.empty((count, 2), np.float32)
         self.answered_by, self.failure = np.full(count, "?" * 8), np.full(count, "?" * 32)
-        for rows, logits, answered_by, failure in asked.collect():
+        for rows, logits, answered_by, failure in query.collect():
             self.logits[rows], self.answered_by[rows], self.failure[rows] = logits, answered_by, failure
 
 
@@ -123,29 +122,29 @@ def margins(answers: Answers) -> list[float]:
     return list((answers.logits[:, 1] - answers.logits[:, 0]).tolist())
 
 
-def working(link: Broker, queue: str, responder: Responder) -> contextlib.AbstractContextManager[object]:
-    return serving(Worker(link, queue, responder, WorkerSettings(), WorkerMetrics()))
+def run_worker_of(link: Broker, queue: str, responder: Responder) -> contextlib.AbstractContextManager[object]:
+    return run_worker(Worker(link, queue, responder, WorkerSettings(), WorkerMetrics()))
 
 
 @contextmanager
-def absent(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
-    """Yield a client without a broker, which it knows."""
+def make_unconnected_client(queue: str, retry_policy: RetryPolicy = ONE_TRY) -> Iterator[Client]:
+    """Yield a client that knows that it has no broker."""
     with make_client(at(Broker(()), find_free_port()), queue, retry_policy) as client:
         yield client
 
 
-def asking(
+def make_second_exit(
     client: Client, network: TwoExits, on_failure: str = "local", payload: str = FEATURES, *, half: bool = False
 ) -> CloudSecondExit:
-    sending = RequestForm(compute_fingerprint(network), "edge:1", payload, half)
-    return CloudSecondExit(client, sending, LocalSecondExit(exits_of(network).second), on_failure)
+    template = RequestTemplate(compute_fingerprint(network), "edge:1", payload, half)
+    return CloudSecondExit(client, template, LocalSecondExit(exits_of(network).second), on_failure)
 
 
-def ask(second_exit: CloudSecondExit, network: TwoExits, features: FloatArray) -> Answers:
-    asked = second_exit.ask(features, Activations(network, features))
-    assert asked.wait(PATIENCE)
-    assert asked.count_pending() == 0
-    return Answers(asked, len(features))
+def ask_and_wait(second_exit: CloudSecondExit, network: TwoExits, features: FloatArray) -> Answers:
+    query = second_exit.ask(features, Activations(network, features))
+    assert query.wait(PATIENCE)
+    assert query.count_pending() == 0
+    return Answers(query, len(features))
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +165,8 @@ def test_the_cloud_and_the_edge_compute_the_same_logits(
 ) -> None:
     features = np.random.default_rng(1).random((90, 58), np.float32)
     local = Answers(LocalSecondExit(exits_of(network).second).ask(features, Activations(network, features)), 90)
-    with working(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
-        answers = ask(asking(client, network, "wait", payload, half=half), network, features)
+    with run_worker_of(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
+        answers = ask_and_wait(make_second_exit(client, network, "wait", payload, half=half), network, features)
     assert set(answers.answered_by) == {"cloud"}
     assert set(answers.failure) == {""}
     largest = np.abs(local.logits).max()
@@ -189,8 +188,8 @@ def test_many_events_are_split_into_requests_and_joined_in_order(
     link: Broker, queue: str, payload: str, count: int, sizes: list[int]
 ) -> None:
     noting, network = Noting(), Legible()
-    with working(link, queue, noting), make_client(link, queue) as client:
-        answers = ask(asking(client, network, "wait", payload), network, numbered(count))
+    with run_worker_of(link, queue, noting), make_client(link, queue) as client:
+        answers = ask_and_wait(make_second_exit(client, network, "wait", payload), network, numbered(count))
     assert margins(answers) == list(range(count))
     assert [len(request.tensor) for request in noting.requests] == sizes
     assert {request.payload for request in noting.requests} == {payload}
@@ -200,13 +199,13 @@ def test_many_events_are_split_into_requests_and_joined_in_order(
 def test_each_request_is_pending_until_it_is_answered(link: Broker, queue: str) -> None:
     network, features = Legible(), numbered(MAX_EVENTS + 1)
     with make_client(link, queue, RetryPolicy.from_options(0.5, 0, wait_timeout=PATIENCE)) as client:
-        asked = asking(client, network, "wait").ask(features, Activations(network, features))
-        assert asked.count_pending() == 2
-        assert not asked.wait(0)
-        with working(link, queue, Responder(*served(network), "late")):
-            assert asked.wait(PATIENCE)
-        assert asked.count_pending() == 0
-        assert margins(Answers(asked, len(features))) == list(range(MAX_EVENTS + 1))
+        query = make_second_exit(client, network, "wait").ask(features, Activations(network, features))
+        assert query.count_pending() == 2
+        assert not query.wait(0)
+        with run_worker_of(link, queue, Responder(*served(network), "late")):
+            assert query.wait(PATIENCE)
+        assert query.count_pending() == 0
+        assert margins(Answers(query, len(features))) == list(range(MAX_EVENTS + 1))
 
 
 @pytest.mark.parametrize("on_failure", FAILURE_POLICIES)
@@ -214,13 +213,13 @@ def test_the_cloud_may_answer_some_requests_of_a_batch_and_not_others(
     link: Broker, queue: str, on_failure: str
 ) -> None:
     network, picky = Legible(), Picky()
-    with working(link, queue, picky), make_client(link, queue, ONE_TRY) as client:
-        second_exit = asking(client, network, on_failure)
+    with run_worker_of(link, queue, picky), make_client(link, queue, ONE_TRY) as client:
+        second_exit = make_second_exit(client, network, on_failure)
         if on_failure == "wait":
             with pytest.raises(MessageError, match="worker-failed: the worker refused a request: too few events"):
-                ask(second_exit, network, numbered(MAX_EVENTS + 9))
+                ask_and_wait(second_exit, network, numbered(MAX_EVENTS + 9))
             return
-        answers = ask(second_exit, network, numbered(MAX_EVENTS + 9))
+        answers = ask_and_wait(second_exit, network, numbered(MAX_EVENTS + 9))
     assert picky.sizes == [MAX_EVENTS, 9]
     told = list(zip(answers.answered_by.tolist(), answers.failure.tolist(), strict=True))
     instead = "local" if on_failure == "local" else ""
@@ -235,10 +234,10 @@ def test_the_cloud_may_answer_some_requests_of_a_batch_and_not_others(
 def test_exit_2_uses_the_kept_activations_if_a_request_fails_at_once(queue: str) -> None:
     network, features = Watched(), numbered(MAX_EVENTS + 9)
     activations = Activations(Legible(), features)
-    with absent(queue) as client:
-        asked = asking(client, network).ask(features, activations)
-        assert asked.count_pending() == 0
-        answers = Answers(asked, len(features))
+    with make_unconnected_client(queue) as client:
+        query = make_second_exit(client, network).ask(features, activations)
+        assert query.count_pending() == 0
+        answers = Answers(query, len(features))
     assert activations.events == MAX_EVENTS + 9
     assert network.passes == 0
     assert margins(answers) == list(range(MAX_EVENTS + 9))
@@ -250,12 +249,12 @@ def test_segment_1_is_computed_again_if_a_request_fails_later(link: Broker, queu
     network, features = Watched(), numbered(9)
     activations = Activations(Legible(), features)
     with make_client(link, queue, ONE_TRY) as client:
-        asked_all = threading.Event()
-        client._sender.call_soon(lambda: asked_all.wait(PATIENCE))  # else the answer may fail at once
-        asked = asking(client, network).ask(features, activations)  # there is no queue, as the broker will say
-        asked_all.set()
-        assert asked.wait(PATIENCE)
-        answers = Answers(asked, len(features))
+        is_begun = threading.Event()
+        client._sender.call_soon(lambda: is_begun.wait(PATIENCE))  # otherwise the request may fail at once
+        query = make_second_exit(client, network).ask(features, activations)  # the broker will report: no queue
+        is_begun.set()
+        assert query.wait(PATIENCE)
+        answers = Answers(query, len(features))
     assert activations.events == 0
     assert network.passes == 1
     assert margins(answers) == list(range(9))
@@ -265,8 +264,8 @@ def test_segment_1_is_computed_again_if_a_request_fails_later(link: Broker, queu
 def test_the_policy_reject_computes_nothing(queue: str) -> None:
     network, features = Watched(), numbered(9)
     activations = Activations(Legible(), features)
-    with absent(queue) as client:
-        answers = Answers(asking(client, network, "reject").ask(features, activations), len(features))
+    with make_unconnected_client(queue) as client:
+        answers = Answers(make_second_exit(client, network, "reject").ask(features, activations), len(features))
     assert (activations.events, network.passes) == (0, 0)
     assert np.isnan(answers.logits).all()
     assert answers.logits.shape == (9, 2)
@@ -277,10 +276,10 @@ def test_the_policy_reject_computes_nothing(queue: str) -> None:
 def test_the_policy_wait_raises_the_failure_at_the_timeout(queue: str) -> None:
     network = Legible()
     with (
-        absent(queue, RetryPolicy.from_options(0.2, 0, wait_timeout=0.5)) as client,
+        make_unconnected_client(queue, RetryPolicy.from_options(0.2, 0, wait_timeout=0.5)) as client,
         pytest.raises(CloudUnavailableError, match="no RabbitMQ at") as raised,
     ):
-        ask(asking(client, network, "wait"), network, numbered(9))
+        ask_and_wait(make_second_exit(client, network, "wait"), network, numbered(9))
     assert raised.value.code == "no-connection"
 
 
@@ -296,9 +295,9 @@ class Refused:
 @pytest.mark.parametrize("on_failure", FAILURE_POLICIES)
 def test_no_policy_covers_a_broker_that_refuses_the_client(on_failure: str) -> None:
     network = Legible()
-    second_exit = asking(Refused(), network, on_failure)  # type: ignore[arg-type]
+    second_exit = make_second_exit(Refused(), network, on_failure)  # type: ignore[arg-type]
     with pytest.raises(CloudError, match="the broker refuses the user"):
-        ask(second_exit, network, numbered(9))
+        ask_and_wait(second_exit, network, numbered(9))
 
 
 @pytest.mark.parametrize("on_failure", ["local", "reject"])
@@ -307,8 +306,8 @@ def test_a_refusal_with_an_invalid_code_is_reported_as_refused(
     link: Broker, queue: str, code: str, on_failure: str
 ) -> None:
     network = Legible()
-    with working(link, queue, Picky(code)), make_client(link, queue, ONE_TRY) as client:
-        answers = ask(asking(client, network, on_failure), network, numbered(2))
+    with run_worker_of(link, queue, Picky(code)), make_client(link, queue, ONE_TRY) as client:
+        answers = ask_and_wait(make_second_exit(client, network, on_failure), network, numbered(2))
     assert set(answers.failure) == {"refused"}
 
 
@@ -320,27 +319,27 @@ def test_values_beyond_half_precision_are_sent_in_single_precision(largest: floa
     activations = np.zeros((3, 2, 1, 1), np.float32)
     activations[1, 1] = largest
     assert (
-        RequestForm("ab" * 32, "edge:1", ACTIVATIONS, half_precision=True).make_request(activations).tensor.dtype
+        RequestTemplate("ab" * 32, "edge:1", ACTIVATIONS, half_precision=True).make_request(activations).tensor.dtype
         == dtype
     )
-    assert RequestForm("ab" * 32, "edge:1", ACTIVATIONS).make_request(activations).tensor.dtype == "float32"
+    assert RequestTemplate("ab" * 32, "edge:1", ACTIVATIONS).make_request(activations).tensor.dtype == "float32"
 
 
 def test_an_event_beyond_half_precision_is_answered_correctly(link: Broker, queue: str) -> None:
     network, features = Legible(), numbered(3)
     features[:, 1] = [1.0, 70000.0, 2**-20]
-    with working(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
-        answers = ask(asking(client, network, "wait", ACTIVATIONS, half=True), network, features)
+    with run_worker_of(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
+        answers = ask_and_wait(make_second_exit(client, network, "wait", ACTIVATIONS, half=True), network, features)
     assert margins(answers) == [1.0, 70000.0, 2**-20]
 
 
 def test_the_local_exit_is_always_ready() -> None:
     network, features = Legible(), numbered(5)
     local = LocalSecondExit(exits_of(network).second)
-    asked = local.ask(features, Activations(network, features))
-    assert asked.count_pending() == 0
-    assert asked.wait(0)
-    assert margins(Answers(asked, 5)) == [0, 1, 2, 3, 4]
+    query = local.ask(features, Activations(network, features))
+    assert query.count_pending() == 0
+    assert query.wait(0)
+    assert margins(Answers(query, 5)) == [0, 1, 2, 3, 4]
     assert local.check_liveness() is None
     assert local.check_readiness() is None
 
@@ -355,8 +354,8 @@ def decided(edge: Edge) -> list[tuple[str, str, object]]:
 
 def test_the_table_names_the_cloud_as_the_decider(link: Broker, queue: str) -> None:
     network = Legible()
-    with working(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
-        found = decided(Edge(exits_of(network).first, HALVES, asking(client, network)))
+    with run_worker_of(link, queue, Responder(*served(network), "cloud")), make_client(link, queue) as client:
+        found = decided(Edge(exits_of(network).first, HALVES, make_second_exit(client, network)))
     assert found == [
         ("edge", "certain", 1),
         ("edge", "certain", 0),
@@ -376,8 +375,8 @@ def test_the_table_gives_the_reason_why_the_cloud_did_not_answer(
     queue: str, on_failure: str, uncertain_events: list[tuple[str, str, object]]
 ) -> None:
     network = Legible()
-    with absent(queue) as client:
-        found = decided(Edge(exits_of(network).first, HALVES, asking(client, network, on_failure)))
+    with make_unconnected_client(queue) as client:
+        found = decided(Edge(exits_of(network).first, HALVES, make_second_exit(client, network, on_failure)))
     assert found == [("edge", "certain", 1), ("edge", "certain", 0), *uncertain_events]
 
 
@@ -401,8 +400,8 @@ def test_workers_of_different_speed_do_not_change_the_order_or_the_verdicts(
     one_at_a_time = WorkerSettings(prefetch=1)
     fast = Worker(link, queue, Responder(*served(mobilenet), "fast"), one_at_a_time, WorkerMetrics())
     slow = Worker(link, queue, Slow(*served(mobilenet), "slow"), one_at_a_time, WorkerMetrics())
-    with serving(fast), serving(slow), make_client(link, queue) as client:
-        edge = Edge(exits_of(mobilenet).first, limits, asking(client, mobilenet, "wait", payload))
+    with run_worker(fast), run_worker(slow), make_client(link, queue) as client:
+        edge = Edge(exits_of(mobilenet).first, limits, make_second_exit(client, mobilenet, "wait", payload))
         remote = list(edge.decide_all(map(Batch, batches), 4, Stop()))
     assert fast.answered + slow.answered == expected > 10
     assert slow.answered > 0

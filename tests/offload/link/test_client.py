@@ -19,29 +19,37 @@ from offload.link import client as client_module
 from offload.link.broker import Broker, Host
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import Answer, Refusal, Request, encode_refusal, encode_request, make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
-from tests.offload.hostile_peers import FORGERIES, FailingRelay, answer_to, by_hand, is_valid, make_large_request
+from tests.controlled_broker import ControlledBroker
+from tests.offload.hostile_peers import (
+    FORGERIES,
+    FailingRelay,
+    control_worker,
+    is_valid,
+    make_answer,
+    make_large_request,
+)
 from tests.offload.link_ends import (
     AGES,
     PATIENCE,
     Sleeper,
     SleepingWorker,
     at,
-    connected,
+    count_waiting,
     is_answer_to,
     listening,
     make_client,
     make_request,
     make_worker,
+    open_channel,
     publish,
-    serving,
+    run_worker,
     wait_until,
-    waiting_in,
 )
-from tests.offload.messages import mutants
+from tests.offload.messages import mutate_body
 from utils.errors import BrokerRefusedError, CloudUnavailableError, MessageError
 
 SECRET = "hunter2-Pa$$wört"
@@ -127,18 +135,18 @@ def test_many_requests_of_several_threads_get_their_own_answers_once(
     link: Broker, queue: str, metrics: Watched
 ) -> None:
     ended: list[Future[Answer]] = []
-    asked: list[tuple[Future[Answer], Request]] = []
+    submitted: list[tuple[Future[Answer], Request]] = []
 
     def ask(client: Client) -> None:
         for events in range(1, 101):
             request = make_request(events)
             future = client.submit(request)
             future.add_done_callback(ended.append)
-            asked.append((future, request))
+            submitted.append((future, request))
 
     with (
-        serving(make_worker(link, queue)),
-        serving(make_worker(link, queue)),
+        run_worker(make_worker(link, queue)),
+        run_worker(make_worker(link, queue)),
         make_client(link, queue, LONG, metrics) as client,
     ):
         threads = [threading.Thread(target=ask, args=(client,)) for _ in range(4)]
@@ -146,19 +154,19 @@ def test_many_requests_of_several_threads_get_their_own_answers_once(
             thread.start()
         for thread in threads:
             thread.join(PATIENCE)
-        assert all(answered(future, request) for future, request in asked)
+        assert all(answered(future, request) for future, request in submitted)
         assert client._pending == {}
-    assert sorted(map(id, ended)) == sorted(id(future) for future, _ in asked)
-    assert (len(asked), metrics.results, metrics.tries) == (400, {"answered": 400}, (400, 0))
+    assert sorted(map(id, ended)) == sorted(id(future) for future, _ in submitted)
+    assert (len(submitted), metrics.results, metrics.tries) == (400, {"answered": 400}, (400, 0))
     assert (metrics.value("in_flight_requests"), metrics.value("round_trip_seconds_count")) == (0, 400)
     sent, received = metrics.value("sent_bytes_total"), metrics.value("received_bytes_total")
-    assert sent == client.bytes_sent == sum(len(encode_request(request)) for _, request in asked)
+    assert sent == client.bytes_sent == sum(len(encode_request(request)) for _, request in submitted)
     assert received == client.bytes_received > 0
     assert metrics.dropped == {}
 
 
 def test_answers_may_arrive_in_any_order(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         requests = [make_request() for _ in range(5)]
         futures = [client.submit(request) for request in requests]
         taken = [worker.take() for _ in requests]
@@ -170,7 +178,7 @@ def test_answers_may_arrive_in_any_order(link: Broker, queue: str, metrics: Watc
 
 
 def test_several_of_the_largest_requests_are_answered_at_once(link: Broker, queue: str) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG) as client:
         requests = [make_large_request(1024) for _ in range(4)]
         futures = [client.submit(request) for request in requests]
         for taken in [worker.take() for _ in requests]:
@@ -198,7 +206,7 @@ def test_a_worker_killed_during_inference_causes_no_second_attempt(
 
 
 def test_a_pending_request_cannot_be_cancelled(link: Broker, queue: str) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG) as client:
         request = make_request()
         future = client.submit(request)
         assert not future.cancel()
@@ -208,7 +216,7 @@ def test_a_pending_request_cannot_be_cancelled(link: Broker, queue: str) -> None
 
 def test_each_answer_can_be_logged(link: Broker, queue: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "offload.link.client")
-    with serving(make_worker(link, queue)), make_client(link, queue) as client:
+    with run_worker(make_worker(link, queue)), make_client(link, queue) as client:
         request = make_request()
         assert answered(client.submit(request), request)
     (line,) = [record.getMessage() for record in caplog.records if request.request_id in record.getMessage()]
@@ -254,7 +262,7 @@ def test_a_silent_server_is_not_waited_for_beyond_the_deadline(queue: str, monke
 
 
 def test_one_of_several_hosts_is_enough(link: Broker, queue: str) -> None:
-    with serving(make_worker(link, queue)):
+    with run_worker(make_worker(link, queue)):
         for ports in ((find_free_port(), link.hosts[0].port), (link.hosts[0].port, find_free_port())):
             with make_client(at(link, *ports), queue) as client:
                 request = make_request()
@@ -279,7 +287,7 @@ def test_a_refused_client_raises_on_entering(wrong: Callable[[Broker], Broker], 
 
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_leaving_ends_pending_and_later_requests(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue):
+    with control_worker(link, queue):
         with not_for_ages(), make_client(link, queue, LONG, metrics) as client:
             futures = [client.submit(make_request()) for _ in range(20)]
         assert all(future.done() for future in futures)
@@ -291,7 +299,7 @@ def test_leaving_ends_pending_and_later_requests(link: Broker, queue: str, metri
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_leaving_a_silent_broker_is_quick_while_attempts_time_out(link: Broker, queue: str) -> None:
     relay = FailingRelay(link.hosts[0].port)
-    with by_hand(link, queue), relay.running() as port:
+    with control_worker(link, queue), relay.running() as port:
         with not_for_ages(), make_client(at(link, port), queue, RetryPolicy(0.7, 10_000, AGES)) as client:
             relay.fall_silent()
             futures = [client.submit(make_request()) for _ in range(3)]
@@ -332,7 +340,7 @@ def test_a_request_submitted_while_leaving_ends_too(broker_is_there: bool, link:
 
 
 def test_a_request_is_retried_under_the_same_id_up_to_the_limit(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 2, 60), metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 2, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = [worker.take() for _ in range(3)]
@@ -340,13 +348,13 @@ def test_a_request_is_retried_under_the_same_id_up_to_the_limit(link: Broker, qu
         assert {each.correlation_id for each in taken} == {each.request.request_id for each in taken}
         assert len({each.body for each in taken}) == 1
         assert [each.seconds for each in taken] == [0.5] * 3
-        assert waiting_in(link, queue) == 0
+        assert count_waiting(link, queue) == 0
     assert (metrics.results, metrics.tries) == ({"timed-out": 1}, (3, 2))
     assert metrics.value("sent_bytes_total") == 3 * len(encode_request(request))
 
 
 def test_the_first_answer_counts_and_a_later_one_is_discarded(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 1, 60), metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, RetryPolicy(0.5, 1, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         first, second = worker.take(), worker.take()
@@ -359,14 +367,14 @@ def test_the_first_answer_counts_and_a_later_one_is_discarded(link: Broker, queu
 
 def test_a_request_expires_in_the_queue_when_its_client_no_longer_waits(link: Broker, queue: str) -> None:
     sleeper = Sleeper()
-    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(2.0, 1, 2.8)) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, RetryPolicy(2.0, 1, 2.8)) as client:
         future = client.submit(make_request())
         first, second = worker.take(), worker.take()
         assert 0 < second.seconds <= 0.8  # what the first attempt left of the 2.8 s
         assert second.seconds < first.seconds <= 2.0
         stale = client.submit(make_request())
         assert why(future) == why(stale) == "timed-out"
-        with serving(make_worker(link, queue, sleeper)):
+        with run_worker(make_worker(link, queue, sleeper)):
             fresh = make_request()
             assert answered(client.submit(fresh), fresh)
     assert [[request.request_id for request in batch] for batch in sleeper.batches] == [[fresh.request_id]]
@@ -382,7 +390,7 @@ def test_a_missing_queue_is_reported_soon(link: Broker, queue: str, metrics: Wat
 
 
 def test_a_full_queue_is_reported_soon(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue, room=1), make_client(link, queue, metrics=metrics) as client:
+    with control_worker(link, queue, room=1), make_client(link, queue, metrics=metrics) as client:
         publish(link, queue, b"in the way")
         future = client.submit(make_request())
         assert why(future) == "queue-full"
@@ -395,7 +403,7 @@ def test_a_worker_that_starts_later_answers(link: Broker, queue: str) -> None:
         request = make_request()
         future = client.submit(request)
         wait_until(lambda: client._pending and client._pending[request.request_id].attempts > 1)
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             assert answered(future, request)
 
 
@@ -404,7 +412,7 @@ def test_a_refused_request_fails_with_the_workers_code_after_the_retries(
     persistent: bool, link: Broker, queue: str, metrics: Watched
 ) -> None:
     retry_policy = RetryPolicy(20, 2, 60, persistent)
-    with serving(make_worker(link, queue)), make_client(link, queue, retry_policy, metrics) as client:
+    with run_worker(make_worker(link, queue)), make_client(link, queue, retry_policy, metrics) as client:
         future = client.submit(replace(make_request(), fingerprint="66" * 32))
         assert why(future) == "wrong-model"
         assert isinstance(future.exception(), MessageError)
@@ -413,13 +421,13 @@ def test_a_refused_request_fails_with_the_workers_code_after_the_retries(
 
 
 def test_a_refusal_is_reported_also_at_the_deadline(link: Broker, queue: str, metrics: Watched) -> None:
-    with serving(make_worker(link, queue)), make_client(link, queue, RetryPolicy(20, 100, 1), metrics) as client:
+    with run_worker(make_worker(link, queue)), make_client(link, queue, RetryPolicy(20, 100, 1), metrics) as client:
         assert why(client.submit(replace(make_request(), fingerprint="66" * 32))) == "wrong-model"
     assert metrics.results == {"refused": 1}
 
 
 def test_an_answer_after_a_refusal_counts(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, RetryPolicy(20, 1, 60), metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, RetryPolicy(20, 1, 60), metrics) as client:
         request = make_request()
         future = client.submit(request)
         worker.reply(worker.take(), encode_refusal(Refusal(request.request_id, "worker-failed", "")))
@@ -440,7 +448,7 @@ def test_a_persistent_client_retries_until_the_deadline(
     retry_policy = RetryPolicy(0.5, 0, 3, persistent=True)
     with contextlib.ExitStack() as stack:
         if room:
-            stack.enter_context(by_hand(link, queue, room))
+            stack.enter_context(control_worker(link, queue, room))
             if room == 1:
                 publish(link, queue, b"in the way")
         client = stack.enter_context(make_client(link, queue, retry_policy, metrics))
@@ -457,7 +465,7 @@ def test_a_persistent_client_waits_for_a_worker(link: Broker, queue: str) -> Non
         request = make_request()
         future = client.submit(request)
         wait_until(lambda: client._pending and client._pending[request.request_id].attempts > 2)
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             assert answered(future, request)
 
 
@@ -475,7 +483,7 @@ def test_a_persistent_client_waits_for_a_broker_until_the_deadline(queue: str, m
 
 
 def test_a_second_answer_to_a_request_is_discarded(link: Broker, queue: str, metrics: Watched) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         for _ in range(3):
             request = make_request()
             future = client.submit(request)
@@ -492,7 +500,7 @@ def test_a_forged_reply_is_discarded_and_the_real_one_counts(
     forgery: str, link: Broker, queue: str, metrics: Watched, tmp_path: Path
 ) -> None:
     reason, forge = FORGERIES[forgery]
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = worker.take()
@@ -511,7 +519,7 @@ def test_a_forged_reply_is_discarded_and_the_real_one_counts(
 def test_a_reply_to_an_unknown_request_is_discarded(
     request_id: str | None, link: Broker, queue: str, metrics: Watched
 ) -> None:
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = worker.take()
@@ -527,8 +535,8 @@ def test_ten_thousand_invalid_replies_do_not_use_memory_or_hide_the_real_one(
 ) -> None:
     caplog.set_level(logging.ERROR)  # a record of each would be kept for the report
     request = make_request(3)
-    spoiled = [reply for reply in mutants(answer_to(request), 7, 11_000) if not is_valid(reply, request)]
-    with by_hand(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
+    spoiled = [reply for reply in mutate_body(make_answer(request), 7, 11_000) if not is_valid(reply, request)]
+    with control_worker(link, queue) as worker, make_client(link, queue, LONG, metrics) as client:
         future = client.submit(request)
         taken, held, sent = worker.take(), 0, 0
         for replies in (spoiled[:5000], spoiled[5000:]):
@@ -553,7 +561,7 @@ def test_no_request_is_lost_when_the_connection_is_cut_during_a_publish(
 ) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with (
-        by_hand(link, queue) as worker,
+        control_worker(link, queue) as worker,
         relay.running() as port,
         make_client(at(link, port), queue, LONG, metrics) as client,
     ):
@@ -564,13 +572,13 @@ def test_no_request_is_lost_when_the_connection_is_cut_during_a_publish(
         assert (future.result(PATIENCE).logits == request.tensor[:, 0, 0, :2]).all()
     assert (metrics.results, metrics.tries) == ({"answered": 1}, (2, 1))
     assert (metrics.value("connection_losses_total"), metrics.dropped) == (1, {})
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 def test_many_requests_survive_a_connection_that_is_cut_repeatedly(link: Broker, queue: str, metrics: Watched) -> None:
     relay, cuts = FailingRelay(link.hosts[0].port), (100_000, 1_000_000, 300, 1, 300_000)
     with (
-        serving(make_worker(link, queue, Sleeper(seconds=0.02))),
+        run_worker(make_worker(link, queue, Sleeper(seconds=0.02))),
         relay.running() as port,
         make_client(at(link, port), queue, replace(LONG, persistent=True), metrics) as client,
     ):
@@ -585,11 +593,11 @@ def test_many_requests_survive_a_connection_that_is_cut_repeatedly(link: Broker,
 
 def test_requests_end_in_time_if_the_broker_does_not_return(link: Broker, queue: str, metrics: Watched) -> None:
     relay = FailingRelay(link.hosts[0].port)
-    with by_hand(link, queue), contextlib.ExitStack() as stack:
+    with control_worker(link, queue), contextlib.ExitStack() as stack:
         port = stack.enter_context(relay.running())
         with make_client(at(link, port), queue, RetryPolicy(2, 0, 2), metrics) as client:
             future = client.submit(make_request())
-            wait_until(lambda: waiting_in(link, queue))
+            wait_until(lambda: count_waiting(link, queue))
             stack.close()
             assert why(future) == "no-connection"
             assert "no RabbitMQ at" in str(future.exception())
@@ -602,7 +610,7 @@ def test_the_client_reconnects_if_the_broker_confirms_nothing(
 ) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with (
-        serving(make_worker(link, queue)),
+        run_worker(make_worker(link, queue)),
         relay.running() as port,
         make_client(at(link, port), queue, RetryPolicy.from_options(1.5, retries), metrics) as client,
     ):
@@ -618,12 +626,12 @@ def test_the_client_reconnects_if_the_broker_confirms_nothing(
 def test_slow_workers_do_not_cause_a_reconnection(link: Broker, queue: str, metrics: Watched) -> None:
     relay = FailingRelay(link.hosts[0].port)
     with (
-        by_hand(link, queue),
+        control_worker(link, queue),
         relay.running() as port,
         make_client(at(link, port), queue, RetryPolicy(1, 2, 60), metrics) as client,
     ):
         futures = [client.submit(make_request()) for _ in range(200)]
-        wait_until(lambda: waiting_in(link, queue) == 200)
+        wait_until(lambda: count_waiting(link, queue) == 200)
         relay.cut()
         assert {why(future) for future in futures} == {"timed-out"}
         assert client.is_connected
@@ -634,13 +642,13 @@ def test_requests_survive_a_deleted_queue(link: Broker, queue: str, metrics: Wat
     sleeper = Sleeper()
     sleeper.hold.clear()
     with (
-        serving(make_worker(link, queue, sleeper)) as ready,
+        run_worker(make_worker(link, queue, sleeper)) as ready,
         make_client(link, queue, RetryPolicy(3, 5, 60), metrics) as client,
     ):
         requests = [make_request() for _ in range(30)]
         futures = [client.submit(request) for request in requests]
         wait_until(lambda: sleeper.batches)
-        with connected(link) as channel:
+        with open_channel(link) as channel:
             channel.queue_delete(queue)
         sleeper.hold.set()
         wait_until(lambda: len(ready) == 2)
@@ -655,15 +663,15 @@ def test_after_a_reconnection_a_missing_queue_does_not_use_up_retries(
 ) -> None:
     relay, request = FailingRelay(link.hosts[0].port), make_request()
     with relay.running() as port, make_client(at(link, port), queue, LONG, metrics) as client:
-        with by_hand(link, queue):
+        with control_worker(link, queue):
             future = client.submit(request)
-            wait_until(lambda: waiting_in(link, queue))
-            with connected(link) as channel:
+            wait_until(lambda: count_waiting(link, queue))
+            with open_channel(link) as channel:
                 channel.queue_delete(queue)
             relay.cut()
             wait_until(lambda: metrics.value("attempts_total") > 3)  # LONG has no retries
             assert not future.done()
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             assert answered(future, request)
     assert metrics.results == {"answered": 1}
 
@@ -689,13 +697,13 @@ def test_after_failures_in_a_row_no_request_is_sent_until_a_try_succeeds(
     link: Broker, queue: str, metrics: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker_module, "SHORTEST_PAUSE", 1.0)
-    with by_hand(link, queue), make_client(link, queue, RetryPolicy.from_options(1, 0), metrics) as client:
+    with control_worker(link, queue), make_client(link, queue, RetryPolicy.from_options(1, 0), metrics) as client:
         futures = [client.submit(make_request()) for _ in range(breaker_module.FAILURES)]
         assert {why(future) for future in futures} == {"timed-out"}
         vain = client.submit(make_request())
         assert vain.done() and why(vain) == "circuit-open"
         assert client.check_readiness() == "the cloud failed to answer" and metrics.value("breaker_open") == 1
-        with serving(make_worker(link, queue)):
+        with run_worker(make_worker(link, queue)):
             wait_until(lambda: client.submit(make_request()).exception(PATIENCE) is None)
             assert client.check_readiness() is None and metrics.value("breaker_open") == 0
             assert client.submit(make_request()).exception(PATIENCE) is None
@@ -711,7 +719,7 @@ def test_only_a_broker_that_was_down_closes_the_breaker_when_it_returns(
     monkeypatch.setattr(breaker_module, "SHORTEST_PAUSE", 600.0)
     relay = FailingRelay(link.hosts[0].port)
     with (
-        by_hand(link, queue),
+        control_worker(link, queue),
         relay.running() as port,
         make_client(at(link, port), queue, RetryPolicy.from_options(0.3, 0), metrics) as client,
     ):
@@ -730,24 +738,24 @@ def test_only_a_broker_that_was_down_closes_the_breaker_when_it_returns(
 
 
 @pytest.fixture(scope="module")
-def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+def node(broker: ControlledBroker) -> Iterator[ControlledBroker]:
     """A second node."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
-    with PrivateBroker() as running:
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
+    with ControlledBroker() as running:
         yield running
 
 
 @pytest.fixture
-def fragile(node: PrivateBroker) -> Broker:
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+def fragile(node: ControlledBroker) -> Broker:
+    return node.connection
 
 
 def test_requests_survive_a_broker_that_is_killed_and_returns(
-    node: PrivateBroker, fragile: Broker, metrics: Watched
+    node: ControlledBroker, fragile: Broker, metrics: Watched
 ) -> None:
     queue, sleeper = f"requests.{make_id()}", Sleeper()
     sleeper.hold.clear()
-    with serving(make_worker(fragile, queue, sleeper)), contextlib.ExitStack() as stack:
+    with run_worker(make_worker(fragile, queue, sleeper)), contextlib.ExitStack() as stack:
         hasty = stack.enter_context(make_client(fragile, queue, LONG, metrics))
         patient = stack.enter_context(make_client(fragile, queue, replace(LONG, persistent=True)))
         requests = [make_request() for _ in range(40)]
@@ -766,15 +774,15 @@ def test_requests_survive_a_broker_that_is_killed_and_returns(
 
 @pytest.mark.parametrize("command", ["close_all_connections", "delete_queue"])
 def test_requests_survive_what_an_operator_closes_or_deletes(
-    command: str, node: PrivateBroker, fragile: Broker, metrics: Watched
+    command: str, node: ControlledBroker, fragile: Broker, metrics: Watched
 ) -> None:
     queue, request = f"requests.{make_id()}", make_request()
     with make_client(fragile, queue, replace(LONG, persistent=True), metrics) as client:
-        with by_hand(fragile, queue) as worker:
+        with control_worker(fragile, queue) as worker:
             future = client.submit(request)
             lost = worker.take()
         node.control(command, "for repair" if command == "close_all_connections" else lost.reply_to)
-        with by_hand(fragile, queue) as worker:
+        with control_worker(fragile, queue) as worker:
             again = worker.take()
             assert again.reply_to != lost.reply_to
             worker.reply(again)
@@ -783,10 +791,10 @@ def test_requests_survive_what_an_operator_closes_or_deletes(
 
 
 def test_a_password_that_is_changed_meanwhile_ends_all_requests_with_the_refusal(
-    node: PrivateBroker, fragile: Broker, metrics: Watched
+    node: ControlledBroker, fragile: Broker, metrics: Watched
 ) -> None:
     queue, relay = f"requests.{make_id()}", FailingRelay(node.port)
-    with by_hand(fragile, queue), relay.running() as port:
+    with control_worker(fragile, queue), relay.running() as port:
         with make_client(at(fragile, port), queue, LONG, metrics) as client:
             futures = [client.submit(make_request()) for _ in range(3)]
             node.control("change_password", fragile.username, SECRET)

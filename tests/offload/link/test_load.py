@@ -10,19 +10,18 @@ import pytest
 
 from models.checkpoint import read_two_exits
 from models.onnx_export import write_edge_model
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.load import COLUMNS, Pace, RequestResult, draw_load, send_requests, summarize_load, tabulate_results
 from offload.link.pending_requests import RetryPolicy
 from offload.link.private_broker import find_free_port
-from offload.link.request_form import RequestForm
+from offload.link.protocol import RequestTemplate
 from offload.link.responder import Responder
 from offload.link.worker import Worker
 from offload.link.worker_settings import WorkerSettings
 from offload.operations.metrics import WorkerMetrics
 from tests.networks import SAMPLE
 from tests.offload.exits import served
-from tests.offload.link_ends import FINGERPRINT, Sleeper, make_client, make_worker, serving
+from tests.offload.link_ends import FINGERPRINT, Sleeper, make_client, make_worker, run_worker
 from tests.scripts import GENERATOR, ROOT, Ended, call
 from utils.dataset import read_dataset
 from utils.plotting import save_figure
@@ -31,8 +30,8 @@ from utils.stopping import Stop
 EVENTS = np.random.default_rng(1).random((3, 58)).astype(np.float32)
 
 
-def table_of(*asked: tuple[int, float, float, int, str]) -> pd.DataFrame:
-    return tabulate_results([RequestResult(*one) for one in asked])
+def table_of(*results: tuple[int, float, float, int, str]) -> pd.DataFrame:
+    return tabulate_results([RequestResult(*one) for one in results])
 
 
 def test_a_load_is_summarized() -> None:
@@ -65,44 +64,48 @@ def test_a_picture_is_drawn_for_any_results(results: tuple[str, str], tmp_path: 
 
 def test_all_clients_send_at_once_with_one_request_in_flight_each(link: Broker, queue: str) -> None:
     sleeper = Sleeper(0.02)
-    with serving(make_worker(link, queue, sleeper)), make_client(link, queue) as one, make_client(link, queue) as two:
-        sending = [RequestForm(FINGERPRINT, name, "features") for name in ("one", "two")]
-        asked = send_requests([one, two], sending, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
-    assert [(number, sum(a.client == number for a in asked)) for number in (0, 1)] == [(0, 10), (1, 10)]
-    assert {a.result for a in asked} == {"answered"}
+    with (
+        run_worker(make_worker(link, queue, sleeper)),
+        make_client(link, queue) as one,
+        make_client(link, queue) as two,
+    ):
+        templates = [RequestTemplate(FINGERPRINT, name, "features") for name in ("one", "two")]
+        results = send_requests([one, two], templates, [EVENTS, EVENTS], Pace(10, 0.0), Stop(), lambda _done: None)
+    assert [(number, sum(a.client == number for a in results)) for number in (0, 1)] == [(0, 10), (1, 10)]
+    assert {a.result for a in results} == {"answered"}
     for batch in sleeper.batches:
         clients = [request.client_id for request in batch]
         assert len(set(clients)) == len(clients)
 
 
 def test_an_interval_spaces_the_starts(link: Broker, queue: str) -> None:
-    with serving(make_worker(link, queue)), make_client(link, queue) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = send_requests([client], sending, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
-    assert np.diff([a.start for a in asked]).min() >= 0.2
+    with run_worker(make_worker(link, queue)), make_client(link, queue) as client:
+        templates = [RequestTemplate(FINGERPRINT, "one", "features")]
+        results = send_requests([client], templates, [EVENTS], Pace(4, 0.2), Stop(), lambda _done: None)
+    assert np.diff([a.start for a in results]).min() >= 0.2
 
 
 def test_a_load_test_can_be_stopped(link: Broker, queue: str) -> None:
     stop = Stop()
-    with serving(make_worker(link, queue, Sleeper(0.01))), make_client(link, queue) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
+    with run_worker(make_worker(link, queue, Sleeper(0.01))), make_client(link, queue) as client:
+        templates = [RequestTemplate(FINGERPRINT, "one", "features")]
         stop_after_one = lambda done: stop.request() if done else None  # noqa: E731
-        asked = send_requests([client], sending, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
-    assert 1 <= len(asked) < 10**9
+        results = send_requests([client], templates, [EVENTS], Pace(10**9, 0.0), stop, stop_after_one)
+    assert 1 <= len(results) < 10**9
 
 
 def test_unanswered_requests_are_counted_by_reason(link: Broker, queue: str) -> None:
     with make_client(link, queue, RetryPolicy.from_options(0.2, 0)) as client:
-        sending = [RequestForm(FINGERPRINT, "one", "features")]
-        asked = send_requests([client], sending, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
-    assert {a.result for a in asked} == {"no-queue", "circuit-open"}
+        templates = [RequestTemplate(FINGERPRINT, "one", "features")]
+        results = send_requests([client], templates, [EVENTS], Pace(5, 0.0), Stop(), lambda _done: None)
+    assert {a.result for a in results} == {"no-queue", "circuit-open"}
 
 
 @pytest.fixture
 def worker(link: Broker, queue: str, checkpoint: Path) -> Iterator[None]:
     """A worker with the checkpoint's network."""
     network, _ = read_two_exits(checkpoint)
-    with serving(Worker(link, queue, Responder(*served(network), "cloud:1"), WorkerSettings(), WorkerMetrics())):
+    with run_worker(Worker(link, queue, Responder(*served(network), "cloud:1"), WorkerSettings(), WorkerMetrics())):
         yield
 
 

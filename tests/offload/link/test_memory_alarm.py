@@ -10,17 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker, Host
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.operations.metrics import ClientMetrics
-from tests.offload.asking import Counted, all_answered, ask, busy
-from tests.offload.hostile_peers import by_hand, make_large_request
-from tests.offload.link_ends import PATIENCE, Sleeper, make_client, make_request, make_worker, serving, wait_until
+from tests.controlled_broker import ControlledBroker
+from tests.offload.hostile_peers import control_worker, make_large_request
+from tests.offload.link_ends import PATIENCE, Sleeper, make_client, make_request, make_worker, run_worker, wait_until
+from tests.offload.submitting import WorkerCounts, are_all_answered, keep_busy, submit
 from tests.scripts import GENERATOR, call
 from utils.errors import CloudUnavailableError
 
@@ -30,20 +29,20 @@ WHY = "blocks publishers: its memory or disk alarm is on (low on memory); free m
 
 
 @pytest.fixture(scope="module")
-def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+def node(broker: ControlledBroker) -> Iterator[ControlledBroker]:
     """A node besides the session's, whose alarm goes off."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
-    with PrivateBroker() as running:
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
+    with ControlledBroker() as running:
         yield running
 
 
 @pytest.fixture
-def full(node: PrivateBroker) -> Broker:
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+def full(node: ControlledBroker) -> Broker:
+    return node.connection
 
 
 @contextmanager
-def alarm(node: PrivateBroker) -> Iterator[None]:
+def alarm(node: ControlledBroker) -> Iterator[None]:
     """Keep a node's memory alarm on during the block."""
     node.control("set_vm_memory_high_watermark", "0")
     try:
@@ -61,11 +60,11 @@ def told(client: Client) -> CloudUnavailableError:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
-    persistent: bool, node: PrivateBroker, full: Broker, caplog: pytest.LogCaptureFixture
+    persistent: bool, node: ControlledBroker, full: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     retry_policy = replace(SHORT, persistent=persistent)
-    with serving(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
+    with run_worker(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
         with alarm(node):
             problem = told(client)
             assert problem.code == "broker-blocked"
@@ -79,7 +78,7 @@ def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
             assert problem.code == "broker-blocked"
         wait_until(lambda: client.check_readiness() is None)
         request = make_request()
-        assert all_answered([(request, client.submit(request))])
+        assert are_all_answered([(request, client.submit(request))])
     results = {result: metrics.requests.labels(result=result)._value.get() for result in ("broker-blocked", "answered")}
     assert results == {"broker-blocked": 3, "answered": 1}
     assert metrics.registry.get_sample_value("ee_client_connection_losses_total") == 0
@@ -89,25 +88,28 @@ def test_a_blocked_client_reports_the_broker_and_not_a_missing_worker(
     assert "accepts messages again after" in lines[1]
 
 
-def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: PrivateBroker, full: Broker) -> None:
+def test_requests_that_wait_for_the_end_of_an_alarm_are_published_once(node: ControlledBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     retry_policy = replace(LONG, attempt=0.5, persistent=True)
-    with serving(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
+    with run_worker(make_worker(full, queue)), make_client(full, queue, retry_policy, metrics) as client:
         with alarm(node):
-            asked = ask(client, 1)
+            submitted = submit(client, 1)
             wait_until(lambda: client.check_readiness() is not None)
             first = metrics.attempts._value.get()
-            asked += ask(client, *[1] * 9)
-            wait_until(lambda: client._pending[asked[0][0].request_id].failure is not None)  # its attempt is over
+            submitted += submit(client, *[1] * 9)
+            wait_until(lambda: client._pending[submitted[0][0].request_id].failure is not None)  # its attempt is over
             assert metrics.attempts._value.get() == first == 1
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
     assert metrics.retries._value.get() <= 1
 
 
-def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBroker, full: Broker) -> None:
+def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: ControlledBroker, full: Broker) -> None:
     queue, metrics = f"requests.{make_id()}", ClientMetrics()
     requests = [make_large_request(1024) for _ in range(2)]  # 14 MB each, more than the kernel's buffers hold
-    with by_hand(full, queue) as worker, make_client(full, queue, replace(LONG, persistent=True), metrics) as client:
+    with (
+        control_worker(full, queue) as worker,
+        make_client(full, queue, replace(LONG, persistent=True), metrics) as client,
+    ):
         with alarm(node):
             futures = [client.submit(request) for request in requests]
             wait_until(lambda: client.check_readiness() is not None)
@@ -121,14 +123,14 @@ def test_requests_that_fill_a_blocked_connection_do_not_close_it(node: PrivateBr
 
 
 def test_a_blocked_worker_is_not_ready_and_answers_afterwards(
-    node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
-    queue, sleeper, counted = f"requests.{make_id()}", Sleeper(), Counted()
+    queue, sleeper, counted = f"requests.{make_id()}", Sleeper(), WorkerCounts()
     worker = make_worker(full, queue, sleeper, metrics=counted.metrics)
-    with make_client(full, queue, LONG) as client, contextlib.ExitStack() as blocked, serving(worker):
-        with busy(sleeper, client):
-            asked = ask(client, 1)
+    with make_client(full, queue, LONG) as client, contextlib.ExitStack() as blocked, run_worker(worker):
+        with keep_busy(sleeper, client):
+            submitted = submit(client, 1)
             counted.wait_for("waiting_requests", 1)
             blocked.enter_context(alarm(node))
             sleeper.hold.set()
@@ -138,36 +140,36 @@ def test_a_blocked_worker_is_not_ready_and_answers_afterwards(
             blocked.close()
         wait_until(lambda: worker.check_readiness() is None)
         assert counted("blocked") == 0
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
     assert counted("connection_losses_total") == 0
     assert worker.answered == 2
 
 
 def test_a_blocked_worker_stops_at_once_and_another_answers(
-    node: PrivateBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, full: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "CLOSE_TIMEOUT", 0.5)
     monkeypatch.setattr("offload.link.worker.DRAIN_TIMEOUT", 10 * PATIENCE)
     queue, sleeper = f"requests.{make_id()}", Sleeper()
     with make_client(full, queue, LONG) as client:
-        with contextlib.ExitStack() as blocked, serving(worker := make_worker(full, queue, sleeper)):
+        with contextlib.ExitStack() as blocked, run_worker(worker := make_worker(full, queue, sleeper)):
             sleeper.hold.clear()
-            asked = ask(client, 1)
+            submitted = submit(client, 1)
             wait_until(lambda: sleeper.batches)
             blocked.enter_context(alarm(node))
             sleeper.hold.set()
             wait_until(lambda: WHY in (worker.check_readiness() or ""))
-        with serving(make_worker(full, queue)):
-            assert all_answered(asked)
+        with run_worker(make_worker(full, queue)):
+            assert are_all_answered(submitted)
 
 
 def test_the_load_generator_reports_that_the_broker_blocks_it(
-    node: PrivateBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
+    node: ControlledBroker, full: Broker, checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(PASSWORD_VARIABLE, full.password)
     queue = f"requests.{make_id()}"
-    with serving(make_worker(full, queue)), alarm(node):
+    with run_worker(make_worker(full, queue)), alarm(node):
         ended = call(
             capsys, GENERATOR, "--mq-hostname", "127.0.0.1", "--mq-port", full.hosts[0].port, "--mq-username",
             full.username, "--mq-queue", queue, "--trained-network-file", checkpoint, "--network", "mobilenet",

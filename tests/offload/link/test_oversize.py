@@ -8,29 +8,29 @@ from pathlib import Path
 import pytest
 from pika import exceptions
 
-from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker
+from offload.link.broker import Broker
 from offload.link.protocol import LARGEST_MESSAGE, LARGEST_REPLY, Limits, make_id
 from offload.link.rabbitmq.connection import REPLY_QUEUE
 from offload.link.rabbitmq.worker_end import RequestQueue
-from offload.link.worker_settings import MOST_HELD, WorkerSettings, bound_prefetch
+from offload.link.worker_settings import MAX_HELD_BYTES, WorkerSettings, bound_prefetch
 from offload.operations.metrics import ClientMetrics
-from tests.offload.asking import Counted
-from tests.offload.hostile_peers import by_hand
+from tests.controlled_broker import ControlledBroker
+from tests.offload.hostile_peers import control_worker
 from tests.offload.link.rabbitmq.ends import Log, ready
 from tests.offload.link_ends import (
     REPLY_TO,
     SleepingWorker,
-    connected,
+    count_waiting,
     is_answer_to,
     make_client,
     make_request,
     make_worker,
+    open_channel,
     publish,
-    serving,
+    run_worker,
     wait_until,
-    waiting_in,
 )
+from tests.offload.submitting import WorkerCounts
 from tests.scripts import ROOT
 from utils.errors import MessageError
 
@@ -42,11 +42,11 @@ KEPT = 24 * 2**20
 
 
 @pytest.fixture(scope="module")
-def generous(broker: PrivateBroker) -> Iterator[Broker]:
+def generous(broker: ControlledBroker) -> Iterator[Broker]:
     """A node that takes messages of up to 128 MiB, which is what RabbitMQ 3 does of itself."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
-    with PrivateBroker(settings=f"max_message_size = {128 * 2**20}") as node:
-        yield Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
+    with ControlledBroker(settings=f"max_message_size = {128 * 2**20}") as node:
+        yield node.connection
 
 
 def peak_memory(worker: SleepingWorker) -> int:
@@ -59,7 +59,7 @@ def peak_memory(worker: SleepingWorker) -> int:
 def reply_queue(broker: Broker) -> Iterator[str]:
     """Yield the name of a reply queue that can be looked at from any connection."""
     name = f"{REPLY_QUEUE}{make_id()}"
-    with connected(broker) as channel:
+    with open_channel(broker) as channel:
         channel.queue_declare(name)
         yield name
         channel.queue_delete(name)
@@ -74,16 +74,16 @@ def test_a_worker_does_not_hold_oversize_messages_and_answers_others(generous: B
             before = peak_memory(worker)
             for _ in range(COUNT):
                 publish(generous, queue, bytes(OVERSIZE), correlation_id=make_id(), reply_to=reply_to)
-            wait_until(lambda: waiting_in(generous, reply_to) == COUNT)  # each was refused
+            wait_until(lambda: count_waiting(generous, reply_to) == COUNT)  # each was refused
             assert is_answer_to(client.submit(request).result(), request)
             assert peak_memory(worker) - before < KEPT
     assert worker.err == ""
 
 
 def test_an_oversize_request_is_refused_and_counted(generous: Broker) -> None:
-    queue, counted = f"requests.{make_id()}", Counted()
+    queue, counted = f"requests.{make_id()}", WorkerCounts()
     with (
-        serving(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
+        run_worker(worker := make_worker(generous, queue, None, WorkerSettings(largest_body=1000), counted.metrics)),
         make_client(generous, queue) as client,
     ):
         problem = client.submit(make_request(10)).exception()
@@ -91,7 +91,7 @@ def test_an_oversize_request_is_refused_and_counted(generous: Broker) -> None:
         assert "bytes, at most 1000 are accepted" in str(problem)
         request = make_request()
         assert is_answer_to(client.submit(request).result(), request)
-    assert counted("requests_total", code="too-large") == worker.refused == 2  # it is asked twice
+    assert counted("requests_total", code="too-large") == worker.refused == 2  # it is sent twice
     assert counted("received_bytes_total") == client.bytes_sent
 
 
@@ -111,7 +111,7 @@ def test_a_body_is_kept_up_to_the_limit_and_not_beyond(excess: int, kept: bool, 
 
 def test_an_oversize_reply_is_discarded_and_counted(link: Broker, queue: str) -> None:
     metrics = ClientMetrics()
-    with by_hand(link, queue) as worker, make_client(link, queue, metrics=metrics) as client:
+    with control_worker(link, queue) as worker, make_client(link, queue, metrics=metrics) as client:
         request = make_request()
         future = client.submit(request)
         taken = worker.take()
@@ -123,7 +123,7 @@ def test_an_oversize_reply_is_discarded_and_counted(link: Broker, queue: str) ->
 
 
 def test_the_private_node_refuses_messages_larger_than_any_request(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue)
         channel.basic_publish("", queue, bytes(LARGEST_MESSAGE), mandatory=True)
         with pytest.raises(exceptions.ChannelClosedByBroker, match=r"message size .* is larger than configured max"):
@@ -136,8 +136,8 @@ def test_the_readme_sets_the_same_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "largest", "prefetch"),
-    [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MOST_HELD, 1)],
+    ("wanted", "largest", "prefetch"),
+    [(32, LARGEST_MESSAGE, 32), (1000, LARGEST_MESSAGE, 32), (1000, 10_000, 1000), (5, 2 * MAX_HELD_BYTES, 1)],
 )
-def test_the_requests_that_a_worker_holds_fit_into_memory(asked: int, largest: int, prefetch: int) -> None:
-    assert bound_prefetch(asked, largest) == prefetch
+def test_the_requests_that_a_worker_holds_fit_into_memory(wanted: int, largest: int, prefetch: int) -> None:
+    assert bound_prefetch(wanted, largest) == prefetch

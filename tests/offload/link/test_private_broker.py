@@ -14,19 +14,21 @@ import pika
 import pytest
 
 from offload.link import private_broker
-from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_free_port, find_server
+from offload.link.broker import Broker
+from offload.link.private_broker import find_free_port, find_server
 from offload.link.protocol import make_id
+from tests import controlled_broker
+from tests.controlled_broker import ControlledBroker
 from tests.offload.certificates import SERVER_NAMES, WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link_ends import (
     PATIENCE,
-    connected,
     is_answer_to,
     listening,
     make_client,
     make_request,
     make_worker,
-    serving,
+    open_channel,
+    run_worker,
     wait_until,
 )
 from utils.errors import CloudError, CloudUnavailableError
@@ -38,8 +40,8 @@ REFUSALS = (OSError, pika.exceptions.AMQPConnectionError)
 """What pika raises where the broker breaks off the handshake: with TLS 1.3 it does so only after it."""
 
 
-def address(node: PrivateBroker) -> Broker:
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+def address(node: ControlledBroker) -> Broker:
+    return node.connection
 
 
 def folders() -> set[Path]:
@@ -66,23 +68,23 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def node(
-    broker: PrivateBroker, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PrivateBroker]:
+    broker: ControlledBroker, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlledBroker]:
     """A node besides the session's, with TLS and a setting of its own, to be killed and closed."""
-    del broker  # which is asked for so that this, too, is skipped where RabbitMQ is missing
+    del broker  # requested so that this is skipped, too, where RabbitMQ is missing
     home = tmp_path_factory.mktemp("nodes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(home))
-        running = PrivateBroker(tls=certificates.node(), settings="channel_max = 777")
+        running = ControlledBroker(tls=certificates.node(), settings="channel_max = 777")
     with running:
         yield running
 
 
-def folder_of(node: PrivateBroker) -> Path:
+def folder_of(node: ControlledBroker) -> Path:
     return node._folder
 
 
-def ports_of(node: PrivateBroker) -> list[int]:
+def ports_of(node: ControlledBroker) -> list[int]:
     return [node.port, node.tls_port, node._dist_port, node._epmd_port]
 
 
@@ -94,7 +96,7 @@ def tls_context(ca: Path, shown: Identity | None) -> ssl.SSLContext:
     return context
 
 
-def connect_with_tls(node: PrivateBroker, ca: Path, shown: Identity | None, name: str = "localhost") -> None:
+def connect_with_tls(node: ControlledBroker, ca: Path, shown: Identity | None, name: str = "localhost") -> None:
     """Connect to a node whose certificate must be valid for a name, and close."""
     options = pika.SSLOptions(tls_context(ca, shown), name)
     credentials = pika.PlainCredentials(node.username, node.password)
@@ -113,22 +115,22 @@ def meet(server: Identity, ca: Path, name: str) -> None:
         tls_context(ca, None).wrap_socket(connection, server_hostname=name).close()
 
 
-def test_two_nodes_can_run_at_the_same_time(broker: PrivateBroker, node: PrivateBroker) -> None:
+def test_two_nodes_can_run_at_the_same_time(broker: ControlledBroker, node: ControlledBroker) -> None:
     assert broker.port != node.port
     assert broker.password != node.password
     for each in (broker, node):
-        with connected(address(each)) as channel:
+        with open_channel(address(each)) as channel:
             assert channel.is_open
 
 
-def test_a_node_listens_only_on_loopback(node: PrivateBroker) -> None:
+def test_a_node_listens_only_on_loopback(node: ControlledBroker) -> None:
     ports = {f"{port:04X}": port for port in ports_of(node)}
     listening = re.findall(r": (\w{8}):(\w{4}) \S+ 0A ", Path("/proc/net/tcp").read_text())
     ours = {(ports[port], where) for where, port in listening if port in ports}
     assert ours == {(port, LOOPBACK) for port in ports.values()}
 
 
-def test_other_users_cannot_read_the_password_of_a_node(node: PrivateBroker) -> None:
+def test_other_users_cannot_read_the_password_of_a_node(node: ControlledBroker) -> None:
     assert stat.S_IMODE(folder_of(node).stat().st_mode) == 0o700
     shown = [path for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists() and node.password in _text(path)]
     assert shown == []
@@ -141,43 +143,43 @@ def _text(path: Path) -> str:
         return ""
 
 
-def test_a_node_has_one_user(node: PrivateBroker) -> None:
-    with pytest.raises(pika.exceptions.ProbableAuthenticationError), connected(Broker(address(node).hosts)):
+def test_a_node_has_one_user(node: ControlledBroker) -> None:
+    with pytest.raises(pika.exceptions.ProbableAuthenticationError), open_channel(Broker(address(node).hosts)):
         pytest.fail("the guest was let in")
 
 
 @pytest.mark.parametrize("name", SERVER_NAMES)
 def test_a_node_accepts_a_client_with_the_right_certificate(
-    name: str, node: PrivateBroker, certificates: Certificates
+    name: str, node: ControlledBroker, certificates: Certificates
 ) -> None:
     connect_with_tls(node, certificates.ca, certificates.client, name)
 
 
-def test_a_client_refuses_a_node_of_an_unknown_authority(node: PrivateBroker, certificates: Certificates) -> None:
+def test_a_client_refuses_a_node_of_an_unknown_authority(node: ControlledBroker, certificates: Certificates) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match=UNKNOWN_AUTHORITY):
         connect_with_tls(node, certificates.other_ca, certificates.client)
 
 
-def test_a_client_refuses_a_node_with_another_name(node: PrivateBroker, certificates: Certificates) -> None:
+def test_a_client_refuses_a_node_with_another_name(node: ControlledBroker, certificates: Certificates) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         connect_with_tls(node, certificates.ca, certificates.client, WRONG_NAME)
 
 
-def test_a_node_refuses_a_client_without_a_certificate(node: PrivateBroker, certificates: Certificates) -> None:
+def test_a_node_refuses_a_client_without_a_certificate(node: ControlledBroker, certificates: Certificates) -> None:
     with pytest.raises(REFUSALS):
         connect_with_tls(node, certificates.ca, None)
 
 
-def test_a_node_refuses_a_client_of_an_unknown_authority(node: PrivateBroker, certificates: Certificates) -> None:
+def test_a_node_refuses_a_client_of_an_unknown_authority(node: ControlledBroker, certificates: Certificates) -> None:
     with pytest.raises(REFUSALS):
         connect_with_tls(node, certificates.ca, certificates.other_client)
 
 
 def test_a_node_with_optional_client_certificates_refuses_a_wrong_one(
-    broker: PrivateBroker, certificates: Certificates
+    broker: ControlledBroker, certificates: Certificates
 ) -> None:
     del broker
-    with PrivateBroker(tls=certificates.node(client_certificate_required=False)) as lenient:
+    with ControlledBroker(tls=certificates.node(client_certificate_required=False)) as lenient:
         connect_with_tls(lenient, certificates.ca, None)
         with pytest.raises(REFUSALS):
             connect_with_tls(lenient, certificates.ca, certificates.other_client)
@@ -196,18 +198,18 @@ def test_a_wrong_test_certificate_has_one_error(server: str, problem: str, certi
         meet(getattr(certificates, server), certificates.ca, "localhost")
 
 
-def test_a_node_accepts_further_settings(node: PrivateBroker) -> None:
+def test_a_node_accepts_further_settings(node: ControlledBroker) -> None:
     assert node.control("eval", "application:get_env(rabbit, channel_max).") == "{ok,777}\n"
 
 
-def test_rabbitmqctl_controls_a_node(node: PrivateBroker) -> None:
+def test_rabbitmqctl_controls_a_node(node: ControlledBroker) -> None:
     assert node.control("list_users") == f"{node.username}\t[administrator]\n"
     node.control("add_vhost", "edge & cloud")
     assert set(node.control("list_vhosts").splitlines()) == {"/", "edge & cloud"}
     node.control("delete_vhost", "edge & cloud")
 
 
-def test_the_control_ports_listen_only_on_loopback(node: PrivateBroker) -> None:
+def test_the_control_ports_listen_only_on_loopback(node: ControlledBroker) -> None:
     assert "127, 0, 0, 1" in node.control("exec", ":application.get_env(:kernel, :inet_dist_use_interface)")
 
 
@@ -221,7 +223,7 @@ def test_the_control_ports_listen_only_on_loopback(node: PrivateBroker) -> None:
     ],
 )
 def test_a_refused_command_quotes_the_tool_without_the_password(
-    arguments: list[str], said: str, node: PrivateBroker
+    arguments: list[str], said: str, node: ControlledBroker
 ) -> None:
     with contextlib.suppress(CloudError):
         node.control("add_user", "twice", "secret")
@@ -233,16 +235,16 @@ def test_a_refused_command_quotes_the_tool_without_the_password(
 
 
 def test_a_command_that_takes_too_long_is_an_error_without_the_password(
-    node: PrivateBroker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(private_broker, "_CONTROL_TIMEOUT", 0.05)
+    monkeypatch.setattr(controlled_broker, "_CONTROL_TIMEOUT", 0.05)
     with pytest.raises(CloudUnavailableError, match="rabbitmqctl add_user: no answer within") as failure:
         node.control("add_user", "slow", "the " + "password")
     assert "the password" not in "".join(traceback.format_exception(failure.value))
 
 
-def test_a_paused_node_is_silent_and_can_be_resumed(node: PrivateBroker) -> None:
-    with connected(address(node)) as channel:
+def test_a_paused_node_is_silent_and_can_be_resumed(node: ControlledBroker) -> None:
+    with open_channel(address(node)) as channel:
         node.pause()
         with socket.create_connection(("127.0.0.1", node.port), timeout=0.5) as another:
             another.sendall(GREETING)
@@ -254,29 +256,29 @@ def test_a_paused_node_is_silent_and_can_be_resumed(node: PrivateBroker) -> None
         channel.queue_declare("", exclusive=True)
 
 
-def test_a_worker_survives_a_restart_of_its_broker(node: PrivateBroker) -> None:
+def test_a_worker_survives_a_restart_of_its_broker(node: ControlledBroker) -> None:
     link, queue = address(node), f"requests.{make_id()}"
     worker, before, after = make_worker(link, queue), make_request(), make_request()
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare("durable", durable=True)
         channel.basic_publish("", "durable", b"kept", pika.BasicProperties(delivery_mode=2))
-    with serving(worker) as ready:
+    with run_worker(worker) as ready:
         with make_client(link, queue) as client:
             assert is_answer_to(client.submit(before).result(), before)
         node.kill()
-        with pytest.raises(pika.exceptions.AMQPConnectionError), connected(link):
+        with pytest.raises(pika.exceptions.AMQPConnectionError), open_channel(link):
             pytest.fail("it still runs")
         node.start()
         wait_until(lambda: len(ready) == 2)
         with make_client(link, queue) as client:
             assert is_answer_to(client.submit(after).result(), after)
     assert worker.answered == 2
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         _, _, body = channel.basic_get("durable", auto_ack=True)
     assert body == b"kept"
 
 
-def test_a_closed_node_leaves_no_process_port_or_file(node: PrivateBroker) -> None:
+def test_a_closed_node_leaves_no_process_port_or_file(node: ControlledBroker) -> None:
     folder = folder_of(node)
     assert any("beam" in command for command in processes(str(folder)))
     node.pause()
@@ -301,7 +303,7 @@ def test_without_rabbitmq_the_error_says_how_to_install_it(monkeypatch: pytest.M
     monkeypatch.setattr(private_broker, "find_server", lambda: None)
     before = folders()
     with pytest.raises(CloudUnavailableError, match="apt install rabbitmq-server"):
-        PrivateBroker()
+        ControlledBroker()
     assert folders() == before
 
 
@@ -321,6 +323,6 @@ def test_a_node_that_does_not_start_is_quoted_and_leaves_nothing(
     monkeypatch.setattr(private_broker, "_START_TIMEOUT", 1.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(CloudUnavailableError, match=said):
-        PrivateBroker()
+        ControlledBroker()
     assert [path.name for path in tmp_path.iterdir()] == ["rabbitmq-server"]
     wait_until(lambda: not processes(str(tmp_path)))

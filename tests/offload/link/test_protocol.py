@@ -32,7 +32,7 @@ from offload.link.protocol import (
 )
 from offload.operations.metrics import ANSWERS
 from tests.hostile import Bomb
-from tests.offload.messages import body_of, changed, mutants, parts_of
+from tests.offload.messages import change_header, make_body, mutate_body, split_body
 from utils.errors import MessageError
 
 ID = "0123456789abcdef" * 2
@@ -56,7 +56,7 @@ ANSWER = Answer(ID, FINGERPRINT, "cloud:7", 12.5, np.array([[1, -1], [0.5, 2], [
 
 
 def with_metadata(body: bytes, **values: object) -> bytes:
-    return changed(body, lambda header: header["__metadata__"].update(values))
+    return change_header(body, lambda header: header["__metadata__"].update(values))
 
 
 def with_tensor(body: bytes, **values: object) -> bytes:
@@ -64,7 +64,7 @@ def with_tensor(body: bytes, **values: object) -> bytes:
         (name,) = header.keys() - {"__metadata__"}
         header[name].update(values)
 
-    return changed(body, change)
+    return change_header(body, change)
 
 
 def nested(depth: int) -> bytes:
@@ -105,11 +105,11 @@ def test_a_decoded_request_equals_the_original_with_a_float32_tensor(
 
 def test_float16_halves_the_bytes_of_the_tensor() -> None:
     whole, half = (encode_request(request(4, ACTIVATIONS, dtype)) for dtype in (np.float32, np.float16))
-    assert len(parts_of(whole)[1]) == 2 * len(parts_of(half)[1]) == 4 * 4 * 24 * 12 * 12
+    assert len(split_body(whole)[1]) == 2 * len(split_body(half)[1]) == 4 * 4 * 24 * 12 * 12
 
 
 def test_features_need_232_bytes_per_event() -> None:
-    assert len(parts_of(encode_request(request(100)))[1]) == 100 * 232
+    assert len(split_body(encode_request(request(100)))[1]) == 100 * 232
 
 
 def test_a_view_of_a_tensor_is_encoded_correctly() -> None:
@@ -201,7 +201,7 @@ def test_a_file_written_by_safetensors_is_decoded() -> None:
 
 GOOD = encode_request(request(2))
 GOOD_REPLY = encode_answer(ANSWER)
-HEADER, DATA = parts_of(GOOD)
+HEADER, DATA = split_body(GOOD)
 SIZE = len(DATA)
 HUGE_NUMBER = b"1" * 5000
 """More digits than Python turns into a number, or a number into text."""
@@ -209,7 +209,7 @@ HUGE_NUMBER = b"1" * 5000
 
 def twice(key: str, value: object) -> bytes:
     """Return the good request with a key of its header given twice, the second time with another value."""
-    return body_of(json.dumps(HEADER)[:-1].encode() + f", {json.dumps(key)}: {json.dumps(value)}}}".encode(), DATA)
+    return make_body(json.dumps(HEADER)[:-1].encode() + f", {json.dumps(key)}: {json.dumps(value)}}}".encode(), DATA)
 
 
 def not_finite(value: float, dtype: type[np.floating]) -> bytes:
@@ -220,70 +220,70 @@ def not_finite(value: float, dtype: type[np.floating]) -> bytes:
 
 def signalling_nan() -> bytes:
     """Return a request with a float16 NaN of the kind that processors complain of."""
-    return with_tensor(body_of(HEADER, b"\x01\x7c" * 116), dtype="F16", data_offsets=[0, 232])
+    return with_tensor(make_body(HEADER, b"\x01\x7c" * 116), dtype="F16", data_offsets=[0, 232])
 
 
 REFUSED = {
     "empty": (b"", "malformed"),
     "shorter than the header's length": (b"\x01\x02\x03", "malformed"),
     "nothing but zeros": (bytes(64), "malformed"),
-    "header longer than the body": (body_of(HEADER, DATA, len(GOOD)), "malformed"),
-    "header of 2**63 bytes": (body_of(HEADER, DATA, 2**63), "malformed"),
-    "header of 2**64 - 1 bytes, minus one to some": (body_of(HEADER, DATA, 2**64 - 1), "malformed"),
-    "header over the limit": (body_of(json.dumps(HEADER).encode() + b" " * 8192, DATA), "malformed"),
-    "header cut short": (body_of(HEADER, DATA, 40), "malformed"),
-    "header not JSON": (body_of(b"{'version': 1}"), "malformed"),
-    "header not text": (body_of(b"\xff\xfe\x00\xd8"), "malformed"),
-    "header of half a UTF-16 pair": (body_of(b'"\xed\xa0\x80"'), "malformed"),
-    "header a number": (body_of(7), "malformed"),
-    "header null": (body_of(None), "malformed"),
-    "header a list": (body_of([HEADER]), "malformed"),
-    "header nested too deep": (body_of(nested(4000)), "malformed"),
-    "metadata nested too deep": (body_of(b'{"__metadata__": ' + nested(2000) + b"}"), "malformed"),
-    "number of 5,000 digits": (body_of(b'{"__metadata__": ' + HUGE_NUMBER + b"}"), "malformed"),
-    "no metadata": (changed(GOOD, lambda header: header.pop("__metadata__")), "malformed"),
-    "metadata a list": (changed(GOOD, lambda header: header.update(__metadata__=["version"])), "malformed"),
+    "header longer than the body": (make_body(HEADER, DATA, len(GOOD)), "malformed"),
+    "header of 2**63 bytes": (make_body(HEADER, DATA, 2**63), "malformed"),
+    "header of 2**64 - 1 bytes, minus one to some": (make_body(HEADER, DATA, 2**64 - 1), "malformed"),
+    "header over the limit": (make_body(json.dumps(HEADER).encode() + b" " * 8192, DATA), "malformed"),
+    "header cut short": (make_body(HEADER, DATA, 40), "malformed"),
+    "header not JSON": (make_body(b"{'version': 1}"), "malformed"),
+    "header not text": (make_body(b"\xff\xfe\x00\xd8"), "malformed"),
+    "header of half a UTF-16 pair": (make_body(b'"\xed\xa0\x80"'), "malformed"),
+    "header a number": (make_body(7), "malformed"),
+    "header null": (make_body(None), "malformed"),
+    "header a list": (make_body([HEADER]), "malformed"),
+    "header nested too deep": (make_body(nested(4000)), "malformed"),
+    "metadata nested too deep": (make_body(b'{"__metadata__": ' + nested(2000) + b"}"), "malformed"),
+    "number of 5,000 digits": (make_body(b'{"__metadata__": ' + HUGE_NUMBER + b"}"), "malformed"),
+    "no metadata": (change_header(GOOD, lambda header: header.pop("__metadata__")), "malformed"),
+    "metadata a list": (change_header(GOOD, lambda header: header.update(__metadata__=["version"])), "malformed"),
     "metadata not text": (with_metadata(GOOD, version=1), "malformed"),
     "metadata null": (with_metadata(GOOD, client_id=None), "malformed"),
-    "no version": (changed(GOOD, lambda header: header["__metadata__"].pop("version")), "wrong-version"),
+    "no version": (change_header(GOOD, lambda header: header["__metadata__"].pop("version")), "wrong-version"),
     "version of tomorrow": (with_metadata(GOOD, version="2"), "wrong-version"),
     "version not printable": (with_metadata(GOOD, version="\x1b[2J" * 300), "wrong-version"),
     "version given twice": (twice("__metadata__", {"version": "0"}), "wrong-version"),
-    "no request id": (changed(GOOD, lambda header: header["__metadata__"].pop("request_id")), "malformed"),
+    "no request id": (change_header(GOOD, lambda header: header["__metadata__"].pop("request_id")), "malformed"),
     "request id too long": (with_metadata(GOOD, request_id=ID + "0"), "malformed"),
     "request id with a line end": (with_metadata(GOOD, request_id=ID[:-1] + "\n"), "malformed"),
-    "no client id": (changed(GOOD, lambda header: header["__metadata__"].pop("client_id")), "malformed"),
+    "no client id": (change_header(GOOD, lambda header: header["__metadata__"].pop("client_id")), "malformed"),
     "client id with control characters": (with_metadata(GOOD, client_id="a\x1b[31m"), "malformed"),
     "client id of half a character": (with_metadata(GOOD, client_id="\ud800"), "malformed"),
     "client id too long": (with_metadata(GOOD, client_id="a" * 201), "malformed"),
-    "no fingerprint": (changed(GOOD, lambda header: header["__metadata__"].pop("fingerprint")), "malformed"),
+    "no fingerprint": (change_header(GOOD, lambda header: header["__metadata__"].pop("fingerprint")), "malformed"),
     "fingerprint not one": (with_metadata(GOOD, fingerprint="MobileNetV2"), "malformed"),
     "another network": (with_metadata(GOOD, fingerprint="ab" * 32), "wrong-model"),
-    "no payload": (changed(GOOD, lambda header: header["__metadata__"].pop("payload")), "malformed"),
+    "no payload": (change_header(GOOD, lambda header: header["__metadata__"].pop("payload")), "malformed"),
     "payload of logits": (with_metadata(GOOD, payload=LOGITS), "wrong-payload"),
     "payload of metadata": (with_metadata(GOOD, payload="__metadata__"), "wrong-payload"),
     "payload that is not there": (with_metadata(GOOD, payload=ACTIVATIONS), "malformed"),
-    "no tensor": (changed(GOOD, lambda header: header.pop(FEATURES)), "malformed"),
-    "a second tensor": (changed(GOOD, lambda header: header.update(more=header[FEATURES])), "malformed"),
-    "tensor a list": (changed(GOOD, lambda header: header.update(features=[])), "malformed"),
+    "no tensor": (change_header(GOOD, lambda header: header.pop(FEATURES)), "malformed"),
+    "a second tensor": (change_header(GOOD, lambda header: header.update(more=header[FEATURES])), "malformed"),
+    "tensor a list": (change_header(GOOD, lambda header: header.update(features=[])), "malformed"),
     "tensor null": (twice(FEATURES, None), "malformed"),
     "float64": (encode_request(Request(ID, "a", FINGERPRINT, FEATURES, np.zeros((2, 58)))), "wrong-shape"),
     "integers": (with_tensor(GOOD, dtype="I32"), "wrong-shape"),
     "bfloat16": (with_tensor(GOOD, dtype="BF16"), "wrong-shape"),
     "dtype a list": (with_tensor(GOOD, dtype=["F32"]), "wrong-shape"),
     "dtype nested too deep to print": (
-        body_of(json.dumps(HEADER).encode().replace(b'"F32"', nested(900)), DATA),
+        make_body(json.dumps(HEADER).encode().replace(b'"F32"', nested(900)), DATA),
         "wrong-shape",
     ),
-    "no dtype": (changed(GOOD, lambda header: header[FEATURES].pop("dtype")), "wrong-shape"),
-    "no shape": (changed(GOOD, lambda header: header[FEATURES].pop("shape")), "wrong-shape"),
+    "no dtype": (change_header(GOOD, lambda header: header[FEATURES].pop("dtype")), "wrong-shape"),
+    "no shape": (change_header(GOOD, lambda header: header[FEATURES].pop("shape")), "wrong-shape"),
     "shape empty": (with_tensor(GOOD, shape=[]), "wrong-shape"),
     "shape a number": (with_tensor(GOOD, shape=116), "wrong-shape"),
     "shape text": (with_tensor(GOOD, shape="2,58"), "wrong-shape"),
     "shape with one number": (with_tensor(GOOD, shape=[116]), "wrong-shape"),
     "shape turned over": (with_tensor(GOOD, shape=[58, 2]), "wrong-shape"),
     "shape with one number more": (with_tensor(GOOD, shape=[2, 58, 1]), "wrong-shape"),
-    "count true": (with_tensor(body_of(HEADER, DATA[:232]), shape=[True, 58]), "wrong-shape"),
+    "count true": (with_tensor(make_body(HEADER, DATA[:232]), shape=[True, 58]), "wrong-shape"),
     "count with a point": (with_tensor(GOOD, shape=[2.0, 58]), "wrong-shape"),
     "length with a point": (with_tensor(GOOD, shape=[2, 58.0]), "wrong-shape"),
     "count NaN": (with_tensor(GOOD, shape=[float("nan"), 58]), "wrong-shape"),
@@ -291,13 +291,13 @@ REFUSED = {
     "count negative": (with_tensor(GOOD, shape=[-2, 58]), "wrong-shape"),
     "count huge": (with_tensor(GOOD, shape=[2**80, 58]), "wrong-shape"),
     "count that overflows to what is there": (with_tensor(GOOD, shape=[2**62 + 2, 58]), "wrong-shape"),
-    "no event": (with_tensor(body_of(HEADER), shape=[0, 58], data_offsets=[0, 0]), "wrong-shape"),
+    "no event": (with_tensor(make_body(HEADER), shape=[0, 58], data_offsets=[0, 0]), "wrong-shape"),
     "one event over the limit": (encode_request(request(MAX_EVENTS + 1)), "wrong-shape"),
     "activations of another network": (
         encode_request(Request(ID, "a", FINGERPRINT, ACTIVATIONS, np.zeros((2, 64, 5, 5), np.float32))),
         "wrong-shape",
     ),
-    "no offsets": (changed(GOOD, lambda header: header[FEATURES].pop("data_offsets")), "malformed"),
+    "no offsets": (change_header(GOOD, lambda header: header[FEATURES].pop("data_offsets")), "malformed"),
     "offsets beyond the body": (with_tensor(GOOD, data_offsets=[SIZE, 2 * SIZE]), "malformed"),
     "offsets into the header": (with_tensor(GOOD, data_offsets=[-SIZE, 0]), "malformed"),
     "offsets too far apart": (with_tensor(GOOD, data_offsets=[0, SIZE + 4]), "malformed"),
@@ -347,7 +347,7 @@ def test_a_pickle_is_refused_and_does_nothing(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))
     tensor = bomb.ljust(SIZE, b".")
-    for body in (bomb, body_of(bomb), body_of(HEADER, tensor), body_of(HEADER, bomb), bytes(8) + bomb):
+    for body in (bomb, make_body(bomb), make_body(HEADER, tensor), make_body(HEADER, bomb), bytes(8) + bomb):
         try:
             decode_request(body, LIMITS)  # as the bytes of numbers, which may even be finite
         except MessageError:
@@ -372,12 +372,12 @@ REFUSED_REPLIES = {
     "of another request": (encode_answer(Answer(make_id(), FINGERPRINT, "w", 1.0, ANSWER.logits)), "malformed"),
     "refusal of another request": (encode_refusal(Refusal(make_id(), "malformed", "")), "malformed"),
     "the request sent back": (encode_request(ASKED), "malformed"),
-    "no request id": (changed(GOOD_REPLY, lambda header: header["__metadata__"].pop("request_id")), "malformed"),
+    "no request id": (change_header(GOOD_REPLY, lambda header: header["__metadata__"].pop("request_id")), "malformed"),
     "of tomorrow's version": (reply_with(version="2"), "wrong-version"),
     "of another network": (reply_with(fingerprint="ab" * 32), "wrong-model"),
     "of a network with an unprintable name": (reply_with(fingerprint="\x1b]0;\x07"), "wrong-model"),
     "worker not printable": (reply_with(worker="cloud\x1b[2J"), "malformed"),
-    "no worker": (changed(GOOD_REPLY, lambda header: header["__metadata__"].pop("worker")), "malformed"),
+    "no worker": (change_header(GOOD_REPLY, lambda header: header["__metadata__"].pop("worker")), "malformed"),
     "milliseconds a word": (reply_with(milliseconds="soon"), "malformed"),
     "milliseconds not a number": (reply_with(milliseconds="nan"), "malformed"),
     "milliseconds infinite": (reply_with(milliseconds="inf"), "malformed"),
@@ -388,12 +388,12 @@ REFUSED_REPLIES = {
     "three classes": (encode_answer(Answer(ID, FINGERPRINT, "w", 1.0, np.zeros((3, 3), np.float32))), "wrong-shape"),
     "NaN": (logits(3, float("nan")), "not-finite"),
     "infinity": (logits(3, float("inf")), "not-finite"),
-    "no logits": (changed(GOOD_REPLY, lambda header: header.pop(LOGITS)), "malformed"),
+    "no logits": (change_header(GOOD_REPLY, lambda header: header.pop(LOGITS)), "malformed"),
     "logits under another name": (
-        changed(GOOD_REPLY, lambda header: header.update(features=header.pop(LOGITS))),
+        change_header(GOOD_REPLY, lambda header: header.update(features=header.pop(LOGITS))),
         "malformed",
     ),
-    "nested too deep": (body_of(nested(4000)), "malformed"),
+    "nested too deep": (make_body(nested(4000)), "malformed"),
     "larger than any reply to three events": (GOOD_REPLY + bytes(8192), "too-large"),
 }
 
@@ -421,7 +421,7 @@ def test_long_texts_of_a_refusal_are_cut_to_the_clients_limit() -> None:
 @pytest.mark.parametrize("payload", [FEATURES, ACTIVATIONS])
 def test_a_mutated_request_is_refused_or_valid(payload: str) -> None:
     taken = 0
-    for body in mutants(encode_request(request(2, payload)), 1, MUTATIONS):
+    for body in mutate_body(encode_request(request(2, payload)), 1, MUTATIONS):
         try:
             received = decode_request(body, LIMITS)
         except MessageError:
@@ -438,7 +438,7 @@ def test_a_mutated_request_is_refused_or_valid(payload: str) -> None:
 @pytest.mark.parametrize("reply", [GOOD_REPLY, encode_refusal(Refusal(ID, "wrong-model", "another network"))])
 def test_a_mutated_reply_is_refused_or_valid(reply: bytes) -> None:
     taken = 0
-    for body in mutants(reply, 2, MUTATIONS):
+    for body in mutate_body(reply, 2, MUTATIONS):
         try:
             received = decode_reply(body, ASKED)
         except MessageError:

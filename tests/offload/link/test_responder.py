@@ -37,8 +37,8 @@ from offload.operations.metrics import ANSWERS, WorkerMetrics
 from tests.hostile import Bomb
 from tests.networks import calibrated_network
 from tests.offload.exits import ROUNDING, served
-from tests.offload.link_ends import PATIENCE, connected, make_client, serving, wait_until, waiting_in
-from tests.offload.messages import body_of, changed, mutants, parts_of
+from tests.offload.link_ends import PATIENCE, count_waiting, make_client, open_channel, run_worker, wait_until
+from tests.offload.messages import change_header, make_body, mutate_body, split_body
 from utils.classification_metrics import classify
 from utils.dataset import read_dataset, to_images
 
@@ -204,7 +204,7 @@ def test_half_precision_halves_the_bytes_and_changes_certainties_little(
     cloud, activations = Responder(*served(network, 256), "cloud:7"), activations_of(network, features)
     whole = request_for(cloud, activations, ACTIVATIONS)
     half = request_for(cloud, activations.astype(np.float16), ACTIVATIONS)
-    assert len(parts_of(encode_request(whole))[1]) == 2 * len(parts_of(encode_request(half))[1])
+    assert len(split_body(encode_request(whole))[1]) == 2 * len(split_body(encode_request(half))[1])
     first, second = cloud.answer([received(cloud, whole), received(cloud, half)])
     assert isinstance(first, Answer) and isinstance(second, Answer)
     difference = np.abs(classify(first.logits)[1] - classify(second.logits)[1]).max()
@@ -228,10 +228,12 @@ def test_no_requests_get_no_answers(cloud: Responder) -> None:
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "too-large": lambda body: body.ljust(16 * 2**20),
     "malformed": lambda body: body[:-1],
-    "wrong-version": lambda body: changed(body, lambda header: header["__metadata__"].update(version="0")),
-    "wrong-model": lambda body: changed(body, lambda header: header["__metadata__"].update(fingerprint="ab" * 32)),
-    "wrong-payload": lambda body: changed(body, lambda header: header["__metadata__"].update(payload=LOGITS)),
-    "wrong-shape": lambda body: changed(body, lambda header: header[FEATURES].update(shape=[58, ROWS])),
+    "wrong-version": lambda body: change_header(body, lambda header: header["__metadata__"].update(version="0")),
+    "wrong-model": lambda body: change_header(
+        body, lambda header: header["__metadata__"].update(fingerprint="ab" * 32)
+    ),
+    "wrong-payload": lambda body: change_header(body, lambda header: header["__metadata__"].update(payload=LOGITS)),
+    "wrong-shape": lambda body: change_header(body, lambda header: header[FEATURES].update(shape=[58, ROWS])),
     "not-finite": lambda body: body[:-4] + np.float32("nan").tobytes(),
 }
 
@@ -270,9 +272,9 @@ def test_a_worker_of_activations_only_refuses_features(mobilenet: CalibratedNetw
 
 def test_any_bytes_give_a_reply_that_the_client_can_decode(cloud: Responder, features: FloatArray) -> None:
     request, rng = request_for(cloud, features[:1]), random.Random(3)
-    bodies = [b"", b"\x00", bytes(8), b"\xff" * 8, body_of([]), body_of({}), body_of(b"[" * 5000)]
+    bodies = [b"", b"\x00", bytes(8), b"\xff" * 8, make_body([]), make_body({}), make_body(b"[" * 5000)]
     bodies += [rng.randbytes(rng.randrange(600)) for _ in range(300)]
-    bodies += mutants(encode_request(request), 4, MUTATIONS)
+    bodies += mutate_body(encode_request(request), 4, MUTATIONS)
     replies = []
     for body in bodies:
         decoded = cloud.decode(body, request.request_id)
@@ -347,7 +349,7 @@ class Stranger:
 
     def _on_reply(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         self.replies += 1
-        self.codes.add(parts_of(body)[0]["__metadata__"].get("error_code", "answered"))
+        self.codes.add(split_body(body)[0]["__metadata__"].get("error_code", "answered"))
 
     def send(self, body: bytes, **properties: Any) -> None:
         self._channel.basic_publish("", self._queue, body, pika.BasicProperties(**properties))
@@ -360,9 +362,9 @@ def test_a_pickle_is_refused_and_does_nothing(link: Broker, queue: str, cloud: R
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))
     metrics = WorkerMetrics()
-    with serving(Worker(link, queue, cloud, WorkerSettings(), metrics)), connected(link) as channel:
+    with run_worker(Worker(link, queue, cloud, WorkerSettings(), metrics)), open_channel(link) as channel:
         stranger = Stranger(channel, queue)
-        for body in (bomb, body_of(bomb), body_of(b"{}", bomb), bytes(8) + bomb):
+        for body in (bomb, make_body(bomb), make_body(b"{}", bomb), bytes(8) + bomb):
             stranger.send(body, **stranger.address)
         stranger.send(b"", **stranger.address | {"headers": {"bomb": bomb}})
         stranger.send(bomb, content_type="application/x-python-pickle")
@@ -381,10 +383,10 @@ def test_a_worker_survives_mutated_requests_without_growing(
     worker, rng = Worker(link, queue, cloud, WorkerSettings(prefetch=64), WorkerMetrics()), random.Random(5)
     good = request_for(cloud, features[:2])
     caplog.set_level(logging.ERROR)  # a record of each would be kept for the report
-    with serving(worker) as ready, make_client(link, queue) as client, connected(link) as channel:
+    with run_worker(worker) as ready, make_client(link, queue) as client, open_channel(link) as channel:
         stranger, addressed, held, sent_since = Stranger(channel, queue), 0, 0, 0
         request = Request(stranger.address["correlation_id"], "a", good.fingerprint, FEATURES, features[:2])
-        for number, body in enumerate(mutants(encode_request(request), 6, MUTATIONS_OVER_RABBITMQ), 1):
+        for number, body in enumerate(mutate_body(encode_request(request), 6, MUTATIONS_OVER_RABBITMQ), 1):
             address = {key: value for key, value in stranger.address.items() if rng.random() > 0.02}
             addressed += len(address) == 2
             stranger.send(body, **address)
@@ -401,4 +403,4 @@ def test_a_worker_survives_mutated_requests_without_growing(
     assert worker.dropped == MUTATIONS_OVER_RABBITMQ - addressed > 0
     assert worker.answered + worker.refused == addressed + 1
     assert 1 < worker.answered < addressed, "the mutations are too mild, or too wild, to say anything"
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0

@@ -16,30 +16,39 @@ from offload.link.protocol import Answer, Refusal, Request, encode_request, make
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.broker_errors import BROKER_FAILED
 from offload.link.worker_settings import WorkerSettings
-from tests.offload.asking import IMPATIENT, Counted, all_answered, ask, busy, clients, delete, sizes_of
 from tests.offload.link_ends import (
     AGES,
     REPLY_TO,
     Relay,
     Sleeper,
     at,
-    connected,
+    count_waiting,
     make_client,
     make_request,
     make_worker,
+    open_channel,
     publish,
-    serving,
+    run_worker,
     wait_until,
-    waiting_in,
+)
+from tests.offload.submitting import (
+    IMPATIENT,
+    WorkerCounts,
+    are_all_answered,
+    count_events,
+    delete_queue,
+    keep_busy,
+    make_clients,
+    submit,
 )
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
 
 def test_requests_of_many_clients_get_their_own_replies(link: Broker, queue: str) -> None:
     worker = make_worker(link, queue, Sleeper(0.01))
-    with serving(worker), clients(link, queue, 4) as many:
-        asked = [pair for client in many * 10 for pair in ask(client, 1, 3)]
-        assert all_answered(asked)
+    with run_worker(worker), make_clients(link, queue, 4) as many:
+        submitted = [pair for client in many * 10 for pair in submit(client, 1, 3)]
+        assert are_all_answered(submitted)
     assert (worker.answered, worker.refused, worker.events, worker.dropped) == (80, 0, 160, 0)
 
 
@@ -55,73 +64,76 @@ def test_an_internal_error_of_the_broker_is_retried_and_reported_in_the_end(link
 
 
 def test_waiting_requests_of_all_clients_are_merged_in_order_up_to_the_limit(link: Broker, queue: str) -> None:
-    sleeper, counted, asked = Sleeper(), Counted(), []
+    sleeper, counted, submitted = Sleeper(), WorkerCounts(), []
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=10), counted.metrics)
-    with serving(worker), clients(link, queue, 3) as many:
-        with busy(sleeper, many[0]):
+    with run_worker(worker), make_clients(link, queue, 3) as many:
+        with keep_busy(sleeper, many[0]):
             # 4 + 3 + 3 fill a pass; 6 does not fit beside 5 and 2 must not overtake it; 30 is more than a pass holds.
             for number, size in enumerate((4, 3, 3, 5, 6, 2, 30, 1, 1, 9)):
-                asked += ask(many[number % 3], size)
-                counted.wait_for("waiting_requests", len(asked))
-        assert all_answered(asked)
-    assert sizes_of(sleeper.batches) == [[1], [4, 3, 3], [5], [6, 2], [30], [1, 1], [9]]
+                submitted += submit(many[number % 3], size)
+                counted.wait_for("waiting_requests", len(submitted))
+        assert are_all_answered(submitted)
+    assert count_events(sleeper.batches) == [[1], [4, 3, 3], [5], [6, 2], [30], [1, 1], [9]]
     computed = [request.request_id for batch in sleeper.batches[1:] for request in batch]
-    assert computed == [request.request_id for request, _ in asked]
+    assert computed == [request.request_id for request, _ in submitted]
     assert counted("waiting_requests") == 0
 
 
 def test_a_refused_request_does_not_affect_the_others_of_its_batch(link: Broker, queue: str) -> None:
-    sleeper, counted = Sleeper(), Counted()
+    sleeper, counted = Sleeper(), WorkerCounts()
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=4), counted.metrics)
-    with serving(worker), make_client(link, queue) as client:
-        with busy(sleeper, client):
-            asked = ask(client, 2)
+    with run_worker(worker), make_client(link, queue) as client:
+        with keep_busy(sleeper, client):
+            submitted = submit(client, 2)
             counted.wait_for("waiting_requests", 1)
             publish(link, queue, b"garbage", correlation_id=make_id(), reply_to=REPLY_TO)
             counted.wait_for("waiting_requests", 2)
-            asked += ask(client, 2)
+            submitted += submit(client, 2)
             counted.wait_for("waiting_requests", 3)
-        assert all_answered(asked)
-    assert sizes_of(sleeper.batches) == [[1], [2, 2]]
+        assert are_all_answered(submitted)
+    assert count_events(sleeper.batches) == [[1], [2, 2]]
     assert (worker.answered, worker.refused) == (3, 1)
 
 
 def test_a_batch_waits_for_as_many_requests_as_the_last_one_had(link: Broker, queue: str) -> None:
-    sleeper, counted = Sleeper(), Counted()
+    sleeper, counted = Sleeper(), WorkerCounts()
     worker = make_worker(link, queue, sleeper, WorkerSettings(max_batch=6, batch_wait=AGES), counted.metrics)
-    with serving(worker), clients(link, queue, 3) as many:
-        with busy(sleeper, many[0]):
-            asked = [pair for client in many for pair in ask(client, 1)]
+    with run_worker(worker), make_clients(link, queue, 3) as many:
+        with keep_busy(sleeper, many[0]):
+            submitted = [pair for client in many for pair in submit(client, 1)]
             counted.wait_for("waiting_requests", 3)
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
         for client in many:
             assert len(sleeper.batches) == 2
-            asked += ask(client, 1)
+            submitted += submit(client, 1)
             time.sleep(0.2)  # so that one that did not wait would be computed
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
         # Two now, which leave no room for a third.
-        asked += [pair for client in many[:2] for pair in ask(client, 3)]
-        assert all_answered(asked)
-    assert sizes_of(sleeper.batches) == [[1], [1, 1, 1], [1, 1, 1], [3, 3]]
+        submitted += [pair for client in many[:2] for pair in submit(client, 3)]
+        assert are_all_answered(submitted)
+    assert count_events(sleeper.batches) == [[1], [1, 1, 1], [1, 1, 1], [3, 3]]
 
 
 def test_a_single_request_does_not_wait(link: Broker, queue: str) -> None:
-    with serving(make_worker(link, queue, None, WorkerSettings(batch_wait=AGES))), make_client(link, queue) as client:
+    with (
+        run_worker(make_worker(link, queue, None, WorkerSettings(batch_wait=AGES))),
+        make_client(link, queue) as client,
+    ):
         for _ in range(3):
-            assert all_answered(ask(client, 1))
+            assert are_all_answered(submit(client, 1))
 
 
 def test_a_batch_waits_no_longer_than_the_limit(link: Broker, queue: str) -> None:
     batches: list[BatchReport] = []
     sleeper = Sleeper()
     worker = make_worker(link, queue, sleeper, WorkerSettings(batch_wait=1.0), on_batch=batches.append)
-    with serving(worker), clients(link, queue, 2) as many:
-        assert all_answered(ask(many[0], 1))
-        with busy(sleeper, many[0]):
-            asked = [pair for client in many for pair in ask(client, 1)]
+    with run_worker(worker), make_clients(link, queue, 2) as many:
+        assert are_all_answered(submit(many[0], 1))
+        with keep_busy(sleeper, many[0]):
+            submitted = [pair for client in many for pair in submit(client, 1)]
             wait_until(lambda: len(worker._waiting) == 2)
-        assert all_answered(asked)
-        assert all_answered(ask(many[0], 1))
+        assert are_all_answered(submitted)
+        assert are_all_answered(submit(many[0], 1))
     assert [batch.requests for batch in batches] == [1, 1, 2, 1]
     assert batches[-1].waited >= 1.0
 
@@ -138,8 +150,11 @@ def test_batches_are_computed_one_at_a_time_outside_the_connections_thread(link:
             return replies
 
     sleeper = Watched(0.01)
-    with serving(make_worker(link, queue, sleeper, WorkerSettings(max_batch=2))), clients(link, queue, 3) as many:
-        assert all_answered([pair for client in many * 5 for pair in ask(client, 1)])
+    with (
+        run_worker(make_worker(link, queue, sleeper, WorkerSettings(max_batch=2))),
+        make_clients(link, queue, 3) as many,
+    ):
+        assert are_all_answered([pair for client in many * 5 for pair in submit(client, 1)])
     assert sleeper.threads == {"compute"}
     assert sleeper.most == 1
     assert len(sleeper.batches) >= 8
@@ -149,31 +164,31 @@ def test_a_long_inference_does_not_stop_the_heartbeats(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)  # the broker gives up on a connection after two of them
-    sleeper, counted = Sleeper(3.0), Counted()
+    sleeper, counted = Sleeper(3.0), WorkerCounts()
     worker = make_worker(link, queue, sleeper, None, counted.metrics)
-    with serving(worker) as ready, make_client(link, queue) as client:
-        assert all_answered(ask(client, 1))
+    with run_worker(worker) as ready, make_client(link, queue) as client:
+        assert are_all_answered(submit(client, 1))
     assert len(ready) == len(sleeper.batches) == 1
     assert counted("connection_losses_total") == 0
 
 
 def test_a_worker_holds_no_more_requests_than_its_prefetch(link: Broker, queue: str) -> None:
-    sleeper, counted = Sleeper(), Counted()
+    sleeper, counted = Sleeper(), WorkerCounts()
     worker = make_worker(link, queue, sleeper, WorkerSettings(prefetch=3), counted.metrics)
-    with serving(worker), make_client(link, queue) as client:
-        with busy(sleeper, client):
-            asked = ask(client, *[1] * 9)
+    with run_worker(worker), make_client(link, queue) as client:
+        with keep_busy(sleeper, client):
+            submitted = submit(client, *[1] * 9)
             counted.wait_for("waiting_requests", 2)
-            wait_until(lambda: waiting_in(link, queue) == 7)
+            wait_until(lambda: count_waiting(link, queue) == 7)
             assert counted("waiting_requests") == 2
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
     assert max(map(len, sleeper.batches)) <= 3
 
 
 def test_two_workers_share_the_requests_of_a_queue(link: Broker, queue: str) -> None:
     first, second = (make_worker(link, queue, Sleeper(0.02), WorkerSettings(max_batch=1, prefetch=2)) for _ in range(2))
-    with serving(first), serving(second), make_client(link, queue) as client:
-        assert all_answered(ask(client, *[1] * 40))
+    with run_worker(first), run_worker(second), make_client(link, queue) as client:
+        assert are_all_answered(submit(client, *[1] * 40))
     assert first.answered + second.answered == 40
     assert min(first.answered, second.answered) >= 1
 
@@ -181,27 +196,27 @@ def test_two_workers_share_the_requests_of_a_queue(link: Broker, queue: str) -> 
 def test_a_slow_second_worker_gets_fewer_requests(link: Broker, queue: str) -> None:
     service = WorkerSettings(max_batch=1, prefetch=1)
     fast, slow = (make_worker(link, queue, Sleeper(seconds), service) for seconds in (0.01, 0.5))
-    with serving(fast), serving(slow), make_client(link, queue) as client:
-        assert all_answered(ask(client, *range(1, 61)))
+    with run_worker(fast), run_worker(slow), make_client(link, queue) as client:
+        assert are_all_answered(submit(client, *range(1, 61)))
     assert fast.answered + slow.answered == 60
     assert 1 <= slow.answered < fast.answered / 3
 
 
 def test_the_report_of_a_batch_has_its_requests_events_and_clients(link: Broker, queue: str) -> None:
-    sleeper, counted, batches = Sleeper(0.2), Counted(), list[BatchReport]()
+    sleeper, counted, batches = Sleeper(0.2), WorkerCounts(), list[BatchReport]()
     worker = make_worker(link, queue, sleeper, None, counted.metrics, batches.append)
-    with serving(worker), make_client(link, queue) as client:
-        with busy(sleeper, client):
+    with run_worker(worker), make_client(link, queue) as client:
+        with keep_busy(sleeper, client):
             start = time.monotonic()
-            asked = ask(client, 2, 3)
+            submitted = submit(client, 2, 3)
             other = make_request(4, client_id="edge:2")
-            asked.append((other, client.submit(other)))
+            submitted.append((other, client.submit(other)))
             publish(link, queue, b"garbage", correlation_id=(garbage := make_id()), reply_to=REPLY_TO)
             counted.wait_for("waiting_requests", 4)
             arrived = time.monotonic()
             time.sleep(0.1)
             released = time.monotonic()  # or a little later
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
     alone, together = batches
     assert (alone.requests, alone.events, alone.clients, alone.refusals) == (1, 1, 1, ())
     assert (together.requests, together.events, together.clients) == (3, 9, 2)
@@ -211,14 +226,14 @@ def test_the_report_of_a_batch_has_its_requests_events_and_clients(link: Broker,
 
 
 def test_the_metrics_count_requests_events_and_bytes(link: Broker, queue: str) -> None:
-    sleeper, counted, requests = Sleeper(), Counted(), [make_request(size) for size in (2, 3)]
+    sleeper, counted, requests = Sleeper(), WorkerCounts(), [make_request(size) for size in (2, 3)]
     gone, wrong = make_request(4), replace(make_request(1), fingerprint="ab" * 32)
     worker = make_worker(link, queue, sleeper, None, counted.metrics)
     assert counted("connected") == 0
-    with serving(worker), make_client(link, queue) as client:
+    with run_worker(worker), make_client(link, queue) as client:
         assert counted("connected") == 1
-        with busy(sleeper, client):
-            asked = [(request, client.submit(request)) for request in requests]
+        with keep_busy(sleeper, client):
+            submitted = [(request, client.submit(request)) for request in requests]
             for body, request_id in (
                 (encode_request(gone), gone.request_id), (encode_request(wrong), wrong.request_id), (b"", make_id()),
             ):  # fmt: skip
@@ -227,7 +242,7 @@ def test_the_metrics_count_requests_events_and_bytes(link: Broker, queue: str) -
             counted.wait_for("dropped_messages_total", 1)
             assert counted("waiting_requests") == 5
             assert counted("requests_total", code="answered") == 0, "nothing was replied to yet"
-        assert all_answered(asked)
+        assert are_all_answered(submitted)
         counted.wait_for("unroutable_replies_total", 3)
     assert counted("requests_total", code="answered") == worker.answered == 4
     assert counted("requests_total", code="malformed") == counted("requests_total", code="wrong-model") == 1
@@ -247,17 +262,17 @@ def test_the_metrics_count_requests_events_and_bytes(link: Broker, queue: str) -
 
 
 def test_a_client_that_left_before_its_reply_is_counted_and_its_request_acknowledged(link: Broker, queue: str) -> None:
-    sleeper, counted = Sleeper(), Counted()
+    sleeper, counted = Sleeper(), WorkerCounts()
     worker = make_worker(link, queue, sleeper, None, counted.metrics)
-    with serving(worker):
+    with run_worker(worker):
         sleeper.hold.clear()
         with make_client(link, queue) as client:
-            ask(client, 1)  # of two, the worker may know before the second that the client has left
+            submit(client, 1)  # of two, the worker may know before the second that the client has left
             wait_until(lambda: counted("received_bytes_total") == client.bytes_sent > 0)
         sleeper.hold.set()
         counted.wait_for("unroutable_replies_total", 1)
     assert (worker.answered, worker.dropped) == (1, 1)
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 NO_ONE_TO_REPLY_TO: tuple[dict[str, Any], ...] = (
@@ -272,26 +287,26 @@ NO_ONE_TO_REPLY_TO: tuple[dict[str, Any], ...] = (
 
 
 def test_messages_without_a_reply_queue_are_counted_and_acknowledged(link: Broker, queue: str) -> None:
-    counted = Counted()
+    counted = WorkerCounts()
     worker = make_worker(link, queue, metrics=counted.metrics)
-    with serving(worker) as ready, make_client(link, queue) as client:
+    with run_worker(worker) as ready, make_client(link, queue) as client:
         for properties in NO_ONE_TO_REPLY_TO:
             publish(link, queue, b"hostile", **properties)
-        assert all_answered(ask(client, 1))
+        assert are_all_answered(submit(client, 1))
         assert len(ready) == 1
     assert worker.dropped == counted("dropped_messages_total") == len(NO_ONE_TO_REPLY_TO)
     assert worker.answered == 1
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 def test_counts_continue_after_reconnections(link: Broker, queue: str) -> None:
     worker = make_worker(link, queue)
-    with serving(worker) as ready, make_client(link, queue, IMPATIENT) as client:
+    with run_worker(worker) as ready, make_client(link, queue, IMPATIENT) as client:
         for number in (1, 2):
             wait_until(lambda: len(ready) == number)  # noqa: B023
             publish(link, queue, b"from no one")
-            assert all_answered(ask(client, 1))
-            delete(link, queue)
+            assert are_all_answered(submit(client, 1))
+            delete_queue(link, queue)
         wait_until(lambda: len(ready) == 3)
     assert (worker.answered, worker.dropped) == (2, 2)
 
@@ -300,7 +315,7 @@ def test_a_worker_reports_liveness_and_readiness(link: Broker, queue: str) -> No
     relay = Relay(link.hosts[0].port)
     with contextlib.ExitStack() as away:
         worker = make_worker(at(link, away.enter_context(relay.running())), queue)
-        with serving(worker):
+        with run_worker(worker):
             assert worker.check_liveness() is worker.check_readiness() is None
             away.close()
             wait_until(lambda: worker.check_readiness() == "no connection to RabbitMQ")
@@ -333,7 +348,7 @@ def test_a_broker_that_refuses_the_worker_is_not_retried(link: Broker, queue: st
 
 
 def test_a_queue_with_other_settings_ends_the_worker(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue)
     with pytest.raises(CloudError, match="exists with other settings"):
         make_worker(link, queue).run(lambda: pytest.fail("it is ready"))

@@ -77,7 +77,7 @@ def test_the_cache_holds_the_most_recently_used_vectors(size: int, lookups: list
         features = vectors(*numbers)
         logits = cache.find(make_keys(features))[:, 0]
         known = np.array([number in expected for number in numbers])
-        assert cache.count(1, logits).tolist() == np.flatnonzero(~known).tolist()
+        assert cache.find_missing(1, logits).tolist() == np.flatnonzero(~known).tolist()
         np.testing.assert_array_equal(logits[known], logits_of(features)[known])
         cache.put(make_keys(features), 1, logits_of(features))
         for number in numbers:
@@ -110,10 +110,10 @@ def test_the_exits_of_a_vector_are_stored_separately_and_evicted_together() -> N
 def test_lookups_are_counted_and_reported() -> None:
     reported: list[tuple[int, int, int]] = []
     cache = Cache(9, lambda *counts: reported.append(counts))
-    cache.count(1, cache.find(make_keys(vectors(1, 2)))[:, 0])
+    cache.find_missing(1, cache.find(make_keys(vectors(1, 2)))[:, 0])
     cache.put(make_keys(vectors(1, 2)), 1, logits_of(vectors(1, 2)))
-    cache.count(1, cache.find(make_keys(vectors(2, 3, 1)))[:, 0])
-    cache.count(2, cache.find(make_keys(vectors(1)))[:, 1])
+    cache.find_missing(1, cache.find(make_keys(vectors(2, 3, 1)))[:, 0])
+    cache.find_missing(2, cache.find(make_keys(vectors(1)))[:, 1])
     assert reported == [(1, 0, 2), (1, 2, 1), (2, 0, 1)]
     assert (cache.hits, cache.misses) == ([2, 0], [3, 1])
 
@@ -135,12 +135,12 @@ class Asking(LocalSecondExit):
 
     def __init__(self, decider: str = CLOUD, failure: str = "") -> None:
         self.decider, self.failure = decider, failure
-        self.asked: list[float] = []
+        self.queried: list[float] = []
 
     def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         rows = np.arange(len(features))[::-1]
         assert activations(rows).ravel().tolist() == features[rows, 7].tolist()
-        self.asked += features[:, 7].tolist()
+        self.queried += features[:, 7].tolist()
         outcome: Outcome = (slice(0, len(features)), logits_of(features), self.decider, self.failure)
         return Query((), lambda: [outcome])
 
@@ -157,7 +157,7 @@ def test_each_exit_is_computed_once_for_each_vector() -> None:
     for numbers in ((1, 2), (3, 2, 4), (4, 3, 1)):
         batch = decide(edge, *numbers)
         assert set(batch.answered_by) == {CLOUD} and set(batch.failure) == {""}
-    assert sorted(counting.computed) == sorted(asking.asked) == [1, 2, 3, 4]
+    assert sorted(counting.computed) == sorted(asking.queried) == [1, 2, 3, 4]
 
 
 def test_activations_are_computed_on_demand_if_exit_1_was_cached() -> None:
@@ -181,7 +181,7 @@ def test_a_failed_request_is_not_cached_and_is_sent_again() -> None:
     assert batch.failure.tolist() == ["no-connection", "", "no-connection"]
     asking.decider, asking.failure = CLOUD, ""
     decide(edge, 3, 2)
-    assert sorted(asking.asked) == [1, 2, 2, 3, 3]
+    assert sorted(asking.queried) == [1, 2, 2, 3, 3]
 
 
 # The worker

@@ -13,13 +13,12 @@ import pytest
 
 from models.checkpoint import read_two_exits, write_checkpoint
 from models.onnx_export import write_edge_model, write_second_exit_model
-from offload.broker_options import PASSWORD_VARIABLE
-from offload.link.broker import Broker
+from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import make_id
 from offload.networks.onnx_exits import open_exported
 from offload.networks.torch_exits import open_checkpoint
 from tests.networks import SAMPLE, calibrated_network
-from tests.offload.link_ends import Program, connected
+from tests.offload.link_ends import Program, open_channel
 from tests.offload.test_link import ALL_OFFLOADED
 from tests.scripts import CLIENT, EXPORT, ROOT, SERVER, call, flat
 from utils.classification_metrics import classify
@@ -143,7 +142,7 @@ def test_workers_of_a_checkpoint_and_of_an_export_answer_an_exported_edge(
         ))  # fmt: skip
         assert client.end(60) == 0, client.err
     assert set(pd.read_csv(tmp_path / "v.csv")["decider"]) == {"cloud", "rejected"}
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_delete(queue)
 
 

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics import parser
 
-from offload.operations.health_server import LARGEST_REQUEST, MOST_CONNECTIONS, serve_health
+from offload.operations.health_server import LARGEST_REQUEST, MAX_CONNECTIONS, serve_health
 from offload.operations.metrics import ClientMetrics
 from utils.errors import InputFileError
 
@@ -332,10 +332,10 @@ def test_many_idle_connections_do_not_block_others(process: Process) -> None:
         contextlib.ExitStack() as stack,
     ):
         before, threads = handles(), len(server_threads())
-        for _ in range(5 * MOST_CONNECTIONS):
+        for _ in range(5 * MAX_CONNECTIONS):
             stack.enter_context(connect(port)).sendall(b"GET /metr")
         assert ask(port, "/metrics").status == 200
-        wait_until(lambda: handles() <= before + 6 * MOST_CONNECTIONS)
+        wait_until(lambda: handles() <= before + 6 * MAX_CONNECTIONS)
         assert len(server_threads()) == threads
 
 
@@ -373,7 +373,7 @@ def test_connections_have_a_deadline_while_all_threads_are_busy() -> None:
         serve_health(HERE, 0, process.metrics.registry, process, TIMEOUT) as port,
         contextlib.ExitStack() as stack,
     ):
-        for _ in range(MOST_CONNECTIONS):
+        for _ in range(MAX_CONNECTIONS):
             stack.enter_context(connect(port)).sendall(b"GET /readyz HTTP/1.1\r\n\r\n")
         assert say(port, b"GET /healthz HTTP/1.1\r\n\r\n") == b""
         enough.set()

@@ -16,7 +16,7 @@ from offload.operations.metrics import (
     ANSWERS,
     DECISIONS,
     EXPIRED,
-    MOST_CODES,
+    MAX_CODES,
     OTHER,
     RESULTS,
     ClientMetrics,
@@ -130,7 +130,7 @@ def test_the_number_of_codes_is_bounded_and_known_ones_are_kept() -> None:
         metrics.requests.labels(code=f"x{make_id()[:20]}").inc()
     metrics.requests.labels(code="wrong-model").inc()
     counted = series(metrics.registry, "ee_worker_requests_total", "code")
-    assert len(counted) == MOST_CODES
+    assert len(counted) == MAX_CODES
     assert sum(counted.values()) == 1001
     assert counted["wrong-model"] == 1
 
@@ -154,7 +154,7 @@ def test_counts_of_many_threads_are_complete() -> None:
     while any(thread.is_alive() for thread in threads):
         generate_latest(metrics.registry)
     counted = series(metrics.registry, "ee_client_requests_total", "result")
-    assert (sum(counted.values()), len(counted)) == (4000, MOST_CODES)
+    assert (sum(counted.values()), len(counted)) == (4000, MAX_CODES)
     assert (
         metrics.registry.get_sample_value("ee_client_events_total", {"decider": "edge", "verdict": "normal"}) == 12000
     )

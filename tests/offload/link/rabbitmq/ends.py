@@ -32,12 +32,12 @@ class Log:
     """Records the callbacks of either end.
 
     Attributes:
-        ready: times at which it was ready.
-        lost: when it was not, and why.
-        threads: that told so.
-        blocked: why RabbitMQ began to block messages, and None where it ended.
-        requests, abandoned, dropped, unroutable: of a worker's end.
-        replies, oversize, confirmed, returned: of a client's end.
+        ready: times of ``on_ready``.
+        lost: calls of ``on_lost``.
+        threads: identifiers of the threads that called these two.
+        blocked: arguments of ``on_blocked``.
+        requests, abandoned, dropped, unroutable: callbacks of a worker's end.
+        replies, oversize, confirmed, returned: callbacks of a client's end.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ BOTH_ENDS = (client_end, worker_end)
 def running(
     end: Connection, within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 ) -> Iterator[threading.Thread]:
-    """Run an end in a thread, and stop it in the end. What ``run`` raises is raised at the end."""
+    """Run an end of the link in a thread, and stop it afterwards. Raise an exception of ``run`` at the end."""
     failures: list[BaseException] = []
 
     def run() -> None:

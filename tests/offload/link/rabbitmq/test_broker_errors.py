@@ -10,11 +10,12 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.broker_errors import BROKER_FAILED, translate_error
 from offload.link.rabbitmq.connection import Connection
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import (
     BOTH_ENDS,
     Log,
@@ -25,7 +26,7 @@ from tests.offload.link.rabbitmq.ends import (
     run_to_its_end,
     worker_end,
 )
-from tests.offload.link_ends import at, connected, listening
+from tests.offload.link_ends import at, listening, open_channel
 from utils.errors import BrokerRefusedError, CloudError, CloudUnavailableError
 
 SECRET = "hunter2-Pa$$wört"
@@ -76,7 +77,7 @@ def test_a_queue_that_no_user_may_declare_is_refused(link: Broker) -> None:
 
 
 @pytest.fixture
-def without_rights(broker: PrivateBroker, link: Broker) -> Iterator[Broker]:
+def without_rights(broker: ControlledBroker, link: Broker) -> Iterator[Broker]:
     """The node for a user without rights to its queues."""
     name = f"user{make_id()}"
     broker.control("add_user", name, SECRET)
@@ -110,7 +111,7 @@ def test_a_user_without_the_right_to_a_queue_is_refused_in_one_line(without_righ
 
 
 @pytest.mark.parametrize("of", ["user", "vhost"])
-def test_a_connection_limit_is_a_temporary_error(of: str, broker: PrivateBroker, without_rights: Broker) -> None:
+def test_a_connection_limit_is_a_temporary_error(of: str, broker: ControlledBroker, without_rights: Broker) -> None:
     limits = {"user": ("user_limits", without_rights.username), "vhost": ("vhost_limits",)}[of]
     broker.control(f"set_{limits[0]}", *limits[1:], '{"max-connections": 0}')
     try:
@@ -220,7 +221,7 @@ def test_a_broker_that_ends_the_handshake_does_not_count_as_a_refusal(link: Brok
 
 
 def test_a_queue_with_other_settings_is_reported_in_one_line(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True)
     with pytest.raises(CloudError, match="exists with other settings; delete it, or choose another") as caught:
         run_to_its_end(worker_end(link, queue, Log()))
@@ -232,7 +233,7 @@ def test_a_queue_with_other_settings_is_reported_in_one_line(link: Broker, queue
 
 
 def test_an_exclusive_queue_of_another_connection_is_reported_in_one_line(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, exclusive=True)
         with pytest.raises(CloudError, match="exists with other settings") as caught:
             run_to_its_end(worker_end(link, queue, Log()))

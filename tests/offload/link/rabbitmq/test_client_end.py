@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import LARGEST_REPLY, make_id
 from offload.link.rabbitmq import client_end as client_end_module
 from offload.link.rabbitmq import worker_end as worker_end_module
 from offload.link.rabbitmq.client_end import RequestSender
 from offload.link.rabbitmq.connection import CONTENT_TYPE, REPLY_QUEUE
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
-from tests.offload.link_ends import PATIENCE, Relay, at, connected, publish, wait_until, waiting_in
+from tests.offload.link_ends import PATIENCE, Relay, at, count_waiting, open_channel, publish, wait_until
 from utils.errors import CloudUnavailableError
 
 SECONDS = 10.0
@@ -43,7 +43,7 @@ def test_a_request_has_an_id_a_reply_queue_and_an_expiration(link: Broker, queue
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)
-    with ready(end, log), connected(link) as channel:
+    with ready(end, log), open_channel(link) as channel:
         (request_id,) = send(end, b"hello", seconds=7.5)
         wait_until(lambda: log.confirmed)
         _method, properties, body = channel.basic_get(queue, auto_ack=True)
@@ -62,7 +62,7 @@ def test_a_request_without_time_left_still_expires(seconds: float, link: Broker,
     with ready(end, log):
         send(end, b"hello", seconds=seconds)
         wait_until(lambda: log.confirmed)
-        wait_until(lambda: waiting_in(link, queue) == 0)
+        wait_until(lambda: count_waiting(link, queue) == 0)
 
 
 def test_each_request_in_the_queue_is_confirmed_once(link: Broker, queue: str) -> None:
@@ -73,7 +73,7 @@ def test_each_request_in_the_queue_is_confirmed_once(link: Broker, queue: str) -
         request_ids = send(end, *[b"hello"] * BURST)
         wait_until(lambda: len(log.confirmed) >= BURST)
         assert sorted(log.confirmed) == sorted(request_ids)
-        assert waiting_in(link, queue) == BURST
+        assert count_waiting(link, queue) == BURST
     assert not log.returned
 
 
@@ -139,7 +139,7 @@ def test_a_request_to_a_full_queue_is_returned(link: Broker, queue: str, monkeyp
 
 
 def test_a_connection_that_rejects_all_requests_is_replaced_with_growing_pauses(
-    broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+    broker: ControlledBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_end_module, "QUEUE_LIMIT", 1)
     monkeypatch.setattr(client_end_module, "REJECTION_LIMIT", 0.1)
@@ -265,13 +265,13 @@ def test_an_untrusted_reply_is_passed_on_as_text_and_bytes(
 def reply_queue(end: RequestSender, link: Broker, queue: str) -> str:
     """Return the reply queue of a client."""
     send(end, b"where to?")
-    with connected(link) as channel:
-        wait_until(lambda: waiting_in(link, queue))
+    with open_channel(link) as channel:
+        wait_until(lambda: count_waiting(link, queue))
         _method, properties, _body = channel.basic_get(queue, auto_ack=True)
     return str(properties.reply_to)
 
 
-def test_the_reply_queue_of_a_connection_is_deleted_with_it(broker: PrivateBroker, link: Broker, queue: str) -> None:
+def test_the_reply_queue_of_a_connection_is_deleted_with_it(broker: ControlledBroker, link: Broker, queue: str) -> None:
     declare(link, queue)
     log = Log()
     end = client_end(link, queue, log)

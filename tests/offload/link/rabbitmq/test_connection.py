@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker, find_free_port
+from offload.link.private_broker import find_free_port
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import BOTH_ENDS, Log, client_end, first_loss, in_owner, ready, running
 from tests.offload.link_ends import PATIENCE, Relay, at, listening, wait_until
 from utils.errors import BrokerRefusedError, CloudUnavailableError
@@ -144,7 +145,7 @@ def test_attempts_at_a_missing_broker_have_growing_pauses(monkeypatch: pytest.Mo
 
 
 @contextmanager
-def fickle_user(node: PrivateBroker, link: Broker) -> Iterator[Broker]:
+def fickle_user(node: ControlledBroker, link: Broker) -> Iterator[Broker]:
     """Yield the node as seen by a user of its own, with a password that can be changed."""
     name = f"user{make_id()}"
     node.control("add_user", name, "right")
@@ -156,7 +157,7 @@ def fickle_user(node: PrivateBroker, link: Broker) -> Iterator[Broker]:
 
 
 def test_a_password_that_was_once_accepted_is_retried_a_few_times_with_pauses(
-    broker: PrivateBroker, link: Broker, queue: str
+    broker: ControlledBroker, link: Broker, queue: str
 ) -> None:
     log = Log()
     with fickle_user(broker, link) as mine:
@@ -174,7 +175,7 @@ def test_a_password_that_was_once_accepted_is_retried_a_few_times_with_pauses(
 
 
 def test_a_single_refusal_after_a_success_is_retried(
-    broker: PrivateBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
+    broker: ControlledBroker, link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "REFUSALS", 1000)
     monkeypatch.setattr(connection, "LONGEST_PAUSE", 1.0)
@@ -189,7 +190,7 @@ def test_a_single_refusal_after_a_success_is_retried(
             wait_until(lambda: len(log.ready) == 2)
 
 
-def test_a_deleted_virtual_host_is_a_refusal_in_the_end(broker: PrivateBroker, link: Broker, queue: str) -> None:
+def test_a_deleted_virtual_host_is_a_refusal_in_the_end(broker: ControlledBroker, link: Broker, queue: str) -> None:
     name, log = f"vhost{make_id()}", Log()
     broker.control("add_vhost", name)
     broker.control("set_permissions", "-p", name, link.username, ".*", ".*", ".*")

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from offload.link.broker import Broker, Host
-from offload.link.private_broker import PrivateBroker
+from offload.link.broker import Broker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import Log, client_end, in_owner, ready, worker_end
 from tests.offload.link_ends import wait_until
 
@@ -17,20 +17,20 @@ QUEUE = "requests"
 
 
 @pytest.fixture(scope="module")
-def node(broker: PrivateBroker) -> Iterator[PrivateBroker]:
+def node(broker: ControlledBroker) -> Iterator[ControlledBroker]:
     """A node that each test may break and must repair."""
     assert broker.port, "where the session has a node, there can be another"
-    with PrivateBroker() as another:
+    with ControlledBroker() as another:
         yield another
 
 
 @pytest.fixture
-def brittle(node: PrivateBroker) -> Broker:
+def brittle(node: ControlledBroker) -> Broker:
     """Connection settings of that node."""
-    return Broker((Host("127.0.0.1", node.port),), node.username, node.password)
+    return node.connection
 
 
-def test_both_ends_reconnect_after_a_killed_broker(node: PrivateBroker, brittle: Broker) -> None:
+def test_both_ends_reconnect_after_a_killed_broker(node: ControlledBroker, brittle: Broker) -> None:
     logs = Log(), Log()
     with ready(client_end(brittle, QUEUE, logs[0]), logs[0]), ready(worker_end(brittle, QUEUE, logs[1]), logs[1]):
         node.kill()
@@ -41,7 +41,7 @@ def test_both_ends_reconnect_after_a_killed_broker(node: PrivateBroker, brittle:
         assert log.lost[-1].at < log.ready[1]
 
 
-def test_a_broker_that_shuts_down_is_quoted(node: PrivateBroker, brittle: Broker) -> None:
+def test_a_broker_that_shuts_down_is_quoted(node: ControlledBroker, brittle: Broker) -> None:
     log = Log()
     with ready(client_end(brittle, QUEUE, log), log):
         node.control("stop_app")
@@ -52,7 +52,7 @@ def test_a_broker_that_shuts_down_is_quoted(node: PrivateBroker, brittle: Broker
 
 
 def test_a_hanging_broker_is_detected_by_its_heartbeats(
-    node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)
     log = Log()
@@ -67,7 +67,7 @@ def test_a_hanging_broker_is_detected_by_its_heartbeats(
 
 
 def test_a_blocking_broker_gives_the_reason_and_keeps_the_connection(
-    node: PrivateBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
+    node: ControlledBroker, brittle: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEARTBEAT", 1)
     log, worker_log = Log(), Log()

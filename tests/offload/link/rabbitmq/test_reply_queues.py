@@ -1,4 +1,4 @@
-from offload.link.rabbitmq.reply_queues import MOST_KNOWN, ReplyQueues
+from offload.link.rabbitmq.reply_queues import MAX_QUEUES, ReplyQueues
 
 
 def test_a_queue_that_is_gone_never_returns() -> None:
@@ -13,8 +13,8 @@ def test_a_queue_that_is_gone_never_returns() -> None:
 
 def test_the_oldest_queues_are_forgotten() -> None:
     queues = ReplyQueues()
-    for number in range(MOST_KNOWN + 10):
+    for number in range(MAX_QUEUES + 10):
         queues.remember(str(number), exists=False)
         queues.remember("busy", exists=True)
     assert queues.is_known("busy")
-    assert [queues.is_gone(str(number)) for number in (0, 10, 11, MOST_KNOWN + 9)] == [False, False, True, True]
+    assert [queues.is_gone(str(number)) for number in (0, 10, 11, MAX_QUEUES + 9)] == [False, False, True, True]

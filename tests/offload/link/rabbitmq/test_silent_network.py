@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq import connection
 from offload.link.rabbitmq.connection import Connection
+from tests.controlled_broker import ControlledBroker
 from tests.offload.blackhole import Blackhole
 from tests.offload.link.rabbitmq.ends import BOTH_ENDS, Log, client_end, in_owner, running
 from tests.offload.link_ends import PATIENCE, wait_until
@@ -20,7 +20,7 @@ NOTICED_WITHIN = 15
 
 
 @pytest.fixture(scope="module")
-def network(broker: PrivateBroker) -> Iterator[Blackhole]:
+def network(broker: ControlledBroker) -> Iterator[Blackhole]:
     with Blackhole(broker.port) as network:
         yield network
 

@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from offload.link.broker import Broker, Host, Tls
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import LARGEST_REPLY
 from offload.link.rabbitmq import connection
+from tests.controlled_broker import ControlledBroker
 from tests.offload.certificates import WRONG_NAME, Certificates, Identity, make_certificates
 from tests.offload.link.rabbitmq.ends import (
     BOTH_ENDS,
@@ -41,15 +41,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="module", params=["tlsv1.3", "tlsv1.2"])
-def node(request: pytest.FixtureRequest, broker: PrivateBroker, files: Certificates) -> Iterator[PrivateBroker]:
+def node(request: pytest.FixtureRequest, broker: ControlledBroker, files: Certificates) -> Iterator[ControlledBroker]:
     """A node that requires client certificates."""
     assert broker.port, "where the session has a node, there can be another"
-    with PrivateBroker(tls=files.node(), settings=f"ssl_options.versions.1 = {request.param}") as another:
+    with ControlledBroker(tls=files.node(), settings=f"ssl_options.versions.1 = {request.param}") as another:
         yield another
 
 
 @pytest.fixture
-def right(node: PrivateBroker, files: Certificates) -> Broker:
+def right(node: ControlledBroker, files: Certificates) -> Broker:
     """Connection settings with the right certificates."""
     tls = Tls(files.ca, files.client.certificate, files.client.key)
     return Broker((Host("localhost", node.tls_port),), node.username, node.password, tls=tls)
@@ -84,7 +84,7 @@ def absence(broker: Broker) -> str:
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 @pytest.mark.parametrize("make_end", BOTH_ENDS)
 def test_a_client_with_the_right_certificate_connects(
-    make_end: Callable[[Broker, str, Log], Any], name: str, right: Broker, node: PrivateBroker
+    make_end: Callable[[Broker, str, Log], Any], name: str, right: Broker, node: ControlledBroker
 ) -> None:
     log = Log()
     with ready(make_end(replace(right, hosts=(Host(name, node.tls_port),)), QUEUE, log), log):
@@ -143,13 +143,13 @@ def test_a_wrong_password_is_refused_over_tls_too(right: Broker) -> None:
     assert "hunter2" not in reason
 
 
-def test_tls_to_a_plain_port_is_reported(right: Broker, node: PrivateBroker) -> None:
+def test_tls_to_a_plain_port_is_reported(right: Broker, node: ControlledBroker) -> None:
     reason = absence(at(right, node.port))
     assert f"127.0.0.1:{node.port} does not speak TLS" in reason
     assert "check --mq-port, or leave out --mq-tls" in reason
 
 
-def test_a_plain_connection_to_a_tls_port_is_reported(right: Broker, node: PrivateBroker) -> None:
+def test_a_plain_connection_to_a_tls_port_is_reported(right: Broker, node: ControlledBroker) -> None:
     reason = absence(replace(at(right, node.tls_port), tls=None))
     assert f"127.0.0.1:{node.tls_port} is not RabbitMQ without TLS" in reason
     assert "add --mq-tls" in reason

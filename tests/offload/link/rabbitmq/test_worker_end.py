@@ -8,7 +8,6 @@ import pika
 import pytest
 
 from offload.link.broker import Broker
-from offload.link.private_broker import PrivateBroker
 from offload.link.protocol import make_id
 from offload.link.rabbitmq.worker_end import (
     DELIVERY_LIMIT,
@@ -19,8 +18,9 @@ from offload.link.rabbitmq.worker_end import (
     RequestQueue,
     make_queue_arguments,
 )
+from tests.controlled_broker import ControlledBroker
 from tests.offload.link.rabbitmq.ends import Log, in_owner, is_one_line, ready, run_to_its_end, worker_end
-from tests.offload.link_ends import PATIENCE, REPLY_TO, connected, publish, wait_until, waiting_in
+from tests.offload.link_ends import PATIENCE, REPLY_TO, count_waiting, open_channel, publish, wait_until
 from utils.errors import CloudError, CloudUnavailableError
 
 
@@ -39,7 +39,7 @@ def received(log: Log, count: int = 1) -> list[Delivery]:
 def client(link: Broker) -> Iterator[str]:
     """The reply queue of a connected client."""
     name = f"ee-reply.{make_id()}"
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(name, exclusive=True)
         yield name
 
@@ -106,7 +106,7 @@ def test_a_message_without_a_valid_reply_queue_is_counted_and_acknowledged(
         assert delivery.body == b"good"
         assert log.dropped == 1
         assert not log.lost
-    wait_until(lambda: waiting_in(link, queue) == 1)  # the good one, which no one replied to
+    wait_until(lambda: count_waiting(link, queue) == 1)  # the good one, which no one replied to
 
 
 def test_unused_properties_are_ignored(link: Broker, queue: str) -> None:
@@ -158,7 +158,7 @@ def test_the_reply_is_sent_before_the_acknowledgement(
         in_owner(worker, lambda: worker.reply(delivery, b"answer"))
         wait_until(lambda: log.unroutable)
     assert sent == ["basic_publish", "basic_ack"]
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 def _noting(sent: list[str], name: str, send: Callable[..., None]) -> Callable[..., None]:
@@ -178,12 +178,12 @@ def test_a_reply_to_a_client_that_left_is_counted_and_its_request_acknowledged(l
         in_owner(worker, lambda: worker.reply(delivery, b"too late"))
         wait_until(lambda: log.unroutable == 1)
     assert log.dropped == 0
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
 
 
 def test_waiting_requests_of_clients_that_left_are_discarded(link: Broker, queue: str, client: str) -> None:
     log, gone = Log(), f"ee-reply.{make_id()}"
-    with connected(link) as shared, connected(link) as channel:
+    with open_channel(link) as shared, open_channel(link) as channel:
         shared.queue_declare(durable := f"ee-reply.{make_id()}")
         channel.queue_declare(queue, durable=True, arguments=make_queue_arguments())
         for number, reply_to in enumerate((gone, client, REPLY_TO, durable, gone, client, durable, REPLY_TO)):
@@ -197,7 +197,7 @@ def test_waiting_requests_of_clients_that_left_are_discarded(link: Broker, queue
     assert [delivery.body[0] for delivery in log.requests if delivery.reply_to == durable] == [3, 6]
     assert {delivery.reply_to for delivery in log.abandoned} == {gone, REPLY_TO}
     assert not log.lost
-    wait_until(lambda: waiting_in(link, queue) == 5)  # to which no one replied
+    wait_until(lambda: count_waiting(link, queue) == 5)  # to which no one replied
 
 
 def test_an_undeliverable_reply_shows_that_its_client_has_left(link: Broker, queue: str) -> None:
@@ -211,7 +211,7 @@ def test_an_undeliverable_reply_shows_that_its_client_has_left(link: Broker, que
         wait_until(lambda: worker.is_abandoned(delivery))
         put(link, queue, b"2", b"3")
         wait_until(lambda: len(log.abandoned) == 2)
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
     assert len(log.requests) == 1
 
 
@@ -219,7 +219,7 @@ def test_clients_are_assumed_to_be_connected_if_no_channel_is_free(
     link: Broker, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log()
-    with connected(link) as channel:
+    with open_channel(link) as channel:
         channel.queue_declare(queue, durable=True, arguments=make_queue_arguments())
         put(link, queue, b"1")
         worker = worker_end(link, queue, log)
@@ -261,7 +261,7 @@ def test_a_discarded_request_is_not_delivered_again(link: Broker, queue: str) ->
         put(link, queue, b"1")
         (delivery,) = received(log)
         in_owner(worker, lambda: worker.discard(delivery))
-    assert waiting_in(link, queue) == 0
+    assert count_waiting(link, queue) == 0
     assert log.unroutable == 0
 
 
@@ -301,7 +301,7 @@ def test_after_it_stops_receiving_a_worker_can_still_reply(link: Broker, queue: 
         wait_until(lambda: log.unroutable == 1)
     assert stopped == [1]
     assert len(log.requests) == 1
-    assert waiting_in(link, queue) == 1
+    assert count_waiting(link, queue) == 1
 
 
 def test_without_a_connection_there_is_nothing_to_stop_receiving(link: Broker, queue: str) -> None:
@@ -320,7 +320,7 @@ def test_without_a_connection_there_is_nothing_to_stop_receiving(link: Broker, q
 def test_deliveries_of_an_older_connection_cannot_be_answered(link: Broker, queue: str) -> None:
     log, client = Log(), f"ee-reply.{make_id()}"
     worker = worker_end(link, queue, log)
-    with connected(link) as channel, ready(worker, log):
+    with open_channel(link) as channel, ready(worker, log):
         channel.queue_declare(client, exclusive=True)
         put(link, queue, b"1", reply_to=client)
         wait_until(lambda: log.requests)
@@ -344,15 +344,15 @@ def test_a_worker_holds_no_more_requests_than_the_prefetch(link: Broker, queue: 
     worker = RequestQueue(link, queue, log, prefetch=2)
     with ready(worker, log):
         put(link, queue, b"1", b"2", b"3", b"4", reply_to=client)
-        wait_until(lambda: waiting_in(link, queue) == 2)
+        wait_until(lambda: count_waiting(link, queue) == 2)
         in_owner(worker, lambda: worker.reply(log.requests[0], b"answer"))
         wait_until(lambda: len(log.requests) == 3)
-        assert waiting_in(link, queue) == 1
+        assert count_waiting(link, queue) == 1
 
 
 def test_a_queue_that_is_deleted_while_it_is_consumed_is_declared_again(link: Broker, queue: str) -> None:
     log = Log()
-    with ready(worker_end(link, queue, log), log), connected(link) as channel:
+    with ready(worker_end(link, queue, log), log), open_channel(link) as channel:
         channel.queue_delete(queue)
         wait_until(lambda: len(log.ready) == 2)
         put(link, queue, b"1")
@@ -362,13 +362,13 @@ def test_a_queue_that_is_deleted_while_it_is_consumed_is_declared_again(link: Br
     assert "was deleted" in str(loss.problem)
 
 
-def settings(broker: PrivateBroker, queue: str) -> str:
+def settings(broker: ControlledBroker, queue: str) -> str:
     listed = broker.control("list_queues", "name", "type", "durable", "arguments")
     (line,) = [line for line in listed.splitlines() if queue in line]
     return line
 
 
-def test_the_request_queue_is_durable_and_bounded(broker: PrivateBroker, link: Broker, queue: str) -> None:
+def test_the_request_queue_is_durable_and_bounded(broker: ControlledBroker, link: Broker, queue: str) -> None:
     log = Log()
     with ready(worker_end(link, queue, log), log):
         line = settings(broker, queue)
@@ -380,7 +380,7 @@ def test_the_request_queue_is_durable_and_bounded(broker: PrivateBroker, link: B
 
 
 def test_a_quorum_queue_is_declared_with_its_delivery_limit_and_works(
-    broker: PrivateBroker, link: Broker, queue: str
+    broker: ControlledBroker, link: Broker, queue: str
 ) -> None:
     log = Log()
     worker = RequestQueue(link, queue, log, prefetch=16, queue_type="quorum")
@@ -404,7 +404,7 @@ def test_a_quorum_queue_drops_a_request_after_its_delivery_limit(link: Broker, q
                 put(link, queue, b"poison", reply_to=client)
             received(log)
             deliveries += 1
-    wait_until(lambda: waiting_in(link, queue) == 0)
+    wait_until(lambda: count_waiting(link, queue) == 0)
 
 
 @pytest.mark.parametrize(("there", "wanted"), [("classic", "quorum"), ("quorum", "classic")])

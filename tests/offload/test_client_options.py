@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.client_arguments import check_client_arguments
+from offload.client_options import check_client_arguments
 from tests.scripts import ROOT
 from utils.errors import InputFileError
 

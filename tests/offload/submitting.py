@@ -10,15 +10,15 @@ from offload.link.client import Client
 from offload.link.pending_requests import RetryPolicy
 from offload.link.protocol import Answer, Request
 from offload.operations.metrics import WorkerMetrics
-from tests.offload.link_ends import PATIENCE, Sleeper, connected, is_answer_to, make_client, make_request, wait_until
+from tests.offload.link_ends import PATIENCE, Sleeper, is_answer_to, make_client, make_request, open_channel, wait_until
 
 IMPATIENT = RetryPolicy(attempt=1.0, retries=200, deadline=PATIENCE)
 """Retry policy of clients whose requests a test loses."""
 
-Asked = list[tuple[Request, Future[Answer]]]
+Submitted = list[tuple[Request, Future[Answer]]]
 
 
-class Counted:
+class WorkerCounts:
     """The metrics of a worker, by their short names."""
 
     def __init__(self) -> None:
@@ -33,39 +33,39 @@ class Counted:
         wait_until(lambda: self(name, **labels) == value)
 
 
-def ask(client: Client, *sizes: int) -> Asked:
+def submit(client: Client, *sizes: int) -> Submitted:
     requests = [make_request(size) for size in sizes]
     return [(request, client.submit(request)) for request in requests]
 
 
-def all_answered(asked: Asked) -> bool:
-    return all(is_answer_to(future.result(PATIENCE), request) for request, future in asked)
+def are_all_answered(submitted: Submitted) -> bool:
+    return all(is_answer_to(future.result(PATIENCE), request) for request, future in submitted)
 
 
-def sizes_of(batches: Sequence[Sequence[Request]]) -> list[list[int]]:
+def count_events(batches: Sequence[Sequence[Request]]) -> list[list[int]]:
     return [[len(request.tensor) for request in batch] for batch in batches]
 
 
 @contextmanager
-def clients(link: Broker, queue: str, count: int) -> Iterator[list[Client]]:
+def make_clients(link: Broker, queue: str, count: int) -> Iterator[list[Client]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(make_client(link, queue)) for _ in range(count)]
 
 
 @contextmanager
-def busy(sleeper: Sleeper, client: Client) -> Iterator[None]:
+def keep_busy(sleeper: Sleeper, client: Client) -> Iterator[None]:
     """Keep a worker busy with one request during the block."""
     sleeper.hold.clear()
     batches = len(sleeper.batches)
-    plug = ask(client, 1)
+    plug = submit(client, 1)
     wait_until(lambda: len(sleeper.batches) > batches)
     try:
         yield
     finally:
         sleeper.hold.set()
-    assert all_answered(plug)
+    assert are_all_answered(plug)
 
 
-def delete(link: Broker, queue: str) -> None:
-    with connected(link) as channel:
+def delete_queue(link: Broker, queue: str) -> None:
+    with open_channel(link) as channel:
         channel.queue_delete(queue)
