@@ -154,6 +154,7 @@ def _count_kinds(protocols: Integers, link: LinkType) -> Counter[str]:
 
 
 def _is_one_of(numbers: Integers, values: tuple[int, ...]) -> NDArray[np.bool_]:
+    # np.isin does not see that most links have one value, and takes much longer.
     found = np.zeros(len(numbers), np.bool_)
     for value in values:
         found |= numbers == value
