@@ -49,7 +49,7 @@ class ExactFront:
 
 
 @dataclass(frozen=True)
-class _Class:
+class ClassSums:
     """The results of the thresholds (m,) of one class at exit 1.
 
     Attributes:
@@ -85,10 +85,10 @@ def find_exact_front(
     """
     least = objectives.find_least_accepted(min_acceptance)
     sides = make_grids(objectives, grid_size)
-    normal, attack = (_sum_class(objectives, sides, kind) for kind in (NORMAL, ATTACK))
+    normal, attack = (sum_class(objectives, sides, kind) for kind in (NORMAL, ATTACK))
     fraction, places = _find_best_fractions(normal, attack, least, progress)
     time = normal.time[:, np.newaxis] + attack.time
-    first, second = _find_undominated(fraction, time)
+    first, second = find_undominated(fraction, time)
     chosen = (first, second, *(place[first, second] for place in places))
     thresholds = np.column_stack(
         [sides[side].thresholds[place] for side, place in zip(product((1, 2), (NORMAL, ATTACK)), chosen, strict=True)]
@@ -101,7 +101,7 @@ def find_front(objectives: Objectives, thresholds: FloatArray) -> Front:
     """Return the Pareto front among given thresholds (k, 4), fastest first."""
     scores = objectives.score(thresholds)
     time = objectives.normalise(scores.time)
-    (kept,) = _find_undominated(scores.error, time)
+    (kept,) = find_undominated(scores.error, time)
     points = np.column_stack((scores.error, time))[kept]
     return Front(
         thresholds[kept], points, objectives.min_time, objectives.max_time, objectives.accuracies[0], 1.0,
@@ -109,7 +109,8 @@ def find_front(objectives: Objectives, thresholds: FloatArray) -> Front:
     )  # fmt: skip
 
 
-def _sum_class(objectives: Objectives, sides: dict[tuple[int, int], Grid], kind: int) -> _Class:
+def sum_class(objectives: Objectives, sides: dict[tuple[int, int], Grid], kind: int) -> ClassSums:
+    """Return the results of the thresholds of one class at exit 1."""
     rows = objectives.evaluation
     of_class = rows.prediction_1 == kind
     labels, prediction_2 = rows.labels[of_class], rows.prediction_2[of_class]
@@ -133,7 +134,7 @@ def _sum_class(objectives: Objectives, sides: dict[tuple[int, int], Grid], kind:
 
     all_rows, wrong_2 = np.ones(len(labels), dtype=np.bool_), prediction_2 != labels
     wrong_1 = (labels != kind).astype(np.float64)
-    return _Class(
+    return ClassSums(
         accepted=(len(labels) - sum_below(np.ones(len(labels)))).astype(np.int64),
         wrong=(wrong_1.sum() - sum_below(wrong_1)).astype(np.int64),
         time=sum_below(objectives.shares[of_class]),
@@ -143,7 +144,7 @@ def _sum_class(objectives: Objectives, sides: dict[tuple[int, int], Grid], kind:
 
 
 def _find_best_fractions(
-    normal: _Class, attack: _Class, least: int, progress: Callable[[int, int], object]
+    normal: ClassSums, attack: ClassSums, least: int, progress: Callable[[int, int], object]
 ) -> tuple[FloatArray, tuple[IntArray, IntArray]]:
     """Return the least error for each pair of exit-1 thresholds (m, n), and the thresholds at exit 2 that reach it.
 
@@ -210,7 +211,7 @@ def _count_at_least(falling: IntArray, limits: IntArray) -> IntArray:
     return count
 
 
-def _find_undominated(errors: FloatArray, times: FloatArray) -> tuple[NDArray[np.intp], ...]:
+def find_undominated(errors: FloatArray, times: FloatArray) -> tuple[NDArray[np.intp], ...]:
     """Return the indices of the points that no other dominates, fastest first; of equal points, one."""
     # Times are rounded, because sums of the same amounts in another order differ in their last digits.
     order = np.lexsort((errors.ravel(), np.round(times, 12).ravel()))

@@ -77,6 +77,10 @@ class Evaluation:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, rows: NDArray[np.intp]) -> "Evaluation":
+        """Return the rows with the given indices."""
+        return Evaluation(*(column[rows] for column in vars(self).values()))
+
     def decide(self, thresholds: Thresholds) -> Decisions:
         """Decide the rows with the given thresholds."""
         first, second = (self.prediction_1, self.certainty_1), (self.prediction_2, self.certainty_2)
