@@ -31,7 +31,7 @@ def add_traffic(group: argparse._ActionsContainer, *, add_end: Callable[..., obj
 
     Args:
         group: where to add them.
-        add_end: ``add_option`` or ``add_expert``, which adds the options for when to stop.
+        add_end: ``add_option`` or ``add_expert``, which adds the options for when to stop and for frame sizes.
     """
     add_end(
         group,
@@ -54,10 +54,11 @@ def add_traffic(group: argparse._ActionsContainer, *, add_end: Callable[..., obj
         metavar="N",
         meaning="records of a window of live traffic; packets that would begin more are left out and counted",
     )
-    group.add_argument(
+    add_end(
+        group,
         "--clamp-size",
         action="store_true",
-        help="clamp frame sizes to 60 to 1514 bytes: frames captured on the sending host lie outside",
+        meaning="clamp frame sizes to 60 to 1514 bytes: frames captured on the sending host lie outside",
     )
     group.add_argument("--scaler", type=Path, metavar="JSON", help="scaler of the features (default: as published)")
 

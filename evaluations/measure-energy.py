@@ -222,13 +222,13 @@ def _open_edge(args: argparse.Namespace, network: "Network", family: str) -> "tu
     from offload.networks.onnx_exits import open_exported
 
     if args.edge_model is None:
-        return network.exit_1, cli.parse_thresholds(args)
+        return network.exit_1, cli.parse_thresholds(args, network.fingerprint)
     exported = open_exported(args.edge_model, None, family)
     if exported.fingerprint != network.fingerprint:
         raise InputFileError(
             f"{args.edge_model}: is exported from another network than {args.trained_model}; export it from this one"
         )
-    return exported.exit_1, cli.parse_thresholds(args, exported.thresholds or DEFAULT_THRESHOLDS)
+    return exported.exit_1, cli.parse_thresholds(args, network.fingerprint, exported.thresholds or DEFAULT_THRESHOLDS)
 
 
 def _is_worker_local(args: argparse.Namespace) -> bool:

@@ -32,12 +32,11 @@ from offload.defaults import STDOUT
 from offload.operations import logs
 from utils import cli
 from utils.expert_options import add_expert
-from utils.schema import AUTO, DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS
+from utils.schema import AUTO, DECIDER_COLUMNS, DEFAULT_THRESHOLDS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from offload.edge.edge import Edge
     from offload.edge.offload_csv import OffloadCsv
     from offload.edge.resume_file import Facts
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from offload.networks.cache import Cache
     from offload.networks.exits import Network
     from offload.operations.metrics import ClientMetrics
+    from utils.schema import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Decide the events that the arguments name."""
+    from offload.edge.edge import Edge
     from offload.edge.offload_csv import make_columns
     from offload.edge.verdict_counts import VerdictCounts, count_verdicts
     from offload.operations.metrics import ClientMetrics
@@ -83,13 +84,14 @@ def run(args: argparse.Namespace) -> None:
     client_options.check_client_arguments(args)
     savefile = _make_savefile(args)
     network = _open_network(args)
+    thresholds = _choose_thresholds(args, network)
     metrics = ClientMetrics(network.architecture, network.fingerprint)
     source, stop = _make_source(args, savefile, metrics), Stop(args.drain_timeout)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_open_second_exit(args, network, metrics))
         cache = _make_cache(args, metrics)
-        edge = _make_edge(args, network, second_exit, cache)
+        edge = Edge(network.exit_1, thresholds, second_exit, cache)
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.open(edge, stop)), VerdictCounts.zero(labelled=source.labelled)
@@ -139,22 +141,15 @@ def _make_cache(args: argparse.Namespace, metrics: "ClientMetrics") -> "Cache | 
     return None if args.cache_size == 0 else Cache(args.cache_size, metrics.count_lookup)
 
 
-def _make_edge(
-    args: argparse.Namespace,
-    network: "Network",
-    second_exit: "CloudSecondExit | LocalSecondExit",
-    cache: "Cache | None",
-) -> "Edge":
-    from offload.edge.edge import Edge
-    from utils.schema import DEFAULT_THRESHOLDS
-
-    thresholds = cli.parse_thresholds(args, network.thresholds or DEFAULT_THRESHOLDS)
-    if network.thresholds is not None:
+def _choose_thresholds(args: argparse.Namespace, network: "Network") -> "Thresholds":
+    thresholds = cli.parse_thresholds(args, network.fingerprint, network.thresholds or DEFAULT_THRESHOLDS)
+    source = args.policy or (args.trained_network_file if network.thresholds is not None else None)
+    if source is not None:
         values = vars(thresholds)
         least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
-        origin = f"from {args.trained_network_file}{' and the command line' if cli.has_thresholds(args) else ''}"
+        origin = f"from {source}{' and the command line' if cli.has_thresholds(args) else ''}"
         logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
-    return Edge(network.exit_1, thresholds, second_exit, cache)
+    return thresholds
 
 
 def _report_cache(cache: "Cache | None") -> None:

@@ -22,7 +22,7 @@ from tests.hostile import Bomb, Evaluated
 from tests.nsga2.plain_objectives import plain_table
 from tests.nsga2.test_objectives import random_evaluation
 from utils.results import Front, write_front
-from utils.schema import FEATURES
+from utils.schema import DEFAULT_THRESHOLDS, FEATURES
 
 SAMPLE = Path(__file__).resolve().parents[1] / "dataset" / "sample" / "2016_02.csv"
 ROWS = 40
@@ -241,6 +241,30 @@ SCALERS: dict[str, Fault] = {
     "nested too deep": Fault(lambda folder: _copy(folder / "scaler.json", b"[" * 100_000), ("is not a scaler",)),
 }
 
+
+def _policy(content: object, *says: str) -> Fault:
+    return Fault(lambda folder: _copy(folder / "policy.json", json.dumps(content).encode()), says)
+
+
+GOOD_POLICY = {
+    "format": "early-exit policy",
+    "version": 1,
+    "thresholds": dict.fromkeys(("normal_exit_1", "attack_exit_1", "normal_exit_2", "attack_exit_2"), 0.9),
+    "fingerprint": None,
+    "certificate": None,
+}
+POLICIES: dict[str, Fault] = {
+    **unreadable(".json"),
+    "no JSON": Fault(lambda folder: _copy(folder / "policy.json", b"0.9"), ("is not a policy file",)),
+    "a scaler": _policy(GOOD_SCALER, "is not a policy file", "certify-thresholds.py"),
+    "of a later version": _policy({**GOOD_POLICY, "version": 2}, "version 2", "update the toolkit"),
+    "without thresholds": _policy({**GOOD_POLICY, "thresholds": {}}, "holds a value that no policy has"),
+    "a threshold over 1": _policy(
+        {**GOOD_POLICY, "thresholds": {**vars(DEFAULT_THRESHOLDS), "normal_exit_1": 1.5}}, "between 0 and 1"
+    ),
+    "of another network": _policy({**GOOD_POLICY, "fingerprint": "5e" * 32}, "is the policy of another network"),
+    "nested too deep": Fault(lambda folder: _copy(folder / "policy.json", b"[" * 100_000), ("is not a policy file",)),
+}
 
 EXPORTED: dict[str, Fault] = {
     **unreadable(".onnx"),

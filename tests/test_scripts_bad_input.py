@@ -32,6 +32,7 @@ from tests.bad_files import (
     OUTPUTS,
     PASSWORDS,
     PICTURES,
+    POLICIES,
     ROWS,
     SCALERS,
     SINGLE_EVALUATIONS,
@@ -51,6 +52,7 @@ from tests.bad_files import (
 from tests.dataset.packets.test_captures import FRAMES, pcap
 from tests.scripts import (
     CALIBRATE,
+    CERTIFY,
     CHART,
     CLIENT,
     DEMO,
@@ -113,6 +115,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--single-exit": CHECKPOINTS,
         "--edge-model": EXPORTED,
         "--dataset": DATASETS,
+        "--policy": POLICIES,
         "--meter-csv": METER_LOGS,
         "--intervals": INTERVALS,
         "--savefile": TABLES,
@@ -120,6 +123,14 @@ PATHS: dict[str, dict[str, Faults]] = {
         **BROKER,
     },
     SEARCH: {"--eval-file": EVALUATIONS, "--offload-timings": TIMINGS, "--savefile": OUTPUTS},
+    CERTIFY: {
+        "--eval-file": EVALUATIONS,
+        "--propose-from": EVALUATIONS,
+        "--trained-model": {name: fault for name, fault in TWO_EXITS.items() if name != "of another network"},
+        "--offload-timings": TIMINGS,
+        "--savefile": OUTPUTS,
+        "--report": PICTURES,
+    },
     CHART: {
         "--datafile": FRONTS,
         "--eval-file": EVALUATIONS,
@@ -138,6 +149,7 @@ PATHS: dict[str, dict[str, Faults]] = {
     EXPORT: {
         "--trained-model": TWO_EXITS,
         "--dataset": DATASETS,
+        "--policy": POLICIES,
         "--output": OUTPUTS,
         "--second-exit-output": OUTPUTS,
     },
@@ -148,6 +160,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--dataset": DATASETS,
         "--pcap": CAPTURES,
         "--scaler": SCALERS,
+        "--policy": POLICIES,
         "--alerts": ALERTS,
         "--savefile": TABLES,
         **BROKER,
@@ -231,6 +244,13 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--cost-per-offload": ("-1", "nan", "inf"),
         "--seed": ("-1", "4294967296", "0.5"),
     },
+    CERTIFY: {
+        "--max-error": ("0", "1", "nan"),
+        "--confidence": ("0.5", "1", "95", "nan"),
+        "--min-acceptance": ("-0.01", "1.01", "nan"),
+        "--cost-per-offload": ("-1", "nan", "inf"),
+        "--seed": ("-1", "4294967296", "0.5"),
+    },
     CHART: {
         "--operation-point": ("-1", "2.5", "nan"),
         "--max-error": ("-0.1", "1.1", "nan"),
@@ -293,6 +313,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     ENERGY: {"--meter": ("sundial", "")},
     SEARCH: {"--cost-model": ("free",), "--solver": ("guess",), "--offload-where": ("network", "=AlexNet", "")},
+    CERTIFY: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
     CHART: {"--cost-model": ("free",), "--offload-where": ("network", "=AlexNet", "")},
     INFER: {"--model": ("resnet",), "--runtime": ("jax",), "--quantize": ("int4",)},
     EXPORT: {"--model": ("resnet",), "--quantize": ("int4",)},
@@ -358,6 +379,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             **no_broker,
         },
         SEARCH: {"--eval-file": folder / "evaluation.csv", "--gen": 2, **edge},
+        CERTIFY: {"--eval-file": folder / "evaluation.csv", "--max-error": 0.99, **edge},
         CHART: {
             "--datafile": folder / "front.sav",
             "--eval-file": folder / "evaluation.csv",

@@ -147,12 +147,18 @@ def or_auto(convert: Callable[[str], int]) -> Callable[[str], int | str]:
 
 
 def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> None:
-    """Add the options for the four thresholds.
+    """Add ``--policy`` and the options for the four thresholds.
 
     Args:
         parser: parser or group that gets the options.
         otherwise: text that follows each default in the help, such as another source of the thresholds.
     """
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="JSON",
+        help="thresholds that nsga2/certify-thresholds.py certified for this network; those given here take precedence",
+    )
     defaults = vars(DEFAULT_THRESHOLDS)
     for exit_number in (1, 2):
         for name in ("normal", "attack"):
@@ -165,8 +171,29 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
             )
 
 
-def parse_thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
-    """Return the thresholds that the arguments give, and those of ``otherwise`` for the others."""
+def parse_thresholds(
+    args: argparse.Namespace, fingerprint: str, otherwise: Thresholds = DEFAULT_THRESHOLDS
+) -> Thresholds:
+    """Return the thresholds that the arguments give; the others are those of ``--policy``, or else of ``otherwise``.
+
+    Args:
+        args: of a parser with the options of ``add_thresholds``.
+        fingerprint: of the network.
+        otherwise: used without a policy.
+
+    Raises:
+        InputFileError: the policy cannot be read, or belongs to another network.
+    """
+    if args.policy is not None:
+        from utils.policy import read_policy
+
+        policy = read_policy(args.policy)
+        if policy.fingerprint not in {None, fingerprint}:
+            raise InputFileError(
+                f"{args.policy}: is the policy of another network ({policy.fingerprint[:8]}…, not {fingerprint[:8]}…); "
+                "certify thresholds for this one with nsga2/certify-thresholds.py"
+            )
+        otherwise = policy.thresholds
     pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
     return Thresholds(*(other if given is None else given for given, other in pairs))
 

@@ -11,7 +11,7 @@ import onnx
 import pandas as pd
 import pytest
 
-from models.checkpoint import read_two_exits, write_checkpoint
+from models.checkpoint import compute_fingerprint, read_two_exits, write_checkpoint
 from models.onnx_export import write_edge_model, write_second_exit_model
 from offload.link.broker import PASSWORD_VARIABLE, Broker
 from offload.link.protocol import make_id
@@ -24,6 +24,8 @@ from tests.scripts import CLIENT, EXPORT, ROOT, SERVER, call, flat
 from utils.classification_metrics import classify
 from utils.dataset import read_dataset
 from utils.errors import CheckpointError
+from utils.policy import Policy, write_policy
+from utils.schema import Thresholds
 
 TOLERANCE = 5e-5
 
@@ -204,6 +206,15 @@ def test_the_thresholds_in_the_exported_file_are_the_defaults_of_the_client(
     stricter = {**chosen, names[0]: 0.99}
     assert summary(*ours, names[0], 0.99) == summary("--trained-network-file", checkpoint, *flat(stricter))
     assert summary(*ours) != summary("--trained-network-file", checkpoint)
+
+    policy, other = tmp_path / "policy.json", tmp_path / "other.onnx"
+    fingerprint = compute_fingerprint(read_two_exits(checkpoint)[0])
+    write_policy(Policy(Thresholds(*stricter.values()), fingerprint), policy)
+    assert summary(*ours, "--policy", policy) == summary(*ours, names[0], 0.99)
+    assert summary("--trained-network-file", checkpoint, "--policy", policy, names[0], 0.6) == summary(*ours)
+    assert call(capsys, EXPORT, "--trained-model", checkpoint, "--output", other, "--policy", policy).code == 0
+    exported = ("--trained-network-file", other, "--second-exit-file", second)
+    assert summary(*exported) == summary(*ours, names[0], 0.99)
 
 
 @pytest.mark.parametrize("text", ["0.5,0.5,0.5", "0.5,0.5,0.5,1.5", "0.5,0.5,0.5,nan", "a,b,c,d", "", "1,1,1,1,1"])
