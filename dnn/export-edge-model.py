@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     """Export the network with the given arguments."""
     from models.checkpoint import compute_fingerprint, read_two_exits
     from models.onnx_export import write_edge_model, write_second_exit_model
+    from utils.policy import read_policy_for
+    from utils.schema import DEFAULT_THRESHOLDS
 
     outputs = [path for path in (args.output, args.second_exit_output) if path is not None]
     for path in outputs:
@@ -64,8 +66,10 @@ def run(args: argparse.Namespace) -> None:
         raise InputFileError(f"{args.output}: is both outputs. Name two files.")
     network, checkpoint = read_two_exits(args.trained_model, args.model)
     features = _read_rows(args.dataset, random=args.quantize is None)
-    is_given = cli.has_thresholds(args) or args.policy is not None
-    limits = cli.parse_thresholds(args, compute_fingerprint(network)) if is_given else None
+    policy = read_policy_for(args.policy, compute_fingerprint(network))
+    limits = None
+    if policy is not None or cli.has_thresholds(args):
+        limits = cli.parse_thresholds(args, policy.thresholds if policy else DEFAULT_THRESHOLDS)
     agreement = write_edge_model(args.output, network, features, limits, int8=args.quantize == "int8")
     print(f"{checkpoint.architecture.name}, exit 1: {_describe(agreement)} -> {args.output}")
     if args.second_exit_output is not None:

@@ -220,15 +220,18 @@ def _open_edge(args: argparse.Namespace, network: "Network", family: str) -> "tu
         InputFileError: the exported network is not the checkpoint's.
     """
     from offload.networks.onnx_exits import open_exported
+    from utils.policy import read_policy_for
 
+    policy = read_policy_for(args.policy, network.fingerprint)
     if args.edge_model is None:
-        return network.exit_1, cli.parse_thresholds(args, network.fingerprint)
+        return network.exit_1, cli.parse_thresholds(args, policy.thresholds if policy else DEFAULT_THRESHOLDS)
     exported = open_exported(args.edge_model, None, family)
     if exported.fingerprint != network.fingerprint:
         raise InputFileError(
             f"{args.edge_model}: is exported from another network than {args.trained_model}; export it from this one"
         )
-    return exported.exit_1, cli.parse_thresholds(args, network.fingerprint, exported.thresholds or DEFAULT_THRESHOLDS)
+    otherwise = policy.thresholds if policy else exported.thresholds or DEFAULT_THRESHOLDS
+    return exported.exit_1, cli.parse_thresholds(args, otherwise)
 
 
 def _is_worker_local(args: argparse.Namespace) -> bool:

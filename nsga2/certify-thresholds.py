@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from nsga2.defaults import TOLERANCE
 from nsga2.threshold_options import add_cost_model, find_cost_per_offload
 from utils import cli
+from utils.errors import InputFileError
 from utils.files import check_apart, check_writable, expand_pattern
 
 if TYPE_CHECKING:
     from nsga2.certification import Certified, Goal
     from nsga2.objectives import Objectives
+    from utils.traffic_reference import Reference
 
 METHOD = "learn-then-test, fixed sequence, exact binomial"
 
@@ -71,6 +74,21 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--trained-model", type=Path, metavar="FILE", help="the network (.pth), whose fingerprint the policy then holds"
     )
+    add(
+        "--dataset",
+        action="append",
+        type=Path,
+        metavar="CSV",
+        help="dataset that --eval-file evaluates, so that the client can watch whether the traffic changes; one for "
+        "each file, in order",
+    )
+    add(
+        "--tolerance",
+        type=cli.real_number(0, 0.5, open_ends=True),
+        default=TOLERANCE,
+        metavar="SHARE",
+        help="largest change of the share of a kind of event that is not reported (default: %(default)s)",
+    )
     add("--savefile", required=True, type=Path, metavar="JSON", help="policy to write")
     add("--report", type=Path, metavar="FILE", help="picture of certified error against acceptance (.png, .pdf, .svg)")
     add_cost_model(parser)
@@ -85,22 +103,22 @@ def run(args: argparse.Namespace) -> None:
     from utils.policy import Certificate, Policy, compute_digests, write_policy
 
     files, others = _list_files(args.eval_file), _list_files(args.propose_from or [])
+    inputs = [*files, *others, *(args.dataset or []), *([args.trained_model] if args.trained_model else [])]
     for output in (args.savefile, args.report):
         if output is not None:
-            check_apart(
-                check_writable(output), [*files, *others, *([args.trained_model] if args.trained_model else [])]
-            )
+            check_apart(check_writable(output), inputs)
     if args.report is not None:
         check_format(args.report)
     fingerprint = None if args.trained_model is None else _read_fingerprint(args.trained_model)
     goal = Goal(args.max_error, args.confidence, args.min_acceptance)
+    reference = None if args.dataset is None else _make_reference(args, files)
     proposing, testing = _read_rows(args, files, others)
     certified = certify(proposing, testing, goal)
     certificate = Certificate(
         goal.max_error, goal.confidence, METHOD, "rows", testing.rows, certified.accepted, certified.wrong,
         compute_digests(files),
     )  # fmt: skip
-    write_policy(Policy(certified.thresholds, fingerprint, certificate), args.savefile)
+    write_policy(Policy(certified.thresholds, fingerprint, certificate, reference), args.savefile)
     _print_result(certified, goal, testing)
     print(f"policy -> {args.savefile}")
     if args.report is not None:
@@ -118,6 +136,28 @@ def _read_fingerprint(path: Path) -> str:
 
     network, _ = read_two_exits(path)
     return compute_fingerprint(network)
+
+
+def _make_reference(args: argparse.Namespace, files: list[Path]) -> "Reference":
+    """Return the reference of the datasets, whose scores are in the evaluation CSVs."""
+    import numpy as np
+
+    from utils.dataset import read_dataset
+    from utils.results import read_evaluation
+    from utils.traffic_reference import compute_scores, make_reference
+
+    if len(args.dataset) != len(files):
+        raise InputFileError(
+            f"{len(args.dataset)} --dataset for {len(files)} evaluation CSVs; give one for each, in order"
+        )
+    features, scores = [], []
+    for dataset, file in zip(args.dataset, files, strict=True):
+        rows, evaluation = read_dataset(dataset), read_evaluation([file])
+        if len(rows) != len(evaluation) or (rows.labels is not None and (rows.labels != evaluation.labels).any()):
+            raise InputFileError(f"{dataset}: holds other rows than {file}; give the dataset that it evaluates")
+        features.append(rows.features)
+        scores.append(compute_scores(evaluation.prediction_1, evaluation.certainty_1))
+    return make_reference(np.concatenate(features), np.concatenate(scores), args.tolerance)
 
 
 def _read_rows(args: argparse.Namespace, files: list[Path], others: list[Path]) -> "tuple[Objectives, Objectives]":

@@ -17,3 +17,7 @@ COST_MODEL: Final = "paper"
 
 GRID_SIZE: Final = 512
 """The most thresholds of a class at an exit that the exact solver tries by default."""
+
+TOLERANCE: Final = 0.08
+"""Tolerated difference of the share of a kind of event. On the published months, thresholds of February go on to hold
+in March to September, whose shares differ by up to 0.06; in October, a share differs by 0.20, and they do not hold."""

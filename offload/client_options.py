@@ -69,6 +69,19 @@ def add_cloud(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_drift(group: argparse._ActionsContainer) -> None:
+    """Add the option for what happens when the traffic has changed."""
+    add_expert(
+        group,
+        "--on-drift",
+        type=cli.one_of(defaults.DRIFT_RESPONSES),
+        default=defaults.WARN,
+        metavar="{" + ",".join(defaults.DRIFT_RESPONSES) + "}",
+        meaning="if the traffic no longer looks like the reference of `--policy`: log it, `tighten` (no longer accept "
+        "what has become more frequent), or `reject` all events",
+    )
+
+
 def add_alerts(group: argparse._ActionsContainer) -> None:
     """Add the options of alerts on traffic."""
     group.add_argument(
@@ -111,6 +124,10 @@ def check_client_arguments(args: argparse.Namespace) -> None:
         )
     if args.resume and (args.savefile is None or args.dataset is None):
         raise InputFileError("--resume needs --savefile and --dataset; name both")
+    if args.on_drift != defaults.WARN and args.policy is None:
+        raise InputFileError(f"--on-drift {args.on_drift} needs --policy, which says what the traffic looked like")
+    if args.on_drift != defaults.WARN and args.resume:
+        raise InputFileError(f"--resume cannot continue with --on-drift {args.on_drift}; decide all rows anew, or warn")
     of_traffic = {"--alerts": args.alerts, "--follow": args.follow, "--duration": args.duration}
     for option, given in of_traffic.items():
         if given and args.dataset:
@@ -118,8 +135,8 @@ def check_client_arguments(args: argparse.Namespace) -> None:
 
 
 def _check_files(args: argparse.Namespace) -> None:
-    read = [args.trained_network_file, args.second_exit_file, args.dataset, args.scaler, *(args.pcap or ())]
-    inputs = [path for path in read if path is not None]
+    files = (args.trained_network_file, args.second_exit_file, args.dataset, args.scaler, args.policy)
+    inputs = [path for path in (*files, *(args.pcap or ())) if path is not None]
     check_distinct((args.savefile, args.alerts))
     for output in (args.savefile, args.alerts):
         if output is not None:

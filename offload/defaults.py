@@ -9,6 +9,12 @@ PAYLOADS: Final = ("features", "activations")
 """Content of requests."""
 FAILURE_POLICIES: Final = ("local", "reject", "wait")
 """What the edge does if the cloud does not answer: compute exit 2 itself, reject the events, or wait."""
+WARN: Final = "warn"
+TIGHTEN: Final = "tighten"
+REJECT: Final = "reject"
+DRIFT_RESPONSES: Final = (WARN, TIGHTEN, REJECT)
+"""What the edge does when the traffic has changed: log it, stop accepting what has become more frequent, or stop
+accepting anything."""
 QUEUE_TYPES: Final = ("classic", "quorum")
 
 REQUEST_TIMEOUT: Final = 15.0

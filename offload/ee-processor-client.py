@@ -28,15 +28,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from dataset import traffic_options
 from offload import broker_options, client_options, shared_options
-from offload.defaults import STDOUT
+from offload.defaults import STDOUT, WARN
 from offload.operations import logs
 from utils import cli
+from utils.errors import InputFileError
 from utils.expert_options import add_expert
 from utils.schema import AUTO, DECIDER_COLUMNS, DEFAULT_THRESHOLDS, IDENTITY, OFFLOAD_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from offload.edge.drift_response import DriftResponse
     from offload.edge.offload_csv import OffloadCsv
     from offload.edge.resume_file import Facts
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from offload.networks.cache import Cache
     from offload.networks.exits import Network
     from offload.operations.metrics import ClientMetrics
+    from utils.drift_watch import Alarm
+    from utils.policy import Policy
     from utils.schema import Thresholds
 
 log = logging.getLogger(__name__)
@@ -60,7 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_traffic(inputs, add_end=add_expert)
     cli.add_batch_size(inputs)
     client_options.add_computing(shared_options.add_network(parser))
-    cli.add_thresholds(parser.add_argument_group("thresholds"), ", or those in the exported network's file")
+    thresholds = parser.add_argument_group("thresholds")
+    cli.add_thresholds(thresholds, ", or those in the exported network's file")
+    client_options.add_drift(thresholds)
     broker_options.add_broker(parser)
     client_options.add_cloud(parser)
     output = parser.add_argument_group("output")
@@ -78,20 +84,23 @@ def run(args: argparse.Namespace) -> None:
     from offload.edge.offload_csv import make_columns
     from offload.edge.verdict_counts import VerdictCounts, count_verdicts
     from offload.operations.metrics import ClientMetrics
+    from utils.policy import read_policy_for
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STDOUT)
     client_options.check_client_arguments(args)
     savefile = _make_savefile(args)
     network = _open_network(args)
-    thresholds = _choose_thresholds(args, network)
+    policy = read_policy_for(args.policy, network.fingerprint)
+    thresholds = _choose_thresholds(args, network, policy)
     metrics = ClientMetrics(network.architecture, network.fingerprint)
+    drift = _make_drift_response(args, policy, metrics)
     source, stop = _make_source(args, savefile, metrics), Stop(args.drain_timeout)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_open_second_exit(args, network, metrics))
         cache = _make_cache(args, metrics)
-        edge = Edge(network.exit_1, thresholds, second_exit, cache)
+        edge = Edge(network.exit_1, thresholds, second_exit, cache, drift)
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.open(edge, stop)), VerdictCounts.zero(labelled=source.labelled)
@@ -141,8 +150,9 @@ def _make_cache(args: argparse.Namespace, metrics: "ClientMetrics") -> "Cache | 
     return None if args.cache_size == 0 else Cache(args.cache_size, metrics.count_lookup)
 
 
-def _choose_thresholds(args: argparse.Namespace, network: "Network") -> "Thresholds":
-    thresholds = cli.parse_thresholds(args, network.fingerprint, network.thresholds or DEFAULT_THRESHOLDS)
+def _choose_thresholds(args: argparse.Namespace, network: "Network", policy: "Policy | None") -> "Thresholds":
+    otherwise = policy.thresholds if policy else network.thresholds or DEFAULT_THRESHOLDS
+    thresholds = cli.parse_thresholds(args, otherwise)
     source = args.policy or (args.trained_network_file if network.thresholds is not None else None)
     if source is not None:
         values = vars(thresholds)
@@ -150,6 +160,26 @@ def _choose_thresholds(args: argparse.Namespace, network: "Network") -> "Thresho
         origin = f"from {source}{' and the command line' if cli.has_thresholds(args) else ''}"
         logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
     return thresholds
+
+
+def _make_drift_response(
+    args: argparse.Namespace, policy: "Policy | None", metrics: "ClientMetrics"
+) -> "DriftResponse | None":
+    if policy is None or policy.reference is None:
+        if args.on_drift != WARN:
+            raise InputFileError(
+                f"{args.policy}: holds no reference of the traffic for --on-drift {args.on_drift}; write it again with "
+                "nsga2/certify-thresholds.py and --dataset"
+            )
+        return None
+    from offload.edge.drift_response import DriftResponse
+
+    def warn(alarm: "Alarm") -> None:
+        metrics.drift_alarms.inc()
+        figures = {"share": alarm.share, "reference_share": alarm.reference, "events": alarm.events}
+        logs.report(log, "drift", alarm.describe(), level=logging.WARNING, **figures)
+
+    return DriftResponse(policy.reference, args.on_drift, warn)
 
 
 def _report_cache(cache: "Cache | None") -> None:

@@ -252,6 +252,7 @@ GOOD_POLICY = {
     "thresholds": dict.fromkeys(("normal_exit_1", "attack_exit_1", "normal_exit_2", "attack_exit_2"), 0.9),
     "fingerprint": None,
     "certificate": None,
+    "reference": None,
 }
 POLICIES: dict[str, Fault] = {
     **unreadable(".json"),

@@ -126,6 +126,7 @@ PATHS: dict[str, dict[str, Faults]] = {
     CERTIFY: {
         "--eval-file": EVALUATIONS,
         "--propose-from": EVALUATIONS,
+        "--dataset": DATASETS,
         "--trained-model": {name: fault for name, fault in TWO_EXITS.items() if name != "of another network"},
         "--offload-timings": TIMINGS,
         "--savefile": OUTPUTS,
@@ -248,6 +249,7 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--max-error": ("0", "1", "nan"),
         "--confidence": ("0.5", "1", "95", "nan"),
         "--min-acceptance": ("-0.01", "1.01", "nan"),
+        "--tolerance": ("0", "0.5", "nan"),
         "--cost-per-offload": ("-1", "nan", "inf"),
         "--seed": ("-1", "4294967296", "0.5"),
     },
@@ -327,6 +329,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "--network": ("resnet",),
         "--payload": ("pickle",),
         "--on-cloud-failure": ("panic",),
+        "--on-drift": ("panic", ""),
         "--log-format": ("",),
         "--runtime": ("jax", ""),
     },

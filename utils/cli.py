@@ -171,29 +171,8 @@ def add_thresholds(parser: argparse._ActionsContainer, otherwise: str = "") -> N
             )
 
 
-def parse_thresholds(
-    args: argparse.Namespace, fingerprint: str, otherwise: Thresholds = DEFAULT_THRESHOLDS
-) -> Thresholds:
-    """Return the thresholds that the arguments give; the others are those of ``--policy``, or else of ``otherwise``.
-
-    Args:
-        args: of a parser with the options of ``add_thresholds``.
-        fingerprint: of the network.
-        otherwise: used without a policy.
-
-    Raises:
-        InputFileError: the policy cannot be read, or belongs to another network.
-    """
-    if args.policy is not None:
-        from utils.policy import read_policy
-
-        policy = read_policy(args.policy)
-        if policy.fingerprint not in {None, fingerprint}:
-            raise InputFileError(
-                f"{args.policy}: is the policy of another network ({policy.fingerprint[:8]}…, not {fingerprint[:8]}…); "
-                "certify thresholds for this one with nsga2/certify-thresholds.py"
-            )
-        otherwise = policy.thresholds
+def parse_thresholds(args: argparse.Namespace, otherwise: Thresholds = DEFAULT_THRESHOLDS) -> Thresholds:
+    """Return the thresholds that the arguments give, and those of ``otherwise`` for the others."""
     pairs = zip(_given_thresholds(args), vars(otherwise).values(), strict=True)
     return Thresholds(*(other if given is None else given for given, other in pairs))
 

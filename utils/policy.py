@@ -1,6 +1,6 @@
-"""Read and write policy files: thresholds, and the certificate of their error.
+"""Read and write policy files: thresholds, the certificate of their error, and the reference for the watch.
 
-A policy file is JSON with these members; the certificate may be null, and so may the fingerprint:
+A policy file is JSON with these members; fingerprint, certificate and reference may be null:
 
     format         "early-exit policy"
     version        1
@@ -11,6 +11,10 @@ A policy file is JSON with these members; the certificate may be null, and so ma
                    method, unit: how it was tested, and what was counted as independent: rows, or windows of traffic
                    rows, accepted, wrong: counts of the tested rows
                    data: SHA-256 of each file of tested rows
+    reference      what the traffic looked like, for ``utils.drift_watch``
+                   vectors: the frequent ones, 58 features each; score_limits: between the categories of all others
+                   shares: of each vector and each category of scores, which add up to 1; rows: that were counted
+                   tolerance: largest difference of a share that is no change
 """
 
 import hashlib
@@ -24,6 +28,7 @@ from typing import Any, Final
 from utils.errors import ResultFileError
 from utils.files import check_readable, replacing
 from utils.schema import Thresholds
+from utils.traffic_reference import Reference, from_json, to_json
 
 FORMAT: Final = "early-exit policy"
 VERSION: Final = 1
@@ -64,11 +69,13 @@ class Policy:
         thresholds: of both exits.
         fingerprint: of the network that they belong to; None: unknown.
         certificate: None: nothing is promised.
+        reference: None: the traffic is not watched.
     """
 
     thresholds: Thresholds
     fingerprint: str | None = None
     certificate: Certificate | None = None
+    reference: Reference | None = None
 
 
 def compute_digests(paths: Iterable[Path]) -> tuple[str, ...]:
@@ -86,7 +93,8 @@ def write_policy(policy: Policy, path: Path) -> None:
     Raises:
         InputFileError: the file cannot be written.
     """
-    content = {"format": FORMAT, "version": VERSION, **asdict(policy)}
+    reference = None if policy.reference is None else to_json(policy.reference)
+    content = {"format": FORMAT, "version": VERSION, **asdict(policy), "reference": reference}
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -112,14 +120,32 @@ def read_policy(path: Path) -> Policy:
             f"toolkit, or {_REMEDY}"
         )
     try:
-        certificate = content["certificate"]
+        certificate, reference = content["certificate"], content["reference"]
         return Policy(
             Thresholds(**{name: _check_share(value) for name, value in content["thresholds"].items()}),
             None if content["fingerprint"] is None else _check_digest(content["fingerprint"]),
             None if certificate is None else _check_certificate(certificate),
+            None if reference is None else from_json(reference),
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
         raise ResultFileError(f"{path}: holds a value that no policy has ({problem}); {_REMEDY}") from problem
+
+
+def read_policy_for(path: Path | None, fingerprint: str) -> Policy | None:
+    """Read the policy file of a network; without a path, return None.
+
+    Raises:
+        ResultFileError: as for ``read_policy``, or the policy belongs to another network.
+    """
+    if path is None:
+        return None
+    policy = read_policy(path)
+    if policy.fingerprint not in {None, fingerprint}:
+        raise ResultFileError(
+            f"{path}: is the policy of another network ({str(policy.fingerprint)[:8]}…, not {fingerprint[:8]}…); "
+            "certify thresholds for this one with nsga2/certify-thresholds.py"
+        )
+    return policy
 
 
 def _check_certificate(content: Mapping[str, Any]) -> Certificate:

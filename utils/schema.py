@@ -86,6 +86,8 @@ LOCAL: Final = "local"
 
 CERTAIN: Final = "certain"
 UNCERTAIN: Final = "uncertain"
+DRIFT: Final = "drift"
+"""Reasons for a verdict, besides the codes of a failed request."""
 """Reasons of the decider for an event that is accepted, and for one that is rejected."""
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from offload.networks.exits import FloatArray
 from utils.records import Records
-from utils.schema import ATTACK, CERTAIN, CLASS_NAMES, EDGE, FEATURE_COUNT, REJECTED, UNCERTAIN
+from utils.schema import ATTACK, CERTAIN, CLASS_NAMES, DRIFT, EDGE, FEATURE_COUNT, REJECTED, UNCERTAIN
 
 
 @dataclass(eq=False)
@@ -25,7 +25,8 @@ class Batch:
         answered_by: (N,) text, where the last exit that answered was computed: ``edge`` (exit 1), ``cloud`` or
             ``local`` (exit 2); empty if exit 2 was needed and did not answer.
         failure: (N,) text, code of the reason why the cloud did not answer; empty otherwise.
-        rejected: (N,) bool, whether exit 2 was needed, and was not certain enough or did not answer.
+        rejected: (N,) bool, whether exit 2 was needed, and was not certain enough or did not answer; or ``drifted``.
+        drifted: (N,) bool, whether the event was not accepted because the traffic has changed.
     """
 
     features: FloatArray
@@ -39,12 +40,13 @@ class Batch:
     answered_by: NDArray[np.str_] = field(init=False)
     failure: NDArray[np.str_] = field(init=False)
     rejected: NDArray[np.bool_] = field(init=False)
+    drifted: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.features)
         self.prediction_1, self.prediction_2 = np.full(count, -1), np.full(count, -1)
         self.certainty_1, self.certainty_2 = np.full(count, np.nan), np.full(count, np.nan)
-        self.uncertain, self.rejected = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+        self.uncertain, self.rejected, self.drifted = (np.zeros(count, dtype=np.bool_) for _ in range(3))
         self.answered_by, self.failure = np.full(count, EDGE, dtype="U8"), np.full(count, "", dtype="U32")
 
     def __len__(self) -> int:
@@ -72,8 +74,8 @@ class Batch:
 
     @property
     def reason(self) -> NDArray[np.str_]:
-        """The reason for the verdict (N,): certain, uncertain, or the code of the cloud's failure."""
-        certain = np.where(self.rejected, UNCERTAIN, CERTAIN)
+        """The reason for the verdict (N,): certain, uncertain, drift, or the code of the cloud's failure."""
+        certain = np.where(self.drifted, DRIFT, np.where(self.rejected, UNCERTAIN, CERTAIN))
         has_failed = (self.failure != "") & (~self.rejected | ~self.answered)
         return np.where(has_failed, self.failure, certain)
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.edge.batch import Batch
+from offload.edge.drift_response import DriftResponse
 from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.protocol import MAX_EVENTS
-from offload.networks.cache import Cache, make_keys
+from offload.networks.cache import Cache
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
 from utils.classification_metrics import classify
-from utils.dataset import find_distinct_vectors
+from utils.dataset import find_distinct_vectors, make_keys
 from utils.decision import is_accepted
 from utils.errors import CaptureError
 from utils.schema import CLASS_COUNT, Thresholds
@@ -32,6 +33,7 @@ class _Pending:
         batch: the batch to fill.
         vector_index: (N,) index of each event's vector among the n uncertain distinct ones; -1 if exit 1 was certain.
         keys: keys of the n uncertain vectors in the cache.
+        distrusted: (n,) whether the traffic has changed so that the vector must not be accepted.
         logits: (n, 2) logits of exit 2 from the cache; NaN if they are not cached.
         missing: (k,) indices of the vectors that are not cached.
         query: query about the missing vectors.
@@ -40,6 +42,7 @@ class _Pending:
     batch: Batch
     vector_index: NDArray[np.intp]
     keys: list[bytes]
+    distrusted: NDArray[np.bool_]
     logits: FloatArray
     missing: NDArray[np.intp]
     query: Query
@@ -53,6 +56,7 @@ class Edge:
         thresholds: thresholds of both exits.
         second_exit: decides the other events.
         cache: logits of both exits; None: vectors that repeat in another batch are computed again.
+        drift: watches the events; None: they are not watched.
     """
 
     def __init__(
@@ -61,11 +65,13 @@ class Edge:
         thresholds: Thresholds,
         second_exit: CloudSecondExit | LocalSecondExit,
         cache: Cache | None = None,
+        drift: DriftResponse | None = None,
     ) -> None:
         self.thresholds = thresholds
         self._exit_1 = exit_1
         self._second_exit = second_exit
         self._cache = cache
+        self._drift = drift
 
     def decide(self, batch: Batch) -> Batch:
         """Fill the verdict columns of one batch, and return it; waits for replies."""
@@ -114,13 +120,14 @@ class Edge:
         """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
         first, vector_index = find_distinct_vectors(batch.features)
         vectors = batch.features[first]
-        keys = [] if self._cache is None else make_keys(vectors)
+        keys = [] if self._cache is None and self._drift is None else make_keys(vectors)
         known = None if self._cache is None else self._cache.find(keys)
         logits, computed, activations = self._compute_exit_1(vectors, keys, known)
         prediction, certainties = classify(logits)
         batch.prediction_1[:], batch.certainty_1[:] = prediction[vector_index], certainties[vector_index]
         limits = self.thresholds
-        is_uncertain = ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
+        distrusted = self._find_distrusted(keys, prediction, certainties, vector_index)
+        is_uncertain = distrusted | ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
         uncertain = np.flatnonzero(is_uncertain)
         among_uncertain = np.where(is_uncertain, np.cumsum(is_uncertain) - 1, -1)
         logits_2, missing = self._look_up_exit_2(known, uncertain)
@@ -131,7 +138,18 @@ class Edge:
                 vectors[chosen], lambda rows: self._select_activations(vectors, computed, activations, chosen[rows])
             )
         keys = [keys[row] for row in uncertain.tolist()] if keys else []
-        return _Pending(batch, among_uncertain[vector_index], keys, logits_2, missing, query)
+        return _Pending(batch, among_uncertain[vector_index], keys, distrusted[uncertain], logits_2, missing, query)
+
+    def _find_distrusted(
+        self,
+        keys: list[bytes],
+        prediction: NDArray[np.int64],
+        certainties: NDArray[np.floating],
+        vector_index: NDArray[np.intp],
+    ) -> NDArray[np.bool_]:
+        if self._drift is None:
+            return np.zeros(len(prediction), dtype=np.bool_)
+        return self._drift.find_distrusted(keys, prediction, certainties, np.bincount(vector_index))
 
     def _compute_exit_1(
         self, vectors: FloatArray, keys: list[bytes], known: FloatArray | None
@@ -195,7 +213,8 @@ class Edge:
         batch.prediction_2[events] = np.where(is_unanswered, -1, prediction)[vector_index]
         batch.certainty_2[events] = certainties[vector_index]
         batch.answered_by[events], batch.failure[events] = answered_by[vector_index], failure[vector_index]
-        batch.rejected[events] = (is_unanswered | ~accepted)[vector_index]
+        batch.rejected[events] = (pending.distrusted | is_unanswered | ~accepted)[vector_index]
+        batch.drifted[events] = pending.distrusted[vector_index]
         return batch
 
 

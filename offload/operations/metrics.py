@@ -188,6 +188,9 @@ class ClientMetrics(_Metrics):
         self.breaker_open = self._add_gauge(
             "breaker_open", "1 while no requests are sent because the cloud failed repeatedly, else 0."
         )
+        self.drift_alarms = self._add_counter(
+            "drift_alarms", "Times that a kind of event became more or less frequent than the policy tolerates."
+        )
         self.packets = self._add_labelled("packets", "Packets of observed traffic by fate.", "fate", PACKET_FATES)
         self.alerts = self._add_labelled("alerts", "Written alerts by signature.", "signature", SIGNATURES)
         self.suppressed_alerts = self._add_labelled(

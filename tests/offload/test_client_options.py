@@ -31,6 +31,11 @@ def check(*options: str | Path) -> None:
         ((*NETWORK, *TRAFFIC, *LOCAL, "--resume", "--savefile", "v.csv"), "--resume needs --savefile"),
         ((*NETWORK, *ROWS, *LOCAL, "--alerts", "eve.json"), "--alerts is for traffic"),
         ((*NETWORK, *ROWS, *LOCAL, "--follow"), "--follow is for traffic"),
+        ((*NETWORK, *ROWS, *LOCAL, "--on-drift", "tighten"), "--on-drift tighten needs --policy"),
+        (
+            (*NETWORK, *ROWS, *LOCAL, "--on-drift", "reject", "--policy", "p.json", "--resume", "--savefile", "v.csv"),
+            "--resume cannot continue with --on-drift reject",
+        ),
         ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "v.json"), "v.json"),
         ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "a.csv", "--alerts", "a.csv"), "a.csv"),
         ((*NETWORK, *ROWS, *LOCAL, "--savefile", "rows.csv"), "rows.csv"),

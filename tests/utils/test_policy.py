@@ -3,14 +3,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from utils.errors import ResultFileError
 from utils.policy import Certificate, Policy, compute_digests, read_policy, write_policy
-from utils.schema import Thresholds
+from utils.schema import FEATURE_COUNT, Thresholds
+from utils.traffic_reference import make_reference, to_json
 
 CERTIFICATE = Certificate(0.08, 0.95, "a method", "rows", 3250, 3000, 200, ("0f" * 32, "ab" * 32))
-POLICY = Policy(Thresholds(0.9, 0.8, 0.7, 0.6), "5e" * 32, CERTIFICATE)
+ONES = np.ones((50, FEATURE_COUNT), dtype=np.float32)
+REFERENCE = make_reference(ONES, np.linspace(0, 1, 50), 0.08)
+POLICY = Policy(Thresholds(0.9, 0.8, 0.7, 0.6), "5e" * 32, CERTIFICATE, REFERENCE)
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -28,13 +32,18 @@ def changed(**changes: Any) -> dict[str, Any]:
 def _content() -> dict[str, Any]:
     certificate = {**vars(CERTIFICATE), "data": list(CERTIFICATE.data)}
     of_policy = {"thresholds": vars(POLICY.thresholds), "fingerprint": POLICY.fingerprint, "certificate": certificate}
-    return {"format": "early-exit policy", "version": 1, **of_policy}
+    return {"format": "early-exit policy", "version": 1, **of_policy, "reference": to_json(REFERENCE)}
 
 
-@pytest.mark.parametrize("policy", [POLICY, replace(POLICY, certificate=None, fingerprint=None)])
+@pytest.mark.parametrize("policy", [POLICY, Policy(POLICY.thresholds)])
 def test_a_policy_is_read_as_it_was_written(policy: Policy, tmp_path: Path) -> None:
     write_policy(policy, tmp_path / "policy.json")
-    assert read_policy(tmp_path / "policy.json") == policy
+    found = read_policy(tmp_path / "policy.json")
+    assert replace(found, reference=None) == replace(policy, reference=None)
+    if policy.reference is None:
+        assert found.reference is None
+    else:
+        assert found.reference is not None and to_json(found.reference) == to_json(policy.reference)
 
 
 def test_the_file_has_the_documented_form(tmp_path: Path) -> None:
@@ -68,6 +77,9 @@ def test_the_file_has_the_documented_form(tmp_path: Path) -> None:
         (changed(certificate__data="ab"), "list of data"),
         (changed(certificate__data=["ab"]), "'ab' is not a SHA-256"),
         (changed(certificate__more=1), "the certificate has "),
+        (changed(reference__shares=[0.5, 0.3, 0.2]), "shares of other categories"),
+        (changed(reference={}), "holds a value that no policy has"),
+        (changed(reference=1), "holds a value that no policy has"),
     ],
 )  # fmt: skip
 def test_a_damaged_policy_is_refused_in_one_line(content: object, says: str, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""What the edge does when the watch gives an alarm: warn, tighten or reject."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.defaults import REJECT, TIGHTEN
+from utils.drift_watch import Alarm, DriftWatch
+from utils.traffic_reference import Reference, compute_scores
+
+
+class DriftResponse:
+    """Watches the events of an edge, and names those that must not be accepted any more.
+
+    Args:
+        reference: what the traffic looked like when the thresholds were certified.
+        mode: ``warn``: no event. ``tighten``: events of a category whose share has risen. ``reject``: all events.
+        on_alarm: called once for each category that has changed.
+    """
+
+    def __init__(self, reference: Reference, mode: str, on_alarm: Callable[[Alarm], object]) -> None:
+        self._watch = DriftWatch(reference)
+        self._mode = mode
+        self._on_alarm = on_alarm
+        self._has_alarm = False
+
+    def find_distrusted(
+        self,
+        keys: list[bytes],
+        prediction: NDArray[np.int64],
+        certainty: NDArray[np.floating],
+        counts: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Watch a batch of events; return which of its distinct vectors (n,) must not be accepted.
+
+        Args:
+            keys: bytes of the n distinct vectors.
+            prediction: (n,) of exit 1.
+            certainty: (n,) of the predictions.
+            counts: (n,) number of events of each vector.
+        """
+        categories = self._watch.reference.find_categories(keys, compute_scores(prediction, certainty))
+        for alarm in self._watch.observe(categories, counts):
+            self._has_alarm = True
+            self._on_alarm(alarm)
+        if self._mode == TIGHTEN:
+            return self._watch.risen[categories]
+        return np.full(len(keys), self._mode == REJECT and self._has_alarm)
