@@ -75,13 +75,6 @@ def find_distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.int
     return first, place
 
 
-def make_keys(features: NDArray[np.float32]) -> list[bytes]:
-    """Return the bytes of each vector of (n, 58) float32."""
-    rows = np.ascontiguousarray(features)
-    length, data = rows.dtype.itemsize * rows.shape[1], rows.tobytes()
-    return [data[start : start + length] for start in range(0, len(data), length)]
-
-
 def read_dataset(path: Path, progress: ByteProgress = _ignore_progress) -> Dataset:
     """Read one dataset: a CSV, plain or compressed (.bz2, .gz), or a Parquet file.
 

@@ -20,7 +20,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.dataset import make_keys
 from utils.traffic_reference import FloatArray, Reference
 
 FALSE_ALARMS: Final = 0.01
@@ -122,7 +121,7 @@ class DriftWatch:
 
 def watch_rows(watch: DriftWatch, features: FloatArray, scores: NDArray[np.floating], batch: int) -> list[Alarm]:
     """Watch rows (N, 58) with their scores (N,) in batches, as they come; return all alarms."""
-    categories = watch.reference.find_categories(make_keys(features), scores)
+    categories = watch.reference.find_categories(features, scores)
     alarms = []
     for start in range(0, len(categories), batch):
         found, counts = np.unique(categories[start : start + batch], return_counts=True)

@@ -6,19 +6,21 @@ probability of an attack, whose limits are quantiles of the reference rows.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.dataset import find_distinct_vectors, make_keys
+from utils.dataset import find_distinct_vectors
 from utils.schema import ATTACK, FEATURE_COUNT
 
 MAX_VECTORS: Final = 20
 LEAST_SHARE: Final = 0.01
 SCORE_BINS: Final = 8
+
+_MULTIPLIERS: Final = np.random.default_rng(58).integers(0, 2**31, FEATURE_COUNT, dtype=np.uint32) * 2 + 1
 
 FloatArray = NDArray[np.float32]
 
@@ -42,19 +44,30 @@ class Reference:
     tolerance: float
 
     @functools.cached_property
-    def _numbers(self) -> dict[bytes, int]:
-        return {key: number for number, key in enumerate(make_keys(self.vectors))}
+    def _hashes(self) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+        """The hashes of the frequent vectors, ascending, and the number of the vector of each."""
+        hashes = _hash(self.vectors)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
 
-    def find_categories(self, keys: Sequence[bytes], scores: NDArray[np.floating]) -> NDArray[np.intp]:
-        """Return the categories (n,) of vectors.
+    def find_categories(self, vectors: FloatArray, scores: NDArray[np.floating]) -> NDArray[np.intp]:
+        """Return the category (n,) of each vector (n, 58) float32 with its score (n,)."""
+        categories = len(self.vectors) + np.searchsorted(self.score_limits, scores, side="right")
+        if len(self.vectors):
+            known, numbers = self._hashes
+            hashes = _hash(vectors)
+            places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+            similar = np.flatnonzero(known[places] == hashes)
+            number = numbers[places[similar]]
+            is_equal = (vectors[similar] == self.vectors[number]).all(axis=1)
+            categories[similar[is_equal]] = number[is_equal]
+        return categories
 
-        Args:
-            keys: bytes of the n vectors, see ``utils.dataset.make_keys``.
-            scores: (n,) of exit 1.
-        """
-        numbers = np.array([self._numbers.get(key, -1) for key in keys], dtype=np.intp)
-        by_score = len(self.vectors) + np.searchsorted(self.score_limits, scores, side="right")
-        return np.where(numbers < 0, by_score, numbers)
+
+def _hash(vectors: FloatArray) -> NDArray[np.uint32]:
+    """Return a hash (n,) of each vector (n, 58) float32; comparing vectors with all frequent ones would take longer."""
+    hashes: NDArray[np.uint32] = np.ascontiguousarray(vectors).view(np.uint32) @ _MULTIPLIERS
+    return hashes
 
 
 def compute_scores(prediction: NDArray[np.int64], certainty: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -78,7 +91,7 @@ def make_reference(features: FloatArray, scores: NDArray[np.floating], tolerance
     quantiles = np.linspace(0, 1, SCORE_BINS + 1)[1:-1]
     limits = np.unique(np.quantile(scores[others], quantiles)) if others.any() else np.empty(0)
     draft = Reference(features[first[frequent]], limits.astype(np.float64), np.empty(0), len(features), tolerance)
-    categories = draft.find_categories(make_keys(features), scores)
+    categories = draft.find_categories(features, scores)
     shares = np.bincount(categories, minlength=len(frequent) + len(limits) + 1) / len(features)
     return Reference(draft.vectors, draft.score_limits, shares, len(features), tolerance)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.defaults import REJECT, TIGHTEN
+from offload.networks.exits import FloatArray
 from utils.drift_watch import Alarm, DriftWatch
 from utils.traffic_reference import Reference, compute_scores
 
@@ -27,7 +28,7 @@ class DriftResponse:
 
     def find_distrusted(
         self,
-        keys: list[bytes],
+        vectors: FloatArray,
         prediction: NDArray[np.int64],
         certainty: NDArray[np.floating],
         counts: NDArray[np.int64],
@@ -35,15 +36,15 @@ class DriftResponse:
         """Watch a batch of events; return which of its distinct vectors (n,) must not be accepted.
 
         Args:
-            keys: bytes of the n distinct vectors.
+            vectors: (n, 58) float32, the distinct vectors.
             prediction: (n,) of exit 1.
             certainty: (n,) of the predictions.
             counts: (n,) number of events of each vector.
         """
-        categories = self._watch.reference.find_categories(keys, compute_scores(prediction, certainty))
+        categories = self._watch.reference.find_categories(vectors, compute_scores(prediction, certainty))
         for alarm in self._watch.observe(categories, counts):
             self._has_alarm = True
             self._on_alarm(alarm)
         if self._mode == TIGHTEN:
             return self._watch.risen[categories]
-        return np.full(len(keys), self._mode == REJECT and self._has_alarm)
+        return np.full(len(vectors), self._mode == REJECT and self._has_alarm)

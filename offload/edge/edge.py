@@ -12,10 +12,10 @@ from offload.edge.batch import Batch
 from offload.edge.drift_response import DriftResponse
 from offload.edge.second_exit import CloudSecondExit, LocalSecondExit, Query
 from offload.link.protocol import MAX_EVENTS
-from offload.networks.cache import Cache
+from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FirstExit, FloatArray
 from utils.classification_metrics import classify
-from utils.dataset import find_distinct_vectors, make_keys
+from utils.dataset import find_distinct_vectors
 from utils.decision import is_accepted
 from utils.errors import CaptureError
 from utils.schema import CLASS_COUNT, Thresholds
@@ -120,13 +120,13 @@ class Edge:
         """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
         first, vector_index = find_distinct_vectors(batch.features)
         vectors = batch.features[first]
-        keys = [] if self._cache is None and self._drift is None else make_keys(vectors)
+        keys = [] if self._cache is None else make_keys(vectors)
         known = None if self._cache is None else self._cache.find(keys)
         logits, computed, activations = self._compute_exit_1(vectors, keys, known)
         prediction, certainties = classify(logits)
         batch.prediction_1[:], batch.certainty_1[:] = prediction[vector_index], certainties[vector_index]
         limits = self.thresholds
-        distrusted = self._find_distrusted(keys, prediction, certainties, vector_index)
+        distrusted = self._find_distrusted(vectors, prediction, certainties, vector_index)
         is_uncertain = distrusted | ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
         uncertain = np.flatnonzero(is_uncertain)
         among_uncertain = np.where(is_uncertain, np.cumsum(is_uncertain) - 1, -1)
@@ -142,14 +142,14 @@ class Edge:
 
     def _find_distrusted(
         self,
-        keys: list[bytes],
+        vectors: FloatArray,
         prediction: NDArray[np.int64],
         certainties: NDArray[np.floating],
         vector_index: NDArray[np.intp],
     ) -> NDArray[np.bool_]:
         if self._drift is None:
             return np.zeros(len(prediction), dtype=np.bool_)
-        return self._drift.find_distrusted(keys, prediction, certainties, np.bincount(vector_index))
+        return self._drift.find_distrusted(vectors, prediction, certainties, np.bincount(vector_index))
 
     def _compute_exit_1(
         self, vectors: FloatArray, keys: list[bytes], known: FloatArray | None

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from offload.link.protocol import ACTIVATIONS, FEATURES, Answer, Limits, Refusal, Request, decode_request
-from offload.networks.cache import Cache
+from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import FloatArray, SecondExit
-from utils.dataset import find_distinct_vectors, make_keys
+from utils.dataset import find_distinct_vectors
 from utils.errors import MessageError
 
 

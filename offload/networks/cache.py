@@ -67,3 +67,10 @@ class Cache:
                 self._logits[row] = np.nan
             rows[key] = row
         self._logits[[rows[key] for key in keys], exit_number - 1] = logits
+
+
+def make_keys(features: FloatArray) -> list[bytes]:
+    """Return the bytes of each vector of (n, 58) float32."""
+    rows = np.ascontiguousarray(features)
+    length, data = rows.dtype.itemsize * rows.shape[1], rows.tobytes()
+    return [data[start : start + length] for start in range(0, len(data), length)]

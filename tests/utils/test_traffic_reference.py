@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from utils.dataset import make_keys
 from utils.schema import ATTACK, FEATURE_COUNT, NORMAL
 from utils.traffic_reference import (
     MAX_VECTORS,
@@ -34,8 +33,8 @@ def test_frequent_vectors_are_categories_of_their_own_and_the_others_are_divided
 
 
 def test_a_vector_is_found_whatever_its_score_and_another_by_its_score() -> None:
-    keys = make_keys(np.concatenate((FREQUENT, RARE[:3], FREQUENT[:1] + np.float32(1e-6))))
-    found = REFERENCE.find_categories(keys, np.array([0.0, 1.0, 0.0, 0.51, 1.0, 0.0]))
+    vectors = np.concatenate((FREQUENT, RARE[:3], FREQUENT[:1] + np.float32(1e-6)))
+    found = REFERENCE.find_categories(vectors, np.array([0.0, 1.0, 0.0, 0.51, 1.0, 0.0]))
     assert found.tolist() == [0, 1, 2, 2 + SCORE_BINS // 2, 1 + SCORE_BINS, 2]
 
 
@@ -48,7 +47,7 @@ def test_at_most_so_many_vectors_are_kept() -> None:
 def test_a_reference_of_very_few_rows_has_categories_for_all_events(rows: int) -> None:
     reference = make_reference(RARE[:rows], np.full(rows, 0.5), 0.05)
     assert reference.shares.sum() == 1
-    assert reference.find_categories(make_keys(RARE[:9]), np.linspace(0, 1, 9)).max() < len(reference.shares)
+    assert reference.find_categories(RARE[:9], np.linspace(0, 1, 9)).max() < len(reference.shares)
 
 
 def test_the_score_is_the_probability_of_an_attack() -> None:

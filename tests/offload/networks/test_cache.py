@@ -16,12 +16,12 @@ from offload.edge.edge import Edge
 from offload.edge.second_exit import LocalSecondExit, Outcome, Query
 from offload.link.protocol import Limits
 from offload.link.responder import Responder
-from offload.networks.cache import Cache
+from offload.networks.cache import Cache, make_keys
 from offload.networks.exits import ActivationsAt, FloatArray
 from tests.offload.edge.test_edge import MOBILENET, THRESHOLDS
 from tests.offload.exits import exits_of
 from tests.offload.link_ends import FINGERPRINT, make_request
-from utils.dataset import make_keys, read_dataset
+from utils.dataset import read_dataset
 from utils.schema import CLOUD, FEATURE_COUNT, LOCAL, Thresholds
 
 ALL_UNCERTAIN = Thresholds(1.0, 1.0, 0.5, 0.5)
