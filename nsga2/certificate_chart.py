@@ -7,13 +7,13 @@ from utils.plotting import new_figure
 
 
 def draw_certificate(certified: Certified, goal: Goal) -> Figure:
-    """Draw the confidence bounds of all proposed thresholds, with the limit and the chosen thresholds."""
+    """Draw the lowest limits of all proposed thresholds, with the limit and the chosen thresholds."""
     figure, (ax,) = new_figure(width=6.8)
     proposed = 100 * certified.acceptances
     ax.plot(proposed, 100 * certified.errors, ".", color="tab:gray", label="measured error")
     ax.plot(
         proposed, 100 * certified.bounds, "_", markersize=8, color="tab:blue",
-        label=f"confidence bound of each by itself ({goal.confidence:g})",
+        label=f"lowest limit of each by itself (confidence {goal.confidence:g})",
     )  # fmt: skip
     ax.axhline(100 * goal.max_error, color="tab:red", linewidth=1, label=f"limit: {100 * goal.max_error:g} %")
     chosen = certified.accepted / certified.rows

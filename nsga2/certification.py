@@ -3,10 +3,14 @@
 Method: Learn then Test (A. Angelopoulos, S. Bates, E. Candès, M. Jordan and L. Lei, "Learn then Test: Calibrating
 Predictive Algorithms to Achieve Risk Control", arXiv 2110.01052, 2021, Theorem 1) with fixed-sequence testing. A part
 of the rows proposes thresholds and the order of their tests. The other part tests them, one after the other, until one
-fails. Each test is exact: among n accepted events, the number of wrong ones is binomial with the true error, so that
-P(Binomial(n, limit) <= wrong) is a p-value of "the error is above the limit". The order does not depend on the rows of
-the tests, so each test may use the whole of 1 - confidence, and the probability that any certified thresholds have an
-error above the limit is at most 1 - confidence.
+fails. The order does not depend on the rows of the tests, so each test may use the whole of 1 - confidence, and the
+probability that any certified thresholds have an error above the limit is at most 1 - confidence.
+
+Each test is exact. Among n accepted events, the number of wrong ones is binomial with the true error, so that
+P(Binomial(n, limit) <= wrong) is a p-value of "the error of all traffic is above the limit". The promise also covers
+the next n accepted events, as many as were tested, whose error differs from that of all traffic by chance: if more than
+limit * n of these are wrong, it is chance which of all 2 n events the tested ones are, and the number of wrong ones
+among these is hypergeometric. The larger of the two p-values counts.
 
 Assumption: the rows of the tests and the later events are exchangeable, which means drawn independently from one
 distribution. A change of the traffic or of its labels voids the certificate, and so do bursts of similar events, in
@@ -23,6 +27,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv
+from scipy.stats import hypergeom
 
 from nsga2.exact_front import find_undominated, sum_class
 from nsga2.objectives import Objectives
@@ -81,10 +86,10 @@ class Certified:
     Attributes:
         thresholds: the chosen ones.
         accepted, wrong: events among the rows of the tests that they accept, and wrong ones among these.
-        bound: upper confidence bound of their error, by themselves.
+        bound: the lowest limit that they certify by themselves.
         rows: number of rows of the tests.
         passed: (m, 4) all certified thresholds.
-        acceptances, errors, bounds: (k,) acceptance, error and upper confidence bound of all proposed thresholds.
+        acceptances, errors, bounds: (k,) acceptance, error and lowest certified limit of all proposed thresholds.
     """
 
     thresholds: Thresholds
@@ -99,17 +104,29 @@ class Certified:
 
 
 def compute_p_values(accepted: IntArray, wrong: IntArray, limit: float) -> FloatArray:
-    """Return the p-values (k,) of "the error is above the limit"; 1 where nothing is accepted."""
-    p_values: FloatArray = bdtr(wrong, accepted, limit)
+    """Return the p-values (k,) of "more than the limit is wrong"; 1 where nothing is accepted."""
+    of_next = _compute_tail(accepted, wrong, np.floor(limit * accepted + 1e-9).astype(np.int64))
+    p_values: FloatArray = np.maximum(bdtr(wrong, accepted, limit), of_next)
     return p_values
 
 
 def bound_error(accepted: IntArray, wrong: IntArray, confidence: float) -> FloatArray:
-    """Return upper confidence bounds (k,) of the error (Clopper and Pearson, Biometrika 26, 1934)."""
-    bounds: FloatArray = np.where(
-        wrong < accepted, betaincinv(wrong + 1, np.maximum(accepted - wrong, 1), confidence), 1.0
-    )
+    """Return the lowest limits (k,) that these counts certify, each by itself; 1 where nothing is accepted."""
+    lowest, highest = np.full_like(accepted, -1), accepted.copy()
+    while (highest - lowest > 1).any():
+        middle = (lowest + highest) // 2
+        is_enough = _compute_tail(accepted, wrong, middle) <= 1 - confidence
+        lowest, highest = np.where(is_enough, lowest, middle), np.where(is_enough, middle, highest)
+    of_all = betaincinv(wrong + 1, np.maximum(accepted - wrong, 1), confidence)
+    bounds: FloatArray = np.where(wrong < accepted, np.maximum(of_all, highest / np.maximum(accepted, 1)), 1.0)
     return bounds
+
+
+def _compute_tail(accepted: IntArray, wrong: IntArray, allowed: IntArray) -> FloatArray:
+    """Return the probability (k,) of at most ``wrong``, if one more than ``allowed`` of as many events are wrong."""
+    together = np.minimum(wrong + allowed + 1, 2 * accepted)
+    tails: FloatArray = np.where(accepted > 0, hypergeom.cdf(wrong, 2 * accepted, together, accepted), 1.0)
+    return tails
 
 
 def count_decisions(objectives: Objectives, thresholds: FloatArray) -> Counts:

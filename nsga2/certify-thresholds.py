@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nsga2.objectives import Objectives
     from utils.traffic_reference import Reference
 
-METHOD = "learn-then-test, fixed sequence, exact binomial"
+METHOD = "learn-then-test, fixed sequence, exact for the next events, as many as accepted"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -184,7 +184,7 @@ def _print_result(certified: "Certified", goal: "Goal", testing: "Objectives") -
     )
     print(
         f"{certified.rows} rows tested: {100 * counts.acceptance:.2f} % accepted, {100 * counts.error:.2f} % of these "
-        f"wrong (confidence bound {100 * certified.bound:.2f} %), {100 * counts.offloaded_share:.2f} % offloaded"
+        f"wrong (lowest limit {100 * certified.bound:.2f} %), {100 * counts.offloaded_share:.2f} % offloaded"
     )
     print(f"{len(certified.passed)} sets of thresholds were certified together")
     print(format_client_command(certified.thresholds))
