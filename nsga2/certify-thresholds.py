@@ -71,6 +71,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="evaluation CSV of other rows to propose thresholds from, so that all rows of --eval-file test them; can "
         "be repeated",
     )
+    _add_policy(parser.add_argument_group("policy"))
+    add_cost_model(parser)
+    cli.add_seed(parser)
+    return parser
+
+
+def _add_policy(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--trained-model", type=Path, metavar="FILE", help="the network (.pth), whose fingerprint the policy then holds"
     )
@@ -91,9 +99,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--savefile", required=True, type=Path, metavar="JSON", help="policy to write")
     add("--report", type=Path, metavar="FILE", help="picture of certified error against acceptance (.png, .pdf, .svg)")
-    add_cost_model(parser)
-    cli.add_seed(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> None:
