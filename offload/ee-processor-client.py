@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
     policy = read_policy_for(args.policy, network.fingerprint)
     thresholds = _choose_thresholds(args, network, policy)
     metrics = ClientMetrics(network.architecture, network.fingerprint)
-    drift = _make_drift_response(args, policy, metrics)
     source, stop = _make_source(args, savefile, metrics), Stop(args.drain_timeout)
+    drift = _make_drift_response(args, policy, source, metrics)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_open_second_exit(args, network, metrics))
@@ -163,7 +163,7 @@ def _choose_thresholds(args: argparse.Namespace, network: "Network", policy: "Po
 
 
 def _make_drift_response(
-    args: argparse.Namespace, policy: "Policy | None", metrics: "ClientMetrics"
+    args: argparse.Namespace, policy: "Policy | None", source: "Source", metrics: "ClientMetrics"
 ) -> "DriftResponse | None":
     if policy is None or policy.reference is None:
         if args.on_drift != WARN:
@@ -178,6 +178,7 @@ def _make_drift_response(
         metrics.drift_alarms.inc()
         figures = {"share": alarm.share, "reference_share": alarm.reference, "events": alarm.events}
         logs.report(log, "drift", alarm.describe(), level=logging.WARNING, **figures)
+        source.handle_drift(alarm)
 
     return DriftResponse(policy.reference, args.on_drift, warn)
 

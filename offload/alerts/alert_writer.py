@@ -8,12 +8,13 @@ from typing import Final
 from dataset.packets.traffic_counts import TrafficCounts
 from offload.alerts.alert_limit import AlertLimit
 from offload.alerts.alerts_file import AlertsFile, UnwrittenError
-from offload.alerts.eve import Event, make_alerts, make_stats
+from offload.alerts.eve import Event, make_alerts, make_drift, make_stats
 from offload.alerts.unwritten_lines import UnwrittenLines
 from offload.defaults import ATTACK_SIGNATURE, REJECTED_SIGNATURE, SIGNATURES
 from offload.edge.batch import Batch
 from offload.edge.verdict_counts import VerdictCounts
 from offload.operations.metrics import PACKET_FATES, ClientMetrics
+from utils.drift_watch import Alarm
 from utils.schema import REJECTED
 
 STATS_INTERVAL: Final = 10.0
@@ -84,6 +85,14 @@ class AlertWriter:
                 self._unwritten.count("alerts", len(events) - problem.written, problem)
                 return problem.written
         return len(events)
+
+    def write_drift(self, alarm: Alarm) -> None:
+        """Write an event about a change of the traffic.
+
+        Raises:
+            InputFileError: as ``write``.
+        """
+        self._append([make_drift(alarm, time.time_ns() // 1000, self._in_iface)])
 
     def write_stats_if_due(self) -> None:
         """Write a stats event if the last one is ``STATS_INTERVAL`` ago; call it often.

@@ -19,6 +19,7 @@ from dataset.packets.traffic_counts import TrafficCounts
 from offload.alerts.alert_limit import AlertLimit
 from offload.defaults import ATTACK_SIGNATURE, REJECTED_SIGNATURE
 from offload.edge.batch import Batch
+from utils.drift_watch import Alarm
 from utils.records import WINDOW_SECONDS, Records, format_addresses
 from utils.schema import ATTACK, CLASS_NAMES, REJECTED
 
@@ -187,6 +188,30 @@ def compute_community_id(protocol: int, source: int, destination: int, ports: in
     if protocol == _ICMP or ports:
         hashed += struct.pack(">HH", first_port, second_port)
     return f"1:{b64encode(sha1(hashed, usedforsecurity=False).digest()).decode()}"
+
+
+def make_drift(alarm: Alarm, time: int, in_iface: str | None = None) -> Event:
+    """Return an anomaly event: the share of a kind of event has left the tolerance of the policy.
+
+    Args:
+        alarm: of the watch.
+        time: present time in microseconds since the epoch.
+        in_iface: the interface, if the traffic comes from one.
+    """
+    (timestamp,) = _format_times(np.array([time], dtype=np.int64))
+    return {
+        "timestamp": timestamp,
+        **({} if in_iface is None else {"in_iface": in_iface}),
+        "event_type": "anomaly",
+        "anomaly": {"type": "early_exit", "event": "drift"},
+        "early_exit": {
+            "category": alarm.category + 1,
+            "kind": "vector" if alarm.is_vector else "scores",
+            "share": round(alarm.share, 4),
+            "reference_share": round(alarm.reference, 4),
+            "records": alarm.events,
+        },
+    }
 
 
 def make_stats(traffic: TrafficCounts, own: Mapping[str, int], time: int, uptime: int) -> Event:

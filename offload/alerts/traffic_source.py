@@ -19,6 +19,7 @@ from offload.edge.edge import Edge
 from offload.edge.offload_csv import OffloadCsv, Table
 from offload.operations import logs
 from offload.operations.metrics import ClientMetrics
+from utils.drift_watch import Alarm
 from utils.errors import InputFileError
 from utils.records import Records
 from utils.schema import CLASS
@@ -97,6 +98,10 @@ class TrafficSource:
         """See ``Source``."""
         self._done += len(batch)
         self._writer.write(batch)
+
+    def handle_drift(self, alarm: Alarm, /) -> None:
+        """See ``Source``."""
+        self._writer.write_drift(alarm)
 
     def log_summary(self, stop: Stop, /) -> None:
         """See ``Source``."""

@@ -12,6 +12,7 @@ from offload.edge.edge import Edge
 from offload.edge.offload_csv import OffloadCsv, Table
 from offload.edge.resume_file import Facts, digest_dataset
 from utils.dataset import Dataset
+from utils.drift_watch import Alarm
 from utils.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ class Source(Protocol):
 
     def handle_decided(self, batch: Batch, /) -> None:
         """Count a decided batch, and write its alerts."""
+
+    def handle_drift(self, alarm: Alarm, /) -> None:
+        """Write that the traffic has changed to where alerts are written."""
 
     def log_summary(self, stop: Stop, /) -> None:
         """Log a summary of the source at the end of a run."""
@@ -80,6 +84,9 @@ class DatasetSource:
         """See ``Source``."""
         self._done += len(batch)
         self._bar.update(len(batch))
+
+    def handle_drift(self, _alarm: Alarm, /) -> None:
+        """See ``Source``; a dataset has no alerts."""
 
     def log_summary(self, stop: Stop, /) -> None:
         """See ``Source``."""

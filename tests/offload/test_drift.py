@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.scripts import CERTIFY, CLIENT, EVALUATE, call, load_script
+from tests.scripts import CERTIFY, CLIENT, EVALUATE, ROOT, call, load_script
 from utils.policy import read_policy
 from utils.schema import DECIDER_COLUMNS, DRIFT, FEATURES, REJECTED
 
 pytestmark = pytest.mark.slow
 
 USUAL = "2016_03.csv"
+CAPTURE = ROOT / "dataset" / "sample" / "network" / "capture.pcap.gz"
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,16 @@ def test_a_client_refuses_to_act_on_drift_without_a_reference(
     )  # fmt: skip
     assert ended.code == 2
     assert "holds no reference of the traffic for --on-drift tighten; write it again with" in ended.err
+
+
+def test_a_change_of_observed_traffic_is_written_among_the_alerts(
+    checkpoint: Path, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = call(
+        capsys, CLIENT, "--process-exit2-locally", "--network", "mobilenet", "--trained-network-file", checkpoint,
+        "--policy", policy, "--pcap", CAPTURE, "--alerts", tmp_path / "eve.json", "--on-drift", "tighten",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    events = [json.loads(line) for line in (tmp_path / "eve.json").read_text().splitlines()]
+    changes = [event["early_exit"] for event in events if event["event_type"] == "anomaly"]
+    assert changes and all(abs(change["share"] - change["reference_share"]) > 0.05 for change in changes)

@@ -18,6 +18,7 @@ from offload.alerts.unwritten_lines import UnwrittenLines
 from offload.operations.metrics import ClientMetrics
 from tests.offload.alerts.test_eve import all_decided, decided_of, faults_of, records_of, scan_of
 from tests.offload.edge.test_offload_csv import room_for
+from utils.drift_watch import Alarm
 from utils.errors import InputFileError
 from utils.schema import ATTACK
 
@@ -94,6 +95,18 @@ def test_a_stats_event_is_valid_and_its_counts_add_up(file: AlertsFile, path: Pa
     assert event["stats"]["decoder"] == {"pkts": 100, "ipv4": 70, "invalid": 10}
     kernel = event["stats"].get("capture")
     assert kernel == (None if seen.dropped is None else {"kernel_packets": 105, "kernel_drops": 5})
+
+
+def test_a_change_of_the_traffic_is_a_valid_event(file: AlertsFile, path: Path) -> None:
+    make_writer(file, SEEN, AlertLimit(2), ClientMetrics()).write_drift(Alarm(1, True, 0.316, 0.113, 412))
+    make_writer(file, SEEN, AlertLimit(2), ClientMetrics()).write_drift(Alarm(9, False, 0.0, 0.25, 99))
+    first, second = events_in(path)
+    assert faults_of(first) == faults_of(second) == []
+    assert (first["event_type"], first["anomaly"]) == ("anomaly", {"type": "early_exit", "event": "drift"})
+    assert first["early_exit"] == {
+        "category": 2, "kind": "vector", "share": 0.316, "reference_share": 0.113, "records": 412,
+    }  # fmt: skip
+    assert second["early_exit"]["kind"] == "scores"
 
 
 def test_metrics_add_the_packets_since_the_last_stats() -> None:
