@@ -27,7 +27,9 @@ FILE_KEYS: Final[dict[str, type]] = {
 }  # fmt: skip
 """Keys of a ``--mq-config`` file and their types; a Path is a string, relative to the file."""
 _LARGEST_FILE: Final = 1 << 16
-_HOST: Final = re.compile(r"\[(?P<address>[^\]]+)\](?::(?P<port6>\d+))?|(?P<name>[^:]*)(?::(?P<port>\d+))?")
+_HOST: Final = re.compile(
+    r"\[(?P<address>[^\]]+)\](?::(?P<port6>[0-9]{1,9}))?|(?P<name>[^:]*)(?::(?P<port>[0-9]{1,9}))?"
+)
 _URL: Final = "amqp://USER@HOST:PORT/VHOST, or amqps:// for TLS"
 
 log = logging.getLogger(__name__)

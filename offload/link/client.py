@@ -333,10 +333,9 @@ class Client:
         pending = self._pending.get(request_id)
         if pending is not None:
             code = "no-queue" if why == "does not exist" else "queue-full"
-            failure = CloudUnavailableError(
-                f"queue {self._queue!r} of {self._broker} {why}; start a worker with offload/ee-processor-server.py, "
-                "or check --mq-queue",
-                code,
-            )
+            remedy = "start a worker with offload/ee-processor-server.py, or check --mq-queue"
+            if code == "queue-full":
+                remedy = "start more workers with offload/ee-processor-server.py"
+            failure = CloudUnavailableError(f"queue {self._queue!r} of {self._broker} {why}; {remedy}", code)
             may_return = code == "no-queue" and time.monotonic() - self._back < QUEUE_RETURN
             self._handle_failure(pending, failure, pending.choose_pause(), is_waited_out=may_return)

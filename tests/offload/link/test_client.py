@@ -394,7 +394,7 @@ def test_a_full_queue_is_reported_soon(link: Broker, queue: str, metrics: Watche
         publish(link, queue, b"in the way")
         future = client.submit(make_request())
         assert why(future) == "queue-full"
-        assert "is full" in str(future.exception())
+        assert "is full; start more workers" in str(future.exception())
     assert (metrics.results, metrics.tries) == ({"queue-full": 1}, (2, 1))
 
 
