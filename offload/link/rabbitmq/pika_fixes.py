@@ -54,10 +54,14 @@ class ConnectionAttempt(AMQPConnectionWorkflow):  # type: ignore[misc]
         try:
             super().abort()
         except AssertionError:
-            # pika fails on its own assertion; only this step is missing.
-            connection = self._connector._amqp_conn
-            if not connection.is_closing:
-                connection.close()
+            # pika fails on its own assertion; only these steps are missing. A timeout that fired while the connection
+            # closes would fail on another one.
+            connector = self._connector
+            if connector._stack_timeout_ref is not None:
+                connector._stack_timeout_ref.cancel()
+                connector._stack_timeout_ref = None
+            if not connector._amqp_conn.is_closing:
+                connector._amqp_conn.close()
 
 
 class AttentiveConnection(SelectConnection):  # type: ignore[misc]

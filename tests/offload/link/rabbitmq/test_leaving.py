@@ -312,3 +312,20 @@ def test_aborted_connections_leave_no_socket_behind(link: Broker, queue: str, mo
             in_owner(end, lambda: end.abort(CloudUnavailableError("given up")))
             wait_until(lambda times=times: len(log.ready) == times)  # type: ignore[misc]
         assert len(open_sockets()) == count
+
+
+def test_the_timeout_of_an_attempt_that_was_aborted_during_the_greeting_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine, it is due in the same turn of the loop in which the connection is closed."""
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 0.2)  # twice that for the whole attempt
+    with listening(silence) as port:
+        end = client_end(local(port), "q", Log())
+
+        def stop_late() -> None:
+            assert end._attempt is not None and end._attempt._connector._amqp_conn is not None
+            end.stop()
+            time.sleep(0.5)  # the loop stops the end in its next turn, in which the timeout is due as well
+
+        end.call_later(0.1, stop_late)
+        end.run()
