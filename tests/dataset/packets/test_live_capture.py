@@ -95,6 +95,17 @@ def wait_until_idle(process: int) -> None:
     wait_until(is_idle, 120)
 
 
+def wait_until_still(capture: Path) -> None:
+    """Wait until a capture has not grown for two seconds: no more packets come."""
+
+    def is_still() -> bool:
+        before = capture.stat().st_size
+        time.sleep(2.0)
+        return capture.stat().st_size == before
+
+    wait_until(is_still, 120)
+
+
 def extract_records(capsys: pytest.CaptureFixture[str], capture: Path) -> Path:
     output = capture.with_suffix(".csv")
     assert call(capsys, EXTRACT, "--pcap", capture, "--output", output, "--raw", "--identity").code == 0
@@ -129,7 +140,7 @@ def test_traffic_of_real_programs_gives_the_records_of_its_pcap_apart_from_the_c
             run_extraction(sensor.interface, tmp_path / "live.csv", start_inside),
         ):
             act(network, ORDERS, seconds=5.0, seed=1)
-            time.sleep(1.0)
+            wait_until_still(tmp_path / "all.pcap")  # on a busy machine, programs still take leave of each other
     live, heard = (
         pd.read_csv(path) for path in (tmp_path / "live.csv", extract_records(capsys, tmp_path / "all.pcap"))
     )
