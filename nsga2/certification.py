@@ -14,7 +14,7 @@ among these is hypergeometric. The larger of the two p-values counts.
 
 Assumption: the rows of the tests and the later events are exchangeable, which means drawn independently from one
 distribution. A change of the traffic or of its labels voids the certificate, and so do bursts of similar events, in
-which rows depend on each other: for these, see ``block_certification``.
+which rows depend on each other.
 
 The proposals are tested in the order of the p-values that the proposing part predicts for them: the safest first.
 """

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.traffic_reference import FloatArray, Reference
+from utils.traffic_reference import Reference
 
 FALSE_ALARMS: Final = 0.01
 ALTERNATIVES: Final = (0.02, 0.06, 0.15, 0.35)
@@ -101,7 +101,8 @@ class DriftWatch:
         batch = int(counts.sum())
         if batch == 0:
             return []
-        start = np.log(1 / (self.events + 1) - 1 / (self.events + batch + 1))
+        # The sum of the weights of this batch's events, 1 / (events + 1) - 1 / (events + batch + 1).
+        start = np.log(batch) - np.log(self.events + 1) - np.log(self.events + batch + 1)
         inside = seen[np.newaxis, :, np.newaxis]
         self._evidence = np.logaddexp(self._evidence, start) + inside * self._inside + (batch - inside) * self._outside
         self.events += batch
@@ -117,13 +118,3 @@ class DriftWatch:
         share = float(self._recent[category] / self._recent_events)
         is_vector = category < len(self.reference.vectors)
         return Alarm(category, is_vector, share, float(self.reference.shares[category]), self.events)
-
-
-def watch_rows(watch: DriftWatch, features: FloatArray, scores: NDArray[np.floating], batch: int) -> list[Alarm]:
-    """Watch rows (N, 58) with their scores (N,) in batches, as they come; return all alarms."""
-    categories = watch.reference.find_categories(features, scores)
-    alarms = []
-    for start in range(0, len(categories), batch):
-        found, counts = np.unique(categories[start : start + batch], return_counts=True)
-        alarms += watch.observe(found, counts)
-    return alarms

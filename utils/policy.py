@@ -8,7 +8,7 @@ A policy file is JSON with these members; fingerprint, certificate and reference
     thresholds     normal_exit_1, attack_exit_1, normal_exit_2, attack_exit_2
     certificate    max_error, confidence: the promise, that with this probability the error of accepted events is at
                    most max_error
-                   method, unit: how it was tested, and what was counted as independent: rows, or windows of traffic
+                   method, unit: how it was tested, and what was counted as independent: rows
                    rows, accepted, wrong: counts of the tested rows
                    data: SHA-256 of each file of tested rows
     reference      what the traffic looked like, for ``utils.drift_watch``
@@ -32,7 +32,7 @@ from utils.traffic_reference import Reference, from_json, to_json
 
 FORMAT: Final = "early-exit policy"
 VERSION: Final = 1
-UNITS: Final = ("rows", "windows")
+UNITS: Final = ("rows",)
 
 _LARGEST_FILE: Final = 4 * 2**20
 _REMEDY: Final = "write it with nsga2/certify-thresholds.py"

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from utils.drift_watch import ALTERNATIVES, DriftWatch, watch_rows
+from utils.drift_watch import ALTERNATIVES, Alarm, DriftWatch
 from utils.schema import FEATURE_COUNT
-from utils.traffic_reference import Reference, make_reference
+from utils.traffic_reference import FloatArray, Reference, make_reference
 
 SHARES = np.array([0.4, 0.11, 0.02, 0.27, 0.2])
 REFERENCE = Reference(np.eye(3, FEATURE_COUNT, dtype=np.float32), np.array([0.5]), SHARES, 5000, 0.06)
@@ -17,6 +17,16 @@ def observe(watch: DriftWatch, categories: NDArray[np.intp], batch: int) -> list
         found, counts = np.unique(categories[start : start + batch], return_counts=True)
         said += [alarm.describe() for alarm in watch.observe(found, counts)]
     return said
+
+
+def watch_rows(watch: DriftWatch, features: FloatArray, scores: NDArray[np.floating], batch: int) -> list[Alarm]:
+    """Watch rows (N, 58) with their scores (N,) in batches; return all alarms."""
+    categories = watch.reference.find_categories(features, scores)
+    alarms = []
+    for start in range(0, len(categories), batch):
+        found, counts = np.unique(categories[start : start + batch], return_counts=True)
+        alarms += watch.observe(found, counts)
+    return alarms
 
 
 def draw(generator: np.random.Generator, events: int, shares: NDArray[np.float64] = SHARES) -> NDArray[np.intp]:
