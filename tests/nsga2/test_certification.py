@@ -176,6 +176,12 @@ def test_what_can_be_certified_is_said_where_the_goal_cannot() -> None:
         certify_rows(draw_events(20_000, seed=10), Goal(0.025, 0.95, min_acceptance=0.95))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_very_few_rows_certify_nothing(rows: int) -> None:
+    with pytest.raises(InfeasibleError, match=r"rows are too few to certify any error; give more rows"):
+        certify_rows(draw_events(rows, seed=12), Goal(0.9, 0.95))
+
+
 def test_an_acceptance_that_only_the_proposing_rows_reach_is_refused() -> None:
     rows, uncertain = draw_events(8000, seed=11), np.arange(8000) % 2 == 0
     half = replace(
