@@ -156,7 +156,7 @@ def certify(proposing: Objectives, testing: Objectives, goal: Goal, grid_size: i
         safest = int(bound_error(predicted.accepted, predicted.wrong, goal.confidence).argmin())
         bound = float(bound_error(counts.accepted, counts.wrong, goal.confidence)[safest])
         if bound >= 1:
-            raise InfeasibleError(f"{testing.rows} rows are too few to certify any error; give more rows")
+            raise InfeasibleError(f"too few rows to certify any error: {testing.rows}; give more rows")
         raise InfeasibleError(
             f"an error of at most {goal.max_error:g} cannot be certified with confidence {goal.confidence:g} from "
             f"{testing.rows} rows; {math.ceil(1e4 * bound) / 1e4:g} can, at an acceptance of "
@@ -194,7 +194,7 @@ def split_rows(rows: int, seed: int, share: float = PROPOSING_SHARE) -> tuple[ND
         InfeasibleError: there is one row only.
     """
     if rows < 2:
-        raise InfeasibleError(f"{rows} rows are too few to certify any error; give more rows")
+        raise InfeasibleError(f"too few rows to certify any error: {rows}; give more rows")
     shuffled = np.random.default_rng(seed).permutation(rows)
     count = max(round(share * rows), 1)
     return np.sort(shuffled[:count]), np.sort(shuffled[count:])
