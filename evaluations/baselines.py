@@ -53,9 +53,6 @@ Classifier = Callable[[NDArray[np.float32]], Answers]
 def fit_baselines(training: Month, unscale: Callable[[FloatArray], FloatArray]) -> dict[str, Classifier]:
     """Train the baselines on a month; the order of its rows does not matter.
 
-    The gradient boosting is regularised: with the defaults of scikit-learn, it overfits January and has a higher error
-    on later months.
-
     Args:
         training: the rows to train on.
         unscale: returns the raw features (N, 58) of scaled ones, for the rule, which compares bytes and packet counts.
@@ -63,16 +60,23 @@ def fit_baselines(training: Month, unscale: Callable[[FloatArray], FloatArray]) 
     Returns:
         name -> classifier.
     """
-    boosting = HistGradientBoostingClassifier(
-        learning_rate=0.08, max_iter=60, max_leaf_nodes=8, min_samples_leaf=40, early_stopping=False, random_state=0
-    )
     tree = DecisionTreeClassifier(max_depth=3, random_state=0)
     return {
         MAJORITY: _fit_majority(training.labels),
         RULE: lambda features: apply_one_line_rule(unscale(features.astype(np.float64))),
         TREE: _fit(tree, training),
-        BOOSTING: _fit(boosting, training),
+        BOOSTING: _fit(make_boosting(), training),
     }
+
+
+def make_boosting() -> HistGradientBoostingClassifier:
+    """Return gradient boosting that is regularised.
+
+    With the defaults of scikit-learn, it overfits January and has a higher error on later months.
+    """
+    return HistGradientBoostingClassifier(
+        learning_rate=0.08, max_iter=60, max_leaf_nodes=8, min_samples_leaf=40, early_stopping=False, random_state=0
+    )
 
 
 def apply_one_line_rule(raw: FloatArray) -> Answers:

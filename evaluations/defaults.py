@@ -4,3 +4,10 @@ from typing import Final
 
 TRAIN_MONTH: Final = "2016_01"
 """The training month that is assumed if no checkpoint names one."""
+
+FROZEN: Final = "frozen"
+WATCHED: Final = "watched"
+RECERTIFIED: Final = "recertified"
+RENEWED: Final = "renewed"
+POLICIES: Final = (FROZEN, WATCHED, RECERTIFIED, RENEWED)
+"""What is done after the month of the choice; see ``evaluations.policies``."""

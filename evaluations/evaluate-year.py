@@ -8,6 +8,11 @@ Run:
 The networks must be calibrated and of one architecture, and should differ only in their training seed. They are
 compared with baselines trained on the same months, and with each exit alone. The script prints whether exit 2 and
 offloading pay off, and writes report.html, with pictures and tables, and year.csv, with every rate of every month.
+
+With --policy, the script instead decides the later months in order of time, and reacts to what becomes known in
+between; it writes policy.csv and policy.png. frozen: nothing changes. watched: kinds of events that become more
+frequent are rejected, without labels. recertified: thresholds are certified again on the labels of past months.
+renewed: the network is trained further on these labels, too. Gradient boosting does the same for comparison.
 """
 
 import argparse
@@ -19,8 +24,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 import models
+from evaluations import year_options
 from evaluations.defaults import TRAIN_MONTH
-from nsga2.defaults import KNEE, LEAST_ERROR, NAMED_POINTS
+from nsga2.defaults import KNEE, LEAST_ERROR, NAMED_POINTS, TOLERANCE
 from nsga2.threshold_options import add_cost_model, find_cost_per_offload
 from utils import cli
 from utils.errors import InputFileError
@@ -30,9 +36,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from dnn.renewal import RenewableNetwork
     from evaluations.later_months import Chooser
     from evaluations.networks import Origin
+    from evaluations.policies import MonthResult, PolicySettings
     from evaluations.year_evaluation import Months, YearEvaluation
+    from utils.labelled_rows import LabelledRows
     from utils.results import Evaluation
     from utils.schema import Thresholds
 
@@ -65,7 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--output", required=True, type=Path, metavar="D", help="folder for year.csv and report.html")
     _add_months(parser)
-    _add_intervals(parser)
+    year_options.add_intervals(parser)
+    year_options.add_policy(parser.add_argument_group("policy"))
     add_cost_model(parser)
     cli.add_seed(parser)
     return parser
@@ -95,26 +105,7 @@ def _add_months(parser: argparse.ArgumentParser) -> None:
     add(
         "--operation-point",
         choices=NAMED_POINTS,
-        default=KNEE,
-        help="point of the exact front (default: %(default)s)",
-    )
-
-
-def _add_intervals(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--bootstrap",
-        type=cli.whole_number(100, 1_000_000),
-        default=2000,
-        metavar="N",
-        help="resamples for the intervals (default: %(default)s)",
-    )
-    add(
-        "--resample",
-        choices=("vectors", "rows"),
-        default="vectors",
-        help="vectors: all rows of a vector together, because they get one answer; rows: each row alone, which makes "
-        "intervals too narrow (default: %(default)s)",
+        help=f"point of the exact front (default: {KNEE}; with --policy {LEAST_ERROR})",
     )
 
 
@@ -131,6 +122,10 @@ def run(args: argparse.Namespace) -> None:
 
     start = time.perf_counter()
     folder = make_folder(args.output)
+    args.operation_point = args.operation_point or (LEAST_ERROR if args.policy else KNEE)
+    if args.policy:
+        _run_policies(args, folder)
+        return
     table_file, page_file = (check_writable(folder / name) for name in ("year.csv", "report.html"))
     single_files = _check_single_exits(args)
     cost_per_offload = find_cost_per_offload(args)
@@ -205,6 +200,113 @@ def _evaluate(
     with tqdm(total=args.bootstrap * len(months.later), desc="bootstrap", unit="resample", disable=None) as bar:
         by_vector = args.resample == "vectors"
         return evaluation, compare(months.later, evaluation.decided, by_vector, args.bootstrap, args.seed, bar.update)
+
+
+def _run_policies(args: argparse.Namespace, folder: Path) -> None:
+    """Decide the later months with the policies, write the table and the picture, and print the summary."""
+    from tqdm import tqdm
+
+    from evaluations.networks import read_origins
+    from evaluations.policies import MonthResult, run_policy
+    from evaluations.policy_report import build_policy_table, draw_policies, list_certificates, summarise
+    from evaluations.renewable_boosting import RenewableBoosting
+    from utils.labelled_rows import read_rows
+    from utils.plotting import save_figure
+    from utils.results import write_table
+
+    start = time.perf_counter()
+    if args.single_exit:
+        raise InputFileError("--single-exit: no policy renews single-exit networks; leave it or --policy out")
+    table_file, picture = (check_writable(folder / name) for name in ("policy.csv", "policy.png"))
+    origins = read_origins(args.trained_model, args.model)
+    past, later = (list(map(read_rows, files)) for files in _find_policy_files(args, origins))
+    settings = _make_policy_settings(args)
+    results: list[MonthResult] = []
+    rounds = len(args.policy) * (len(origins) + 1)
+    with tqdm(total=rounds * len(later), desc="months", unit="month", disable=None) as bar:
+
+        def report(result: MonthResult) -> None:
+            results.append(result)
+            tqdm.write(_describe_month(result))
+            bar.update()
+
+        for policy in args.policy:
+            run_policy(policy, RenewableBoosting(past[:1]), past, later, settings, report)
+        for number, origin in enumerate(origins, 1):
+            learner = _make_learner(origin, number, past[-1], args.seed)
+            for policy in args.policy:
+                run_policy(policy, learner, past, later, settings, report)
+                write_table(build_policy_table(results), table_file)
+    write_table(build_policy_table(results), table_file)
+    save_figure(draw_policies(results), picture)
+    print(*list_certificates(results, args.max_error), sep="\n")
+    print(summarise(results).to_string(index=False, float_format=lambda value: f"{value:.2f}", na_rep="-"))
+    print(
+        f"total: networks {len(origins)}, later months {len(later)}, policies {len(args.policy)}, "
+        f"{time.perf_counter() - start:.0f} s -> {table_file}, {picture}"
+    )
+
+
+def _describe_month(result: "MonthResult") -> str:
+    alarm = f", alarm after {result.until_alarm} events" if result.until_alarm else ""
+    return (
+        f"{result.network} {result.seed}, {result.policy}, {result.month}: accepted "
+        f"{100 * result.counts.acceptance:.1f} %, error {100 * result.counts.error:.2f} %{alarm}"
+    )
+
+
+def _find_policy_files(args: argparse.Namespace, origins: "list[Origin]") -> tuple[list[Path], list[Path]]:
+    """Return the files of training, of the months up to that of the choice, and of the later months."""
+    from evaluations.months import find_training_files, make_calendar
+    from evaluations.networks import find_training_months
+    from utils.dataset import find_datasets
+
+    training = find_training_files(args.dataset_folder, args.train_month, find_training_months(origins))
+    plan = make_calendar(args.dataset_folder, training, args.choose_month)
+    for origin in origins:
+        plan.check_unused(origin.trained, origin.calibrated)
+    known = [path for path in find_datasets(args.dataset_folder, "*") if path not in plan.later]
+    return known[known.index(training[0]) :], list(plan.later)
+
+
+def _make_policy_settings(args: argparse.Namespace) -> "PolicySettings":
+    from evaluations.policies import PolicySettings
+    from nsga2.certification import Goal, certify, split_rows
+    from nsga2.objectives import Objectives
+
+    cost = args.cost_model, find_cost_per_offload(args)
+    choose = _make_chooser(args.operation_point, args, cost[1])
+
+    def choose_certified(evaluation: "Evaluation") -> "Thresholds":
+        proposing, testing = (
+            Objectives(evaluation.take(rows), *cost) for rows in split_rows(len(evaluation), args.seed)
+        )
+        return certify(proposing, testing, Goal(args.max_error, 0.95)).thresholds
+
+    return PolicySettings(
+        lambda evaluation: choose(evaluation, args.min_acceptance), choose_certified, args.labels_per_month, TOLERANCE,
+        args.seed,
+    )  # fmt: skip
+
+
+def _make_learner(origin: "Origin", number: int, choice: "LabelledRows", seed: int) -> "RenewableNetwork":
+    """Return a network that can be renewed, with the costs of its parts, measured on the month of the choice."""
+    import torch
+
+    from calibration.temperature import fit_by_likelihood
+    from dnn.renewal import RenewableNetwork, RenewalSettings
+    from evaluations.exit_timing import measure_parts, split_network
+    from evaluations.networks import read_network
+    from utils.schema import EVALUATION_COLUMNS
+
+    network = read_network(origin)
+    table = measure_parts(split_network(network, torch.device("cpu")), choice.features, choice.labels, 1000)
+    segment_1, exit_1, segment_2, exit_2 = (float(table[name].mean()) for name in EVALUATION_COLUMNS if "time" in name)
+    family = models.ARCHITECTURES[origin.architecture].family
+    costs = segment_1, exit_1, segment_2, exit_2
+    return RenewableNetwork(
+        network, family, origin.seed or str(number), costs, fit_by_likelihood, RenewalSettings(seed)
+    )
 
 
 def _make_chooser(point: str, args: argparse.Namespace, cost_per_offload: float | None) -> "Chooser":

@@ -118,3 +118,30 @@ class DriftWatch:
         share = float(self._recent[category] / self._recent_events)
         is_vector = category < len(self.reference.vectors)
         return Alarm(category, is_vector, share, float(self.reference.shares[category]), self.events)
+
+
+def watch_rows(
+    reference: Reference, features: NDArray[np.float32], scores: NDArray[np.floating], batch_size: int
+) -> tuple[NDArray[np.bool_], int]:
+    """Watch rows in batches, as a client does with ``--on-drift tighten``.
+
+    Args:
+        reference: what they are compared with.
+        features: (N, 58) float32, in the order of their arrival.
+        scores: (N,) of exit 1.
+        batch_size: rows that are watched before any of them is decided.
+
+    Returns:
+        (N,) whether the row must not be accepted; and the number of rows until the first alarm, 0 without one.
+    """
+    watch = DriftWatch(reference)
+    categories = reference.find_categories(features, scores)
+    is_refused = np.isin(categories, reference.distrusted)
+    until_alarm = 0
+    for start in range(0, len(features), batch_size):
+        batch = categories[start : start + batch_size]
+        alarms = watch.observe(batch, np.ones(len(batch), dtype=np.int64))
+        if alarms and not until_alarm:
+            until_alarm = alarms[0].events
+        is_refused[start : start + batch_size] |= watch.risen[batch]
+    return is_refused, until_alarm

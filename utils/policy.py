@@ -15,6 +15,7 @@ A policy file is JSON with these members; fingerprint, certificate and reference
                    vectors: the frequent ones, 58 features each; score_limits: between the categories of all others
                    shares: of each vector and each category of scores, which add up to 1; rows: that were counted
                    tolerance: largest difference of a share that is no change
+                   distrusted: numbers of the vectors, from 0, that are not accepted because their labels are changing
 """
 
 import hashlib

@@ -35,6 +35,7 @@ class Reference:
         shares: (k + b,) float64, of the categories: first the vectors, then the scores, lowest first.
         rows: number of events that were counted.
         tolerance: largest tolerated difference of a share.
+        distrusted: numbers of the vectors that are not accepted, whatever their share; see ``utils.label_drift``.
     """
 
     vectors: FloatArray
@@ -42,6 +43,7 @@ class Reference:
     shares: NDArray[np.float64]
     rows: int
     tolerance: float
+    distrusted: tuple[int, ...] = ()
 
     @functools.cached_property
     def _hashes(self) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
@@ -75,13 +77,16 @@ def compute_scores(prediction: NDArray[np.int64], certainty: NDArray[np.floating
     return np.where(prediction == ATTACK, certainty, 1 - certainty)
 
 
-def make_reference(features: FloatArray, scores: NDArray[np.floating], tolerance: float) -> Reference:
+def make_reference(
+    features: FloatArray, scores: NDArray[np.floating], tolerance: float, distrusted: FloatArray | None = None
+) -> Reference:
     """Return the reference of labelled or unlabelled rows.
 
     Args:
         features: (N, 58) float32, N >= 1.
         scores: (N,) of exit 1.
         tolerance: largest tolerated difference of a share.
+        distrusted: (k, 58) vectors that must not be accepted; those that are not frequent are ignored.
     """
     first, vector_index = find_distinct_vectors(features)
     counts = np.bincount(vector_index)
@@ -93,12 +98,15 @@ def make_reference(features: FloatArray, scores: NDArray[np.floating], tolerance
     draft = Reference(features[first[frequent]], limits.astype(np.float64), np.empty(0), len(features), tolerance)
     categories = draft.find_categories(features, scores)
     shares = np.bincount(categories, minlength=len(frequent) + len(limits) + 1) / len(features)
-    return Reference(draft.vectors, draft.score_limits, shares, len(features), tolerance)
+    known = set() if distrusted is None else {vector.tobytes() for vector in distrusted}
+    numbers = tuple(number for number, vector in enumerate(draft.vectors) if vector.tobytes() in known)
+    return Reference(draft.vectors, draft.score_limits, shares, len(features), tolerance, numbers)
 
 
 def to_json(reference: Reference) -> dict[str, Any]:
     """Return a reference as plain numbers and lists."""
     values = {field.name: getattr(reference, field.name) for field in fields(reference)}
+    values["distrusted"] = list(reference.distrusted)
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
@@ -119,4 +127,7 @@ def from_json(content: Mapping[str, Any]) -> Reference:
         raise ValueError("its reference holds numbers out of range")
     if abs(shares.sum() - 1) > 1e-6:
         raise ValueError("the shares of its reference do not add up to 1")
-    return Reference(vectors, limits, shares, rows, float(tolerance))
+    distrusted = tuple(content["distrusted"])
+    if not all(type(number) is int and 0 <= number < len(vectors) for number in distrusted):
+        raise ValueError("its reference distrusts vectors that it does not name")
+    return Reference(vectors, limits, shares, rows, float(tolerance), distrusted)

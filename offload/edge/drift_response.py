@@ -14,9 +14,12 @@ from utils.traffic_reference import Reference, compute_scores
 class DriftResponse:
     """Watches the events of an edge, and names those that must not be accepted any more.
 
+    Vectors that the reference distrusts are never accepted.
+
     Args:
         reference: what the traffic looked like when the thresholds were certified.
-        mode: ``warn``: no event. ``tighten``: events of a category whose share has risen. ``reject``: all events.
+        mode: after an alarm, what is no longer accepted. ``warn``: nothing. ``tighten``: events of a category whose
+            share has risen. ``reject``: all events.
         on_alarm: called once for each category that has changed.
     """
 
@@ -25,6 +28,8 @@ class DriftResponse:
         self._mode = mode
         self._on_alarm = on_alarm
         self._has_alarm = False
+        self._distrusted = np.zeros(len(reference.shares), dtype=np.bool_)
+        self._distrusted[list(reference.distrusted)] = True
 
     def find_distrusted(
         self,
@@ -45,6 +50,9 @@ class DriftResponse:
         for alarm in self._watch.observe(categories, counts):
             self._has_alarm = True
             self._on_alarm(alarm)
+        refused = self._distrusted.copy()
         if self._mode == TIGHTEN:
-            return self._watch.risen[categories]
-        return np.full(len(vectors), self._mode == REJECT and self._has_alarm)
+            refused |= self._watch.risen
+        elif self._mode == REJECT and self._has_alarm:
+            refused[:] = True
+        return refused[categories]
