@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dnn.defaults import EPOCHS
 from dnn.training import Trainer, TrainingSettings, choose_batch_size
 from models.calibrated import CalibratedNetwork
 from models.cpu_network import compute_logits
@@ -23,11 +24,14 @@ from utils.classification_metrics import classify
 from utils.labelled_rows import DECAY, LabelledRows
 from utils.results import Evaluation
 
-EPOCHS: Final = 2
 LEARNING_RATES: Final = {"AlexNetWithExits": 2e-4, "MobileNetV2WithExits": 1e-3}
 """Peaks of the learning rate, lower than those of a training that starts anew, by the name of the network's class."""
 
 BATCH_SIZE: Final = 1000
+
+Costs = tuple[float, float, float, float]
+"""Seconds of an event in segment 1, exit 1, segment 2 and exit 2."""
+EQUAL_COSTS: Final[Costs] = (1.0, 1.0, 1.0, 1.0)
 
 Calibrate = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
 """Returns the temperature of an exit from its logits (N, 2) and the labels (N,)."""
@@ -96,7 +100,9 @@ def renew(
     _train(inner.requires_grad_(True), months, sizes, draws, settings, progress)
     inner.eval().requires_grad_(False).cpu()
     exits = compute_logits(inner, held_back.features, BATCH_SIZE, torch.device("cpu"))
-    return CalibratedNetwork(inner, [calibrate(logits, held_back.labels) for logits in exits]).eval()
+    return (
+        CalibratedNetwork(inner, [calibrate(logits, held_back.labels) for logits in exits]).eval().requires_grad_(False)
+    )
 
 
 def _train(
@@ -120,6 +126,17 @@ def _train(
         trainer.train_one_epoch(features, labels, progress, drawn)
 
 
+def answer(network: TwoExits, rows: LabelledRows, costs: Costs = EQUAL_COSTS) -> Evaluation:
+    """Return the answers of both exits of a network on the CPU, with the same costs for all rows."""
+    logits = compute_logits(network, rows.features, BATCH_SIZE, torch.device("cpu"))
+    (first, certain), (second, certain_2) = (classify(one) for one in logits)
+    segment_1, exit_1, segment_2, exit_2 = (np.full(len(rows), cost) for cost in costs)
+    return Evaluation(
+        rows.labels, first, certain.astype(np.float64), segment_1, exit_1, second, certain_2.astype(np.float64),
+        segment_2, exit_2,
+    )  # fmt: skip
+
+
 class RenewableNetwork:
     """A network that answers labelled rows, and can be renewed.
 
@@ -127,7 +144,7 @@ class RenewableNetwork:
         network: calibrated.
         name: family of the network.
         seed: of its training.
-        costs: seconds of an event in segment 1, exit 1, segment 2 and exit 2.
+        costs: of its parts.
         calibrate: finds a temperature.
         settings: how the network is renewed; each renewal takes the next seed.
         progress: called with the number of rows of each step of a training.
@@ -138,7 +155,7 @@ class RenewableNetwork:
         network: TwoExits,
         name: str,
         seed: str,
-        costs: tuple[float, float, float, float],
+        costs: Costs,
         calibrate: Calibrate,
         settings: RenewalSettings,
         progress: Progress = no_progress,
@@ -153,13 +170,7 @@ class RenewableNetwork:
 
     def answer(self, rows: LabelledRows) -> Evaluation:
         """Return the answers of both exits."""
-        logits = compute_logits(self.network, rows.features, BATCH_SIZE, torch.device("cpu"))
-        (first, certain), (second, certain_2) = (classify(one) for one in logits)
-        segment_1, exit_1, segment_2, exit_2 = (np.full(len(rows), cost) for cost in self._costs)
-        return Evaluation(
-            rows.labels, first, certain.astype(np.float64), segment_1, exit_1, second, certain_2.astype(np.float64),
-            segment_2, exit_2,
-        )  # fmt: skip
+        return answer(self.network, rows, self._costs)
 
     def renew(self, months: Sequence[LabelledRows], held_back: LabelledRows) -> "RenewableNetwork":
         """Return the renewed network; see ``renew``."""

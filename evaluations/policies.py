@@ -24,7 +24,7 @@ from utils.decision import DecisionCounts, Decisions
 from utils.drift_watch import watch_rows
 from utils.errors import InfeasibleError
 from utils.label_drift import find_unstable_vectors
-from utils.labelled_rows import LabelledRows, draw_rows, hold_back, join_rows
+from utils.labelled_rows import LabelledRows, draw_rows, hold_back, join_rows, leave_out
 from utils.results import Evaluation
 from utils.schema import Thresholds
 from utils.traffic_reference import Reference, compute_scores, make_reference
@@ -159,7 +159,7 @@ def _renew(stance: _Stance, known: Sequence[LabelledRows], month: LabelledRows, 
     months, held = hold_back(known, HELD_BACK, settings.seed)
     learner = stance.learner.renew(months, held)
     unstable = find_unstable_vectors(known[-2], known[-1])
-    thresholds = settings.choose(learner.answer(_leave_out(held, unstable)))
+    thresholds = settings.choose(learner.answer(leave_out(held, unstable)))
     reference = _refer(month, learner.answer(month), settings, unstable)
     return _Stance(learner, thresholds, reference, known[-1])
 
@@ -172,7 +172,7 @@ def _certify(stance: _Stance, known: Sequence[LabelledRows], month: LabelledRows
     reference = _refer(month, stance.learner.answer(month), settings, unstable)
     kept = replace(stance, reference=reference, latest=known[-1], is_certified=False)
     try:
-        thresholds = settings.certify(stance.learner.answer(_leave_out(latest, unstable)))
+        thresholds = settings.certify(stance.learner.answer(leave_out(latest, unstable)))
     except InfeasibleError:
         return kept
     return replace(kept, thresholds=thresholds, is_certified=True)
@@ -183,14 +183,6 @@ def _refer(
 ) -> Reference:
     scores = compute_scores(evaluation.prediction_1, evaluation.certainty_1)
     return make_reference(rows.features, scores, settings.tolerance, unstable)
-
-
-def _leave_out(rows: LabelledRows, vectors: NDArray[np.float32]) -> LabelledRows:
-    """Return the rows without those that have one of the vectors (k, 58); all rows if none would be left."""
-    is_kept = np.ones(len(rows), dtype=np.bool_)
-    for vector in vectors:
-        is_kept &= (rows.features != vector).any(axis=1)
-    return rows.take(np.flatnonzero(is_kept)) if is_kept.any() else rows
 
 
 def _take_latest(months: Sequence[LabelledRows], wanted: int) -> LabelledRows:

@@ -20,6 +20,7 @@ SCRIPTS = tuple(
 
 TRAIN = "dnn/train-early-exit-network.py"
 EXPORT = "dnn/export-edge-model.py"
+RENEW = "dnn/renew-network.py"
 CALIBRATE = "calibration/Calibrate2exits.py"
 EVALUATE = "evaluations/generate-model-evaluation-csv.py"
 YEAR = "evaluations/evaluate-year.py"

@@ -68,6 +68,7 @@ from tests.scripts import (
     INFER,
     MAKE_RESULTS,
     MAKE_SAMPLE,
+    RENEW,
     REPRODUCE,
     ROOT,
     SCRIPTS,
@@ -96,6 +97,14 @@ BROKER: dict[str, Faults] = {
 }
 PATHS: dict[str, dict[str, Faults]] = {
     TRAIN: {"--dataset-folder": DATASET_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
+    RENEW: {
+        "--champion": {
+            name: fault for name, fault in TWO_EXITS.items() if name not in {"of another network", "folder"}
+        },
+        "--dataset-folder": DATASET_FOLDERS,
+        "--labelled": LABELLED,
+        "--output-folder": OUTPUT_FOLDERS,
+    },
     CALIBRATE: {
         "--trained-model": TWO_EXITS,
         "--dataset": LABELLED,
@@ -218,11 +227,20 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "--keep": ("0", "-1"),
         "--seed": ("-1", "4294967296"),
     },
+    RENEW: {
+        "--epochs": ("0", "1e3"),
+        "--hold-back": ("39", "1e3"),
+        "--min-acceptance": ("-0.01", "1.01", "nan"),
+        "--reject-cost": ("-0.01", "1.01", "nan"),
+        "--seed": ("-1", "4294967296"),
+    },
     CALIBRATE: {"--batch-size": ("0",), "--max-iter": ("0", "-1"), "--epochs": ("0",)},
     EVALUATE: {"--batch-size": ("0", "")},
     YEAR: {
         "--min-acceptance": ("-0.01", "1.01", "nan"),
         "--bootstrap": ("0", "99", "1e3"),
+        "--labels-per-month": ("19", "1e3"),
+        "--max-error": ("0", "1", "nan"),
         "--cost-per-offload": ("-1", "nan", "inf"),
         "--seed": ("-1", "4294967296", "0.5"),
     },
@@ -309,6 +327,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     YEAR: {
         "--model": ("resnet",),
         "--operation-point": ("5",),
+        "--policy": ("hope", ""),
         "--resample": ("months",),
         "--cost-model": ("free",),
         "--offload-where": ("network", "=AlexNet", ""),
@@ -365,6 +384,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     no_broker = {"--mq-hostname": "127.0.0.1", "--mq-port": 1}
     return {
         TRAIN: {"--dataset-folder": folder, "--model": "mobilenet", "--epochs": 1},
+        RENEW: {"--champion": checkpoint, "--dataset-folder": folder, "--epochs": 1},
         CALIBRATE: model,
         EVALUATE: model,
         YEAR: {

@@ -78,6 +78,21 @@ def hold_back(months: Sequence[LabelledRows], wanted: int, seed: int) -> tuple[l
     return training, join_rows(held[::-1])
 
 
+def split_in_half(rows: LabelledRows, seed: int) -> tuple[LabelledRows, LabelledRows]:
+    """Return two random halves of the rows, each in their order."""
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    middle = (len(rows) + 1) // 2
+    return rows.take(np.sort(shuffled[:middle])), rows.take(np.sort(shuffled[middle:]))
+
+
+def leave_out(rows: LabelledRows, vectors: NDArray[np.float32]) -> LabelledRows:
+    """Return the rows without those that have one of the vectors (k, 58); all rows if none would be left."""
+    is_kept = np.ones(len(rows), dtype=np.bool_)
+    for vector in vectors:
+        is_kept &= (rows.features != vector).any(axis=1)
+    return rows.take(np.flatnonzero(is_kept)) if is_kept.any() else rows
+
+
 def join_rows(parts: Sequence[LabelledRows]) -> LabelledRows:
     """Return all rows of the parts; the name joins those of the parts that hold rows."""
     names = " ".join(part.name for part in parts if len(part))

@@ -22,14 +22,21 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from utils.errors import ResultFileError
 from utils.files import check_readable, replacing
 from utils.schema import Thresholds
-from utils.traffic_reference import Reference, from_json, to_json
+from utils.traffic_reference import Reference, compute_scores, from_json, to_json
+
+if TYPE_CHECKING:
+    from utils.decision import Decisions
+    from utils.results import Evaluation
 
 FORMAT: Final = "early-exit policy"
 VERSION: Final = 1
@@ -147,6 +154,23 @@ def read_policy_for(path: Path | None, fingerprint: str) -> Policy | None:
             "certify thresholds for this one with nsga2/certify-thresholds.py"
         )
     return policy
+
+
+def decide_by_policy(policy: Policy, features: NDArray[np.float32], evaluation: "Evaluation") -> "Decisions":
+    """Decide rows by the thresholds of a policy, and reject those whose vectors it distrusts.
+
+    Args:
+        policy: of the network that answered.
+        features: (N, 58) float32 of the rows.
+        evaluation: both exits' answers.
+    """
+    decided = evaluation.decide(policy.thresholds)
+    if policy.reference is None or not policy.reference.distrusted:
+        return decided
+    scores = compute_scores(evaluation.prediction_1, evaluation.certainty_1)
+    categories = policy.reference.find_categories(features, scores)
+    is_trusted = ~np.isin(categories, policy.reference.distrusted)
+    return replace(decided, at_1=decided.at_1 & is_trusted, at_2=decided.at_2 & is_trusted)
 
 
 def _check_certificate(content: Mapping[str, Any]) -> Certificate:

@@ -6,8 +6,8 @@ A release folder holds these files:
     edge.onnx      segment 1 and exit 1, for edges without PyTorch
     second.onnx    segment 2 and exit 2
     policy.json    thresholds and reference, see ``utils.policy``
-    manifest.json  format "early-exit release"; version 1; name, of the folder; parent, the release that this one was
-                   trained from, or null; architecture and fingerprint of the network, see ``models.checkpoint``; files,
+    manifest.json  format "early-exit release"; version 1; parent, the name of the release that this one was trained
+                   from, or null; architecture and fingerprint of the network, see ``models.checkpoint``; files,
                    the SHA-256 of each file above; data, the name, number of rows and SHA-256 of each labelled file;
                    judgement, numbers that compare it with its parent
 
@@ -175,7 +175,6 @@ def write_manifest(
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "name": folder.name,
         "parent": parent,
         "architecture": architecture,
         "fingerprint": fingerprint,
