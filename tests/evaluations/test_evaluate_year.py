@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from evaluations.baselines import BOOSTING, MAJORITY, MATCHED, REJECT, RULE, TREE
+from evaluations.defaults import FROZEN, POLICIES
 from evaluations.later_months import BOUND, BY_CLASS, EXIT_1, EXIT_2, SINGLE_EXIT, SYSTEM
 from evaluations.months import ALL_ROWS, SUBSETS
 from models.checkpoint import write_checkpoint
@@ -244,3 +245,27 @@ def test_too_few_or_too_many_single_exit_networks_are_refused(
     more = ("--single-exit", *[networks[2]] * 3)
     ended = evaluate(capsys, networks[:2], sample, tmp_path / "out", *more)
     assert (ended.code, "3 --single-exit for 2 --trained-model; give one" in ended.err) == (2, True)
+
+
+def test_with_policies_it_writes_a_row_for_each_month_and_the_picture(
+    capsys: pytest.CaptureFixture[str], networks: list[Path], sample: Path, tmp_path: Path
+) -> None:
+    data, output = write_months(sample, tmp_path / "data", as_it_is), tmp_path / "out"
+    options = ("--policy", *POLICIES, "--labels-per-month", 40)
+    ended = evaluate(capsys, networks[:1], data, output, *options)
+    assert (ended.code, ended.err) == (0, "")
+    assert {path.name for path in output.iterdir()} == {"policy.csv", "policy.png"}
+    table = pd.read_csv(output / "policy.csv")
+    assert not table.duplicated(["network", "policy", "month"]).any()
+    assert set(table["network"]) == {"mobilenet", BOOSTING}
+    assert list(dict.fromkeys(table["month"])) == list(LATER)
+    assert len(table) == 2 * len(POLICIES) * len(LATER)
+    assert "AUT of F1" in ended.out
+
+
+def test_policies_are_not_for_networks_with_one_exit(
+    capsys: pytest.CaptureFixture[str], networks: list[Path], sample: Path, tmp_path: Path
+) -> None:
+    data = write_months(sample, tmp_path / "data", as_it_is)
+    ended = evaluate(capsys, networks[:1], data, tmp_path / "out", "--policy", FROZEN, "--single-exit", networks[2])
+    assert ended.code == 2 and "--single-exit" in ended.err
