@@ -18,6 +18,7 @@ nothing was released, 2 wrong arguments or files.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -122,7 +123,7 @@ def _read_champion(path: Path) -> Champion:
     from utils.policy import read_policy_for
     from utils.release import NETWORK, POLICY, read_release
 
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir fails if the name is too long
         release = read_release(path)
         network, _ = read_two_exits(release.get_path(NETWORK))
         return Champion(network, release.name, read_policy_for(release.get_path(POLICY), release.fingerprint))

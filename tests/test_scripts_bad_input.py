@@ -99,7 +99,7 @@ PATHS: dict[str, dict[str, Faults]] = {
     TRAIN: {"--dataset-folder": DATASET_FOLDERS, "--output-folder": OUTPUT_FOLDERS},
     RENEW: {
         "--champion": {
-            name: fault for name, fault in TWO_EXITS.items() if name not in {"of another network", "folder"}
+            name: fault for name, fault in TWO_EXITS.items() if name not in {"of another network", "a folder"}
         },
         "--dataset-folder": DATASET_FOLDERS,
         "--labelled": LABELLED,
@@ -384,7 +384,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     no_broker = {"--mq-hostname": "127.0.0.1", "--mq-port": 1}
     return {
         TRAIN: {"--dataset-folder": folder, "--model": "mobilenet", "--epochs": 1},
-        RENEW: {"--champion": checkpoint, "--dataset-folder": folder, "--epochs": 1},
+        RENEW: {"--champion": checkpoint, "--dataset-folder": folder, "--glob": "2016_01", "--epochs": 1},
         CALIBRATE: model,
         EVALUATE: model,
         YEAR: {
