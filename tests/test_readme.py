@@ -98,3 +98,9 @@ def test_the_commands_that_need_neither_broker_nor_internet_run_as_printed(tmp_p
         "inference.csv",
         "verdicts.csv",
     } <= made
+    for command in commands(" renew"):
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200
+        )
+        assert done.returncode in {0, 1}, done.stderr  # on months of 200 rows, a challenger may be no better
+        assert (tmp_path / "saves" / "releases" / "current" / "manifest.json").is_file()
