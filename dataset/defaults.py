@@ -4,3 +4,8 @@ from typing import Final
 
 MOST_RECORDS: Final = 200_000
 """Most records in one window of live traffic."""
+
+SHARES: Final = "shares"
+LABELS: Final = "labels"
+DRIFTS: Final = (SHARES, LABELS)
+"""What can drift more in simulated months; see ``dataset.simulated_months``."""

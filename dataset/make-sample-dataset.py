@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
+from dataset.defaults import DRIFTS
 from utils import cli
 from utils.files import make_folder
 
@@ -41,6 +42,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="number of months, starting in January (default: %(default)s)",
     )
+    parser.add_argument(
+        "--drift",
+        nargs="+",
+        choices=DRIFTS,
+        default=[],
+        help="what drifts more than in the bundled sample. shares: from September on, lone SYNs are about twice as "
+        "frequent, and less often attacks; labels: in June, more normal records are labelled as attacks",
+    )
     cli.add_seed(parser)
     return parser
 
@@ -54,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     make_folder(args.output_folder)
     summary = []
     for month in tqdm(range(1, args.months + 1), unit="month", disable=None):
-        features, labels = simulate_month(month, args.rows, args.seed)
+        features, labels = simulate_month(month, args.rows, args.seed, args.drift)
         path = args.output_folder / f"2016_{month:02d}.csv"
         write_month(features, labels, path)
         summary.append(

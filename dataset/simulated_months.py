@@ -4,6 +4,7 @@ A month is a mix of conversations on one link during a quarter of an hour. The k
 the labels follow measurements of the published months; no row is taken from them.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dataset import simulated_conversations as conversations
+from dataset.defaults import LABELS, SHARES
 from dataset.packets.packets import Packets
 from dataset.records.flow_features import compute_records
 from dataset.records.scaling import PUBLISHED
@@ -88,14 +90,43 @@ _FALSE_ALARMS: Final = (0.04, 0.07, 0.06, 0.04, 0.07, 0.13, 0.08, 0.03, 0.06, 0.
 _MISSED_ATTACKS: Final = (0.05, 0.06, 0.05, 0.05, 0.06, 0.09, 0.07, 0.06, 0.07, 0.08, 0.12, 0.12)
 
 
-def simulate_month(month: int, rows: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return scaled features (rows, 58) and labels (rows,) of one month (1 to 12), in order of time."""
+_SHIFTED: Final = (
+    Kind(_TCP, ATTACK, conversations.draw_syn_scan, 190, 190),
+    Kind(_TCP, NORMAL, conversations.draw_syn_scan, 90, 90),
+)
+"""Added from September on if the shares drift: lone SYNs become about twice as frequent, and less often attacks."""
+_SHIFTED_FROM: Final = 9
+_FALSE_ALARMS_OF_DRIFT: Final = {6: 0.3}
+"""Replace the rates of these months if the labels drift: equal vectors are labelled as attacks more often."""
+
+
+def simulate_month(
+    month: int, rows: int, seed: int, drift: Collection[str] = ()
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return scaled features and labels of one month, in order of time.
+
+    Args:
+        month: 1 to 12.
+        rows: number of rows.
+        seed: of all random choices.
+        drift: of ``dataset.defaults.DRIFTS``, what drifts more than in the bundled sample. ``SHARES``: from September
+            on, lone SYNs are about twice as frequent, and less often attacks. ``LABELS``: in June, the labels
+            of frequent vectors change while their shares stay.
+
+    Returns:
+        (rows, 58) float32 and (rows,) int64.
+    """
     random = Random(f"{seed}/{month}")
-    kinds = random.choices(KINDS, [kind.compute_share(month) for kind in KINDS], k=rows)
+    kinds_of_month = [*KINDS, *(_SHIFTED if SHARES in drift and month >= _SHIFTED_FROM else ())]
+    kinds = random.choices(kinds_of_month, [kind.compute_share(month) for kind in kinds_of_month], k=rows)
     records, truth = _simulate_records(kinds, month, random)
     # A conversation that continues in the next window gives another record, so there are more records than rows.
     kept = sorted(random.sample(range(len(records)), rows))
-    labels = [_draw_label(int(truth[row]), month, random) for row in kept]
+    false_alarms = _FALSE_ALARMS[month - 1]
+    if LABELS in drift:
+        false_alarms = _FALSE_ALARMS_OF_DRIFT.get(month, false_alarms)
+    rates = {NORMAL: false_alarms, ATTACK: _MISSED_ATTACKS[month - 1]}
+    labels = [_draw_label(int(truth[row]), rates, random) for row in kept]
     return PUBLISHED.scale(records.features[kept]).astype(np.float32), np.array(labels, dtype=np.int64)
 
 
@@ -135,7 +166,6 @@ def _simulate_records(kinds: list[Kind], month: int, random: Random) -> tuple[Re
     return records, truth[records.first_packet]
 
 
-def _draw_label(truth: int, month: int, random: Random) -> int:
-    """Return the label of a record, which is wrong at the error rates of the month."""
-    rate = (_MISSED_ATTACKS if truth == ATTACK else _FALSE_ALARMS)[month - 1]
-    return 1 - truth if random.random() < rate else truth
+def _draw_label(truth: int, rates: Mapping[int, float], random: Random) -> int:
+    """Return the label of a record, which is wrong at the rate of its true class."""
+    return 1 - truth if random.random() < rates[truth] else truth

@@ -356,6 +356,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     REPRODUCE: {"--only": ("figure", ""), "--format": ("jpg",)},
     MAKE_RESULTS: {"--networks": ("resnet",)},
     DEMO: {"--model": ("resnet",)},
+    MAKE_SAMPLE: {"--drift": ("weather", "")},
     FETCH_DATASET: {"--months": ("2016_13", "january"), "--base-url": NOT_ADDRESSES},
     FETCH_MODELS: {"--model": ("resnet",), "--base-url": NOT_ADDRESSES},
     FETCH_RESULTS: {"--base-url": NOT_ADDRESSES},

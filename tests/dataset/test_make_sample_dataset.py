@@ -179,3 +179,27 @@ def test_a_conversation_begins_with_a_and_has_ascending_times_and_valid_frames(k
 @pytest.mark.parametrize("month", range(1, MONTHS + 1))
 def test_no_kind_of_conversation_has_a_negative_share(month: int) -> None:
     assert all(kind.compute_share(month) > 0 for kind in KINDS)
+
+
+def describe_lone_syns(month: int, drift: tuple[str, ...]) -> tuple[float, float]:
+    """Return the share of lone SYNs of 60 bytes among 3,000 records, and the share of attacks among them."""
+    features, labels = simulate_month(month, 3000, seed=1, drift=drift)
+    dataset = Dataset(features, labels, "simulated")
+    lone = (unscale("total_packets_a_b", dataset) == 1) & (unscale("syn_pkts_sent_a_b", dataset) == 1)
+    return float(lone.mean()), float(labels[lone].mean())
+
+
+def test_with_drifting_shares_lone_syns_are_more_frequent_and_less_often_attacks_from_september_on() -> None:
+    for month, drifts in ((8, False), (9, True)):
+        (usual, attacks), (share, fewer) = (describe_lone_syns(month, drift) for drift in ((), ("shares",)))
+        assert (share > 1.6 * usual) == drifts
+        assert (fewer < attacks - 0.1) == drifts
+        assert drifts or (usual, attacks) == (share, fewer)
+
+
+def test_with_drifting_labels_only_labels_of_june_change() -> None:
+    for month, drifts in ((5, False), (6, True), (7, False)):
+        (features, labels), (same, others) = (simulate_month(month, 500, 1, drift) for drift in ((), ("labels",)))
+        assert (features == same).all()
+        assert (others.mean() > labels.mean() + 0.05) == drifts
+        assert drifts or (labels == others).all()
