@@ -13,8 +13,8 @@ less. Vectors whose labels changed from the month before the last to the last on
 shows that they are stable again.
 
 A release is a folder with the network, its ONNX files, its policy and a manifest; the link "current" names the latest.
-A champion without a release is written as the first one. Exit codes: 0 released, 1 the challenger is no better, so that
-nothing was released, 2 wrong arguments or files.
+A champion without a release is written as the first one; with --first, no challenger is trained. Exit codes: 0
+released, 1 the challenger is no better, so that nothing was released, 2 wrong arguments or files.
 """
 
 import argparse
@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--glob", default="*", help="datasets to read from it, a name or pattern (default: all)")
     add("--labelled", type=Path, metavar="CSV", help="labelled dataset of the time after these datasets")
     add("--output-folder", type=Path, default=Path("saves/releases"), metavar="D", help="(default: %(default)s)")
+    add("--first", action="store_true", help="only write the champion, a checkpoint, as the first release")
     add("--rollback", action="store_true", help="only make the parent of the current release the current one again")
     add("--epochs", type=cli.whole_number(1), default=EPOCHS, metavar="N", help="(default: %(default)s)")
     add(
@@ -143,9 +144,16 @@ def _renew(args: argparse.Namespace) -> int:
 
     releases = make_folder(args.output_folder)
     champion = _read_champion(args.champion)
+    if args.first and champion.policy is not None:
+        raise InputFileError(f"{args.champion}: is a release already; leave out --first")
     months, data = _read_months(args)
     training, held = hold_back(months, args.hold_back, args.seed)
     choosing, judging = split_in_half(held, args.seed)
+    if args.first:
+        policy = _choose_policy(args, champion.network, choosing, judging, months[-1:], data)
+        name = _write(releases, champion.network, policy, months[-1], None, data, {})
+        print(f"the champion is the first release -> {releases / name}")
+        return 0
     settings = RenewalSettings(seed=args.seed + len(months), epochs=args.epochs)
     drawn = args.epochs * sum(count_draws([len(month) for month in training], DECAY))
     if not drawn or len(judging) < 2:

@@ -111,3 +111,15 @@ def test_a_network_that_is_not_calibrated_is_refused(
     write_checkpoint(path, new_network("MobileNetV2WithExits"), {})
     ended = call(capsys, RENEW, "--champion", path, "--dataset-folder", months, "--output-folder", tmp_path / "out")
     assert ended.code == 2 and "is not calibrated" in ended.err
+
+
+def test_a_checkpoint_can_become_the_first_release_without_a_challenger(
+    untrained: Path, months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--first", "--dataset-folder", months, "--glob", "2016_02", "--output-folder", tmp_path / "out")
+    ended = call(capsys, RENEW, "--champion", untrained, *options)
+    assert (ended.code, ended.err) == (0, "")
+    release = read_release(tmp_path / "out")
+    assert (release.name, release.parent, dict(release.judgement)) == (FIRST, None, {})
+    ended = call(capsys, RENEW, "--champion", release.folder, *options)
+    assert ended.code == 2 and "is a release already" in ended.err
