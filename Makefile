@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-live test check test-from-the-clone test-quickly lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
+.PHONY: help demo demo-live demo-year test check test-from-the-clone test-quickly lint lock acceptance bench soak figures rabbitmq chromium network-tools clean
 
 help:
 	@echo "make demo        the whole pipeline on the bundled sample, pictures and CSVs to demo-output/"
 	@echo "make demo-live   a small network watched: alerts as the edge finds them, and a summary"
+	@echo "make demo-year   months that drift: an alarm, a renewed network, and the change-over to it"
 	@echo "make test        every check: ruff, mypy, pytest; those on published data where IDS_SHARED or ../shared has it"
 	@echo "make check       the quick part of it, in a minute and a half: no broker, browser or namespace, no long training"
 	@echo "                 (PYTHON=python3.13: with another Python than python3, in a new virtual environment)"
@@ -74,6 +75,9 @@ demo: $(VENV)/installed rabbitmq
 
 demo-live: $(VENV)/installed rabbitmq
 	$(BIN)/python offload/demo-live.py --output-folder demo-output/live
+
+demo-year: $(VENV)/installed rabbitmq
+	$(BIN)/python offload/demo-year.py --output-folder demo-output/year
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
