@@ -17,9 +17,8 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
@@ -43,8 +42,7 @@ ROWS_BEFORE = 1000
 """Rows that are decided before the network changes over."""
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """How a client reaches exit 2: options and environment variables."""
 
     options: tuple[object, ...]
@@ -149,8 +147,7 @@ def _make_client_command(release: Path, dataset: Path, savefile: Path, link: Lin
     return [sys.executable, str(ROOT / CLIENT), *map(str, words)]
 
 
-@dataclass(frozen=True)
-class Decided:
+class Decided(NamedTuple):
     """Rows that a client decided: the offload CSV, and the sentence about its first alarm, if there was one."""
 
     rows: "pd.DataFrame"
