@@ -150,7 +150,7 @@ def _renew(args: argparse.Namespace) -> int:
     training, held = hold_back(months, args.hold_back, args.seed)
     choosing, judging = split_in_half(held, args.seed)
     if args.first:
-        policy = _choose_policy(args, champion.network, choosing, judging, months[-1:], data)
+        policy = _choose_policy(args, champion.network, choosing, judging, months[-1], data)
         name = _write(releases, champion.network, policy, months[-1], None, data, {})
         print(f"the champion is the first release -> {releases / name}")
         return 0
@@ -161,8 +161,8 @@ def _renew(args: argparse.Namespace) -> int:
     print(f"months: {', '.join(month.name for month in months)}; held back: {len(choosing)} + {len(judging)} rows")
     with tqdm(total=drawn, desc="training", unit="row", disable=None) as bar:
         challenger = renew(champion.network, training, choosing, fit_by_likelihood, settings, bar.update)
-    old = champion.policy or _choose_policy(args, champion.network, choosing, judging, months[-1:], data)
-    policy = _choose_policy(args, challenger, choosing, judging, months, data)
+    old = champion.policy or _choose_policy(args, champion.network, choosing, judging, months[-1], data)
+    policy = _choose_policy(args, challenger, choosing, judging, months[-1], data, training)
     decided = _decide(challenger, policy, judging), _decide(champion.network, old, judging)
     ours, theirs = (compute_losses(one, args.reject_cost) for one in decided)
     judgement = judge(ours, theirs, args.seed)
@@ -198,10 +198,14 @@ def _choose_policy(
     network: "TwoExits",
     choosing: "LabelledRows",
     judging: "LabelledRows",
-    months: "list[LabelledRows]",
+    latest: "LabelledRows",
     data: "list[LabelledFile]",
+    training: "list[LabelledRows] | tuple[()]" = (),
 ) -> "Policy":
-    """Choose thresholds, certify them on rows that took no part in the choice, and describe the latest month."""
+    """Choose thresholds, certify them on rows that took no part in the choice, and describe the latest month.
+
+    Vectors whose labels change from the month before the last to the last month of ``training`` are distrusted.
+    """
     from dataclasses import replace
 
     import numpy as np
@@ -213,12 +217,13 @@ def _choose_policy(
     from utils.policy import Certificate, Policy
     from utils.traffic_reference import compute_scores, make_reference
 
-    unstable = find_unstable_vectors(months[-2], months[-1]) if len(months) > 1 else None
+    # Rows that are held back take no part, so that the certificate's rows are independent of what is distrusted.
+    unstable = find_unstable_vectors(training[-2], training[-1]) if len(training) > 1 else None
     trusted = choosing if unstable is None else leave_out(choosing, unstable)
     thresholds = _choose_thresholds(_answer(network, trusted), args.min_acceptance)
-    latest = _answer(network, months[-1])
-    scores = compute_scores(latest.prediction_1, latest.certainty_1)
-    reference = make_reference(months[-1].features, scores, TOLERANCE, unstable)
+    answers = _answer(network, latest)
+    scores = compute_scores(answers.prediction_1, answers.certainty_1)
+    reference = make_reference(latest.features, scores, TOLERANCE, unstable)
     draft = Policy(thresholds, compute_fingerprint(network), None, reference)
     counts = _decide(network, draft, judging).count()
     accepted, wrong = counts.accepted, counts.accepted - counts.correct_1 - counts.correct_2
