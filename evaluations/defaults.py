@@ -11,3 +11,6 @@ RECERTIFIED: Final = "recertified"
 RENEWED: Final = "renewed"
 POLICIES: Final = (FROZEN, WATCHED, RECERTIFIED, RENEWED)
 """What is done after the month of the choice; see ``evaluations.policies``."""
+
+RANDOM_SHARE: Final = 0.5
+"""Share of the records to label that is random; the others are informative."""

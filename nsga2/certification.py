@@ -136,7 +136,9 @@ def count_decisions(objectives: Objectives, thresholds: FloatArray) -> Counts:
     return Counts(objectives.rows, accepted, np.rint(scores.error * accepted).astype(np.int64), scores.time)
 
 
-def certify(proposing: Objectives, testing: Objectives, goal: Goal, grid_size: int = GRID_SIZE) -> Certified:
+def certify(
+    proposing: Objectives, testing: Objectives, goal: Goal, grid_size: int = GRID_SIZE, remedy: str = "give more rows"
+) -> Certified:
     """Return certified thresholds that reach a goal.
 
     Args:
@@ -144,6 +146,7 @@ def certify(proposing: Objectives, testing: Objectives, goal: Goal, grid_size: i
         testing: rows that take part in nothing but the tests.
         goal: what is to be certified.
         grid_size: most thresholds of a class at an exit that are tried for a proposal.
+        remedy: what the user can do if the rows are too few, for messages.
 
     Raises:
         InfeasibleError: the rows do not certify the goal; the message says what they certify.
@@ -153,15 +156,13 @@ def certify(proposing: Objectives, testing: Objectives, goal: Goal, grid_size: i
     order = order_by_safety(predicted, testing.rows, goal.max_error)
     passed = find_passed(counts, order, goal)
     if not len(passed):
-        safest = int(bound_error(predicted.accepted, predicted.wrong, goal.confidence).argmin())
-        bound = float(bound_error(counts.accepted, counts.wrong, goal.confidence)[safest])
-        if bound >= 1:
-            raise InfeasibleError(f"too few rows to certify any error: {testing.rows}; give more rows")
+        limit, first = _find_certifiable(predicted, counts, goal)
+        if limit >= 1:
+            raise InfeasibleError(f"too few rows to certify any error: {testing.rows}; {remedy}")
         raise InfeasibleError(
             f"an error of at most {goal.max_error:g} cannot be certified with confidence {goal.confidence:g} from "
-            f"{testing.rows} rows; {math.ceil(1e4 * bound) / 1e4:g} can, at an acceptance of "
-            f"{counts.accepted[safest] / testing.rows:.3f}; raise --max-error to that, "
-            f"{'' if goal.min_acceptance is None else 'lower --min-acceptance, '}or give more rows"
+            f"{testing.rows} rows; {limit:g} can, at an acceptance of {counts.accepted[first] / testing.rows:.3f}; "
+            f"raise --max-error to that, {'' if goal.min_acceptance is None else 'lower --min-acceptance, '}or {remedy}"
         )
     best = passed[np.lexsort((counts.time[passed], -counts.accepted[passed]))[0]]
     if goal.min_acceptance is not None:
@@ -170,7 +171,7 @@ def certify(proposing: Objectives, testing: Objectives, goal: Goal, grid_size: i
             raise InfeasibleError(
                 f"an error of at most {goal.max_error:g} can be certified at an acceptance of up to "
                 f"{counts.accepted[best] / testing.rows:.4f}, not of {goal.min_acceptance:g}; lower --min-acceptance, "
-                "raise --max-error, or give more rows"
+                f"raise --max-error, or {remedy}"
             )
         best = enough[counts.time[enough].argmin()]
     bounds = bound_error(counts.accepted, counts.wrong, goal.confidence)
@@ -185,6 +186,23 @@ def certify(proposing: Objectives, testing: Objectives, goal: Goal, grid_size: i
         counts.wrong / np.maximum(counts.accepted, 1),
         bounds,
     )
+
+
+def _find_certifiable(predicted: Counts, counts: Counts, goal: Goal) -> tuple[float, int]:
+    """Return a limit that can be certified, rounded up to four digits, and which thresholds certify it first.
+
+    The search begins at the bound of the thresholds that the proposing rows predict to have the lowest one, on as many
+    rows as the tests have. At another limit, other thresholds may be tested first, which may fail.
+    """
+    share = counts.rows / predicted.rows
+    accepted, wrong = (np.rint(share * part).astype(np.int64) for part in (predicted.accepted, predicted.wrong))
+    bounds = bound_error(counts.accepted, counts.wrong, goal.confidence)
+    lowest = float(bounds[bound_error(accepted, np.minimum(wrong, accepted), goal.confidence).argmin()])
+    for step in range(math.ceil(1e4 * lowest - 1e-9), 10_000):
+        first = int(order_by_safety(predicted, counts.rows, step / 1e4)[0])
+        if bounds[first] <= step / 1e4:
+            return step / 1e4, first
+    return 1.0, 0
 
 
 def split_rows(rows: int, seed: int, share: float = PROPOSING_SHARE) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

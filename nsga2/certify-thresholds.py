@@ -8,6 +8,10 @@ Run:
 A random part of the rows proposes thresholds, and the others test them. Of the certified thresholds, the script chooses
 those that accept the most events or, with --min-acceptance, the cheapest ones that accept this share. The certificate
 holds for traffic like that of the evaluation CSV, for as long as the traffic and its labels do not change.
+
+Few labels are enough to certify thresholds anew. Choose the records with evaluations/choose-for-labels.py:
+    python nsga2/certify-thresholds.py --max-error 0.1 --trained-model saves/calibrated.pth --labels saves/labels.csv \
+        --eval-file saves/2016_03.csv --propose-from saves/evaluation.csv --savefile saves/policy.json
 """
 
 import argparse
@@ -25,6 +29,7 @@ from utils.files import check_apart, check_writable, expand_pattern
 
 if TYPE_CHECKING:
     from nsga2.certification import Certified, Goal
+    from nsga2.certifying_rows import CertifyingRows
     from nsga2.objectives import Objectives
     from utils.traffic_reference import Reference
 
@@ -41,7 +46,17 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="CSV",
-        help="evaluation CSV of labelled rows, or a quoted pattern; can be repeated, rows are pooled",
+        help="evaluation CSV of labelled rows, or a quoted pattern; can be repeated, rows are pooled. With --labels "
+        "also a CSV of dnn/inference.py",
+    )
+    add(
+        "--labels",
+        nargs="+",
+        action="extend",
+        type=Path,
+        metavar="CSV",
+        help="label lists of evaluations/choose-for-labels.py, with the column class filled in: only these rows of "
+        "--eval-file are used. A list names the file without folder and ending",
     )
     add(
         "--max-error",
@@ -68,8 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         type=Path,
         metavar="CSV",
-        help="evaluation CSV of other rows to propose thresholds from, so that all rows of --eval-file test them; can "
-        "be repeated",
+        help="evaluation CSV of other rows to propose thresholds from, so that all rows of --eval-file, or all random "
+        "records of --labels, test them; can be repeated",
     )
     _add_policy(parser.add_argument_group("policy"))
     add_cost_model(parser)
@@ -91,6 +106,13 @@ def _add_policy(group: argparse._ArgumentGroup) -> None:
         "each file, in order",
     )
     add(
+        "--earlier-dataset",
+        type=Path,
+        metavar="CSV",
+        help="labelled dataset of the month before; the client does not accept frequent vectors of --dataset whose "
+        "labels have changed since",
+    )
+    add(
         "--tolerance",
         type=cli.real_number(0, 0.5, open_ends=True),
         default=TOLERANCE,
@@ -104,24 +126,30 @@ def _add_policy(group: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> None:
     """Certify thresholds, and write the policy."""
     from nsga2.certification import Goal, certify
+    from nsga2.objectives import Objectives
     from utils.plotting import check_format, save_figure
     from utils.policy import Certificate, Policy, compute_digests, write_policy
+    from utils.results import read_evaluation
 
     files, others = _list_files(args.eval_file), _list_files(args.propose_from or [])
-    inputs = [*files, *others, *(args.dataset or []), *([args.trained_model] if args.trained_model else [])]
-    for output in (args.savefile, args.report):
-        if output is not None:
-            check_apart(check_writable(output), inputs)
+    _check_paths(args, [*files, *others])
     if args.report is not None:
         check_format(args.report)
     fingerprint = None if args.trained_model is None else _read_fingerprint(args.trained_model)
     goal = Goal(args.max_error, args.confidence, args.min_acceptance)
-    reference = None if args.dataset is None else _make_reference(args, files)
-    proposing, testing = _read_rows(args, files, others)
-    certified = certify(proposing, testing, goal)
+    rows = _read_rows(args, files)
+    for note in rows.notes:
+        print(note)
+    reference = None
+    if args.dataset is not None or args.earlier_dataset is not None:
+        rows, reference = _describe_traffic(args, files, rows)
+    cost = args.cost_model, find_cost_per_offload(args)
+    proposing = read_evaluation(others) if others else rows.evaluation.take(rows.proposing)
+    testing = Objectives(rows.evaluation.take(rows.testing), *cost)
+    certified = certify(Objectives(proposing, *cost), testing, goal, remedy=_find_remedy(args))
     certificate = Certificate(
         goal.max_error, goal.confidence, METHOD, "rows", testing.rows, certified.accepted, certified.wrong,
-        compute_digests(files),
+        compute_digests([*files, *(args.labels or [])]),
     )  # fmt: skip
     write_policy(Policy(certified.thresholds, fingerprint, certificate, reference), args.savefile)
     _print_result(certified, goal, testing)
@@ -130,6 +158,29 @@ def run(args: argparse.Namespace) -> None:
         from nsga2.certificate_chart import draw_certificate
 
         print(f"picture -> {save_figure(draw_certificate(certified, goal), args.report)}")
+
+
+def _check_paths(args: argparse.Namespace, files: list[Path]) -> None:
+    """Check that outputs can be written and are no inputs, and that the options go together."""
+    singles = [path for path in (args.trained_model, args.earlier_dataset) if path is not None]
+    inputs = [*files, *singles, *(args.dataset or []), *(args.labels or [])]
+    for output in (args.savefile, args.report):
+        if output is not None:
+            check_apart(check_writable(output), inputs)
+    if args.earlier_dataset is not None and args.dataset is None:
+        raise InputFileError("--earlier-dataset: needs --dataset, whose vectors are compared with it; give both")
+    if args.earlier_dataset is not None and args.propose_from is not None:
+        raise InputFileError(
+            "--earlier-dataset: is compared with the rows that propose, which --propose-from takes from another file; "
+            "leave one of them out"
+        )
+
+
+def _find_remedy(args: argparse.Namespace) -> str:
+    """Return what the user can do if the rows are too few."""
+    if args.labels is None:
+        return "give more rows"
+    return f"label more random records{'' if args.propose_from else ' and let others propose with --propose-from'}"
 
 
 def _list_files(given: list[Path]) -> list[Path]:
@@ -143,40 +194,32 @@ def _read_fingerprint(path: Path) -> str:
     return compute_fingerprint(network)
 
 
-def _make_reference(args: argparse.Namespace, files: list[Path]) -> "Reference":
-    """Return the reference of the datasets, whose scores are in the evaluation CSVs."""
-    import numpy as np
+def _read_rows(args: argparse.Namespace, files: list[Path]) -> "CertifyingRows":
+    from nsga2.certifying_rows import use_all_rows, use_labelled_rows
 
-    from utils.dataset import read_dataset
-    from utils.results import read_evaluation
-    from utils.traffic_reference import compute_scores, make_reference
+    all_test = args.propose_from is not None
+    if args.labels is None:
+        return use_all_rows(files, args.seed, all_test=all_test)
+    return use_labelled_rows(files, args.labels, args.seed, all_test=all_test)
 
-    if len(args.dataset) != len(files):
-        raise InputFileError(
-            f"{len(args.dataset)} --dataset for {len(files)} evaluation CSVs; give one for each, in order"
+
+def _describe_traffic(
+    args: argparse.Namespace, files: list[Path], rows: "CertifyingRows"
+) -> "tuple[CertifyingRows, Reference]":
+    """Return the rows without those that the reference distrusts, and the reference of all rows."""
+    from nsga2.watched_traffic import find_changed_vectors, read_features, refer
+    from utils.labelled_rows import read_rows
+
+    earlier = None if args.earlier_dataset is None else read_rows(args.earlier_dataset)
+    features = read_features(args.dataset, files, rows)
+    changed = None if earlier is None else find_changed_vectors(earlier, features, rows)
+    reference, is_distrusted = refer(features, rows, args.tolerance, changed)
+    if earlier is not None:
+        print(
+            f"not trusted: {len(reference.distrusted)} frequent vectors, {100 * is_distrusted.mean():.2f} % of the "
+            f"events, whose labels have changed since {args.earlier_dataset.name}; the client rejects these events"
         )
-    features, scores = [], []
-    for dataset, file in zip(args.dataset, files, strict=True):
-        rows, evaluation = read_dataset(dataset), read_evaluation([file])
-        if len(rows) != len(evaluation) or (rows.labels is not None and (rows.labels != evaluation.labels).any()):
-            raise InputFileError(f"{dataset}: holds other rows than {file}; give the dataset that it evaluates")
-        features.append(rows.features)
-        scores.append(compute_scores(evaluation.prediction_1, evaluation.certainty_1))
-    return make_reference(np.concatenate(features), np.concatenate(scores), args.tolerance)
-
-
-def _read_rows(args: argparse.Namespace, files: list[Path], others: list[Path]) -> "tuple[Objectives, Objectives]":
-    """Return the rows that propose thresholds, and those that test them."""
-    from nsga2.certification import split_rows
-    from nsga2.objectives import Objectives
-    from utils.results import read_evaluation
-
-    cost = args.cost_model, find_cost_per_offload(args)
-    rows = read_evaluation(files)
-    if others:
-        return Objectives(read_evaluation(others), *cost), Objectives(rows, *cost)
-    proposing, testing = split_rows(len(rows), args.seed)
-    return Objectives(rows.take(proposing), *cost), Objectives(rows.take(testing), *cost)
+    return (rows.leave_out(is_distrusted) if is_distrusted.any() else rows), reference
 
 
 def _print_result(certified: "Certified", goal: "Goal", testing: "Objectives") -> None:

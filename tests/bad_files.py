@@ -22,7 +22,7 @@ from tests.hostile import Bomb, Evaluated
 from tests.nsga2.plain_objectives import plain_table
 from tests.nsga2.test_objectives import random_evaluation
 from utils.results import Front, write_front
-from utils.schema import DEFAULT_THRESHOLDS, FEATURES
+from utils.schema import DEFAULT_THRESHOLDS, FEATURES, OFFLOAD_COLUMNS
 
 SAMPLE = Path(__file__).resolve().parents[1] / "dataset" / "sample" / "2016_02.csv"
 ROWS = 40
@@ -189,6 +189,52 @@ EVALUATIONS: dict[str, Fault] = {
     "a certainty over 1": _value(2, "cnf_exit_1", 1.01, "holds '1.01'"),
     "an unknown class": _value(9, "y_exit_2", 2, "0 or 1"),
     "an unknown label": _value(9, "y", "attack", "0 or 1"),
+}
+
+
+def _lines(name: str, *lines: str) -> Callable[[Path], Path]:
+    return lambda folder: _copy(folder / name, "".join(f"{line}\n" for line in lines).encode())
+
+
+_VERDICT_COLUMNS = ",".join(OFFLOAD_COLUMNS)
+VERDICTS: dict[str, Fault] = {
+    **unreadable(".csv"),
+    "not text": _binary("verdicts.csv"),
+    "a dataset": Fault(lambda folder: Path(shutil.copy(SAMPLE, folder)), ("holds no verdicts", "dnn/inference.py")),
+    "a header alone": Fault(_lines("verdicts.csv", _VERDICT_COLUMNS), ("no rows",)),
+    "a certainty over 1": Fault(
+        _lines("verdicts.csv", _VERDICT_COLUMNS, "1.5,0,N/A,N/A,1.5,0,N/A"), ("row 1 (line 2)", "holds '1.5'")
+    ),
+    "half an answer": Fault(_lines("verdicts.csv", _VERDICT_COLUMNS, "0.5,0,N/A,1,0.5,0,0"), ("'exit_2_certainty'",)),
+    "cut off in a row": Fault(
+        _lines("verdicts.csv", _VERDICT_COLUMNS, "0.5,0,0.7"), ("'exit_2_prediction'", "is empty")
+    ),
+}
+_LIST_COLUMNS = "file,row,chosen,weight,prediction,certainty,class"
+LABEL_LISTS: dict[str, Fault] = {
+    **unreadable(".csv"),
+    "not text": _binary("labels.csv"),
+    "a dataset": Fault(lambda folder: Path(shutil.copy(SAMPLE, folder)), ("not a label list", "choose-for-labels.py")),
+    "a header alone": Fault(_lines("labels.csv", _LIST_COLUMNS), ("no rows",)),
+    "no class at all": Fault(
+        _lines("labels.csv", _LIST_COLUMNS, "evaluation.csv,1,random,2,0,0.9,"), ("no record has a class", "fill in")
+    ),
+    "no random record": Fault(
+        _lines("labels.csv", _LIST_COLUMNS, "evaluation.csv,1,informative,0,0,0.9,1"), ("no random record has a class",)
+    ),
+    "an unknown class": Fault(
+        _lines("labels.csv", _LIST_COLUMNS, "evaluation.csv,1,random,2,0,0.9,benign"), ("row 1 (line 2)", "'benign'")
+    ),
+    "a record twice": Fault(
+        _lines("labels.csv", _LIST_COLUMNS, *["evaluation.csv,7,random,2,0,0.9,1"] * 2),
+        ("row 2 (line 3) names row 7 of evaluation", "as row 1 (line 2) does"),
+    ),
+    "a record that is not there": Fault(
+        _lines("labels.csv", _LIST_COLUMNS, f"evaluation.csv,{ROWS + 1},random,2,0,0.9,1"), (f"has {ROWS} rows",)
+    ),
+    "an unknown file": Fault(
+        _lines("labels.csv", _LIST_COLUMNS, "april.csv,1,random,2,0,0.9,1"), ("row 1 of april", "no --eval-file")
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -26,6 +27,7 @@ from tests.bad_files import (
     FRONTS,
     INPUT_FOLDERS,
     INTERVALS,
+    LABEL_LISTS,
     LABELS,
     METER_LOGS,
     OUTPUT_FOLDERS,
@@ -40,6 +42,7 @@ from tests.bad_files import (
     TABLES,
     TIMINGS,
     UNLABELLED,
+    VERDICTS,
     Fault,
     files_below,
     good_evaluation,
@@ -54,6 +57,7 @@ from tests.scripts import (
     CALIBRATE,
     CERTIFY,
     CHART,
+    CHOOSE,
     CLIENT,
     DEMO,
     DEMO_LIVE,
@@ -83,6 +87,7 @@ from tests.scripts import (
 )
 from utils.dataset import read_dataset
 from utils.results import write_front
+from utils.schema import INFERENCE_COLUMNS
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +118,7 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--savefolder": OUTPUT_FOLDERS,
     },
     EVALUATE: {"--trained-model": CHECKPOINTS, "--dataset": LABELLED, "--savefile": TABLES},
+    CHOOSE: {"--verdicts": VERDICTS, "--savefile": TABLES},
     YEAR: {
         "--trained-model": TWO_EXITS,
         "--dataset-folder": DATASET_FOLDERS,
@@ -135,8 +141,10 @@ PATHS: dict[str, dict[str, Faults]] = {
     SEARCH: {"--eval-file": EVALUATIONS, "--offload-timings": TIMINGS, "--savefile": OUTPUTS},
     CERTIFY: {
         "--eval-file": EVALUATIONS,
+        "--labels": LABEL_LISTS,
         "--propose-from": EVALUATIONS,
         "--dataset": DATASETS,
+        "--earlier-dataset": LABELLED,
         "--trained-model": {name: fault for name, fault in TWO_EXITS.items() if name != "of another network"},
         "--offload-timings": TIMINGS,
         "--savefile": OUTPUTS,
@@ -238,6 +246,11 @@ NUMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     CALIBRATE: {"--batch-size": ("0",), "--max-iter": ("0", "-1"), "--epochs": ("0",)},
     EVALUATE: {"--batch-size": ("0", "")},
+    CHOOSE: {
+        "--count": ("0", "-1", "1.5"),
+        "--random-share": ("-0.1", "1.1", "nan"),
+        "--seed": ("-1", "4294967296", "0.5"),
+    },
     YEAR: {
         "--min-acceptance": ("-0.01", "1.01", "nan"),
         "--bootstrap": ("0", "99", "1e3"),
@@ -377,6 +390,8 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     dataset = write_cells(month(), folder / "2016_01.csv")
     good_evaluation().to_csv(folder / "evaluation.csv", index=False)
     good_single_evaluation().to_csv(folder / "single.csv", index=False)
+    verdicts = pd.DataFrame([[0.7, 0, 0.8, 1]] * 9, columns=list(INFERENCE_COLUMNS))
+    verdicts.to_csv(folder / "verdicts.csv", index=False)
     (folder / "timings.tsv").write_text("batch_size\trequest_process_time\n1\t9.0\n")
     torch.save(dict(good_weights("MobileNetV2")), folder / "single.pth")
     write_front(good_front(), folder / "front.sav")
@@ -392,6 +407,7 @@ def good(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         RENEW: {"--champion": checkpoint, "--dataset-folder": folder, "--glob": "2016_01", "--epochs": 1},
         CALIBRATE: model,
         EVALUATE: model,
+        CHOOSE: {"--verdicts": folder / "verdicts.csv", "--count": 5},
         YEAR: {
             "--trained-model": checkpoint,
             "--model": "mobilenet",
@@ -485,6 +501,8 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
     if option == "--mq-key-file":
         options["--mq-certificate-file"] = CERTIFICATES["no certificate"].make(tmp_path / "bad")
         before = files_below(tmp_path)
+    if option == "--earlier-dataset":
+        options["--dataset"] = good[INFER]["--dataset"]
     if option == "--second-exit-file":
         network_file = "--trained-model" if script == INFER else "--trained-network-file"
         checkpoint = good[script][network_file]
@@ -503,7 +521,7 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "script", [TRAIN, CALIBRATE, EVALUATE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE, EXTRACT, EXPORT]
+    "script", [TRAIN, CALIBRATE, EVALUATE, CHOOSE, SEARCH, CHART, INFER, CLIENT, MAKE_SAMPLE, EXTRACT, EXPORT]
 )
 def test_a_disk_that_fills_up_is_one_line_and_leaves_what_was_there(
     capsys: pytest.CaptureFixture[str], good: Mapping[str, Mapping[str, object]], tmp_path: Path, script: str

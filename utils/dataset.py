@@ -1,7 +1,7 @@
 """Read datasets, CSV or Parquet, and check every column, cell and label."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from utils.csv_text import describe_cell, explain_header, parse_number
 from utils.dataset_chunks import Chunk, DatasetFile, open_dataset
 from utils.errors import DatasetError
 from utils.feature_buffer import FeatureBuffer
-from utils.files import check_folder, check_readable
+from utils.files import ByteProgress, check_folder, check_readable, ignore_progress
 from utils.schema import CLASS, CLASS_COUNT, CLASS_NAMES, FEATURE_COUNT, FEATURES, IDENTITY, IMAGE_SIDE
 from utils.table_formats import PARQUET_ENDINGS
 
@@ -23,13 +23,6 @@ _UNREAD_ENDINGS: Final = (".csv.xz", ".csv.zst", ".csv.zip")
 """Endings of files that cannot be read. They are matched so that an error message can name the command to unpack."""
 
 _CLASS_WORDS: Final = {name: label for label, name in enumerate(CLASS_NAMES)}
-
-ByteProgress = Callable[[int, int | None], object]
-"""Called with the number of bytes read from all files so far, and the total size of the files."""
-
-
-def _ignore_progress(_done: int, _total: int | None) -> None:
-    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ def find_distinct_vectors(features: NDArray[np.float32]) -> tuple[NDArray[np.int
     return first, place
 
 
-def read_dataset(path: Path, progress: ByteProgress = _ignore_progress) -> Dataset:
+def read_dataset(path: Path, progress: ByteProgress = ignore_progress) -> Dataset:
     """Read one dataset: a CSV, plain or compressed (.bz2, .gz), or a Parquet file.
 
     Args:
@@ -89,7 +82,7 @@ def read_dataset(path: Path, progress: ByteProgress = _ignore_progress) -> Datas
     return _read([path], labelled=False, progress=progress)
 
 
-def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tuple[Dataset, NDArray[np.int64]]:
+def read_labelled(path: Path, progress: ByteProgress = ignore_progress) -> tuple[Dataset, NDArray[np.int64]]:
     """Read a dataset that must have the ``class`` column, and return it with its labels (N,) int64.
 
     Raises:
@@ -99,7 +92,7 @@ def read_labelled(path: Path, progress: ByteProgress = _ignore_progress) -> tupl
 
 
 def read_all_labelled(
-    paths: Sequence[Path], progress: ByteProgress = _ignore_progress
+    paths: Sequence[Path], progress: ByteProgress = ignore_progress
 ) -> tuple[Dataset, NDArray[np.int64]]:
     """Read several labelled datasets as one, in the given order.
 
@@ -180,7 +173,7 @@ def _read(paths: Sequence[Path], *, labelled: bool, progress: ByteProgress) -> D
             file = open_dataset(path)
             _check_columns(file, path, labelled=labelled)
             has_labels, rows = has_labels and CLASS in file.columns, 0
-            columns = dict.fromkeys(FEATURES, parse_number) | ({CLASS: _parse_class} if has_labels else {})
+            columns = dict.fromkeys(FEATURES, parse_number) | ({CLASS: parse_class} if has_labels else {})
             with closing(file.read_chunks(columns)) as chunks:
                 for chunk in chunks:
                     features = _check_features(chunk, path, file, rows)
@@ -231,7 +224,7 @@ def _check_features(chunk: Chunk, path: Path, file: DatasetFile, rows_before: in
     return features
 
 
-def _parse_class(cell: str) -> float:
+def parse_class(cell: str) -> float:
     """Return the label in a cell that holds a class by name or number; another number, or NaN, if it holds none."""
     return float(_CLASS_WORDS.get(cell.strip().lower(), parse_number(cell)))
 

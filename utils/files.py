@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -18,7 +18,14 @@ NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
 COMPRESSIONS: Final[dict[str, Literal["bz2", "gzip"]]] = {".bz2": "bz2", ".gz": "gzip"}
 """Maps the ending of a table's name to the compression with which it is written; other tables are plain text."""
 
+ByteProgress = Callable[[int, int | None], object]
+"""Called with the number of bytes read from all files so far, and the total size of the files."""
+
 _TABLE_ENDINGS: Final = (".csv", ".txt", "")
+
+
+def ignore_progress(_done: int, _total: int | None) -> None:
+    """Ignore the progress; a ``ByteProgress``."""
 
 
 def check_readable(path: Path, error: type[InputFileError] = InputFileError) -> Path:

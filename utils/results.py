@@ -112,8 +112,13 @@ def read_evaluation(paths: Sequence[Path]) -> Evaluation:
     Raises:
         ResultFileError: a file is missing, is not an evaluation CSV, or holds a value out of range.
     """
-    columns = [_read_columns(path, EVALUATION_COLUMNS, "two exits") for path in paths]
-    return Evaluation(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
+    return join_evaluations([Evaluation(*_read_columns(path, EVALUATION_COLUMNS, "two exits")) for path in paths])
+
+
+def join_evaluations(parts: Sequence[Evaluation]) -> Evaluation:
+    """Return the rows of one or more evaluations, one after another."""
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Evaluation(*(np.concatenate(column) for column in columns))
 
 
 def read_single_exit_evaluation(path: Path) -> SingleExitEvaluation:

@@ -176,6 +176,17 @@ def test_what_can_be_certified_is_said_where_the_goal_cannot() -> None:
         certify_rows(draw_events(20_000, seed=10), Goal(0.025, 0.95, min_acceptance=0.95))
 
 
+def test_the_limit_that_can_be_certified_is_that_of_thresholds_which_few_tests_can_certify() -> None:
+    # 20,000 rows propose thresholds without any error that accept few events; 200 rows could not certify these.
+    proposing, testing = Objectives(draw_events(20_000, seed=13)), Objectives(draw_events(200, seed=14))
+    with pytest.raises(InfeasibleError, match="label more") as info:
+        certify(proposing, testing, Goal(0.001, 0.95), remedy="label more")
+    limit = float(str(info.value).partition("rows; ")[2].partition(" can")[0])
+    found = certify(proposing, testing, Goal(limit, 0.95))
+    assert found.bound <= limit < 0.1
+    assert found.accepted > 60
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_very_few_rows_certify_nothing(rows: int) -> None:
     with pytest.raises(InfeasibleError, match=r"too few rows to certify any error: \d; give more rows"):
