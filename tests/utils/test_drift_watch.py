@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from utils.drift_watch import ALTERNATIVES, Alarm, DriftWatch
+from utils.drift_watch import ALTERNATIVES, Alarm, DriftWatch, watch_rows
 from utils.schema import FEATURE_COUNT
 from utils.traffic_reference import FloatArray, Reference, make_reference
 
@@ -19,7 +21,7 @@ def observe(watch: DriftWatch, categories: NDArray[np.intp], batch: int) -> list
     return said
 
 
-def watch_rows(watch: DriftWatch, features: FloatArray, scores: NDArray[np.floating], batch: int) -> list[Alarm]:
+def observe_rows(watch: DriftWatch, features: FloatArray, scores: NDArray[np.floating], batch: int) -> list[Alarm]:
     """Watch rows (N, 58) with their scores (N,) in batches; return all alarms."""
     categories = watch.reference.find_categories(features, scores)
     alarms = []
@@ -95,6 +97,42 @@ def test_rows_that_are_the_reference_give_no_alarm_and_one_vector_alone_does() -
     drawn = np.concatenate((np.ones((500, FEATURE_COUNT)), generator.random((4500, FEATURE_COUNT))))
     features, scores = generator.permutation(drawn).astype(np.float32), generator.random(5000).astype(np.float32)
     reference = make_reference(features, scores, 0.06)
-    assert watch_rows(DriftWatch(reference), features, scores, 100) == []
-    alarms = watch_rows(DriftWatch(reference), np.ones((300, FEATURE_COUNT), dtype=np.float32), scores[:300], 100)
+    assert observe_rows(DriftWatch(reference), features, scores, 100) == []
+    alarms = observe_rows(DriftWatch(reference), np.ones((300, FEATURE_COUNT), dtype=np.float32), scores[:300], 100)
     assert (alarms[0].category, alarms[0].is_vector, alarms[0].share) == (0, True, 1.0)
+
+
+def make_rows(categories: NDArray[np.intp]) -> tuple[FloatArray, NDArray[np.float64]]:
+    """Return features (N, 58) and scores (N,) of events of the given categories of ``REFERENCE``."""
+    features = np.zeros((len(categories), FEATURE_COUNT), dtype=np.float32)
+    is_vector = categories < len(REFERENCE.vectors)
+    features[is_vector] = REFERENCE.vectors[categories[is_vector]]
+    return features, np.where(categories == 4, 0.8, 0.2)
+
+
+@pytest.mark.parametrize("batch", [1, 64, 5000])
+@pytest.mark.parametrize("distrusted", [(), (2,)])
+def test_watched_rows_are_refused_as_by_a_watch_that_sees_them_batch_by_batch(
+    batch: int, distrusted: tuple[int, ...]
+) -> None:
+    generator, reference = np.random.default_rng(6), replace(REFERENCE, distrusted=distrusted)
+    usual, changed = draw(generator, 800), draw(generator, 700, np.array([0.3, 0.4, 0.02, 0.2, 0.08]))
+    categories = np.concatenate((usual, changed))
+    refused, until_alarm = watch_rows(reference, *make_rows(categories), batch)
+    watch, expected, first = DriftWatch(reference), list[bool](), 0
+    for start in range(0, len(categories), batch):
+        part = categories[start : start + batch]
+        found, counts = np.unique(part, return_counts=True)
+        alarms = watch.observe(found, counts)
+        first = first or (watch.events if alarms else 0)
+        expected += [bool(watch.risen[one]) or int(one) in distrusted for one in part]
+    assert refused.tolist() == expected
+    assert until_alarm == first > 0
+    assert refused[categories == 1][-1], "the share of this vector has risen"
+
+
+def test_rows_like_the_reference_are_refused_only_where_it_distrusts_them() -> None:
+    categories = draw(np.random.default_rng(7), 2000)
+    refused, until_alarm = watch_rows(replace(REFERENCE, distrusted=(0, 2)), *make_rows(categories), 100)
+    assert until_alarm == 0
+    assert (refused == np.isin(categories, [0, 2])).all()

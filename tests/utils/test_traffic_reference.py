@@ -62,6 +62,30 @@ def test_a_reference_survives_json() -> None:
     assert found.vectors.dtype == np.float32 and (found.vectors == FREQUENT).all()
 
 
+def test_vectors_that_are_not_trusted_are_named_by_their_numbers_and_unknown_ones_are_ignored() -> None:
+    given = np.concatenate((RARE[:2], FREQUENT[1:], FREQUENT[1:]))
+    reference = make_reference(FEATURES, SCORES, 0.05, given)
+    assert reference.distrusted == (1,)
+    assert make_reference(FEATURES, SCORES, 0.05, RARE).distrusted == ()
+    assert REFERENCE.distrusted == ()
+    both = make_reference(FEATURES, SCORES, 0.05, FREQUENT[::-1])
+    assert both.distrusted == (0, 1), "in the order of the reference"
+    assert (both.shares == REFERENCE.shares).all()
+
+
+def test_vectors_that_are_not_trusted_survive_json() -> None:
+    reference = make_reference(FEATURES, SCORES, 0.05, FREQUENT[1:])
+    found = from_json(json.loads(json.dumps(to_json(reference))))
+    assert found.distrusted == (1,) and type(found.distrusted[0]) is int
+
+
+def test_a_reference_without_the_list_of_distrusted_vectors_is_refused() -> None:
+    content = to_json(REFERENCE)
+    del content["distrusted"]
+    with pytest.raises(KeyError):
+        from_json(content)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -77,6 +101,12 @@ def test_a_reference_survives_json() -> None:
         {"rows": "many"},
         {"tolerance": 1.5},
         {"tolerance": None},
+        {"distrusted": [2]},
+        {"distrusted": [-1]},
+        {"distrusted": [0.0]},
+        {"distrusted": [True]},
+        {"distrusted": ["0"]},
+        {"distrusted": 0},
     ],
 )
 def test_a_damaged_reference_is_refused(changes: dict[str, Any]) -> None:

@@ -97,3 +97,19 @@ def test_tighten_goes_on_accepting_what_has_become_less_frequent() -> None:
     batches = [edge.decide(Batch(USUAL[start : start + 100])) for start in range(0, len(USUAL), 100)]
     assert alarms[0].is_vector and alarms[0].share < 0.2
     assert not any((batch.rejected & np.array(is_frequent(batch))).any() for batch in batches)
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+@pytest.mark.parametrize("mode", [WARN, TIGHTEN, REJECT])
+def test_a_vector_that_the_reference_distrusts_is_rejected_in_every_mode_without_an_alarm(mode: str, size: int) -> None:
+    exits, alarms = exits_of(NETWORK), list[Alarm]()
+    reference = make_reference(USUAL, np.full(len(USUAL), 0.9), 0.9, FREQUENT)
+    assert reference.distrusted == (0,)
+    drift, cache = DriftResponse(reference, mode, alarms.append), Cache(size) if size else None
+    edge = Edge(exits.first, HALVES, LocalSecondExit(exits.second), cache, drift)
+    for start in range(0, 1000, 100):
+        batch = edge.decide(Batch(USUAL[start : start + 100]))
+        assert any(is_frequent(batch))
+        assert batch.rejected.tolist() == batch.drifted.tolist() == is_frequent(batch)
+        assert set(batch.reason[batch.rejected]) == {DRIFT} and set(batch.decider[batch.rejected]) == {REJECTED}
+    assert alarms == []
