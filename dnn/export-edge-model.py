@@ -70,6 +70,12 @@ def run(args: argparse.Namespace) -> None:
     limits = None
     if policy is not None or cli.has_thresholds(args):
         limits = cli.parse_thresholds(args, policy.thresholds if policy else DEFAULT_THRESHOLDS)
+    if policy is not None and policy.reference is not None and policy.reference.distrusted:
+        print(
+            f"warning: {args.policy} distrusts frequent vectors ({len(policy.reference.distrusted)}), which "
+            f"{args.output} cannot hold; give the client --policy, too, or it accepts them",
+            file=sys.stderr,
+        )
     agreement = write_edge_model(args.output, network, features, limits, int8=args.quantize == "int8")
     print(f"{checkpoint.architecture.name}, exit 1: {_describe(agreement)} -> {args.output}")
     if args.second_exit_output is not None:

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     choice = choose_rows(verdicts, args.count, args.random_share, args.seed)
     write_table(_make_table(args.verdicts, parts, choice), args.savefile)
     randoms, rejected = int(choice.is_random.sum()), int(verdicts.is_rejected[choice.rows].sum())
-    stand_for = f", each of which stands for {choice.weight:.4g} rows" if randoms else ""
+    stand_for = f", each of which stands for {choice.weight:,.6g} rows" if randoms else ""
     print(f"random: {randoms}{stand_for}; informative: {len(choice) - randoms}; rejected among all: {rejected}")
     print(f"{len(choice)} of {len(verdicts)} records -> {args.savefile}")
 

@@ -215,9 +215,11 @@ def _describe_traffic(
     changed = None if earlier is None else find_changed_vectors(earlier, features, rows)
     reference, is_distrusted = refer(features, rows, args.tolerance, changed)
     if earlier is not None:
+        vectors, share = len(reference.distrusted), 100 * is_distrusted.mean()
         print(
-            f"not trusted: {len(reference.distrusted)} frequent vectors, {100 * is_distrusted.mean():.2f} % of the "
-            f"events, whose labels have changed since {args.earlier_dataset.name}; the client rejects these events"
+            f"not trusted: {vectors} frequent vector{'' if vectors == 1 else 's'}, {share:.2f} % of the events, with "
+            f"labels that have changed since {args.earlier_dataset.name}"
+            f"{'; the client rejects these events, and all rates below are of the others' if vectors else ''}"
         )
     return (rows.leave_out(is_distrusted) if is_distrusted.any() else rows), reference
 

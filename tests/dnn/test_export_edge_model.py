@@ -1,15 +1,20 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models.checkpoint import write_checkpoint
 from models.onnx_runtime import read_first_half, read_second_half
 from tests.networks import new_network
 from tests.scripts import call
+from utils.policy import Policy, write_policy
+from utils.schema import FEATURE_COUNT, Thresholds
+from utils.traffic_reference import Reference
 
 pytestmark = pytest.mark.slow
 
+LIMITS = Thresholds(0.9, 0.8, 0.7, 0.6)
 EXPORT = "dnn/export-edge-model.py"
 
 
@@ -50,3 +55,18 @@ def test_no_output_replaces_another_file(capsys: pytest.CaptureFixture[str], tmp
     own = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", checkpoint)
     assert (same.code, own.code) == (2, 2)
     assert "is both outputs" in same.err and "is an input" in own.err
+
+
+@pytest.mark.parametrize("distrusted", [(), (0,)])
+def test_a_policy_with_vectors_that_an_exported_file_cannot_hold_is_said_to_be_needed_by_the_client(
+    distrusted: tuple[int, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path
+) -> None:
+    policy, edge = tmp_path / "policy.json", tmp_path / "edge.onnx"
+    vectors, shares = np.zeros((1, FEATURE_COUNT), np.float32), np.array([0.4, 0.6])
+    write_policy(Policy(LIMITS, reference=Reference(vectors, np.empty(0), shares, 100, 0.06, distrusted)), policy)
+    ended = call(capsys, EXPORT, "--trained-model", checkpoint, "--output", edge, "--policy", policy)
+    assert ended.code == 0 and read_first_half(edge).thresholds == LIMITS
+    said = (
+        f"warning: {policy} distrusts frequent vectors (1), which {edge} cannot hold; give the client --policy, too, "
+    )
+    assert ended.err == (f"{said}or it accepts them\n" if distrusted else "")
