@@ -43,8 +43,7 @@ if TYPE_CHECKING:
 
 NO_BETTER = 1
 CONFIDENCE = 0.95
-ROWS_TO_COMPARE = 1000
-"""Rows on which the ONNX files of a release are compared with its checkpoint."""
+ROWS_TO_COMPARE = 1000  # on which the ONNX files of a release are compared with its checkpoint
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -36,10 +36,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT = "offload/ee-processor-client.py"
 RENEW = "dnn/renew-network.py"
-REPEATS = 20
-"""Copies of October that are decided while the network changes over."""
-ROWS_BEFORE = 1000
-"""Rows that are decided before the network changes over."""
+REPEATS = 20  # copies of October that are decided while the network changes over
+ROWS_BEFORE = 1000  # rows that are decided before the network changes over
 
 
 class Link(NamedTuple):
