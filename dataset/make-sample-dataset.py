@@ -47,8 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=DRIFTS,
         default=[],
-        help="what drifts more than in the bundled sample. shares: from September on, lone SYNs are about twice as "
-        "frequent, and less often attacks; labels: in June, more normal records are labelled as attacks",
+        help="what drifts more than in the bundled sample. shares: from September on, lone SYNs are far more frequent, "
+        "and less often attacks; labels: in June, more normal records are labelled as attacks",
     )
     cli.add_seed(parser)
     return parser

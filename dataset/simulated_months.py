@@ -91,10 +91,10 @@ _MISSED_ATTACKS: Final = (0.05, 0.06, 0.05, 0.05, 0.06, 0.09, 0.07, 0.06, 0.07, 
 
 
 _SHIFTED: Final = (
-    Kind(_TCP, ATTACK, conversations.draw_syn_scan, 190, 190),
-    Kind(_TCP, NORMAL, conversations.draw_syn_scan, 90, 90),
+    Kind(_TCP, ATTACK, conversations.draw_syn_scan, 430, 430),
+    Kind(_TCP, NORMAL, conversations.draw_syn_scan, 190, 190),
 )
-"""Added from September on if the shares drift: lone SYNs become about twice as frequent, and less often attacks."""
+"""Added from September on if the shares drift: lone SYNs become far more frequent, and less often attacks."""
 _SHIFTED_FROM: Final = 9
 _FALSE_ALARMS_OF_DRIFT: Final = {6: 0.3}
 """Replace the rates of these months if the labels drift: equal vectors are labelled as attacks more often."""
@@ -110,7 +110,7 @@ def simulate_month(
         rows: number of rows.
         seed: of all random choices.
         drift: of ``dataset.defaults.DRIFTS``, what drifts more than in the bundled sample. ``SHARES``: from September
-            on, lone SYNs are about twice as frequent, and less often attacks. ``LABELS``: in June, the labels
+            on, lone SYNs are far more frequent, and less often attacks. ``LABELS``: in June, the labels
             of frequent vectors change while their shares stay.
 
     Returns:
