@@ -116,15 +116,16 @@ def check_client_arguments(args: argparse.Namespace) -> None:
         raise InputFileError("no --mq-hostname: name the host of RabbitMQ, or add --process-exit2-locally")
     shared_options.check_payload(args)
     _check_files(args)
-    exported = cli.is_exported(args, args.trained_network_file)
-    if exported and args.second_exit_file is None and _runs_exit_2(args):
+    shared_options.check_release(args, "--policy", "--runtime")
+    exported = args.release is None and cli.is_exported(args, args.trained_network_file)
+    if exported and args.second_exit_file is None and runs_exit_2(args):
         raise InputFileError(
             "an exported network has its exit 2 in a second file; name it with --second-exit-file, or choose "
             "--on-cloud-failure reject or wait"
         )
     if args.resume and (args.savefile is None or args.dataset is None):
         raise InputFileError("--resume needs --savefile and --dataset; name both")
-    if args.on_drift != defaults.WARN and args.policy is None:
+    if args.on_drift != defaults.WARN and args.policy is None and args.release is None:
         raise InputFileError(f"--on-drift {args.on_drift} needs --policy, which says what the traffic looked like")
     if args.on_drift != defaults.WARN and args.resume:
         raise InputFileError(f"--resume cannot continue with --on-drift {args.on_drift}; decide all rows anew, or warn")
@@ -145,5 +146,6 @@ def _check_files(args: argparse.Namespace) -> None:
         check_table_ending(args.savefile)
 
 
-def _runs_exit_2(args: argparse.Namespace) -> bool:
+def runs_exit_2(args: argparse.Namespace) -> bool:
+    """Return whether the client computes exit 2 itself, always or when the cloud fails."""
     return bool(args.process_exit2_locally or args.on_cloud_failure == "local")

@@ -11,15 +11,14 @@ in Suricata's EVE JSON format.
 
 Rows are written in order, as they are decided. If the cloud does not answer, --on-cloud-failure decides; by default the
 client computes exit 2 itself. On SIGTERM or Ctrl-C the client waits for replies, writes the rows, and ends with exit
-code 0; --resume continues from there. --process-exit2-locally needs no RabbitMQ. Exit codes: 0 done, 2 wrong arguments
-or files, 3 the cloud did not answer (with --on-cloud-failure wait) or there is no such interface, 4 the broker refuses
-user, password or certificate.
+code 0; --resume continues from there. --process-exit2-locally needs no RabbitMQ. With --release DIR, the client changes
+to a new release between two batches. Exit codes: 0 done, 2 wrong arguments or files, 3 the cloud did not answer (with
+--on-cloud-failure wait) or there is no such interface, 4 the broker refuses user, password or certificate.
 """
 
 import argparse
 import contextlib
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,18 +26,21 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root
 
 from dataset import traffic_options
-from offload import broker_options, client_options, shared_options
+from offload import broker_options, client_network, client_options, shared_options
 from offload.defaults import STDOUT, WARN
 from offload.operations import logs
 from utils import cli
 from utils.errors import InputFileError
 from utils.expert_options import add_expert
-from utils.schema import AUTO, DECIDER_COLUMNS, DEFAULT_THRESHOLDS, IDENTITY, OFFLOAD_COLUMNS
+from utils.schema import DECIDER_COLUMNS, IDENTITY, OFFLOAD_COLUMNS, RELEASE_COLUMN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
+    from offload.edge.batch import Batch
     from offload.edge.drift_response import DriftResponse
+    from offload.edge.edge import Edge
     from offload.edge.offload_csv import OffloadCsv
     from offload.edge.resume_file import Facts
     from offload.edge.second_exit import CloudSecondExit, LocalSecondExit
@@ -47,9 +49,10 @@ if TYPE_CHECKING:
     from offload.networks.cache import Cache
     from offload.networks.exits import Network
     from offload.operations.metrics import ClientMetrics
+    from offload.operations.release_watch import Opened, ReleaseWatch
     from utils.drift_watch import Alarm
     from utils.policy import Policy
-    from utils.schema import Thresholds
+    from utils.release import Release
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_sources(sources)
     traffic_options.add_traffic(inputs, add_end=add_expert)
     cli.add_batch_size(inputs)
-    client_options.add_computing(shared_options.add_network(parser))
+    client_options.add_computing(shared_options.add_network(parser, has_releases=True, expert_device=True))
     thresholds = parser.add_argument_group("thresholds")
     cli.add_thresholds(thresholds, ", or those in the exported network's file")
     client_options.add_drift(thresholds)
@@ -72,7 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--savefile", type=Path, metavar="CSV", help="offload CSV to write")
     output.add_argument("--resume", action="store_true", help="continue the --savefile of an interrupted run")
-    output.add_argument("--show-decider", action="store_true", help="add the columns decider and reason to the CSV")
+    output.add_argument(
+        "--show-decider", action="store_true", help="add decider, reason and, with --release, release to the CSV"
+    )
     client_options.add_alerts(output)
     shared_options.add_monitoring(parser)
     return parser
@@ -81,37 +86,38 @@ def make_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Decide the events that the arguments name."""
     from offload.edge.edge import Edge
-    from offload.edge.offload_csv import make_columns
-    from offload.edge.verdict_counts import VerdictCounts, count_verdicts
+    from offload.edge.verdict_counts import VerdictCounts
     from offload.operations.metrics import ClientMetrics
-    from utils.policy import read_policy_for
     from utils.stopping import Stop
 
     logs.configure(json=args.log_format == "json", debug=args.debug, spare_stdout=args.alerts == STDOUT)
     client_options.check_client_arguments(args)
     savefile = _make_savefile(args)
-    network = _open_network(args)
-    policy = read_policy_for(args.policy, network.fingerprint)
-    thresholds = _choose_thresholds(args, network, policy)
-    metrics = ClientMetrics(network.architecture, network.fingerprint)
-    source, stop = _make_source(args, savefile, metrics), Stop(args.drain_timeout)
-    drift = _make_drift_response(args, policy, source, metrics)
     with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(
+            shared_options.watch_release(args, lambda release: client_network.open_network(args, release))
+        )
+        opened = None if watch is None else watch.open_first()
+        network, policy = client_network.open_network(args, None) if opened is None else opened.content
+        release = None if opened is None else opened.release
+        logs.report(log, "device", f"device: {network.device}", device=network.device)
+        thresholds = client_network.choose_thresholds(args, network, policy, release)
+        metrics = ClientMetrics(network.architecture, network.fingerprint)
+        source, stop = _make_source(args, savefile, metrics), Stop(args.drain_timeout)
+        drift = _make_drift_response(args, policy, release, source, metrics)
         stack.enter_context(stop.on_signals())
         second_exit = stack.enter_context(_open_second_exit(args, network, metrics))
         cache = _make_cache(args, metrics)
-        edge = Edge(network.exit_1, thresholds, second_exit, cache, drift)
+        edge = Edge(network.exit_1, thresholds, second_exit, cache, drift, "" if release is None else release.name)
+        if watch is not None:
+            stack.enter_context(_follow(args, watch, edge, second_exit, cache, source, metrics))
         if savefile is not None:
             stack.enter_context(savefile)
         batches, total = stack.enter_context(source.open(edge, stop)), VerdictCounts.zero(labelled=source.labelled)
         decided = edge.decide_all(batches, args.window, stop, to_the_end=not source.resumable)
         for number, batch in enumerate(decided, 1):
-            if savefile is not None:
-                source.save(savefile, make_columns(batch, show_decider=args.show_decider))
-            count_verdicts(batch, metrics)
-            counts = VerdictCounts.from_batch(batch)
+            counts = _handle_decided(args, batch, source, savefile, metrics)
             total += counts
-            source.handle_decided(batch)
             _report(f"batch {number}", counts, args, table=bool(args.dataset))
     _report("total", total, args, table=True)
     _report_cache(cache)
@@ -120,28 +126,52 @@ def run(args: argparse.Namespace) -> None:
         logs.report(log, "saved", f"{savefile.rows} rows -> {savefile.path}", rows=savefile.rows)
 
 
-def _open_network(args: argparse.Namespace) -> "Network":
-    from offload.networks.tuning import CHUNKS, find_fastest
+def _handle_decided(
+    args: argparse.Namespace, batch: "Batch", source: "Source", savefile: "OffloadCsv | None", metrics: "ClientMetrics"
+) -> "VerdictCounts":
+    """Write and count the verdicts of a batch."""
+    from offload.edge.offload_csv import make_columns
+    from offload.edge.verdict_counts import VerdictCounts, count_verdicts
 
-    exported = cli.is_exported(args, args.trained_network_file)
+    if savefile is not None:
+        columns = make_columns(batch, show_decider=args.show_decider, show_release=_shows_release(args))
+        source.save(savefile, columns)
+    count_verdicts(batch, metrics)
+    source.handle_decided(batch)
+    return VerdictCounts.from_batch(batch)
 
-    def open_network(threads: int | None, chunk: int) -> "Network":
-        if not exported:
-            from offload.networks.torch_exits import open_checkpoint
 
-            return open_checkpoint(args.trained_network_file, args.network, args.device, threads, chunk)
-        from offload.networks.onnx_exits import open_exported
+def _follow(
+    args: argparse.Namespace,
+    watch: "ReleaseWatch[tuple[Network, Policy | None]]",
+    edge: "Edge",
+    second_exit: "CloudSecondExit | LocalSecondExit",
+    cache: "Cache | None",
+    source: "Source",
+    metrics: "ClientMetrics",
+) -> "AbstractContextManager[None]":
+    """Return a block in which the edge changes over to later releases."""
+    from offload.edge.edge import Deciding
 
-        return open_exported(args.trained_network_file, args.second_exit_file, args.network, threads or 1, chunk)
+    def change_over(opened: "Opened[tuple[Network, Policy | None]]") -> None:
+        (network, policy), release = opened.content, opened.release
+        drift = _make_drift_response(args, policy, release, source, metrics)
+        deciding = Deciding(
+            network.exit_1,
+            client_network.choose_thresholds(args, network, policy, release),
+            second_exit.use_network(network),
+            None if cache is None else cache.make_empty(),
+            drift,
+            release.name,
+        )
 
-    cores = sorted({1, len(os.sched_getaffinity(0))})
-    threads_to_try = cores if args.threads == AUTO else [args.threads]
-    network, threads, chunk = find_fastest(open_network, threads_to_try, CHUNKS if args.chunk == AUTO else [args.chunk])
-    logs.report(log, "device", f"device: {network.device}", device=network.device)
-    if AUTO in (args.threads, args.chunk):
-        sentence = f"fastest here: {'' if threads is None else f'--threads {threads} '}--chunk {chunk}"
-        logs.report(log, "tuned", sentence, threads=threads, chunk=chunk)
-    return network
+        def report() -> None:
+            metrics.name_network(network.architecture, network.fingerprint)
+            opened.report_use()
+
+        edge.change_to(deciding, report)
+
+    return watch.follow(change_over)
 
 
 def _make_cache(args: argparse.Namespace, metrics: "ClientMetrics") -> "Cache | None":
@@ -150,26 +180,18 @@ def _make_cache(args: argparse.Namespace, metrics: "ClientMetrics") -> "Cache | 
     return None if args.cache_size == 0 else Cache(args.cache_size, metrics.count_lookup)
 
 
-def _choose_thresholds(args: argparse.Namespace, network: "Network", policy: "Policy | None") -> "Thresholds":
-    otherwise = policy.thresholds if policy else network.thresholds or DEFAULT_THRESHOLDS
-    thresholds = cli.parse_thresholds(args, otherwise)
-    source = args.policy or (args.trained_network_file if network.thresholds is not None else None)
-    if source is not None:
-        values = vars(thresholds)
-        least = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values.items())
-        origin = f"from {source}{' and the command line' if cli.has_thresholds(args) else ''}"
-        logs.report(log, "thresholds", f"thresholds {origin}: {least}", **values)
-    return thresholds
-
-
 def _make_drift_response(
-    args: argparse.Namespace, policy: "Policy | None", source: "Source", metrics: "ClientMetrics"
+    args: argparse.Namespace,
+    policy: "Policy | None",
+    release: "Release | None",
+    source: "Source",
+    metrics: "ClientMetrics",
 ) -> "DriftResponse | None":
     if policy is None or policy.reference is None:
         if args.on_drift != WARN:
             raise InputFileError(
-                f"{args.policy}: holds no reference of the traffic for --on-drift {args.on_drift}; write it again with "
-                "nsga2/certify-thresholds.py and --dataset"
+                f"{client_network.find_policy(args, release)}: holds no reference of the traffic for --on-drift "
+                f"{args.on_drift}; write it again with nsga2/certify-thresholds.py and --dataset"
             )
         return None
     from offload.edge.drift_response import DriftResponse
@@ -211,7 +233,15 @@ def _network_facts(args: argparse.Namespace) -> "Facts":
 
     if args.savefile is None:
         return {}
+    if args.release is not None:  # each row is decided by the release of its time, so another one may continue the file
+        given = (args.normal_exit1_min_certainty, args.attack_exit1_min_certainty,
+                 args.normal_exit2_min_certainty, args.attack_exit2_min_certainty)  # fmt: skip
+        return {"network": "releases", "thresholds": list(given), "half_precision": args.half_precision}
     return {"network": digest_file(args.trained_network_file), "half_precision": args.half_precision}
+
+
+def _shows_release(args: argparse.Namespace) -> bool:
+    return args.show_decider and args.release is not None
 
 
 def _make_savefile(args: argparse.Namespace) -> "OffloadCsv | None":
@@ -220,7 +250,8 @@ def _make_savefile(args: argparse.Namespace) -> "OffloadCsv | None":
     if args.savefile is None:
         return None
     whose = () if args.dataset else IDENTITY
-    return OffloadCsv(args.savefile, (*whose, *OFFLOAD_COLUMNS, *(DECIDER_COLUMNS if args.show_decider else ())))
+    deciders = (*DECIDER_COLUMNS, RELEASE_COLUMN) if _shows_release(args) else DECIDER_COLUMNS
+    return OffloadCsv(args.savefile, (*whose, *OFFLOAD_COLUMNS, *(deciders if args.show_decider else ())))
 
 
 @contextlib.contextmanager

@@ -5,13 +5,15 @@ Run:
     python offload/ee-processor-server.py --mq-hostname localhost --trained-network-file saves/M_calibrated.pth \
         --network mobilenet
 
-A worker of an exported network (M_edge.onnx, with --second-exit-file M_second.onnx) needs no PyTorch.
+A worker of an exported network (M_edge.onnx, with --second-exit-file M_second.onnx) needs no PyTorch. With --release
+DIR it serves the networks of several releases: each request is answered by the one that it names.
 
 Several workers on one queue share the load. Waiting requests of all clients are computed together. On SIGTERM or Ctrl-C
 the worker finishes its batch, requeues the waiting requests, and ends with exit code 0.
 """
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
@@ -27,8 +29,15 @@ from utils.errors import InputFileError
 from utils.expert_options import add_expert
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from offload.link.batch_report import BatchReport
+    from offload.link.responder import Responder
+    from offload.link.worker import Worker
     from offload.networks.exits import Network
+    from offload.operations.metrics import WorkerMetrics
+    from offload.operations.release_watch import Opened, ReleaseWatch
+    from utils.release import Release
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +45,7 @@ log = logging.getLogger(__name__)
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.new_parser(__doc__)
-    shared_options.add_network(parser)
+    shared_options.add_network(parser, has_releases=True)
     group = parser.add_argument_group("computing")
     add = group.add_argument
     add_expert(
@@ -88,49 +97,52 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Answer requests until a signal stops the worker."""
-    from offload.link.protocol import ACTIVATIONS, Limits, make_process_name
-    from offload.link.responder import Responder
     from offload.link.worker import Worker
     from offload.link.worker_settings import WorkerSettings, bound_prefetch
-    from offload.networks.cache import Cache
     from offload.operations.metrics import WorkerMetrics
 
     logs.configure(json=args.log_format == "json", debug=args.debug)
     broker = broker_options.read_broker(args)
-    network = _open_network(args)
-    logs.report(log, "device", f"device: {network.device}", device=network.device)
-    architecture, digest, exit_2 = network.architecture, network.fingerprint, network.exit_2
-    assert exit_2 is not None
-    metrics = WorkerMetrics(architecture, digest)
-    caches = args.cache_size > 0 and not args.second_segment_only
-    cache = Cache(args.cache_size, metrics.count_lookup) if caches else None
-    payloads = (ACTIVATIONS,) if args.second_segment_only else defaults.PAYLOADS
-    limits = Limits(digest, network.activation_shape, payloads)
-    responder = Responder(exit_2, limits, make_process_name(), cache)
-    largest = limits.largest_body
-    prefetch = bound_prefetch(args.prefetch, largest)
-    if prefetch < args.prefetch:
-        log.warning(
-            "--prefetch %d: reduced to %d, because each request may have %d bytes",
-            args.prefetch, prefetch, largest,
-        )  # fmt: skip
-    settings = WorkerSettings(args.max_batch, args.batch_wait_ms / 1000, prefetch, args.queue_type, largest)
-    worker = Worker(
-        broker, args.mq_queue, responder, settings, metrics, (lambda _batch: None) if args.quiet else _report
-    )
-
-    def announce() -> None:
-        precision = "" if args.quantize is None else f" ({args.quantize})"
-        sentence = (
-            f"ready: {architecture} {digest[:12]}{precision} on {network.device}, queue {args.mq_queue} at {broker}"
+    shared_options.check_release(args, "--quantize")
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(shared_options.watch_release(args, lambda release: _open_release(args, release)))
+        network = _open_network(args) if watch is None else watch.open_first().content
+        logs.report(log, "device", f"device: {network.device}", device=network.device)
+        architecture = network.architecture
+        metrics = WorkerMetrics(architecture, network.fingerprint)
+        make_responder = _prepare_responders(args, metrics)
+        responder = make_responder(network)
+        if watch is not None:
+            responder = stack.enter_context(_follow(watch, responder, make_responder, metrics))
+        largest = responder.limits.largest_body
+        prefetch = bound_prefetch(args.prefetch, largest)
+        if prefetch < args.prefetch:
+            log.warning(
+                "--prefetch %d: reduced to %d, because each request may have %d bytes",
+                args.prefetch, prefetch, largest,
+            )  # fmt: skip
+        settings = WorkerSettings(args.max_batch, args.batch_wait_ms / 1000, prefetch, args.queue_type, largest)
+        worker = Worker(
+            broker, args.mq_queue, responder, settings, metrics, (lambda _batch: None) if args.quiet else _report
         )
-        facts = {"architecture": architecture, "fingerprint": digest, "queue": args.mq_queue}
-        logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
 
-    with shared_options.serve_metrics(args, metrics.registry, worker):
+        def announce() -> None:
+            now = responder.limits.fingerprint  # later than at the start if a connection was lost
+            precision = "" if args.quantize is None else f" ({args.quantize})"
+            sentence = (
+                f"ready: {architecture} {now[:12]}{precision} on {network.device}, queue {args.mq_queue} at {broker}"
+            )
+            facts = {"architecture": architecture, "fingerprint": now, "queue": args.mq_queue}
+            logs.report(log, "ready", sentence, **facts, precision=args.quantize or "float32")
+
+        stack.enter_context(shared_options.serve_metrics(args, metrics.registry, worker))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
         worker.run(announce)
+    _report_end(worker)
+
+
+def _report_end(worker: "Worker") -> None:
     logs.report(
         log,
         "stopped",
@@ -141,6 +153,59 @@ def run(args: argparse.Namespace) -> None:
         refused=worker.refused,
         dropped=worker.dropped,
     )
+
+
+def _prepare_responders(args: argparse.Namespace, metrics: "WorkerMetrics") -> "Callable[[Network], Responder]":
+    """Return a function that makes a responder, with a cache of its own, for a network."""
+    from offload.link.protocol import ACTIVATIONS, Limits, make_process_name
+    from offload.link.responder import Responder
+    from offload.networks.cache import Cache
+
+    payloads = (ACTIVATIONS,) if args.second_segment_only else defaults.PAYLOADS
+    caches = args.cache_size > 0 and not args.second_segment_only
+
+    def make_responder(network: "Network") -> Responder:
+        assert network.exit_2 is not None
+        cache = Cache(args.cache_size, metrics.count_lookup) if caches else None
+        limits = Limits(network.fingerprint, network.activation_shape, payloads)
+        return Responder(network.exit_2, limits, make_process_name(), cache)
+
+    return make_responder
+
+
+@contextlib.contextmanager
+def _follow(
+    watch: "ReleaseWatch[Network]",
+    first: "Responder",
+    make_responder: "Callable[[Network], Responder]",
+    metrics: "WorkerMetrics",
+) -> "Iterator[Responder]":
+    """Yield a responder that also serves later releases, and those that requests name."""
+    from offload.link.release_responder import ReleaseResponder
+
+    def change_over(opened: "Opened[Network]") -> None:
+        responder.add(make_responder(opened.content), newest=True)
+        metrics.name_network(opened.content.architecture, opened.content.fingerprint)
+        opened.report_use()
+
+    def add(opened: "Opened[Network]") -> None:
+        responder.add(make_responder(opened.content), newest=False)
+        sentence = f"a request names release {opened.release.name}, which was opened in {opened.seconds:.3f} s"
+        logs.report(log, "release-opened", sentence, release=opened.release.name, seconds=round(opened.seconds, 6))
+
+    def find(fingerprint: str) -> None:
+        watch.open_for(fingerprint, add, lambda: responder.is_open(fingerprint))
+
+    responder = ReleaseResponder(first, find)
+    with watch.follow(change_over):
+        yield responder
+
+
+def _open_release(args: argparse.Namespace, release: "Release") -> "Network":
+    from models.onnx_runtime import get_default_threads
+    from offload.networks.release_network import open_release
+
+    return open_release(release, args.network, args.threads or get_default_threads(), most=args.max_batch)
 
 
 def _open_network(args: argparse.Namespace) -> "Network":

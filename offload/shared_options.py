@@ -4,41 +4,103 @@ import argparse
 import contextlib
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import models
 from offload import defaults
 from utils import cli
 from utils.errors import InputFileError
 from utils.expert_options import add_expert
+from utils.schema import AUTO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from prometheus_client import CollectorRegistry
 
     from offload.operations.health_server import Health
+    from offload.operations.release_watch import ReleaseWatch
+    from utils.release import Release
+
+Content = TypeVar("Content")
 
 LOG_FORMATS: Final = ("text", "json")
 _EPILOG: Final = "offload/README.md lists further options for experts, which can also be set in the environment."
 
 
-def add_network(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options of the network: file, family and device; return their group."""
+def add_network(
+    parser: argparse.ArgumentParser, *, has_releases: bool = False, expert_device: bool = False
+) -> argparse._ArgumentGroup:
+    """Add the options of the network: file, family and device; return their group.
+
+    Args:
+        parser: the parser.
+        has_releases: whether ``--release`` can take the place of the file.
+        expert_device: whether ``--help`` leaves out the device.
+    """
     group = parser.add_argument_group("network")
-    group.add_argument(
+    sources = group.add_mutually_exclusive_group(required=True)
+    sources.add_argument(
         "--trained-network-file",
-        required=True,
         type=Path,
         metavar="FILE",
         help="checkpoint (.pth), the same on both sides, or its exported first half (.onnx)",
     )
+    if has_releases:
+        sources.add_argument(
+            "--release",
+            type=Path,
+            metavar="DIR",
+            help="release, or folder of releases whose current one is used; a later one is taken over without a stop "
+            "when current names it, or on SIGHUP",
+        )
     group.add_argument(
         "--network",
         type=cli.one_of(models.FAMILIES),
         metavar="{" + ",".join(models.FAMILIES) + "}",
         help="family that the network in the file must have (default: any)",
     )
-    cli.add_device(group)
+    if expert_device:
+        meaning = "`auto` (CUDA where PyTorch sees a GPU, else cpu), `cpu`, `cuda` or `cuda:N`"
+        add_expert(group, "--device", default=AUTO, metavar="DEVICE", meaning=meaning)
+    else:
+        cli.add_device(group)
     return group
+
+
+def check_release(args: argparse.Namespace, *others: str) -> None:
+    """Check that nothing else is given that a release holds or decides.
+
+    Args:
+        args: the parsed arguments.
+        others: further options that do not go with ``--release``.
+
+    Raises:
+        InputFileError: ``--release`` and such an option are given.
+    """
+    if args.release is None:
+        return
+    for option in ("--second-exit-file", *others):
+        if getattr(args, option.removeprefix("--").replace("-", "_")) is not None:
+            raise InputFileError(f"{option} does not go with --release, which holds all files; leave it out")
+    if args.device not in {AUTO, "cpu"}:
+        raise InputFileError("--device is for PyTorch; ONNX Runtime computes releases on the processor, leave it out")
+
+
+@contextlib.contextmanager
+def watch_release(
+    args: argparse.Namespace, open_release: "Callable[[Release], Content]"
+) -> "Iterator[ReleaseWatch[Content] | None]":
+    """Yield the watch of ``--release``, which remembers each SIGHUP in the block; None without that option."""
+    from offload.operations.release_watch import ReleaseWatch, ignore_hangup
+
+    if args.release is None:
+        with ignore_hangup():
+            yield None
+        return
+    watch = ReleaseWatch(args.release, open_release)
+    with watch.on_hangup():
+        yield watch
 
 
 def add_cache_size(group: argparse._ActionsContainer) -> None:

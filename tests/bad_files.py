@@ -21,6 +21,7 @@ import models
 from tests.hostile import Bomb, Evaluated
 from tests.nsga2.plain_objectives import plain_table
 from tests.nsga2.test_objectives import random_evaluation
+from utils.release import CURRENT, FILES, MANIFEST, write_manifest
 from utils.results import Front, write_front
 from utils.schema import DEFAULT_THRESHOLDS, FEATURES, OFFLOAD_COLUMNS
 
@@ -517,6 +518,41 @@ INPUT_FOLDERS: dict[str, Fault] = {
 }
 
 
+def _release(folder: Path, *, manifest: Mapping[str, object] | None = None, spoilt: str = "") -> Path:
+    """Make a release whose files hold their own names only, one of which may be spoilt later."""
+    release = _mkdir(folder / "release-0001")
+    for name in FILES:
+        (release / name).write_text(name)
+    write_manifest(release, None, "MobileNetV2WithExits", "5e" * 32, [], {})
+    if manifest is not None:
+        content = json.loads((release / MANIFEST).read_bytes()) | manifest
+        (release / MANIFEST).write_text(json.dumps(content))
+    if spoilt:
+        (release / spoilt).write_text("spoilt")
+    return release
+
+
+def _pointing_nowhere(folder: Path) -> Path:
+    (folder / CURRENT).symlink_to("absent")
+    return folder
+
+
+def _half_written(folder: Path) -> Path:
+    release = _release(folder)
+    (release / MANIFEST).unlink()
+    return release
+
+
+RELEASES: dict[str, Fault] = {
+    "missing": Fault(lambda folder: folder / "absent", ("no such folder",)),
+    "a file": Fault(lambda folder: _copy(folder / "file", b"x"), ("is a file, not a folder",)),
+    "half written": Fault(_half_written, (f"holds no {MANIFEST}", "half written")),
+    "pointing nowhere": Fault(_pointing_nowhere, ("leads to no release", "--rollback")),
+    "a wrong hash": Fault(lambda folder: _release(folder, spoilt=FILES[-1]), (FILES[-1], "copy the release again")),
+    "a damaged manifest": Fault(lambda folder: _release(folder, spoilt=MANIFEST), ("is not the manifest",)),
+    "of a later version": Fault(lambda folder: _release(folder, manifest={"version": 2}), ("version 2",)),
+    "no network in it": Fault(_release, ("is no ONNX file",)),
+}
 PICTURES: dict[str, Fault] = {
     **OUTPUTS,
     "of no picture's name": Fault(lambda folder: folder / "out.exe", ("the ending must say", ".png")),
@@ -560,4 +596,4 @@ DATASET_FOLDERS: dict[str, Fault] = {
 def files_below(folder: Path) -> dict[str, bytes]:
     """Return the content of every file below a folder, hidden ones too."""
     paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
-    return {str(path): path.read_bytes() for path in paths}
+    return {str(path): path.read_bytes() if path.exists() else b"a link to nothing" for path in paths}

@@ -35,6 +35,7 @@ from tests.bad_files import (
     PASSWORDS,
     PICTURES,
     POLICIES,
+    RELEASES,
     ROWS,
     SCALERS,
     SINGLE_EVALUATIONS,
@@ -172,9 +173,15 @@ PATHS: dict[str, dict[str, Faults]] = {
         "--output": OUTPUTS,
         "--second-exit-output": OUTPUTS,
     },
-    SERVER: {"--trained-network-file": TWO_EXITS, "--second-exit-file": EXPORTED, **BROKER},
+    SERVER: {
+        "--trained-network-file": TWO_EXITS,
+        "--release": RELEASES,
+        "--second-exit-file": EXPORTED,
+        **BROKER,
+    },
     CLIENT: {
         "--trained-network-file": TWO_EXITS,
+        "--release": RELEASES,
         "--second-exit-file": EXPORTED,
         "--dataset": DATASETS,
         "--pcap": CAPTURES,
@@ -508,6 +515,8 @@ def test_a_bad_file_is_one_line_that_names_it_and_changes_nothing(
         checkpoint = good[script][network_file]
         assert isinstance(checkpoint, Path)
         options[network_file] = checkpoint.with_suffix(".onnx")
+    if option == "--release":
+        del options["--trained-network-file"]
     if script == CLIENT and option in OF_TRAFFIC:
         del options["--dataset"]
         options |= {**good[EXTRACT], "--process-exit2-locally": "--debug"}

@@ -79,6 +79,9 @@ REJECTED: Final = "rejected"
 DECIDER_COLUMNS: Final = ("decider", "reason")
 """Additional columns of an offload CSV: which part decided the event, and why."""
 
+RELEASE_COLUMN: Final = "release"
+"""Further column if the client runs releases: the name of the one that decided the event."""
+
 EDGE: Final = "edge"
 CLOUD: Final = "cloud"
 LOCAL: Final = "local"

@@ -27,6 +27,7 @@ class Batch:
         failure: (N,) text, code of the reason why the cloud did not answer; empty otherwise.
         rejected: (N,) bool, whether exit 2 was needed, and was not certain enough or did not answer; or ``drifted``.
         drifted: (N,) bool, whether the event was not accepted because the traffic has changed.
+        release: name of the release whose network decides the batch; empty without releases.
     """
 
     features: FloatArray
@@ -41,6 +42,7 @@ class Batch:
     failure: NDArray[np.str_] = field(init=False)
     rejected: NDArray[np.bool_] = field(init=False)
     drifted: NDArray[np.bool_] = field(init=False)
+    release: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         count = len(self.features)

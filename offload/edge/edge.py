@@ -1,7 +1,7 @@
 """Decide batches of events: exit 1, exit 2 for the uncertain ones, and the verdicts, in order."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +26,32 @@ _EMPTY_QUERY: Final = Query((), tuple)
 
 
 @dataclass(frozen=True)
+class Deciding:
+    """What decides the batches of an edge until the next release.
+
+    Attributes:
+        exit_1: decides the events of which it is certain.
+        thresholds: thresholds of both exits.
+        second_exit: decides the other events.
+        cache: logits of both exits; None: vectors that repeat in another batch are computed again.
+        drift: watches the events; None: they are not watched.
+        release: name of the release; empty: the network is of none.
+    """
+
+    exit_1: FirstExit
+    thresholds: Thresholds
+    second_exit: CloudSecondExit | LocalSecondExit
+    cache: Cache | None = None
+    drift: DriftResponse | None = None
+    release: str = ""
+
+
+@dataclass(frozen=True)
 class _Pending:
     """A batch with its columns of exit 1, whose other columns wait for exit 2.
 
     Attributes:
+        deciding: what decides the batch, also if the edge has changed over since.
         batch: the batch to fill.
         vector_index: (N,) index of each event's vector among the n uncertain distinct ones; -1 if exit 1 was certain.
         keys: keys of the n uncertain vectors in the cache.
@@ -39,6 +61,7 @@ class _Pending:
         query: query about the missing vectors.
     """
 
+    deciding: Deciding
     batch: Batch
     vector_index: NDArray[np.intp]
     keys: list[bytes]
@@ -52,11 +75,7 @@ class Edge:
     """Decides batches of events.
 
     Args:
-        exit_1: decides the events of which it is certain.
-        thresholds: thresholds of both exits.
-        second_exit: decides the other events.
-        cache: logits of both exits; None: vectors that repeat in another batch are computed again.
-        drift: watches the events; None: they are not watched.
+        exit_1, thresholds, second_exit, cache, drift, release: as in ``Deciding``, for the first batches.
     """
 
     def __init__(
@@ -66,15 +85,34 @@ class Edge:
         second_exit: CloudSecondExit | LocalSecondExit,
         cache: Cache | None = None,
         drift: DriftResponse | None = None,
+        release: str = "",
     ) -> None:
-        self.thresholds = thresholds
-        self._exit_1 = exit_1
-        self._second_exit = second_exit
-        self._cache = cache
-        self._drift = drift
+        self._deciding = Deciding(exit_1, thresholds, second_exit, cache, drift, release)
+        self._latest: tuple[Deciding, Callable[[], object]] = self._deciding, lambda: None
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds of both exits for the next batch."""
+        return self._deciding.thresholds
+
+    def change_to(self, deciding: Deciding, on_change: Callable[[], object]) -> None:
+        """Decide the batches that are not begun with another network; safe in any thread, and returns at once.
+
+        Args:
+            deciding: decides them, with the same client. Its cache must not hold logits of another network.
+            on_change: called between two batches, in the thread that decides.
+        """
+        self._latest = deciding, on_change
+
+    def _change_over(self) -> None:
+        deciding, on_change = self._latest
+        if deciding is not self._deciding:
+            self._deciding = deciding
+            on_change()
 
     def decide(self, batch: Batch) -> Batch:
         """Fill the verdict columns of one batch, and return it; waits for replies."""
+        self._change_over()
         return self._finish(self._begin(batch))
 
     def decide_all(
@@ -106,9 +144,10 @@ class Edge:
                 elif stop.is_over:
                     if not to_the_end:
                         return
-                    self._second_exit.give_up()
+                    pending[0].deciding.second_exit.give_up()
             if batch is None:
                 break
+            self._change_over()
             if to_the_end and stop.is_over:
                 coming = iter(())  # only the pending batches are still decided
             elif len(batch):
@@ -118,14 +157,16 @@ class Edge:
 
     def _begin(self, batch: Batch) -> _Pending:
         """Compute exit 1 of the distinct vectors, and query exit 2 about the uncertain ones."""
+        deciding = self._deciding
+        batch.release = deciding.release
         first, vector_index = find_distinct_vectors(batch.features)
         vectors = batch.features[first]
-        keys = [] if self._cache is None else make_keys(vectors)
-        known = None if self._cache is None else self._cache.find(keys)
+        keys = [] if deciding.cache is None else make_keys(vectors)
+        known = None if deciding.cache is None else deciding.cache.find(keys)
         logits, computed, activations = self._compute_exit_1(vectors, keys, known)
         prediction, certainties = classify(logits)
         batch.prediction_1[:], batch.certainty_1[:] = prediction[vector_index], certainties[vector_index]
-        limits = self.thresholds
+        limits = deciding.thresholds
         distrusted = self._find_distrusted(vectors, prediction, certainties, vector_index)
         is_uncertain = distrusted | ~is_accepted(prediction, certainties, limits.normal_exit_1, limits.attack_exit_1)
         uncertain = np.flatnonzero(is_uncertain)
@@ -134,11 +175,14 @@ class Edge:
         query = _EMPTY_QUERY
         if len(missing):
             chosen = uncertain[missing]
-            query = self._second_exit.ask(
-                vectors[chosen], lambda rows: self._select_activations(vectors, computed, activations, chosen[rows])
+            query = deciding.second_exit.ask(
+                vectors[chosen],
+                lambda rows: _select_activations(deciding.exit_1, vectors, computed, activations, chosen[rows]),
             )
         keys = [keys[row] for row in uncertain.tolist()] if keys else []
-        return _Pending(batch, among_uncertain[vector_index], keys, distrusted[uncertain], logits_2, missing, query)
+        return _Pending(
+            deciding, batch, among_uncertain[vector_index], keys, distrusted[uncertain], logits_2, missing, query
+        )
 
     def _find_distrusted(
         self,
@@ -147,65 +191,51 @@ class Edge:
         certainties: NDArray[np.floating],
         vector_index: NDArray[np.intp],
     ) -> NDArray[np.bool_]:
-        if self._drift is None:
+        if self._deciding.drift is None:
             return np.zeros(len(prediction), dtype=np.bool_)
-        return self._drift.find_distrusted(vectors, prediction, certainties, np.bincount(vector_index))
+        return self._deciding.drift.find_distrusted(vectors, prediction, certainties, np.bincount(vector_index))
 
     def _compute_exit_1(
         self, vectors: FloatArray, keys: list[bytes], known: FloatArray | None
     ) -> tuple[FloatArray, NDArray[np.intp], ActivationsAt]:
         """Return the logits (D, 2) of exit 1, the computed rows, and a function for the activations of these rows."""
-        if self._cache is None or known is None:
-            logits, activations = self._exit_1(vectors)
+        exit_1, cache = self._deciding.exit_1, self._deciding.cache
+        if cache is None or known is None:
+            logits, activations = exit_1(vectors)
             return logits, np.arange(len(vectors)), activations
         logits = known[:, 0]
-        missing = self._cache.find_missing(1, logits)
+        missing = cache.find_missing(1, logits)
         if len(missing) == 0:
             return logits, missing, _no_activations
-        logits[missing], activations = self._exit_1(vectors[missing])
-        self._cache.put([keys[row] for row in missing.tolist()], 1, logits[missing])
+        logits[missing], activations = exit_1(vectors[missing])
+        cache.put([keys[row] for row in missing.tolist()], 1, logits[missing])
         return logits, missing, activations
 
     def _look_up_exit_2(
         self, known: FloatArray | None, uncertain: NDArray[np.intp]
     ) -> tuple[FloatArray, NDArray[np.intp]]:
         """Return the cached logits (n, 2) of exit 2 of the uncertain vectors, and which of these are missing."""
-        if self._cache is None or known is None or len(uncertain) == 0:
+        cache = self._deciding.cache
+        if cache is None or known is None or len(uncertain) == 0:
             return np.full((len(uncertain), CLASS_COUNT), np.nan, dtype=np.float32), np.arange(len(uncertain))
         logits = known[uncertain, 1]
-        return logits, self._cache.find_missing(2, logits)
-
-    def _select_activations(
-        self, vectors: FloatArray, computed: NDArray[np.intp], activations: ActivationsAt, chosen: NDArray[np.intp]
-    ) -> FloatArray:
-        """Return the activations of chosen vectors; segment 1 of vectors with a cached exit 1 is computed again."""
-        is_computed = np.isin(chosen, computed)
-        if is_computed.all():
-            return activations(np.searchsorted(computed, chosen))
-        cached = np.flatnonzero(~is_computed)
-        _, activations_of_cached = self._exit_1(vectors[chosen[cached]])
-        again = activations_of_cached(np.arange(len(cached)))
-        selected = np.empty((len(chosen), *again.shape[1:]), dtype=np.float32)
-        selected[cached] = again
-        if is_computed.any():
-            selected[is_computed] = activations(np.searchsorted(computed, chosen[is_computed]))
-        return selected
+        return logits, cache.find_missing(2, logits)
 
     def _finish(self, pending: _Pending) -> Batch:
         """Wait for replies, and fill the columns of exit 2."""
-        batch, logits = pending.batch, pending.logits
+        deciding, batch, logits = pending.deciding, pending.batch, pending.logits
         if len(logits) == 0:
             return batch
-        answered_by = np.full(len(logits), self._second_exit.answered_by, dtype="U8")
+        answered_by = np.full(len(logits), deciding.second_exit.answered_by, dtype="U8")
         failure = np.full(len(logits), "", dtype="U32")
         for rows, found, decider, code in pending.query.collect():
             vectors = pending.missing[rows]
             logits[vectors], answered_by[vectors], failure[vectors] = found, decider, code
-            if self._cache is not None and not code:
-                self._cache.put([pending.keys[vector] for vector in vectors.tolist()], 2, found)
+            if deciding.cache is not None and not code:
+                deciding.cache.put([pending.keys[vector] for vector in vectors.tolist()], 2, found)
         prediction, certainties = classify(logits)
         is_unanswered = np.isnan(certainties)
-        limits = self.thresholds
+        limits = deciding.thresholds
         accepted = is_accepted(prediction, certainties, limits.normal_exit_2, limits.attack_exit_2)
         events = np.flatnonzero(pending.vector_index >= 0)
         vector_index = pending.vector_index[events]
@@ -226,6 +256,27 @@ def _must_finish_oldest(pending: Sequence[_Pending], events: int, window: int) -
         or in_flight - (-events // MAX_EVENTS) > window
         or events + sum(len(one.batch) for one in pending) > window * MAX_EVENTS
     )
+
+
+def _select_activations(
+    exit_1: FirstExit,
+    vectors: FloatArray,
+    computed: NDArray[np.intp],
+    activations: ActivationsAt,
+    chosen: NDArray[np.intp],
+) -> FloatArray:
+    """Return the activations of chosen vectors; segment 1 of vectors with a cached exit 1 is computed again."""
+    is_computed = np.isin(chosen, computed)
+    if is_computed.all():
+        return activations(np.searchsorted(computed, chosen))
+    cached = np.flatnonzero(~is_computed)
+    _, activations_of_cached = exit_1(vectors[chosen[cached]])
+    again = activations_of_cached(np.arange(len(cached)))
+    selected = np.empty((len(chosen), *again.shape[1:]), dtype=np.float32)
+    selected[cached] = again
+    if is_computed.any():
+        selected[is_computed] = activations(np.searchsorted(computed, chosen[is_computed]))
+    return selected
 
 
 def _no_activations(_rows: NDArray[np.intp]) -> FloatArray:

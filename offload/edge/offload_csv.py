@@ -23,7 +23,7 @@ from offload.edge.resume_file import NO_PROGRESS, START_AGAIN, Facts, Progress, 
 from utils.errors import InputFileError
 from utils.files import check_writable, replacing
 from utils.records import make_identity_columns
-from utils.schema import DECIDER_COLUMNS, NOT_ASKED, OFFLOAD_COLUMNS, REJECTED
+from utils.schema import DECIDER_COLUMNS, NOT_ASKED, OFFLOAD_COLUMNS, REJECTED, RELEASE_COLUMN
 
 _COMPRESS: Final[dict[str, Callable[[bytes], bytes]]] = {
     ".gz": functools.partial(gzip.compress, mtime=0),  # so that the same rows always give the same file
@@ -39,10 +39,11 @@ Table = Mapping[str, NDArray[Any]]
 """Columns (n,) of a table by name."""
 
 
-def make_columns(batch: Batch, *, show_decider: bool = False) -> Table:
+def make_columns(batch: Batch, *, show_decider: bool = False, show_release: bool = False) -> Table:
     """Return the columns (N,) of a decided batch: ``OFFLOAD_COLUMNS``.
 
-    ``IDENTITY`` comes before them if there are records, and ``DECIDER_COLUMNS`` after them if ``show_decider`` is set.
+    ``IDENTITY`` comes before them if there are records. ``DECIDER_COLUMNS`` come after them if ``show_decider`` is set,
+    and then ``RELEASE_COLUMN`` if ``show_release`` is set.
     """
     answered = batch.answered
     columns = (
@@ -58,6 +59,8 @@ def make_columns(batch: Batch, *, show_decider: bool = False) -> Table:
     table |= dict(zip(OFFLOAD_COLUMNS, columns, strict=True))
     if show_decider:
         table |= dict(zip(DECIDER_COLUMNS, (batch.decider, batch.reason), strict=True))
+    if show_release:
+        table[RELEASE_COLUMN] = np.full(len(batch), batch.release)
     return table
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from offload.link.client import Client
 from offload.link.protocol import FEATURES, MAX_EVENTS, Answer, RequestTemplate
-from offload.networks.exits import ActivationsAt, FloatArray, SecondExit
+from offload.networks.exits import ActivationsAt, FloatArray, Network, SecondExit
 from offload.operations.metrics import CODE_FORM
 from utils.errors import CloudUnavailableError, MessageError
 from utils.schema import CLASS_COUNT, CLOUD, LOCAL
@@ -47,6 +47,11 @@ class LocalSecondExit:
 
     def __init__(self, exit_2: SecondExit) -> None:
         self._exit_2 = exit_2
+
+    def use_network(self, network: Network) -> "LocalSecondExit":
+        """Return the same for another network, whose exit 2 is open."""
+        assert network.exit_2 is not None
+        return LocalSecondExit(network.exit_2)
 
     def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         """Compute exit 2 of features (n, 58) from their activations."""
@@ -99,6 +104,12 @@ class CloudSecondExit:
         self._template = template
         self._local = local
         self._on_failure = on_failure
+
+    def use_network(self, network: Network) -> "CloudSecondExit":
+        """Return the same, over the same connection, for another network; it names that one in its requests."""
+        template = replace(self._template, fingerprint=network.fingerprint)
+        local = None if network.exit_2 is None else LocalSecondExit(network.exit_2)
+        return CloudSecondExit(self._client, template, local, self._on_failure)
 
     def ask(self, features: FloatArray, activations: ActivationsAt) -> Query:
         """Send requests about features (n, 58), or about their activations."""

@@ -51,7 +51,8 @@ class DatasetSource:
     Args:
         rows: the whole dataset.
         savefile: the offload CSV, if there is one.
-        network: facts on the network that determine the verdicts; see ``offload.edge.resume_file``.
+        network: facts on the network that determine the verdicts; see ``offload.edge.resume_file``. Thresholds among
+            them take the place of the edge's.
         resumes: whether to continue the offload CSV of an interrupted run.
         batch_size: rows of a batch.
     """
@@ -71,7 +72,7 @@ class DatasetSource:
         """See ``Source``."""
         rows = self._rows
         if self._savefile is not None:
-            facts = {**self._network, "dataset": digest_dataset(rows), "thresholds": vars(edge.thresholds)}
+            facts = {"thresholds": vars(edge.thresholds), **self._network, "dataset": digest_dataset(rows)}
             self._done = self._savefile.begin(facts, len(rows), resumes=self._resumes)
         with tqdm(total=len(rows), initial=self._done, desc="events", unit="event", disable=None) as self._bar:
             yield split_dataset(rows, self._done, self._batch_size, stop)

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -156,8 +156,13 @@ def encode_request(request: Request) -> bytes:
     return _save({request.payload: request.tensor}, metadata)
 
 
-def decode_request(body: bytes, limits: Limits) -> Request:
+def decode_request(body: bytes, limits: Limits, is_served: Callable[[str], bool] | None = None) -> Request:
     """Return the request in a body, with its tensor as float32.
+
+    Args:
+        body: an untrusted body.
+        limits: limits of accepted requests.
+        is_served: returns whether a network with a fingerprint can answer; None: only that of the limits can.
 
     Raises:
         MessageError: the body is invalid. Its code is too-large, malformed, wrong-version, wrong-model, wrong-payload,
@@ -170,17 +175,18 @@ def decode_request(body: bytes, limits: Limits) -> Request:
     _check_form("request_id", metadata["request_id"], _ID)
     _check_form("client_id", metadata["client_id"], _NAME)
     _check_form("fingerprint", metadata["fingerprint"], _FINGERPRINT)
-    if metadata["fingerprint"] != limits.fingerprint:
+    fingerprint = metadata["fingerprint"]
+    if fingerprint != limits.fingerprint and (is_served is None or not is_served(fingerprint)):
         raise MessageError(
             "wrong-model",
-            f"the client has network {metadata['fingerprint'][:12]}, this worker {limits.fingerprint[:12]}; "
+            f"the client has network {fingerprint[:12]}, this worker {limits.fingerprint[:12]}; "
             "start both with the same checkpoint",
         )
     payload = metadata["payload"]
     if payload not in limits.shapes:
         raise MessageError("wrong-payload", f"this worker accepts {', '.join(limits.shapes)}")
     tensor = _read_tensor(body, start, header, payload, limits.shapes[payload], None)
-    return Request(metadata["request_id"], metadata["client_id"], metadata["fingerprint"], payload, tensor)
+    return Request(metadata["request_id"], metadata["client_id"], fingerprint, payload, tensor)
 
 
 def describe_oversize(size: int, largest: int) -> str:

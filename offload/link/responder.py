@@ -1,7 +1,7 @@
 """Answer requests with exit 2 of a network, several requests in one forward pass."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,8 +35,11 @@ class Responder:
             body: body of the message.
             request_id: correlation id of the message.
         """
+        return self._decode(body, request_id, None)
+
+    def _decode(self, body: bytes, request_id: str, is_served: Callable[[str], bool] | None) -> Request | Refusal:
         try:
-            request = decode_request(body, self.limits)
+            request = decode_request(body, self.limits, is_served)
             if request.request_id != request_id:
                 raise MessageError("malformed", "the id of the request is not its correlation id")
         except MessageError as problem:

@@ -34,6 +34,12 @@ class Cache:
         self._logits = np.empty((size, EXITS, CLASS_COUNT), dtype=np.float32)
         self.hits, self.misses = [0, 0], [0, 0]
 
+    def make_empty(self) -> "Cache":
+        """Return an empty cache for another network; hits and misses of both are counted together."""
+        empty = Cache(self._size, self._on_lookup)
+        empty.hits, empty.misses = self.hits, self.misses
+        return empty
+
     def __len__(self) -> int:
         return len(self._rows)
 

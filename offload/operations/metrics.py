@@ -133,13 +133,18 @@ class _Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        info = Info(self._prefix, "Network and protocol version of this process.", registry=self.registry)
-        info.info({"architecture": architecture, "fingerprint": fingerprint[:12], "protocol": PROTOCOL_VERSION})
+        self._info = Info(self._prefix, "Network and protocol version of this process.", registry=self.registry)
+        self.name_network(architecture, fingerprint)
         self.connected = self._add_gauge("connected", "1 while there is a connection to RabbitMQ, else 0.")
         self.blocked = self._add_gauge("blocked", "1 while RabbitMQ blocks publishers (memory or disk alarm), else 0.")
         self.connection_losses = self._add_counter("connection_losses", "Lost connections to RabbitMQ.")
         self.sent_bytes = self._add_counter("sent_bytes", "Bytes of message bodies sent.")
         self.received_bytes = self._add_counter("received_bytes", "Bytes of message bodies received.")
+
+    def name_network(self, architecture: str, fingerprint: str) -> None:
+        """Export the network of this process, in place of the one before."""
+        facts = {"architecture": architecture, "fingerprint": fingerprint[:12], "protocol": PROTOCOL_VERSION}
+        self._info.info(facts)
 
     def _add_counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"{self._prefix}_{name}_total", meaning, labels, registry=self.registry)
