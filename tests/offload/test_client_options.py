@@ -11,6 +11,7 @@ from utils.errors import InputFileError
 
 NETWORK = ("--trained-network-file", "network.pth")
 EXPORTED = ("--trained-network-file", "edge.onnx")
+RELEASE = ("--release", "releases")
 ROWS, TRAFFIC = ("--dataset", "rows.csv"), ("--interface", "eth0")
 LOCAL, BROKER = ("--process-exit2-locally",), ("--mq-hostname", "localhost")
 
@@ -36,6 +37,10 @@ def check(*options: str | Path) -> None:
             (*NETWORK, *ROWS, *LOCAL, "--on-drift", "reject", "--policy", "p.json", "--resume", "--savefile", "v.csv"),
             "--resume cannot continue with --on-drift reject",
         ),
+        ((*RELEASE, *ROWS, *LOCAL, "--policy", "p.json"), "--policy does not go with --release"),
+        ((*RELEASE, *ROWS, *LOCAL, "--second-exit-file", "s.onnx"), "--second-exit-file does not go with --release"),
+        ((*RELEASE, *ROWS, *LOCAL, "--runtime", "onnx"), "--runtime does not go with --release"),
+        ((*RELEASE, *ROWS, *LOCAL, "--device", "cuda"), "--device is for PyTorch"),
         ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "v.json"), "v.json"),
         ((*NETWORK, *TRAFFIC, *LOCAL, "--savefile", "a.csv", "--alerts", "a.csv"), "a.csv"),
         ((*NETWORK, *ROWS, *LOCAL, "--savefile", "rows.csv"), "rows.csv"),
@@ -57,8 +62,17 @@ def test_contradicting_arguments_are_refused_with_the_option_or_file(
         (*NETWORK, *TRAFFIC, *BROKER, "--savefile", "verdicts.csv.gz", "--alerts", "eve.json"),
         (*EXPORTED, *ROWS, *BROKER, "--on-cloud-failure", "reject"),
         (*EXPORTED, *ROWS, *LOCAL, "--second-exit-file", "second.onnx"),
+        (*RELEASE, *ROWS, *LOCAL, "--on-drift", "tighten"),
+        (*RELEASE, *TRAFFIC, *BROKER, "--device", "cpu"),
     ],
 )
 def test_arguments_that_agree_pass(options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check(*options)
+
+
+@pytest.mark.parametrize("options", [(), (*NETWORK, *RELEASE)])
+def test_exactly_one_network_is_named(options: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        check(*options, *ROWS, *LOCAL)
+    assert "--release" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from tests.networks import calibrated_network
 from tests.offload.alerts.test_alerts_file import events_of, lines_of
 from tests.offload.link_ends import Program, wait_until
 from tests.offload.operations.promql import asks_for_what_is_exported, assert_prometheus_understands, needs_promtool
+from tests.offload.releases import write_release
 from tests.scripts import CLIENT, ROOT, SERVER, load_script
 from utils.expert_options import get_variable
 
@@ -41,7 +42,7 @@ WORKER_UNIT, CLIENT_UNIT, SENSOR_UNIT = "ee-worker@.service", "ee-client.service
 SCRIPTS = {WORKER_UNIT: SERVER, CLIENT_UNIT: CLIENT, SENSOR_UNIT: CLIENT}
 BLOCKS: dict[str, str] = dict(re.findall(r"```\w+ ([\w.-]+)\n(.*?)```", README, re.DOTALL))
 ALERTS = re.findall(r"^\| `(.+?)` \|", README, re.MULTILINE)
-PYTHON = "/opt/ee/.venv/bin/python"
+PYTHON, KILL = "/opt/ee/.venv/bin/python", "/bin/kill"
 EVENTS = 700
 MONTH = 300.0
 """Seconds in which a month is certainly decided, also where many tests run at once."""
@@ -226,9 +227,10 @@ def seconds(unit: str) -> float:
 def systemd_root(folder: Path, unit: str, text: str) -> list[str]:
     """Return options that have systemd-analyze look at a root with this unit, what it starts, and bare targets."""
     folder.mkdir()
-    python, units = folder / PYTHON[1:], folder / "etc/systemd/system"
-    python.parent.mkdir(parents=True)
-    shutil.copy("/bin/true", python)
+    units = folder / "etc/systemd/system"
+    for started in (PYTHON, KILL):
+        (folder / started[1:]).parent.mkdir(parents=True)
+        shutil.copy("/bin/true", folder / started[1:])
     units.mkdir(parents=True)
     for target in ("sysinit", "basic", "shutdown", "network-online", "multi-user"):
         (units / f"{target}.target").write_text("[Unit]\n")
@@ -493,6 +495,38 @@ def test_the_edge_decides_alone_while_the_worker_has_another_network(site: Site,
     with site.program(tmp_path / "local", CLIENT_UNIT, EE_NETWORK_FILE=other) as client:
         assert client.end() == 2
     assert "was written with another network file; give the same, or leave out --resume" in client.err
+
+
+def reload(service: Program, unit: str) -> None:
+    """Reload a service as its unit says."""
+    assert settings(unit)["ExecReload"] == [f"{KILL} -HUP $MAINPID"]
+    service.send(signal.SIGHUP)
+
+
+def test_a_worker_takes_over_a_release_when_it_is_reloaded(site: Site, instance: int, tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release-0001", calibrated_network("MobileNetV2WithExits"))
+    options = dict(re.findall(r"^(\w+)=(.*)$", BLOCKS["environment"], re.MULTILINE))
+    assert options.pop("EE_NETWORK_FILE") == "/etc/ee/releases"
+    with site.program(tmp_path / "new", WORKER_UNIT, instance, **options, EE_NETWORK_FILE=release) as worker:
+        worker.wait_for('"event": "ready"')
+        reload(worker, WORKER_UNIT)
+        worker.wait_for('"event": "release"')
+        worker.send(signal.SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_worker_without_releases_survives_a_reload(site: Site, instance: int, tmp_path: Path) -> None:
+    with site.program(tmp_path / "worker", WORKER_UNIT, instance) as worker:
+        worker.wait_for('"event": "ready"')
+        reload(worker, WORKER_UNIT)
+        worker.send(signal.SIGTERM)
+        assert worker.end() == 0
+    assert "stopped: 0 requests answered" in worker.out
+
+
+@pytest.mark.parametrize("unit", [CLIENT_UNIT, SENSOR_UNIT])
+def test_edges_are_reloaded_like_workers(unit: str) -> None:
+    assert settings(unit)["ExecReload"] == settings(WORKER_UNIT)["ExecReload"]
 
 
 @pytest.mark.parametrize("fate", ["dropped", "left_out", "late"])
