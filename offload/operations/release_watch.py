@@ -26,6 +26,7 @@ from utils.release import MANIFEST, Release, find_release_folder, read_release
 POLL: Final = 0.25
 """Seconds between two looks at the link and at the signal."""
 _RESCAN: Final = 1.0
+_JOIN: Final = 5.0
 _LARGEST_MANIFEST: Final = 2**20
 _NAME: Final = re.compile(r"[\w.+@=-]{1,100}", re.ASCII)
 
@@ -124,7 +125,7 @@ class ReleaseWatch(Generic[Content]):
             yield
         finally:
             self._ending.set()
-            thread.join(POLL)  # not longer: it may be opening a large network, which nobody needs any more
+            thread.join(_JOIN)  # an interpreter that ends must not find ONNX Runtime at work
 
     def open_for(self, fingerprint: str, use: Callable[[Opened[Content]], object], is_here: Callable[[], bool]) -> None:
         """Open the release of the folder whose network has a fingerprint, and pass it to ``use``, if there is one.

@@ -53,7 +53,7 @@ class Figures:
 
     Attributes:
         swaps, kills: how often the link was changed, and a worker was killed meanwhile.
-        rows: rows of both edges.
+        rows: rows of all edges.
         used: number of rows that each release decided.
         differences: from the verdicts of the release that each row names.
         refused: replies of the workers that are refusals.
@@ -93,7 +93,7 @@ class Fleet:
         broker: connection settings.
         queue: the request queue.
         releases: folder of ``write_swapped_releases``.
-        dataset: distinct events, which each edge decides.
+        dataset: distinct events, which each edge decides; when it has done so, another edge takes its place.
         folder: for the output of the processes.
         batches: that each edge decides from one swap to the next, at least.
     """
@@ -110,42 +110,45 @@ class Fleet:
         )  # fmt: skip
         self._password = broker.password
         self._stack = contextlib.ExitStack()
-        self.workers: list[Script] = []
-        self.edges: list[Script] = []
-        self._former: list[Script] = []
-        self._started = 0  # workers
+        self._workers: list[Script] = []
+        self._edges: list[Script] = []
+        self._former: list[Script] = []  # workers that were killed
+        self._folders: dict[Script, Path] = {}  # of all edges
         self.figures = Figures()
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Fleet"]:
         """Start all processes; in the block, the edges decide events."""
         with self._stack:
-            self.workers = [self._start_worker() for _ in range(2)]
-            for worker in self.workers:
+            for _ in range(2):
+                self._start_worker()
+            for worker in self._workers:
                 worker.wait_for('"ready"')
-            self.edges = [self._start_edge(number) for number in range(2)]
-            for edge in self.edges:
-                edge.wait_for("batch 3:")
+            self._keep_load()
             yield self
 
     def _start_worker(self) -> Script:
-        self._started += 1
-        script = Script(self._folder / f"worker-{self._started}", SERVER, *self._common, password=self._password)
-        return self._stack.enter_context(script)
+        number = len(self._workers) + len(self._former)
+        script = Script(self._folder / f"worker-{number}", SERVER, *self._common, password=self._password)
+        self._workers.append(self._stack.enter_context(script))
+        return script
 
-    def _start_edge(self, number: int) -> Script:
-        folder = self._folder / f"edge-{number}"
+    def _start_edge(self) -> Script:
+        folder = self._folder / f"edge-{len(self._folders)}"
         script = Script(
             folder, CLIENT, *self._common, "--dataset", self._dataset, "--batch-size", BATCH, "--window", 4,
             "--savefile", folder / "verdicts.csv", "--show-decider", "--on-cloud-failure", "wait",
             password=self._password,
         )  # fmt: skip
+        self._folders[script] = folder
         return self._stack.enter_context(script)
 
-    @property
-    def has_load(self) -> bool:
-        """Whether both edges still decide events."""
-        return all(edge.is_running for edge in self.edges)
+    def _keep_load(self) -> None:
+        """Let two edges decide events."""
+        running = [edge for edge in self._edges if edge.is_running]
+        self._edges = [*running, *(self._start_edge() for _ in range(2 - len(running)))]
+        for edge in self._edges:
+            edge.wait_for("batch 3:")
 
     def swap(self, name: str, *, kill: bool = False) -> None:
         """Make a release the current one, and wait until all processes use it and have worked with it.
@@ -154,29 +157,32 @@ class Fleet:
             name: of the release.
             kill: kill a worker meanwhile, and start another one.
         """
-        assert self.has_load, "the edges have no events left: give them a larger dataset"
-        scripts = [*self.edges, *self.workers]
+        self._keep_load()
+        scripts = [*self._edges, *self._workers]
         before = {script: len(_uses(script)) for script in scripts}
         start = time.time()
         point_to(self._releases, name)
         self.figures.swaps += 1
         if kill:
             time.sleep(random.uniform(0, _LONGEST_WAIT))
-            victim = random.choice(self.workers)
+            victim = random.choice(self._workers)
             victim.kill()
             self.figures.kills += 1
             scripts.remove(victim)
             self._former.append(victim)
-            self.workers.remove(victim)
-            self.workers.append(self._start_worker())
-            self.workers[-1].wait_for('"ready"')
+            self._workers.remove(victim)
+            self._start_worker().wait_for('"ready"')
         for script in scripts:
-            moment, change_over, opening, used = _wait_for_use(script, before[script])
+            use = _wait_for_use(script, before[script])
+            if use is None and script in self._edges:
+                continue  # it has decided its last event
+            assert use is not None, script.err
+            moment, change_over, opening, used = use
             assert used == name, (name, _uses(script), script.err)
             self.figures.change_over = max(self.figures.change_over, change_over)
             self.figures.opening = max(self.figures.opening, opening)
             self.figures.in_use = max(self.figures.in_use, moment - start)
-        for edge in self.edges:  # a number of batches, so that the speed of the machine does not matter
+        for edge in self._edges:  # a number of batches, so that the speed of the machine does not matter
             self._work(edge)
 
     def _work(self, edge: Script) -> None:
@@ -186,15 +192,15 @@ class Fleet:
     def finish(self, expected: Mapping[str, pd.DataFrame]) -> Figures:
         """Wait for the end of the edges; return the figures, given the verdicts by release."""
         figures = self.figures
-        for number, edge in enumerate(self.edges):
+        for edge, folder in self._folders.items():
             assert edge.end(30 * PATIENCE) == 0, edge.err
             assert edge.err == "", edge.err
-            verdicts = read_verdicts(self._folder / f"edge-{number}")
+            verdicts = read_verdicts(folder)
             figures.rows += len(verdicts)
             for name, count in verdicts[RELEASE_COLUMN].value_counts().items():
                 figures.used[str(name)] = figures.used.get(str(name), 0) + int(count)
             figures.differences += compare_verdicts(verdicts, choose_rows(verdicts, expected))
-        for worker in (*self.workers, *self._former):
+        for worker in (*self._workers, *self._former):
             events = [fields.get("event") for _, fields in worker.read_log()]
             figures.refused += events.count("refused")
             figures.opened_on_request += events.count("release-opened")
@@ -202,10 +208,10 @@ class Fleet:
         return figures
 
 
-def _wait_for_use(script: Script, before: int) -> tuple[float, float, float, str]:
-    """Wait until a process has logged more than ``before`` changes; return the next one, as ``_uses`` does."""
-    wait_until(lambda: len(_uses(script)) > before)
-    return _uses(script)[before]
+def _wait_for_use(script: Script, before: int) -> tuple[float, float, float, str] | None:
+    """Wait until a process has logged more than ``before`` changes; return the next one, None if it ended before."""
+    wait_until(lambda: len(_uses(script)) > before or not script.is_running)
+    return next(iter(_uses(script)[before:]), None)
 
 
 def _uses(script: Script) -> list[tuple[float, float, float, str]]:
