@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
         print("\n== the labels of September are known: train a challenger, and judge it")
         command = (
             "--champion", releases, "--dataset-folder", months, "--glob", "2016_0[1-9]", "--output-folder", releases,
+            "--hold-back", args.rows // 2,
         )  # fmt: skip
         print(f"$ {format_command(RENEW, command)}", flush=True)
         code = subprocess.run([sys.executable, str(ROOT / RENEW), *map(str, command)]).returncode
