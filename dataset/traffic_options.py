@@ -31,7 +31,7 @@ def add_traffic(group: argparse._ActionsContainer, *, add_end: Callable[..., obj
 
     Args:
         group: where to add them.
-        add_end: ``add_option`` or ``add_expert``, which adds the options for when to stop and for frame sizes.
+        add_end: ``add_option`` or ``add_expert``, which adds the options for when to stop, frame sizes and scaler.
     """
     add_end(
         group,
@@ -60,7 +60,7 @@ def add_traffic(group: argparse._ActionsContainer, *, add_end: Callable[..., obj
         action="store_true",
         meaning="clamp frame sizes to 60 to 1514 bytes: frames captured on the sending host lie outside",
     )
-    group.add_argument("--scaler", type=Path, metavar="JSON", help="scaler of the features (default: as published)")
+    add_end(group, "--scaler", type=Path, metavar="JSON", meaning="scaler of the features (as published)")
 
 
 def parse_traffic(args: argparse.Namespace) -> "Traffic":

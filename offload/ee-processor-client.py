@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     traffic_options.add_sources(sources)
     traffic_options.add_traffic(inputs, add_end=add_expert)
     cli.add_batch_size(inputs)
-    client_options.add_computing(shared_options.add_network(parser, has_releases=True, expert_device=True))
+    client_options.add_computing(shared_options.add_network(parser, has_releases=True))
     thresholds = parser.add_argument_group("thresholds")
     cli.add_thresholds(thresholds, ", or those in the exported network's file")
     client_options.add_drift(thresholds)

@@ -29,14 +29,13 @@ _EPILOG: Final = "offload/README.md lists further options for experts, which can
 
 
 def add_network(
-    parser: argparse.ArgumentParser, *, has_releases: bool = False, expert_device: bool = False
+    parser: argparse.ArgumentParser, *, has_releases: bool = False
 ) -> argparse._ArgumentGroup:
     """Add the options of the network: file, family and device; return their group.
 
     Args:
         parser: the parser.
         has_releases: whether ``--release`` can take the place of the file.
-        expert_device: whether ``--help`` leaves out the device.
     """
     group = parser.add_argument_group("network")
     sources = group.add_mutually_exclusive_group(required=True)
@@ -60,11 +59,7 @@ def add_network(
         metavar="{" + ",".join(models.FAMILIES) + "}",
         help="family that the network in the file must have (default: any)",
     )
-    if expert_device:
-        meaning = "`auto` (CUDA where PyTorch sees a GPU, else cpu), `cpu`, `cuda` or `cuda:N`"
-        add_expert(group, "--device", default=AUTO, metavar="DEVICE", meaning=meaning)
-    else:
-        cli.add_device(group)
+    cli.add_device(group)
     return group
 
 

@@ -56,6 +56,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 REQUIRED: Final = "required"
 BROKER = {"--mq-username": None, "--mq-password": None, "--mq-port": None, "--mq-queue": "ee-processor"}
 NETWORK = {"--trained-network-file": REQUIRED, "--network": None, "--device": "auto"}
+OR_RELEASE = {"--trained-network-file": None}  # a release can take its place
 MODEL = {"--trained-model": REQUIRED, "--model": None, "--batch-size": None, "--dataset": REQUIRED}
 OPTIONS: dict[str, dict[str, str | None]] = {
     TRAIN: {
@@ -74,9 +75,9 @@ OPTIONS: dict[str, dict[str, str | None]] = {
     },
     CHART: {"--datafile": REQUIRED, "--savefile": REQUIRED, "--operation-point": "5"},
     INFER: {**MODEL, "--savefile": REQUIRED},
-    SERVER: {**BROKER, **NETWORK, "--mq-hostname": None},
+    SERVER: {**BROKER, **NETWORK, "--mq-hostname": None, **OR_RELEASE},
     CLIENT: {
-        **BROKER, **NETWORK, "--mq-hostname": None, "--dataset": None, "--batch-size": "1000",
+        **BROKER, **NETWORK, **OR_RELEASE, "--mq-hostname": None, "--dataset": None, "--batch-size": "1000",
         "--normal-exit1-min-certainty": "0.95", "--attack-exit1-min-certainty": "0.95",
         "--normal-exit2-min-certainty": "0.98", "--attack-exit2-min-certainty": "0.98", "--savefile": None,
         "--debug": None, "--process-exit2-locally": None,
