@@ -28,9 +28,7 @@ LOG_FORMATS: Final = ("text", "json")
 _EPILOG: Final = "offload/README.md lists further options for experts, which can also be set in the environment."
 
 
-def add_network(
-    parser: argparse.ArgumentParser, *, has_releases: bool = False
-) -> argparse._ArgumentGroup:
+def add_network(parser: argparse.ArgumentParser, *, has_releases: bool = False) -> argparse._ArgumentGroup:
     """Add the options of the network: file, family and device; return their group.
 
     Args:
