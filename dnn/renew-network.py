@@ -118,13 +118,18 @@ class Champion(NamedTuple):
     policy: "Policy | None"
 
 
-def _read_champion(path: Path) -> Champion:
+def _read_champion(path: Path, releases: Path) -> Champion:
     from models.checkpoint import read_two_exits
     from utils.policy import read_policy_for
     from utils.release import NETWORK, POLICY, read_release
 
     if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir fails if the name is too long
         release = read_release(path)
+        if release.folder.parent != releases.resolve():
+            raise InputFileError(
+                f"{path}: is not in --output-folder {releases}, so that a rollback could not find it; name its folder "
+                "of releases there"
+            )
         network, _ = read_two_exits(release.get_path(NETWORK))
         return Champion(network, release.name, read_policy_for(release.get_path(POLICY), release.fingerprint))
     network, checkpoint = read_two_exits(path)
@@ -142,12 +147,14 @@ def _renew(args: argparse.Namespace) -> int:
     from utils.labelled_rows import DECAY, hold_back, split_in_half
 
     releases = make_folder(args.output_folder)
-    champion = _read_champion(args.champion)
+    champion = _read_champion(args.champion, releases)
     if args.first and champion.policy is not None:
         raise InputFileError(f"{args.champion}: is a release already; leave out --first")
     months, data = _read_months(args)
     training, held = hold_back(months, args.hold_back, args.seed)
     choosing, judging = split_in_half(held, args.seed)
+    if len(judging) < 2:
+        raise DatasetError(f"{args.dataset_folder}: holds too few labelled rows to choose and to judge on; add some")
     if args.first:
         policy = _choose_policy(args, champion.network, choosing, judging, months[-1], data)
         name = _write(releases, champion.network, policy, months[-1], None, data, {})
@@ -155,9 +162,12 @@ def _renew(args: argparse.Namespace) -> int:
         return 0
     settings = RenewalSettings(seed=args.seed + len(months), epochs=args.epochs)
     drawn = args.epochs * sum(count_draws([len(month) for month in training], DECAY))
-    if not drawn or len(judging) < 2:
-        raise DatasetError(f"{args.dataset_folder}: holds too few labelled rows to train and to judge on; add some")
     print(f"months: {', '.join(month.name for month in months)}; held back: {len(choosing)} + {len(judging)} rows")
+    if " " in held.name:
+        print(
+            f"note: rows of {held.name} are held back, because the latest month has too few; a champion that knows "
+            "older ones has an advantage"
+        )
     with tqdm(total=drawn, desc="training", unit="row", disable=None) as bar:
         challenger = renew(champion.network, training, choosing, fit_by_likelihood, settings, bar.update)
     old = champion.policy or _choose_policy(args, champion.network, choosing, judging, months[-1], data)
@@ -181,8 +191,9 @@ def _renew(args: argparse.Namespace) -> int:
 
 def _read_months(args: argparse.Namespace) -> "tuple[list[LabelledRows], list[LabelledFile]]":
     from utils.dataset import find_datasets
+    from utils.files import compute_digest
     from utils.labelled_rows import read_rows
-    from utils.release import LabelledFile, compute_digest
+    from utils.release import LabelledFile
 
     paths = find_datasets(args.dataset_folder, args.glob)
     if args.labelled is not None:

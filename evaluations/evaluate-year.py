@@ -124,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
     folder = make_folder(args.output)
     args.operation_point = args.operation_point or (LEAST_ERROR if args.policy else KNEE)
     if args.policy:
+        args.policy = list(dict.fromkeys(args.policy))
         _run_policies(args, folder)
         return
     table_file, page_file = (check_writable(folder / name) for name in ("year.csv", "report.html"))

@@ -5,7 +5,8 @@ The labels of a month are known when the next month begins, all or a random part
 - ``frozen``: network and thresholds stay as they are.
 - ``watched``: the traffic is watched without labels; kinds of events whose share has risen are not accepted.
 - ``recertified``: as watched; before each month, thresholds are certified again on the latest labels, and vectors whose
-  labels are changing are not accepted (``utils.label_drift``).
+  labels are changing are not accepted (``utils.label_drift``). The labels that find these vectors also test thresholds,
+  so the certificates are slightly optimistic; ``nsga2/certify-thresholds.py`` keeps both apart.
 - ``renewed``: as watched; before each month, the network is trained further on all labels so far, thresholds are chosen
   on the latest labels, which the training has not seen, and vectors whose labels are changing are not accepted.
 

@@ -1,6 +1,7 @@
 """Check paths before they are used, and write files atomically."""
 
 import glob
+import hashlib
 import os
 import secrets
 import stat
@@ -56,6 +57,16 @@ def _read_mode(path: Path) -> int:
         return path.stat().st_mode
     except (OSError, ValueError):
         return 0
+
+
+def compute_digest(path: Path, error: type[InputFileError] = InputFileError) -> str:
+    """Return the SHA-256 of a file, hexadecimal.
+
+    Raises:
+        InputFileError: (``error``) as for ``check_readable``.
+    """
+    with check_readable(path, error).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_folder(path: Path) -> Path:

@@ -18,7 +18,6 @@ A policy file is JSON with these members; fingerprint, certificate and reference
                    distrusted: numbers of the vectors, from 0, that are not accepted because their labels are changing
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -30,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import ResultFileError
-from utils.files import check_readable, replacing
+from utils.files import check_readable, compute_digest, replacing
 from utils.schema import Thresholds
 from utils.traffic_reference import Reference, compute_scores, from_json, to_json
 
@@ -88,11 +87,7 @@ class Policy:
 
 def compute_digests(paths: Iterable[Path]) -> tuple[str, ...]:
     """Return the SHA-256 of each file, hexadecimal."""
-    digests = []
-    for path in paths:
-        with check_readable(path).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return tuple(digests)
+    return tuple(compute_digest(path) for path in paths)
 
 
 def write_policy(policy: Policy, path: Path) -> None:

@@ -15,7 +15,6 @@ A folder of releases also has the link ``current``, which names one of them. It 
 either the old release or the new one.
 """
 
-import hashlib
 import json
 import os
 import secrets
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from utils.errors import InputFileError, ResultFileError
-from utils.files import check_folder, check_readable, replacing
+from utils.files import check_folder, check_readable, compute_digest, replacing
 
 FORMAT: Final = "early-exit release"
 VERSION: Final = 1
@@ -37,7 +36,9 @@ FILES: Final = (NETWORK, EDGE, SECOND, POLICY)
 MANIFEST: Final = "manifest.json"
 CURRENT: Final = "current"
 
-_LARGEST_MANIFEST: Final = 2**20
+LARGEST_MANIFEST: Final = 2**20
+"""Bytes."""
+
 _REMEDY: Final = "make a release with dnn/renew-network.py"
 
 
@@ -114,7 +115,7 @@ def read_release(path: Path) -> Release:
     manifest = folder / MANIFEST
     if not manifest.exists():
         raise ResultFileError(f"{folder}: holds no {MANIFEST}, so it is no release, or half written; {_REMEDY}")
-    if check_readable(manifest, ResultFileError).stat().st_size > _LARGEST_MANIFEST:
+    if check_readable(manifest, ResultFileError).stat().st_size > LARGEST_MANIFEST:
         raise ResultFileError(f"{manifest}: is larger than any manifest; {_REMEDY}")
     try:
         content = json.loads(manifest.read_bytes())
@@ -124,7 +125,7 @@ def read_release(path: Path) -> Release:
             raise ValueError(f"it is of version {str(content['version'])[:20]}, and this toolkit reads {VERSION}")
         release = Release(
             folder,
-            _check_text(content["parent"]) if content["parent"] is not None else None,
+            _check_folder_name(content["parent"]) if content["parent"] is not None else None,
             _check_text(content["architecture"]),
             _check_text(content["fingerprint"]),
             tuple(LabelledFile(_check_text(one["name"]), int(one["rows"]), one["sha256"]) for one in content["data"]),
@@ -134,7 +135,7 @@ def read_release(path: Path) -> Release:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as problem:
         raise ResultFileError(f"{manifest}: is not the manifest of a release ({problem}); {_REMEDY}") from problem
     for name, digest in digests.items():
-        if compute_digest(folder / name) != digest:
+        if compute_digest(folder / name, ResultFileError) != digest:
             raise ResultFileError(
                 f"{folder / name}: is not the file that {MANIFEST} names, it was changed or is half copied; copy the "
                 "release again"
@@ -142,20 +143,17 @@ def read_release(path: Path) -> Release:
     return release
 
 
+def _check_folder_name(value: object) -> str:
+    name = _check_text(value)
+    if Path(name).name != name or name == "..":  # it could lead out of the folder of releases
+        raise ValueError(f"{name[:20]!r} is not the name of a folder")
+    return name
+
+
 def _check_text(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 200:
         raise ValueError(f"{str(value)[:20]!r} is not a name")
     return value
-
-
-def compute_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
-
-    Raises:
-        ResultFileError: the file is missing, empty, or cannot be read.
-    """
-    with check_readable(path, ResultFileError).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(
@@ -178,7 +176,7 @@ def write_manifest(
         "parent": parent,
         "architecture": architecture,
         "fingerprint": fingerprint,
-        "files": {name: compute_digest(folder / name) for name in FILES},
+        "files": {name: compute_digest(folder / name, ResultFileError) for name in FILES},
         "data": [asdict(one) for one in data],
         "judgement": dict(judgement),
     }

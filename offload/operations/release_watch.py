@@ -21,13 +21,12 @@ from typing import Final, Generic, TypeVar
 from offload.operations import logs
 from utils.errors import InputFileError, ResultFileError, ToolkitError
 from utils.files import check_readable
-from utils.release import MANIFEST, Release, find_release_folder, read_release
+from utils.release import LARGEST_MANIFEST, MANIFEST, Release, find_release_folder, read_release
 
 POLL: Final = 0.25
 """Seconds between two looks at the link and at the signal."""
 _RESCAN: Final = 1.0
 _JOIN: Final = 5.0
-_LARGEST_MANIFEST: Final = 2**20
 _NAME: Final = re.compile(r"[\w.+@=-]{1,100}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -220,7 +219,7 @@ def _scan(folder: Path) -> dict[str, list[Path]]:
         if path.is_symlink() or _NAME.fullmatch(path.name) is None or path.name.startswith("."):
             continue
         try:
-            if check_readable(manifest).stat().st_size <= _LARGEST_MANIFEST:
+            if check_readable(manifest).stat().st_size <= LARGEST_MANIFEST:
                 found.setdefault(str(json.loads(manifest.read_bytes())["fingerprint"]), []).append(path)
         except (InputFileError, OSError, ValueError, TypeError, KeyError, RecursionError):
             continue  # what is no release, or is half written

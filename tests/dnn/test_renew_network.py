@@ -113,6 +113,21 @@ def test_a_network_that_is_not_calibrated_is_refused(
     assert ended.code == 2 and "is not calibrated" in ended.err
 
 
+def test_a_champion_of_another_folder_and_too_few_rows_are_refused(
+    releases: Path, untrained: Path, months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.read_csv(months / "2016_01.csv", nrows=3).to_csv(tmp_path / "2016_01.csv", index=False)
+    for champion, folder, said in (
+        (releases, months, "is not in --output-folder"),
+        (untrained, tmp_path, "too few labelled rows"),
+    ):
+        options = ("--champion", champion, "--dataset-folder", folder, "--output-folder", tmp_path / "out")
+        for first in ((), ("--first",)) if champion is untrained else ((),):
+            ended = call(capsys, RENEW, *options, *first)
+            assert ended.code == 2 and said in ended.err and len(ended.err.splitlines()) == 1
+            assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_checkpoint_can_become_the_first_release_without_a_challenger(
     untrained: Path, months: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,6 +93,8 @@ def change_member(name: str, value: object) -> Callable[[Path], None]:
         (change_member("judgement", {"error": "x"}), "is not the manifest"),
         (change_member("data", [{"name": "x"}]), "is not the manifest"),
         (change_member("fingerprint", None), "is not a name"),
+        (change_member("parent", "../elsewhere"), "is not the name of a folder"),
+        (change_member("parent", ".."), "is not the name of a folder"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
