@@ -5,10 +5,10 @@ Run:
     python evaluations/choose-for-labels.py --verdicts saves/2016_03.csv --count 200 --savefile saves/labels.csv
 
 The verdicts are what the client's --savefile or dnn/inference.py wrote. Fill in the column class of the new file with
-0 or normal, 1 or attack; leave it empty where you cannot tell. It is filled in where the verdicts know it. The random
-records stand for all traffic, each for as many rows as its weight says: nsga2/certify-thresholds.py --labels certifies
-thresholds with them. The others are those of which the network is not certain, a few of each kind; their labels serve
-training, and propose thresholds.
+0 or normal, 1 or attack; leave it empty where you cannot tell. The script fills it in where the verdicts hold the
+class. The random records stand for all traffic, each for as many rows as its weight says:
+nsga2/certify-thresholds.py --labels certifies thresholds with them. The others are those of which the network is not
+certain, a few of each kind; their labels serve training, and propose thresholds.
 """
 
 import argparse

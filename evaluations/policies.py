@@ -102,7 +102,7 @@ class MonthResult:
 
 
 @dataclass(frozen=True)
-class _Stance:
+class _Setup:
     """What decides a month: the learner, its thresholds, and what the traffic is compared with."""
 
     learner: Learner
@@ -134,13 +134,13 @@ def run_policy(
         InfeasibleError: the thresholds cannot be chosen on the month of the choice.
     """
     results = []
-    stance = _take_stance(learner, past[-1], settings)
+    setup = _make_first_setup(learner, past[-1], settings)
     known, labels = list(past), 0
     for latest, month in zip((past[-1], *later[:-1]), later, strict=True):
         if policy in {RECERTIFIED, RENEWED}:
             react = _renew if policy == RENEWED else _certify
-            stance = react(stance, known, latest, settings)
-        results.append(_decide_month(policy, stance, month, labels))
+            setup = react(setup, known, latest, settings)
+        results.append(_decide_month(policy, setup, month, labels))
         report(results[-1])
         if policy in {RECERTIFIED, RENEWED}:
             count = settings.labels_per_month or len(month)
@@ -149,37 +149,37 @@ def run_policy(
     return results
 
 
-def _take_stance(learner: Learner, choice: LabelledRows, settings: PolicySettings) -> _Stance:
+def _make_first_setup(learner: Learner, choice: LabelledRows, settings: PolicySettings) -> _Setup:
     """Choose on the month of the choice."""
     evaluation = learner.answer(choice)
-    return _Stance(learner, settings.choose(evaluation), _refer(choice, evaluation, settings, None), choice)
+    return _Setup(learner, settings.choose(evaluation), _make_reference_of(choice, evaluation, settings, None), choice)
 
 
-def _renew(stance: _Stance, known: Sequence[LabelledRows], month: LabelledRows, settings: PolicySettings) -> _Stance:
+def _renew(setup: _Setup, known: Sequence[LabelledRows], month: LabelledRows, settings: PolicySettings) -> _Setup:
     """Train further on all that is known, and choose on the latest of it; the reference is the whole latest month."""
     months, held = hold_back(known, HELD_BACK, settings.seed)
-    learner = stance.learner.renew(months, held)
+    learner = setup.learner.renew(months, held)
     unstable = find_unstable_vectors(known[-2], known[-1])
     thresholds = settings.choose(learner.answer(leave_out(held, unstable)))
-    reference = _refer(month, learner.answer(month), settings, unstable)
-    return _Stance(learner, thresholds, reference, known[-1])
+    reference = _make_reference_of(month, learner.answer(month), settings, unstable)
+    return _Setup(learner, thresholds, reference, known[-1])
 
 
-def _certify(stance: _Stance, known: Sequence[LabelledRows], month: LabelledRows, settings: PolicySettings) -> _Stance:
+def _certify(setup: _Setup, known: Sequence[LabelledRows], month: LabelledRows, settings: PolicySettings) -> _Setup:
     """Certify thresholds on the latest labels; without a certificate, the thresholds stay as they are."""
     unstable = find_unstable_vectors(known[-2], known[-1])
     # The first month is the one that the network was trained on.
     latest = _take_latest(known[1:], HELD_BACK)
-    reference = _refer(month, stance.learner.answer(month), settings, unstable)
-    kept = replace(stance, reference=reference, latest=known[-1], is_certified=False)
+    reference = _make_reference_of(month, setup.learner.answer(month), settings, unstable)
+    kept = replace(setup, reference=reference, latest=known[-1], is_certified=False)
     try:
-        thresholds = settings.certify(stance.learner.answer(leave_out(latest, unstable)))
+        thresholds = settings.certify(setup.learner.answer(leave_out(latest, unstable)))
     except InfeasibleError:
         return kept
     return replace(kept, thresholds=thresholds, is_certified=True)
 
 
-def _refer(
+def _make_reference_of(
     rows: LabelledRows, evaluation: Evaluation, settings: PolicySettings, unstable: NDArray[np.float32] | None
 ) -> Reference:
     scores = compute_scores(evaluation.prediction_1, evaluation.certainty_1)
@@ -194,17 +194,17 @@ def _take_latest(months: Sequence[LabelledRows], wanted: int) -> LabelledRows:
     return join_rows(months[first:])
 
 
-def _decide_month(policy: str, stance: _Stance, month: LabelledRows, labels: int) -> MonthResult:
-    evaluation = stance.learner.answer(month)
-    decided = evaluation.decide(stance.thresholds)
-    reference, until_alarm = stance.reference, 0
+def _decide_month(policy: str, setup: _Setup, month: LabelledRows, labels: int) -> MonthResult:
+    evaluation = setup.learner.answer(month)
+    decided = evaluation.decide(setup.thresholds)
+    reference, until_alarm = setup.reference, 0
     if policy != FROZEN:
         scores = compute_scores(evaluation.prediction_1, evaluation.certainty_1)
         refused, until_alarm = watch_rows(reference, month.features, scores, BATCH_SIZE)
         decided = replace(decided, at_1=decided.at_1 & ~refused, at_2=decided.at_2 & ~refused)
     return MonthResult(
-        stance.learner.name, stance.learner.seed, policy, month.name, decided.count(), labels, until_alarm,
-        len(reference.distrusted), stance.is_certified, _describe_change(stance.latest, month, decided),
+        setup.learner.name, setup.learner.seed, policy, month.name, decided.count(), labels, until_alarm,
+        len(reference.distrusted), setup.is_certified, _describe_change(setup.latest, month, decided),
     )  # fmt: skip
 
 
